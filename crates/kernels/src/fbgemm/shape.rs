@@ -1,0 +1,298 @@
+//! Sizes of convolutions and matrix products, checked once before anything is addressed with them.
+//!
+//! Activations are dense and channels-last (`[batch, height, width, channels]`, "NHWC"), weights come
+//! as `[out channels, in channels / groups, kernel height, kernel width]` ("OIHW"). The output size is
+//! that of ONNX `Conv` with explicit pads: `(in + pads - (dilation·(kernel - 1) + 1)) / stride + 1`.
+
+use crate::KernelError;
+
+/// Largest number of bytes, elements or coordinates that kernels address: offsets are 32 bits wide.
+const LIMIT: usize = (u32::MAX - 1) as usize;
+
+/// The sizes of a convolution over channels-last activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Images.
+    pub batch: usize,
+    /// Height of the input.
+    pub in_h: usize,
+    /// Width of the input.
+    pub in_w: usize,
+    /// Channels of the input, all groups together.
+    pub in_c: usize,
+    /// Channels of the output, all groups together.
+    pub out_c: usize,
+    /// Height of the kernel.
+    pub kernel_h: usize,
+    /// Width of the kernel.
+    pub kernel_w: usize,
+    /// Vertical distance between two outputs, in inputs.
+    pub stride_h: usize,
+    /// Horizontal distance between two outputs, in inputs.
+    pub stride_w: usize,
+    /// Vertical distance between two taps, in inputs.
+    pub dilation_h: usize,
+    /// Horizontal distance between two taps, in inputs.
+    pub dilation_w: usize,
+    /// Rows of padding above.
+    pub pad_top: usize,
+    /// Columns of padding at the left.
+    pub pad_left: usize,
+    /// Rows of padding below.
+    pub pad_bottom: usize,
+    /// Columns of padding at the right.
+    pub pad_right: usize,
+    /// Groups of channels that are convolved apart.
+    pub groups: usize,
+}
+
+/// How a convolution is computed; it decides the form of the packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConvMethod {
+    /// 1x1, stride 1, no padding: a matrix product straight on the activations.
+    Pointwise,
+    /// Rows of the input are found through a table of offsets, without a copy.
+    Indirect,
+    /// The patch of every output pixel is gathered first: input channels a group are no multiple of 4.
+    Gather,
+    /// One input and one output channel a group: its own kernel and its own form of weights.
+    Depthwise,
+}
+
+impl ConvShape {
+    /// A convolution with a square kernel, one stride and one padding for all sides; one image, no groups.
+    pub const fn square(
+        (in_h, in_w, in_c): (usize, usize, usize),
+        out_c: usize,
+        kernel: usize,
+        stride: usize,
+        pad: usize,
+    ) -> Self {
+        Self {
+            batch: 1,
+            in_h,
+            in_w,
+            in_c,
+            out_c,
+            kernel_h: kernel,
+            kernel_w: kernel,
+            stride_h: stride,
+            stride_w: stride,
+            dilation_h: 1,
+            dilation_w: 1,
+            pad_top: pad,
+            pad_left: pad,
+            pad_bottom: pad,
+            pad_right: pad,
+            groups: 1,
+        }
+    }
+
+    /// The height of the output, or `None` for sizes that describe no convolution.
+    pub fn out_h(&self) -> Option<usize> {
+        out_size(
+            self.in_h,
+            self.pad_top,
+            self.pad_bottom,
+            self.kernel_h,
+            self.dilation_h,
+            self.stride_h,
+        )
+    }
+
+    /// The width of the output, or `None` for sizes that describe no convolution.
+    pub fn out_w(&self) -> Option<usize> {
+        out_size(
+            self.in_w,
+            self.pad_left,
+            self.pad_right,
+            self.kernel_w,
+            self.dilation_w,
+            self.stride_w,
+        )
+    }
+
+    /// The number of output pixels of all images, `batch · out_h · out_w`.
+    ///
+    /// # Errors
+    /// When the sizes describe no convolution, or one too large to address.
+    pub fn pixels(&self) -> Result<usize, KernelError> {
+        Ok(self.check()?.pixels)
+    }
+
+    /// The number of products of the whole convolution.
+    ///
+    /// # Errors
+    /// As [`ConvShape::pixels`].
+    pub fn macs(&self) -> Result<u64, KernelError> {
+        let checked = self.check()?;
+        let per_pixel = checked.k as u64 * self.out_c as u64;
+        let macs = per_pixel.checked_mul(checked.pixels as u64);
+        macs.ok_or(KernelError::TooLarge { what: "the number of products" })
+    }
+
+    /// How the convolution is computed.
+    ///
+    /// # Errors
+    /// As [`ConvShape::pixels`].
+    pub fn method(&self) -> Result<ConvMethod, KernelError> {
+        Ok(self.check()?.method)
+    }
+
+    /// Checks the sizes and derives what the drivers need.
+    pub(super) fn check(&self) -> Result<CheckedShape, KernelError> {
+        let sizes = [
+            self.batch,
+            self.in_h,
+            self.in_w,
+            self.in_c,
+            self.out_c,
+            self.kernel_h,
+            self.kernel_w,
+            self.stride_h,
+            self.stride_w,
+            self.dilation_h,
+            self.dilation_w,
+            self.groups,
+        ];
+        if sizes.contains(&0) {
+            return Err(KernelError::Shape("a size is zero"));
+        }
+        if !self.in_c.is_multiple_of(self.groups) || !self.out_c.is_multiple_of(self.groups) {
+            return Err(KernelError::Shape("the groups do not divide the channels"));
+        }
+        let too_small = KernelError::Shape("the kernel is larger than the padded input");
+        let out_h = self.out_h().ok_or(too_small.clone())?;
+        let out_w = self.out_w().ok_or(too_small)?;
+        // Coordinates in the padded input, so that no position of a tap overflows either.
+        product("the padded height", &[self.in_h + self.pad_top + self.pad_bottom])?;
+        product("the padded width", &[self.in_w + self.pad_left + self.pad_right])?;
+        let input_len = product("the input", &[self.batch, self.in_h, self.in_w, self.in_c])?;
+        let pixels = product("the output", &[self.batch, out_h, out_w])?;
+        let output_len = product("the output", &[pixels, self.out_c])?;
+        let group_in = self.in_c / self.groups;
+        let group_out = self.out_c / self.groups;
+        let taps = product("the kernel", &[self.kernel_h, self.kernel_w])?;
+        let k = product("the kernel", &[taps, group_in])?;
+        product("the weights", &[k, self.out_c])?;
+        let pads = self.pad_top + self.pad_left + self.pad_bottom + self.pad_right;
+        let single_tap = taps == 1 && self.stride_h == 1 && self.stride_w == 1 && pads == 0;
+        let method = if self.groups > 1 && group_in == 1 && group_out == 1 {
+            ConvMethod::Depthwise
+        } else if !group_in.is_multiple_of(4) {
+            ConvMethod::Gather
+        } else if single_tap {
+            ConvMethod::Pointwise
+        } else {
+            ConvMethod::Indirect
+        };
+        Ok(CheckedShape {
+            out_h,
+            out_w,
+            pixels,
+            input_len,
+            output_len,
+            group_in,
+            group_out,
+            taps,
+            k,
+            method,
+        })
+    }
+}
+
+/// The sizes of a matrix product: `rows` rows of `k` activations by weights `[n, k]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinearShape {
+    /// Rows of the input and of the output.
+    pub rows: usize,
+    /// Elements of an input row: the depth of the sums.
+    pub k: usize,
+    /// Elements of an output row.
+    pub n: usize,
+}
+
+impl LinearShape {
+    /// The same product as a 1x1 convolution over one row of pixels; both have the same packed weights.
+    pub const fn as_conv(&self) -> ConvShape {
+        ConvShape::square((1, self.rows, self.k), self.n, 1, 1, 0)
+    }
+}
+
+/// What follows from a [`ConvShape`] that describes a convolution of addressable size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckedShape {
+    pub(super) out_h: usize,
+    pub(super) out_w: usize,
+    /// Output pixels of all images.
+    pub(super) pixels: usize,
+    pub(super) input_len: usize,
+    pub(super) output_len: usize,
+    /// Input channels a group.
+    pub(super) group_in: usize,
+    /// Output channels a group.
+    pub(super) group_out: usize,
+    /// Positions of the kernel.
+    pub(super) taps: usize,
+    /// Products an output: `taps · group_in`.
+    pub(super) k: usize,
+    pub(super) method: ConvMethod,
+}
+
+fn out_size(
+    size: usize,
+    before: usize,
+    after: usize,
+    kernel: usize,
+    dilation: usize,
+    stride: usize,
+) -> Option<usize> {
+    let padded = size.checked_add(before)?.checked_add(after)?;
+    let reach = kernel.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)?;
+    padded.checked_sub(reach)?.checked_div(stride)?.checked_add(1)
+}
+
+/// The product of sizes, refused where it exceeds what 32-bit offsets address.
+pub(super) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
+    let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+    let product = product.filter(|&product| product <= LIMIT);
+    product.ok_or(KernelError::TooLarge { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_onnx() {
+        let first = ConvShape::square((224, 224, 3), 64, 7, 2, 3);
+        assert_eq!((first.out_h(), first.out_w()), (Some(112), Some(112)));
+        assert_eq!(first.macs(), Ok(112 * 112 * 64 * 147));
+        assert_eq!(first.method(), Ok(ConvMethod::Gather));
+        let dilated = ConvShape {
+            dilation_h: 2,
+            pad_top: 1,
+            ..ConvShape::square((6, 6, 4), 8, 3, 1, 0)
+        };
+        assert_eq!((dilated.out_h(), dilated.out_w()), (Some(3), Some(4)));
+        assert_eq!(dilated.method(), Ok(ConvMethod::Indirect));
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let good = ConvShape::square((8, 8, 4), 8, 3, 1, 0);
+        for bad in [
+            ConvShape { batch: 0, ..good },
+            ConvShape { stride_w: 0, ..good },
+            ConvShape { groups: 3, ..good },
+            ConvShape { kernel_h: 9, ..good },
+            ConvShape { kernel_w: usize::MAX, ..good },
+            ConvShape { pad_left: usize::MAX, ..good },
+            ConvShape { pad_left: usize::MAX / 2, ..good },
+            ConvShape { in_h: 1 << 20, in_w: 1 << 20, ..good },
+            ConvShape { batch: usize::MAX, ..good },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+    }
+}

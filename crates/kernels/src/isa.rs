@@ -1,0 +1,122 @@
+//! The instruction sets that kernels are written for, and which of them this processor has.
+//!
+//! [`Isa::detect`] picks the best one at run time. Callers may force another (the environment variable
+//! `OCTOFOLD_ISA` is theirs to read): every instruction set gives the same bytes, so the choice
+//! is a matter of speed. Kernels that have no version of their own for an instruction set fall back to the
+//! next simpler one ([`Isa::fallback`]).
+//!
+//! An instruction set of another architecture is a further variant with its own arm in
+//! [`Isa::is_supported`]; nothing else here changes.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction set, from the simplest to the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust, for every processor; the reference of the others.
+    Scalar,
+    /// x86-64 with AVX2, 256 bits.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, 512 bits.
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// All instruction sets, from the simplest to the best.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni];
+
+    /// The best instruction set of this processor.
+    pub fn detect() -> Self {
+        Self::supported().last().copied().unwrap_or(Self::Scalar)
+    }
+
+    /// The instruction sets of this processor, from the simplest to the best. Tests run all of them.
+    pub fn supported() -> Vec<Self> {
+        let all = Self::ALL.into_iter();
+        all.filter(|isa| isa.is_supported()).collect()
+    }
+
+    /// Whether this processor has the instruction set. Cheap: the answer of the processor is cached.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512Vnni => false,
+        }
+    }
+
+    /// The next simpler instruction set that a processor with this one has as well.
+    pub const fn fallback(self) -> Option<Self> {
+        match self {
+            Self::Scalar => None,
+            Self::Avx2 => Some(Self::Scalar),
+            Self::Avx512Vnni => Some(Self::Avx2),
+        }
+    }
+
+    /// The name: `scalar`, `avx2` or `avx512vnni`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512Vnni => "avx512vnni",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The error of parsing an [`Isa`] from a name that no instruction set has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no instruction set; there are scalar, avx2 and avx512vnni")]
+pub struct UnknownIsa(pub String);
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        found.ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_unknown_names_are_refused() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse::<Isa>(), Ok(isa));
+        }
+        assert!("avx".parse::<Isa>().is_err());
+    }
+
+    #[test]
+    fn supported_sets_are_ordered_and_closed_under_fallback() {
+        let supported = Isa::supported();
+        assert_eq!(supported.first(), Some(&Isa::Scalar));
+        assert_eq!(supported.last(), Some(&Isa::detect()));
+        assert!(supported.is_sorted());
+        for isa in supported {
+            assert!(isa.fallback().is_none_or(Isa::is_supported));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The compute kernels of Octofold: what a compiled plan runs.
+//!
+//! This crate owns the loops over numbers and nothing else: convolutions and matrix products of
+//! 8-bit integers ([`fbgemm`]), the other quantized operators ([`shared`]), the float operators
+//! ([`float`]), the choice of an instruction set ([`isa`]) and the list of everything that exists
+//! ([`table`]). It knows slices, sizes and constants; tensors, graphs and plans are unknown here.
+//!
+//! Every public kernel is a safe function: it checks the lengths of its slices against the sizes
+//! it is given before the first access and answers with a [`KernelError`], so that a hostile plan can
+//! make it compute nonsense but never read or write out of bounds. For one input, all instruction sets
+//! give the same bytes, and these are the bytes that `octofold_quant::requantize` defines.
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+mod error;
+pub mod fbgemm;
+pub mod float;
+pub mod isa;
+pub mod shared;
+pub mod table;
+
+pub use error::KernelError;
+pub use isa::Isa;

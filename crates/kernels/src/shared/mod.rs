@@ -1,0 +1,1 @@
+//! The quantized operators that both engines share.

@@ -1,0 +1,321 @@
+//! Attributes: between typed structs and the name–value lists of files and text.
+//!
+//! Inside the compiler an operator is a struct with typed fields. The ONNX importer and exporter, the
+//! text form and the plan file all see it as a list of named [`Attribute`]s; the [`attributes!`]
+//! macro derives both directions from one declaration. A field that has its default value is not written.
+
+use std::collections::BTreeMap;
+
+use octofold_quant::{QParams, QuantType};
+use octofold_tensor::{DType, Tensor};
+
+use crate::OpError;
+
+/// The value of an attribute, in the types of ONNX.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "each variant is named after its ONNX attribute type")]
+pub enum Attribute {
+    Int(i64),
+    Float(f32),
+    String(String),
+    Tensor(Tensor),
+    Ints(Vec<i64>),
+    Floats(Vec<f32>),
+    Strings(Vec<String>),
+}
+
+impl Attribute {
+    /// The name of the ONNX attribute type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Int(_) => "int",
+            Self::Float(_) => "float",
+            Self::String(_) => "string",
+            Self::Tensor(_) => "tensor",
+            Self::Ints(_) => "ints",
+            Self::Floats(_) => "floats",
+            Self::Strings(_) => "strings",
+        }
+    }
+}
+
+/// Attributes by name, taken out one by one while an operator is read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttributeMap(BTreeMap<String, Attribute>);
+
+impl AttributeMap {
+    /// Sets an attribute.
+    pub fn insert(&mut self, name: impl Into<String>, value: Attribute) {
+        self.0.insert(name.into(), value);
+    }
+
+    /// Takes an attribute out.
+    pub fn take(&mut self, name: &str) -> Option<Attribute> {
+        self.0.remove(name)
+    }
+
+    /// Whether an attribute is present.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The attributes that nobody took.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Takes an attribute and converts it to the type of a field.
+    ///
+    /// # Errors
+    /// When the attribute has another type or a value out of range.
+    pub fn read<T: Field>(&mut self, name: &str) -> Result<Option<T>, OpError> {
+        T::read(name, self)
+    }
+}
+
+impl FromIterator<(String, Attribute)> for AttributeMap {
+    fn from_iter<I: IntoIterator<Item = (String, Attribute)>>(iter: I) -> Self {
+        Self(iter.into_iter().collect())
+    }
+}
+
+/// A list of attributes in the order of declaration.
+pub type Attributes = Vec<(String, Attribute)>;
+
+/// A Rust type that a field of an operator may have.
+pub trait Field: Sized {
+    /// Appends the attributes that stand for the field.
+    fn write(&self, name: &str, out: &mut Attributes);
+
+    /// Takes the field's attributes; `None` when they are absent.
+    ///
+    /// # Errors
+    /// When an attribute has another type or a value out of range.
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError>;
+}
+
+fn wrong_type(name: &str, expected: &str, found: &Attribute) -> OpError {
+    OpError::attribute(
+        name,
+        format!("expected {expected}, found {}", found.type_name()),
+    )
+}
+
+macro_rules! plain_field {
+    ($($type:ty, $variant:ident, $word:literal;)*) => {$(
+        impl Field for $type {
+            fn write(&self, name: &str, out: &mut Attributes) {
+                out.push((name.to_owned(), Attribute::$variant(self.clone())));
+            }
+
+            fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+                match map.take(name) {
+                    None => Ok(None),
+                    Some(Attribute::$variant(value)) => Ok(Some(value)),
+                    Some(other) => Err(wrong_type(name, $word, &other)),
+                }
+            }
+        }
+    )*};
+}
+
+plain_field! {
+    i64, Int, "int";
+    f32, Float, "float";
+    String, String, "string";
+    Tensor, Tensor, "tensor";
+    Vec<i64>, Ints, "ints";
+    Vec<f32>, Floats, "floats";
+    Vec<String>, Strings, "strings";
+}
+
+impl Field for bool {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        i64::from(*self).write(name, out);
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        match i64::read(name, map)? {
+            None => Ok(None),
+            Some(0) => Ok(Some(false)),
+            Some(1) => Ok(Some(true)),
+            Some(other) => Err(OpError::attribute(name, format!("{other} is neither 0 nor 1"))),
+        }
+    }
+}
+
+impl Field for i32 {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        i64::from(*self).write(name, out);
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let Some(value) = i64::read(name, map)? else {
+            return Ok(None);
+        };
+        let narrow = Self::try_from(value);
+        narrow.map(Some).map_err(|_| OpError::attribute(name, format!("{value} does not fit 32 bits")))
+    }
+}
+
+/// As the number of ONNX `TensorProto.DataType`.
+impl Field for DType {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        i64::from(self.onnx()).write(name, out);
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let Some(code) = i32::read(name, map)? else {
+            return Ok(None);
+        };
+        let dtype = Self::from_onnx(code);
+        dtype.map(Some).ok_or_else(|| OpError::attribute(name, format!("{code} is no supported element type")))
+    }
+}
+
+/// As the type's name.
+impl Field for QuantType {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        self.name().to_owned().write(name, out);
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let Some(text) = String::read(name, map)? else {
+            return Ok(None);
+        };
+        let dtype = text.parse::<Self>();
+        dtype.map(Some).map_err(|error| OpError::attribute(name, error.to_string()))
+    }
+}
+
+/// As two attributes, `NAME_scale` and `NAME_zero_point`.
+impl Field for QParams {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        self.scale.write(&format!("{name}_scale"), out);
+        self.zero_point.write(&format!("{name}_zero_point"), out);
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let (scale_name, zero_point_name) = (format!("{name}_scale"), format!("{name}_zero_point"));
+        match (f32::read(&scale_name, map)?, i32::read(&zero_point_name, map)?) {
+            (None, None) => Ok(None),
+            (Some(scale), Some(zero_point)) => {
+                // The type that bounds the zero point is known to the operator only; i32 checks the scale.
+                Ok(Some(Self::new(scale, zero_point, QuantType::Int32)?))
+            }
+            (None, _) => Err(OpError::attribute(&scale_name, "is missing")),
+            (_, None) => Err(OpError::attribute(&zero_point_name, "is missing")),
+        }
+    }
+}
+
+/// Absent when `None`.
+impl<T: Field> Field for Option<T> {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        if let Some(value) = self {
+            value.write(name, out);
+        }
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        Ok(Some(T::read(name, map)?))
+    }
+}
+
+/// Declares an enum that is written as one of a few words.
+#[macro_export]
+macro_rules! word_attribute {
+    ($(#[$meta:meta])* pub enum $type:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $type {
+            $($(#[$variant_meta])* $variant,)*
+        }
+
+        impl $type {
+            /// The word that stands for the variant in attributes.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+
+        impl $crate::attribute::Field for $type {
+            fn write(&self, name: &str, out: &mut $crate::attribute::Attributes) {
+                self.word().to_owned().write(name, out);
+            }
+
+            fn read(name: &str, map: &mut $crate::attribute::AttributeMap) -> Result<Option<Self>, $crate::OpError> {
+                let Some(text) = map.read::<String>(name)? else {
+                    return Ok(None);
+                };
+                match text.as_str() {
+                    $($word => Ok(Some(Self::$variant)),)*
+                    _ => Err($crate::OpError::attribute(
+                        name,
+                        format!("`{text}` is none of {:?}", [$($word),*]),
+                    )),
+                }
+            }
+        }
+    };
+}
+
+/// Declares the attribute struct of an operator: `"domain" "Name" struct Name { field: Type = default, … }`.
+///
+/// A field without a default is required. The macro writes the struct, and [`crate::Described`] for it.
+#[macro_export]
+macro_rules! attributes {
+    ($(#[$meta:meta])* $domain:literal $name:literal pub struct $type:ident {
+        $($(#[$field_meta:meta])* $field:ident : $field_type:ty $(= $default:expr)?),* $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $type {
+            $($(#[$field_meta])* pub $field: $field_type,)*
+        }
+
+        impl $crate::Described for $type {
+            const DOMAIN: &'static str = $domain;
+            const NAME: &'static str = $name;
+
+            fn attributes(&self) -> $crate::attribute::Attributes {
+                #[allow(unused_mut, reason = "an operator may have no attributes")]
+                let mut out = $crate::attribute::Attributes::new();
+                $($crate::attributes!(@write self out $field $field_type $(= $default)?);)*
+                out
+            }
+
+            fn from_attributes(
+                #[allow(unused_variables, reason = "an operator may have no attributes")]
+                map: &mut $crate::attribute::AttributeMap,
+            ) -> Result<Self, $crate::OpError> {
+                Ok(Self {
+                    $($field: $crate::attributes!(@read map $field $field_type $(= $default)?),)*
+                })
+            }
+        }
+    };
+    (@write $self:ident $out:ident $field:ident $type:ty) => {
+        $crate::attribute::Field::write(&$self.$field, stringify!($field), &mut $out)
+    };
+    (@write $self:ident $out:ident $field:ident $type:ty = $default:expr) => {{
+        let default: $type = $default;
+        if $self.$field != default {
+            $crate::attribute::Field::write(&$self.$field, stringify!($field), &mut $out);
+        }
+    }};
+    (@read $map:ident $field:ident $type:ty) => {
+        match $map.read::<$type>(stringify!($field))? {
+            Some(value) => value,
+            None => return Err($crate::OpError::attribute(stringify!($field), "is missing")),
+        }
+    };
+    (@read $map:ident $field:ident $type:ty = $default:expr) => {
+        match $map.read::<$type>(stringify!($field))? {
+            Some(value) => value,
+            None => $default,
+        }
+    };
+}

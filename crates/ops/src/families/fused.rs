@@ -1,0 +1,311 @@
+//! The operators of the `octofold` domain: what fusing and lowering make.
+//!
+//! Each computes what a group of ONNX operators computes. Without quantization attributes it is a float operator (the
+//! result of the fuse passes); with them it is an integer operator that takes and gives quantized bytes, with
+//! the arithmetic of [`octofold_quant::requantize`] (the result of lowering). The layout attribute is set by the layout pass.
+
+use octofold_quant::{QParams, QuantType};
+
+use crate::attribute::{AttributeMap, Attributes, Field};
+use crate::{OpError, attributes, word_attribute};
+
+/// The function that ends a fused operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Activation {
+    /// The identity.
+    #[default]
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, min), max)`; ReLU6 is `Clip { min: 0.0, max: 6.0 }`.
+    Clip {
+        /// The lower bound; may be -inf.
+        min: f32,
+        /// The upper bound; may be +inf.
+        max: f32,
+    },
+}
+
+impl Activation {
+    /// The bounds of the result: `(-inf, inf)` for the identity.
+    pub const fn bounds(self) -> (f32, f32) {
+        match self {
+            Self::None => (f32::NEG_INFINITY, f32::INFINITY),
+            Self::Relu => (0.0, f32::INFINITY),
+            Self::Clip { min, max } => (min, max),
+        }
+    }
+
+    /// Applies the function; NaN stays NaN.
+    pub fn apply(self, x: f32) -> f32 {
+        let (min, max) = self.bounds();
+        if x < min {
+            min
+        } else if x > max {
+            max
+        } else {
+            x
+        }
+    }
+}
+
+/// As `activation = "relu"`, or `activation = "clip"` with `activation_min` and `activation_max`.
+impl Field for Activation {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        match *self {
+            Self::None => {}
+            Self::Relu => "relu".to_owned().write(name, out),
+            Self::Clip { min, max } => {
+                "clip".to_owned().write(name, out);
+                min.write(&format!("{name}_min"), out);
+                max.write(&format!("{name}_max"), out);
+            }
+        }
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let mut bound = |end: &str, default| -> Result<f32, OpError> {
+            Ok(map.read::<f32>(&format!("{name}_{end}"))?.unwrap_or(default))
+        };
+        let (min, max) = (bound("min", f32::NEG_INFINITY)?, bound("max", f32::INFINITY)?);
+        match map.read::<String>(name)?.as_deref() {
+            None => Ok(None),
+            Some("relu") => Ok(Some(Self::Relu)),
+            Some("clip") => Ok(Some(Self::Clip { min, max })),
+            Some(other) => Err(OpError::attribute(name, format!("`{other}` is neither `relu` nor `clip`"))),
+        }
+    }
+}
+
+word_attribute! {
+    /// The order of the axes of a batch of images.
+    pub enum Layout {
+        /// Batch, channels, height, width: the order of ONNX.
+        Nchw = "nchw",
+        /// Batch, height, width, channels: the order of the kernels.
+        Nhwc = "nhwc",
+    }
+}
+
+/// How an integer operator gives its result: the type, the parameters, and the bounds that a fused activation narrows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutputQuantization {
+    /// `uint8` or `int8`.
+    pub dtype: QuantType,
+    /// The parameters of the result.
+    pub params: QParams,
+    /// The smallest quantized result.
+    pub lo: i32,
+    /// The largest quantized result.
+    pub hi: i32,
+}
+
+impl OutputQuantization {
+    /// Parameters with the bounds that `activation` gives within the range of `dtype`.
+    pub fn new(dtype: QuantType, params: QParams, activation: Activation) -> Self {
+        let (min, max) = activation.bounds();
+        let bound = |x: f32| octofold_quant::affine::quantize_to(x, params, dtype);
+        Self {
+            dtype,
+            params,
+            lo: bound(min),
+            hi: bound(max),
+        }
+    }
+}
+
+/// As `NAME_type`, `NAME_scale`, `NAME_zero_point`, `NAME_lo` and `NAME_hi`.
+impl Field for OutputQuantization {
+    fn write(&self, name: &str, out: &mut Attributes) {
+        self.dtype.write(&format!("{name}_type"), out);
+        self.params.write(name, out);
+        if (self.lo, self.hi) != (self.dtype.min(), self.dtype.max()) {
+            self.lo.write(&format!("{name}_lo"), out);
+            self.hi.write(&format!("{name}_hi"), out);
+        }
+    }
+
+    fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let type_name = format!("{name}_type");
+        let Some(dtype) = map.read::<QuantType>(&type_name)? else {
+            return Ok(None);
+        };
+        if !matches!(dtype, QuantType::Uint8 | QuantType::Int8) {
+            return Err(OpError::attribute(&type_name, format!("{dtype} is neither uint8 nor int8")));
+        }
+        let Some(params) = map.read::<QParams>(name)? else {
+            return Err(OpError::attribute(&format!("{name}_scale"), "is missing"));
+        };
+        let params = QParams::new(params.scale, params.zero_point, dtype)?;
+        let lo = map.read::<i32>(&format!("{name}_lo"))?.unwrap_or(dtype.min());
+        let hi = map.read::<i32>(&format!("{name}_hi"))?.unwrap_or(dtype.max());
+        if lo < dtype.min() || hi > dtype.max() || lo > hi {
+            return Err(OpError::attribute(&format!("{name}_lo"), format!("{lo}..={hi} is no range of {dtype}")));
+        }
+        Ok(Some(Self { dtype, params, lo, hi }))
+    }
+}
+
+attributes! {
+    /// A two-dimensional convolution with bias, residual sum and activation: `act(conv(x, w) + bias + residual)`.
+    ///
+    /// Inputs: `x` [N, C, H, W] (or [N, H, W, C] with `layout = nhwc`), `w` [O, C/group, KH, KW] in either layout, optional `bias` [O],
+    /// optional `residual` of the shape of the result. Output: [N, O, OH, OW] or [N, OH, OW, O].
+    ///
+    /// - Float (`x` and `y` absent): everything is f32.
+    /// - Integer (`x` present): `x` is u8 or s8 with parameters `x`, `w` s8 (or u8) with `w_scale` (one, or one an output channel) and zero
+    ///   point 0. With `y`: bias i32 on the scale `x·w`, result quantized to `y`. Without `y`: bias f32, float result
+    ///   `f32(acc)·(s_x·s_w) + bias`, then the activation.
+    /// - A residual of an integer convolution is quantized with parameters `residual` (same type as `y`); the convolution
+    ///   is first rounded to `y`, then `requantize::add` with the residual gives the result in `sum`.
+    "octofold" "Conv"
+    pub struct FusedConv {
+        /// The steps between output pixels, vertical and horizontal.
+        strides: Vec<i64> = vec![1, 1],
+        /// The borders: top, left, bottom, right.
+        pads: Vec<i64> = vec![0, 0, 0, 0],
+        /// The distances of the kernel's taps.
+        dilations: Vec<i64> = vec![1, 1],
+        /// The number of groups.
+        group: i64 = 1,
+        /// The last function of a float convolution; that of an integer one is in the bounds of its result.
+        activation: Activation = Activation::None,
+        /// The order of the axes of `x`, `residual` and the result.
+        layout: Layout = Layout::Nchw,
+        /// The parameters of a quantized `x`.
+        x: Option<QParams> = None,
+        /// The scales of quantized weights.
+        w_scale: Vec<f32> = vec![],
+        /// The quantization of the result.
+        y: Option<OutputQuantization> = None,
+        /// The parameters of a quantized residual.
+        residual: Option<QParams> = None,
+        /// The quantization of the sum with the residual.
+        sum: Option<OutputQuantization> = None,
+    }
+}
+
+attributes! {
+    /// A linear layer: `act(x · w + bias)`.
+    ///
+    /// Inputs: `x` [..., K], `w` [K, N], optional `bias` [N]. Output: [..., N]. Quantized as [`FusedConv`] is; `w_scale` holds one scale, or one a column.
+    "octofold" "Linear"
+    pub struct FusedLinear {
+        /// The last function of a float result; that of a quantized one is in the bounds of `y`.
+        activation: Activation = Activation::None,
+        /// The parameters of a quantized `x`.
+        x: Option<QParams> = None,
+        /// The scales of quantized weights.
+        w_scale: Vec<f32> = vec![],
+        /// The quantization of the result.
+        y: Option<OutputQuantization> = None,
+    }
+}
+
+word_attribute! {
+    /// Which function of two operands a [`FusedBinary`] computes.
+    pub enum BinaryKind {
+        /// The sum.
+        Add = "add",
+        /// The product.
+        Mul = "mul",
+    }
+}
+
+attributes! {
+    /// A sum or product with activation, of two operands that broadcast as in ONNX: `act(a ∘ b)`.
+    ///
+    /// Quantized when `a`, `b` and `y` are present: `requantize::add` or `requantize::mul`. It has no layout: operands of a lower rank are
+    /// rearranged by the layout pass.
+    "octofold" "Binary"
+    pub struct FusedBinary {
+        /// Sum or product.
+        kind: BinaryKind,
+        /// The last function of a float result.
+        activation: Activation = Activation::None,
+        /// The parameters of a quantized first operand.
+        a: Option<QParams> = None,
+        /// The parameters of a quantized second operand.
+        b: Option<QParams> = None,
+        /// The quantization of the result.
+        y: Option<OutputQuantization> = None,
+    }
+}
+
+word_attribute! {
+    /// Which value of a window a pooling operator gives.
+    pub enum PoolKind {
+        /// The largest.
+        Max = "max",
+        /// The mean.
+        Average = "average",
+    }
+}
+
+attributes! {
+    /// Two-dimensional pooling in either layout; of bytes when `x` and `y` are present (`requantize::mean`, or the maximum moved by `requantize::rescale`).
+    ///
+    /// Input: [N, C, H, W] or [N, H, W, C]. The output size follows from explicit pads, rounded down, or up with `ceil_mode`,
+    /// as in ONNX `MaxPool` and `AveragePool`.
+    "octofold" "Pool"
+    pub struct FusedPool {
+        /// Maximum or mean.
+        kind: PoolKind,
+        /// The window: height, width.
+        kernel_shape: Vec<i64>,
+        /// The steps between windows.
+        strides: Vec<i64> = vec![1, 1],
+        /// The borders: top, left, bottom, right.
+        pads: Vec<i64> = vec![0, 0, 0, 0],
+        /// The distances of the window's taps.
+        dilations: Vec<i64> = vec![1, 1],
+        /// Whether the output size is rounded up.
+        ceil_mode: bool = false,
+        /// Whether a mean counts the border.
+        count_include_pad: bool = false,
+        /// The order of the axes.
+        layout: Layout = Layout::Nchw,
+        /// The parameters of a quantized input.
+        x: Option<QParams> = None,
+        /// The quantization of the result.
+        y: Option<OutputQuantization> = None,
+    }
+}
+
+attributes! {
+    /// The maximum or mean over height and width, in either layout: [N, C, H, W] to [N, C, 1, 1], or [N, H, W, C] to [N, 1, 1, C].
+    "octofold" "GlobalPool"
+    pub struct FusedGlobalPool {
+        /// Maximum or mean.
+        kind: PoolKind,
+        /// The order of the axes.
+        layout: Layout = Layout::Nchw,
+        /// The parameters of a quantized input.
+        x: Option<QParams> = None,
+        /// The quantization of the result.
+        y: Option<OutputQuantization> = None,
+    }
+}
+
+attributes! {
+    /// Concatenation of quantized values with parameters of their own, moved to those of the result by `requantize::rescale`.
+    "octofold" "Concat"
+    pub struct FusedConcat {
+        /// The axis, from 0.
+        axis: i64,
+        /// The scale of each input.
+        x_scale: Vec<f32>,
+        /// The zero point of each input.
+        x_zero_point: Vec<i64>,
+        /// The quantization of the result.
+        y: OutputQuantization,
+    }
+}
+
+attributes! {
+    /// A function of one quantized value by its table.
+    ///
+    /// Inputs: `x` (u8 or s8, any shape), `table` [256] (u8 or s8), indexed by the bits of `x` (s8 -1 is entry 255). Output: the shape of `x`, the type of `table`.
+    "octofold" "TableLookup"
+    pub struct TableLookup {}
+}

@@ -1,0 +1,24 @@
+//! All quantization arithmetic of Octofold, written once.
+//!
+//! This crate owns the mapping between real numbers and small integers: the quantized types and
+//! their ranges ([`QuantType`]), scales and zero points ([`QParams`], [`QuantParams`]), how these are
+//! chosen from an observed range ([`choose`]), [`affine`] quantization, [`requantize`] from 32-bit
+//! accumulators, the [`observer`]s that collect ranges, the functions behind lookup tables
+//! ([`functions`], [`table`]) and the [`metrics`] by which a quantized model is judged.
+//!
+//! Everything is scalar, portable and deterministic. Observers, fake-quantizers, the interpreter
+//! and the kernels either call this crate or are tested bit for bit against it. The rules are those
+//! of `docs/numerics.md`; rounding is half to even everywhere, and no product and sum is ever
+//! contracted into a fused multiply-add.
+//!
+//! It knows nothing of graphs, tensors or files.
+#![forbid(unsafe_code)]
+
+pub mod affine;
+pub mod choose;
+mod dtype;
+mod qparams;
+pub mod requantize;
+
+pub use dtype::{QuantType, UnknownQuantType};
+pub use qparams::{QParams, QParamsError, QuantParams};

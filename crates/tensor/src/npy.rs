@@ -1,0 +1,1 @@
+//! Placeholder: `.npy` and `.npz` files.
