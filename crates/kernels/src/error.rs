@@ -20,8 +20,8 @@ pub enum KernelError {
         /// The length of the slice.
         got: usize,
     },
-    /// Sizes that describe no operation: a zero dimension, a kernel larger than its padded input, groups that do
-    /// not divide the channels.
+    /// Sizes that describe no operation: a zero dimension, a kernel larger than its padded input, groups that
+    /// do not divide the channels.
     #[error("bad shape: {0}")]
     Shape(&'static str),
     /// Sizes whose products leave the range that kernels address.
@@ -53,7 +53,9 @@ pub enum KernelError {
         max: i64,
     },
     /// Weights and bias with which the 32-bit accumulator of a channel could overflow.
-    #[error("the accumulator of output channel {channel} can reach {bound}, which 32 bits do not hold")]
+    #[error(
+        "the accumulator of output channel {channel} can reach {bound}, which 32 bits do not hold"
+    )]
     AccumulatorOverflow {
         /// The output channel.
         channel: usize,
@@ -66,11 +68,19 @@ pub enum KernelError {
 }
 
 /// Checks the length of a slice.
-pub(crate) fn check_len(what: &'static str, expected: usize, got: usize) -> Result<(), KernelError> {
+pub(crate) fn check_len(
+    what: &'static str,
+    expected: usize,
+    got: usize,
+) -> Result<(), KernelError> {
     if expected == got {
         return Ok(());
     }
-    Err(KernelError::Length { what, expected, got })
+    Err(KernelError::Length {
+        what,
+        expected,
+        got,
+    })
 }
 
 /// Checks that a scratch buffer is long enough; a longer one is fine.

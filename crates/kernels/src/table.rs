@@ -60,7 +60,10 @@ pub struct Kernel {
 
 /// All kernels of the crate, in the order of their modules.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    crate::fbgemm::KERNELS.iter()
+    let engine = crate::fbgemm::KERNELS.iter();
+    engine
+        .chain(crate::shared::KERNELS)
+        .chain(crate::float::KERNELS)
 }
 
 /// The kernel that runs when `family` is called with `isa`: its own version, or that of the next simpler
@@ -85,16 +88,26 @@ mod tests {
     fn names_are_unique_and_end_with_their_instruction_set() {
         let mut names: Vec<_> = kernels().map(|kernel| kernel.name).collect();
         for kernel in kernels() {
-            assert!(kernel.name.ends_with(&format!("__{}", kernel.isa)), "{}", kernel.name);
+            assert!(
+                kernel.name.ends_with(&format!("__{}", kernel.isa)),
+                "{}",
+                kernel.name
+            );
         }
         names.sort_unstable();
-        names.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1]));
+        names
+            .windows(2)
+            .for_each(|pair| assert_ne!(pair[0], pair[1]));
     }
 
     #[test]
     fn every_family_of_the_table_has_a_scalar_kernel() {
         for kernel in kernels() {
-            assert!(find(kernel.family, Isa::Scalar).is_some(), "{:?}", kernel.family);
+            assert!(
+                find(kernel.family, Isa::Scalar).is_some(),
+                "{:?}",
+                kernel.family
+            );
         }
     }
 }

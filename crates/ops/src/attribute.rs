@@ -1,7 +1,7 @@
 //! Attributes: between typed structs and the name–value lists of files and text.
 //!
 //! Inside the compiler an operator is a struct with typed fields. The ONNX importer and exporter, the
-//! text form and the plan file all see it as a list of named [`Attribute`]s; the [`attributes!`]
+//! text form and the plan file all see it as a list of named [`Attribute`]s; the [`attributes!`](crate::attributes)
 //! macro derives both directions from one declaration. A field that has its default value is not written.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,10 @@ use crate::OpError;
 
 /// The value of an attribute, in the types of ONNX.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "each variant is named after its ONNX attribute type")]
+#[allow(
+    missing_docs,
+    reason = "each variant is named after its ONNX attribute type"
+)]
 pub enum Attribute {
     Int(i64),
     Float(f32),
@@ -139,7 +142,10 @@ impl Field for bool {
             None => Ok(None),
             Some(0) => Ok(Some(false)),
             Some(1) => Ok(Some(true)),
-            Some(other) => Err(OpError::attribute(name, format!("{other} is neither 0 nor 1"))),
+            Some(other) => Err(OpError::attribute(
+                name,
+                format!("{other} is neither 0 nor 1"),
+            )),
         }
     }
 }
@@ -154,7 +160,9 @@ impl Field for i32 {
             return Ok(None);
         };
         let narrow = Self::try_from(value);
-        narrow.map(Some).map_err(|_| OpError::attribute(name, format!("{value} does not fit 32 bits")))
+        narrow
+            .map(Some)
+            .map_err(|_| OpError::attribute(name, format!("{value} does not fit 32 bits")))
     }
 }
 
@@ -169,7 +177,9 @@ impl Field for DType {
             return Ok(None);
         };
         let dtype = Self::from_onnx(code);
-        dtype.map(Some).ok_or_else(|| OpError::attribute(name, format!("{code} is no supported element type")))
+        dtype
+            .map(Some)
+            .ok_or_else(|| OpError::attribute(name, format!("{code} is no supported element type")))
     }
 }
 
@@ -184,7 +194,9 @@ impl Field for QuantType {
             return Ok(None);
         };
         let dtype = text.parse::<Self>();
-        dtype.map(Some).map_err(|error| OpError::attribute(name, error.to_string()))
+        dtype
+            .map(Some)
+            .map_err(|error| OpError::attribute(name, error.to_string()))
     }
 }
 
@@ -197,7 +209,10 @@ impl Field for QParams {
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
         let (scale_name, zero_point_name) = (format!("{name}_scale"), format!("{name}_zero_point"));
-        match (f32::read(&scale_name, map)?, i32::read(&zero_point_name, map)?) {
+        match (
+            f32::read(&scale_name, map)?,
+            i32::read(&zero_point_name, map)?,
+        ) {
             (None, None) => Ok(None),
             (Some(scale), Some(zero_point)) => {
                 // The type that bounds the zero point is known to the operator only; i32 checks the scale.

@@ -84,7 +84,10 @@ pub fn choose_qparams(min: f32, max: f32, range: QuantRange, scheme: Scheme, eps
             let (lo, hi) = (f64::from(range.min), f64::from(range.max));
             (scale, zero_point.clamp(lo, hi) as i32)
         }
-        Scheme::Symmetric => ((limit / (range.max - middle) as f32).max(eps), middle),
+        Scheme::Symmetric => (
+            (limit / (range.max - middle).max(1) as f32).max(eps),
+            middle,
+        ),
         Scheme::SymmetricTorch => ((limit / (range.steps() as f32 / 2.0)).max(eps), middle),
     };
     QParams { scale, zero_point }

@@ -4,7 +4,8 @@
 //! their ranges ([`QuantType`]), scales and zero points ([`QParams`], [`QuantParams`]), how these are
 //! chosen from an observed range ([`choose`]), [`affine`] quantization, [`requantize`] from 32-bit
 //! accumulators, the [`observer`]s that collect ranges, the functions behind lookup tables
-//! ([`functions`], [`table`]) and the [`metrics`] by which a quantized model is judged.
+//! ([`functions`], [`table`], [`softmax`]), quantized [`weights`] and biases, what a configuration says
+//! of a value ([`spec`]) and the [`metrics`] by which a quantized model is judged.
 //!
 //! Everything is scalar, portable and deterministic. Observers, fake-quantizers, the interpreter
 //! and the kernels either call this crate or are tested bit for bit against it. The rules are those
@@ -17,8 +18,18 @@
 pub mod affine;
 pub mod choose;
 mod dtype;
+pub mod functions;
+pub mod metrics;
+pub mod observer;
 mod qparams;
 pub mod requantize;
+pub mod softmax;
+pub mod spec;
+pub mod table;
+pub mod weights;
 
+pub use choose::{QuantRange, Scheme};
 pub use dtype::{QuantType, UnknownQuantType};
+pub use observer::{ObserverKind, ObserverState};
 pub use qparams::{QParams, QParamsError, QuantParams};
+pub use spec::{Granularity, QuantSpec};

@@ -81,6 +81,7 @@ impl Dim {
                 pair.0.plus(b - a)
             }
             (a @ Self::Known(_), b) => Self::Add(Box::new((b, a))),
+            (a, b) if a == b => a.times(2),
             (a, Self::Known(b)) if b < 0 && b > i64::MIN => {
                 Self::Sub(Box::new((a, Self::Known(-b))))
             }
@@ -94,6 +95,8 @@ impl Dim {
         match (self, other.into()) {
             (a, b) if a == b => Self::Known(0),
             (a, Self::Known(b)) if b > i64::MIN => a.plus(-b),
+            (Self::Add(pair), b) if pair.1 == b => pair.0,
+            (Self::Add(pair), b) if pair.0 == b => pair.1,
             (a, b) => Self::Sub(Box::new((a, b))),
         }
     }
@@ -153,7 +156,9 @@ impl Dim {
     pub fn max(self, other: impl Into<Self>) -> Self {
         match (self, other.into()) {
             (Self::Known(a), Self::Known(b)) => Self::Known(a.max(b)),
-            (a, b) if a == b => a,
+            // max(a, min(a, b)) is a, and max(max(a, b), b) is max(a, b).
+            (a, b) if a == b || b.is_min_of(&a) || a.is_max_of(&b) => a,
+            (a, b) if a.is_min_of(&b) || b.is_max_of(&a) => b,
             (a, b) => Self::Max(Box::new((a, b))),
         }
     }
@@ -163,9 +168,20 @@ impl Dim {
     pub fn min(self, other: impl Into<Self>) -> Self {
         match (self, other.into()) {
             (Self::Known(a), Self::Known(b)) => Self::Known(a.min(b)),
-            (a, b) if a == b => a,
+            (a, b) if a == b || b.is_max_of(&a) || a.is_min_of(&b) => a,
+            (a, b) if a.is_max_of(&b) || b.is_min_of(&a) => b,
             (a, b) => Self::Min(Box::new((a, b))),
         }
+    }
+
+    /// Whether this is the minimum of `operand` and another dimension.
+    fn is_min_of(&self, operand: &Self) -> bool {
+        matches!(self, Self::Min(pair) if pair.0 == *operand || pair.1 == *operand)
+    }
+
+    /// Whether this is the maximum of `operand` and another dimension.
+    fn is_max_of(&self, operand: &Self) -> bool {
+        matches!(self, Self::Max(pair) if pair.0 == *operand || pair.1 == *operand)
     }
 
     /// The number that the dimension stands for under the given symbols.
@@ -211,6 +227,12 @@ impl From<i64> for Dim {
     }
 }
 
+impl From<i32> for Dim {
+    fn from(value: i32) -> Self {
+        Self::Known(value.into())
+    }
+}
+
 impl From<usize> for Dim {
     /// Sizes beyond `i64::MAX`, which no tensor has, saturate.
     fn from(value: usize) -> Self {
@@ -247,6 +269,12 @@ mod tests {
         assert_eq!(n().times(4).floor_div(2), n().times(2));
         assert_eq!(Dim::Known(7).ceil_div(2), Dim::Known(4));
         assert_eq!(n().minus(n()), Dim::Known(0));
+        let m = || Dim::symbol("M");
+        assert_eq!(n().plus(n()), n().times(2));
+        assert_eq!(n().plus(m()).minus(n()), m());
+        assert_eq!(n().max(n().min(m())), n());
+        assert_eq!(m().min(n()).max(n()), n());
+        assert_eq!(n().max(m()).max(m()), n().max(m()));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! as `[out channels, in channels / groups, kernel height, kernel width]` ("OIHW"). The output size is
 //! that of ONNX `Conv` with explicit pads: `(in + pads - (dilation·(kernel - 1) + 1)) / stride + 1`.
 
-use crate::KernelError;
+use crate::table::{Family, Kernel};
+use crate::{Isa, KernelError};
 
 /// Largest number of bytes, elements or coordinates that kernels address: offsets are 32 bits wide.
 const LIMIT: usize = (u32::MAX - 1) as usize;
@@ -128,7 +129,9 @@ impl ConvShape {
         let checked = self.check()?;
         let per_pixel = checked.k as u64 * self.out_c as u64;
         let macs = per_pixel.checked_mul(checked.pixels as u64);
-        macs.ok_or(KernelError::TooLarge { what: "the number of products" })
+        macs.ok_or(KernelError::TooLarge {
+            what: "the number of products",
+        })
     }
 
     /// How the convolution is computed.
@@ -137,6 +140,18 @@ impl ConvShape {
     /// As [`ConvShape::pixels`].
     pub fn method(&self) -> Result<ConvMethod, KernelError> {
         Ok(self.check()?.method)
+    }
+
+    /// The entry of the table of kernels that computes the convolution with `isa`: its name and its tile.
+    ///
+    /// # Errors
+    /// As [`ConvShape::pixels`], and when no kernel is written for `isa`.
+    pub fn kernel(&self, isa: Isa) -> Result<&'static Kernel, KernelError> {
+        let family = match self.method()? {
+            ConvMethod::Depthwise => Family::QConvDepthwise,
+            ConvMethod::Pointwise | ConvMethod::Indirect | ConvMethod::Gather => Family::QConv,
+        };
+        crate::table::find(family, isa).ok_or(KernelError::Unsupported(isa))
     }
 
     /// Checks the sizes and derives what the drivers need.
@@ -165,11 +180,17 @@ impl ConvShape {
         let out_h = self.out_h().ok_or(too_small.clone())?;
         let out_w = self.out_w().ok_or(too_small)?;
         // Coordinates in the padded input, so that no position of a tap overflows either.
-        product("the padded height", &[self.in_h + self.pad_top + self.pad_bottom])?;
-        product("the padded width", &[self.in_w + self.pad_left + self.pad_right])?;
+        product(
+            "the padded height",
+            &[self.in_h + self.pad_top + self.pad_bottom],
+        )?;
+        product(
+            "the padded width",
+            &[self.in_w + self.pad_left + self.pad_right],
+        )?;
         let input_len = product("the input", &[self.batch, self.in_h, self.in_w, self.in_c])?;
         let pixels = product("the output", &[self.batch, out_h, out_w])?;
-        let output_len = product("the output", &[pixels, self.out_c])?;
+        product("the output", &[pixels, self.out_c])?;
         let group_in = self.in_c / self.groups;
         let group_out = self.out_c / self.groups;
         let taps = product("the kernel", &[self.kernel_h, self.kernel_w])?;
@@ -191,7 +212,6 @@ impl ConvShape {
             out_w,
             pixels,
             input_len,
-            output_len,
             group_in,
             group_out,
             taps,
@@ -227,7 +247,6 @@ pub(super) struct CheckedShape {
     /// Output pixels of all images.
     pub(super) pixels: usize,
     pub(super) input_len: usize,
-    pub(super) output_len: usize,
     /// Input channels a group.
     pub(super) group_in: usize,
     /// Output channels a group.
@@ -248,13 +267,21 @@ fn out_size(
     stride: usize,
 ) -> Option<usize> {
     let padded = size.checked_add(before)?.checked_add(after)?;
-    let reach = kernel.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)?;
-    padded.checked_sub(reach)?.checked_div(stride)?.checked_add(1)
+    let reach = kernel
+        .checked_sub(1)?
+        .checked_mul(dilation)?
+        .checked_add(1)?;
+    padded
+        .checked_sub(reach)?
+        .checked_div(stride)?
+        .checked_add(1)
 }
 
 /// The product of sizes, refused where it exceeds what 32-bit offsets address.
 pub(super) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
-    let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+    let product = sizes
+        .iter()
+        .try_fold(1_usize, |product, &size| product.checked_mul(size));
     let product = product.filter(|&product| product <= LIMIT);
     product.ok_or(KernelError::TooLarge { what })
 }
@@ -283,14 +310,36 @@ mod tests {
         let good = ConvShape::square((8, 8, 4), 8, 3, 1, 0);
         for bad in [
             ConvShape { batch: 0, ..good },
-            ConvShape { stride_w: 0, ..good },
+            ConvShape {
+                stride_w: 0,
+                ..good
+            },
             ConvShape { groups: 3, ..good },
-            ConvShape { kernel_h: 9, ..good },
-            ConvShape { kernel_w: usize::MAX, ..good },
-            ConvShape { pad_left: usize::MAX, ..good },
-            ConvShape { pad_left: usize::MAX / 2, ..good },
-            ConvShape { in_h: 1 << 20, in_w: 1 << 20, ..good },
-            ConvShape { batch: usize::MAX, ..good },
+            ConvShape {
+                kernel_h: 9,
+                ..good
+            },
+            ConvShape {
+                kernel_w: usize::MAX,
+                ..good
+            },
+            ConvShape {
+                pad_left: usize::MAX,
+                ..good
+            },
+            ConvShape {
+                pad_left: usize::MAX / 2,
+                ..good
+            },
+            ConvShape {
+                in_h: 1 << 20,
+                in_w: 1 << 20,
+                ..good
+            },
+            ConvShape {
+                batch: usize::MAX,
+                ..good
+            },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

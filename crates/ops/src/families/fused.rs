@@ -4,10 +4,17 @@
 //! result of the fuse passes); with them it is an integer operator that takes and gives quantized bytes, with
 //! the arithmetic of [`octofold_quant::requantize`] (the result of lowering). The layout attribute is set by the layout pass.
 
-use octofold_quant::{QParams, QuantType};
+mod linear;
+mod pointwise;
+mod pool;
 
+use octofold_quant::{QParams, QuantType};
+use octofold_tensor::Tensor;
+
+use super::pool::Planes;
+use super::real::{quantized_bytes, quantized_tensor};
 use crate::attribute::{AttributeMap, Attributes, Field};
-use crate::{OpError, attributes, word_attribute};
+use crate::{Inputs, OpError, attributes, word_attribute};
 
 /// The function that ends a fused operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -65,14 +72,22 @@ impl Field for Activation {
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
         let mut bound = |end: &str, default| -> Result<f32, OpError> {
-            Ok(map.read::<f32>(&format!("{name}_{end}"))?.unwrap_or(default))
+            Ok(map
+                .read::<f32>(&format!("{name}_{end}"))?
+                .unwrap_or(default))
         };
-        let (min, max) = (bound("min", f32::NEG_INFINITY)?, bound("max", f32::INFINITY)?);
+        let (min, max) = (
+            bound("min", f32::NEG_INFINITY)?,
+            bound("max", f32::INFINITY)?,
+        );
         match map.read::<String>(name)?.as_deref() {
             None => Ok(None),
             Some("relu") => Ok(Some(Self::Relu)),
             Some("clip") => Ok(Some(Self::Clip { min, max })),
-            Some(other) => Err(OpError::attribute(name, format!("`{other}` is neither `relu` nor `clip`"))),
+            Some(other) => Err(OpError::attribute(
+                name,
+                format!("`{other}` is neither `relu` nor `clip`"),
+            )),
         }
     }
 }
@@ -112,6 +127,31 @@ impl OutputQuantization {
             hi: bound(max),
         }
     }
+
+    /// Checks what reading attributes checks, for a value made by hand.
+    ///
+    /// # Errors
+    /// When the type is not of 8 bits, or parameters or bounds are out of its range.
+    pub fn check(&self) -> Result<(), OpError> {
+        let Self {
+            dtype,
+            params,
+            lo,
+            hi,
+        } = *self;
+        if !matches!(dtype, QuantType::Uint8 | QuantType::Int8) {
+            return Err(OpError::invalid(format!(
+                "{dtype} is neither uint8 nor int8"
+            )));
+        }
+        QParams::new(params.scale, params.zero_point, dtype)?;
+        if lo < dtype.min() || hi > dtype.max() || lo > hi {
+            return Err(OpError::invalid(format!(
+                "{lo}..={hi} is no range of {dtype}"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// As `NAME_type`, `NAME_scale`, `NAME_zero_point`, `NAME_lo` and `NAME_hi`.
@@ -131,25 +171,40 @@ impl Field for OutputQuantization {
             return Ok(None);
         };
         if !matches!(dtype, QuantType::Uint8 | QuantType::Int8) {
-            return Err(OpError::attribute(&type_name, format!("{dtype} is neither uint8 nor int8")));
+            return Err(OpError::attribute(
+                &type_name,
+                format!("{dtype} is neither uint8 nor int8"),
+            ));
         }
         let Some(params) = map.read::<QParams>(name)? else {
             return Err(OpError::attribute(&format!("{name}_scale"), "is missing"));
         };
         let params = QParams::new(params.scale, params.zero_point, dtype)?;
-        let lo = map.read::<i32>(&format!("{name}_lo"))?.unwrap_or(dtype.min());
-        let hi = map.read::<i32>(&format!("{name}_hi"))?.unwrap_or(dtype.max());
+        let lo = map
+            .read::<i32>(&format!("{name}_lo"))?
+            .unwrap_or(dtype.min());
+        let hi = map
+            .read::<i32>(&format!("{name}_hi"))?
+            .unwrap_or(dtype.max());
         if lo < dtype.min() || hi > dtype.max() || lo > hi {
-            return Err(OpError::attribute(&format!("{name}_lo"), format!("{lo}..={hi} is no range of {dtype}")));
+            return Err(OpError::attribute(
+                &format!("{name}_lo"),
+                format!("{lo}..={hi} is no range of {dtype}"),
+            ));
         }
-        Ok(Some(Self { dtype, params, lo, hi }))
+        Ok(Some(Self {
+            dtype,
+            params,
+            lo,
+            hi,
+        }))
     }
 }
 
 attributes! {
     /// A two-dimensional convolution with bias, residual sum and activation: `act(conv(x, w) + bias + residual)`.
     ///
-    /// Inputs: `x` [N, C, H, W] (or [N, H, W, C] with `layout = nhwc`), `w` [O, C/group, KH, KW] in either layout, optional `bias` [O],
+    /// Inputs: `x` [N, C, H, W] (or [N, H, W, C] with `layout = nhwc`), `w` [O, C/group, KH, KW] in either layout, optional `bias` `[O]`,
     /// optional `residual` of the shape of the result. Output: [N, O, OH, OW] or [N, OH, OW, O].
     ///
     /// - Float (`x` and `y` absent): everything is f32.
@@ -188,7 +243,7 @@ attributes! {
 attributes! {
     /// A linear layer: `act(x · w + bias)`.
     ///
-    /// Inputs: `x` [..., K], `w` [K, N], optional `bias` [N]. Output: [..., N]. Quantized as [`FusedConv`] is; `w_scale` holds one scale, or one a column.
+    /// Inputs: `x` [..., K], `w` [K, N], optional `bias` `[N]`. Output: [..., N]. Quantized as [`FusedConv`] is; `w_scale` holds one scale, or one a column.
     "octofold" "Linear"
     pub struct FusedLinear {
         /// The last function of a float result; that of a quantized one is in the bounds of `y`.
@@ -305,7 +360,91 @@ attributes! {
 attributes! {
     /// A function of one quantized value by its table.
     ///
-    /// Inputs: `x` (u8 or s8, any shape), `table` [256] (u8 or s8), indexed by the bits of `x` (s8 -1 is entry 255). Output: the shape of `x`, the type of `table`.
+    /// Inputs: `x` (u8 or s8, any shape), `table` `[256]` (u8 or s8), indexed by the bits of `x` (s8 -1 is entry 255). Output: the shape of `x`, the type of `table`.
     "octofold" "TableLookup"
     pub struct TableLookup {}
+}
+
+impl Layout {
+    /// The axes of a shape of rank 4 as batch, channels, height, width.
+    ///
+    /// # Errors
+    /// When the rank is another.
+    pub fn to_nchw<T: Clone>(self, shape: &[T]) -> Result<[T; 4], OpError> {
+        match (self, shape) {
+            (Self::Nchw, [n, c, h, w]) | (Self::Nhwc, [n, h, w, c]) => {
+                Ok([n.clone(), c.clone(), h.clone(), w.clone()])
+            }
+            _ => Err(OpError::invalid(format!(
+                "an image batch of rank {}",
+                shape.len()
+            ))),
+        }
+    }
+
+    /// Batch, channels, height and width in the order of this layout.
+    pub fn arrange<T>(self, [n, c, h, w]: [T; 4]) -> [T; 4] {
+        match self {
+            Self::Nchw => [n, c, h, w],
+            Self::Nhwc => [n, h, w, c],
+        }
+    }
+
+    /// Where the elements of a batch of images are.
+    fn planes(self, batch: usize, channels: usize) -> Planes {
+        Planes {
+            batch,
+            channels,
+            channels_last: self == Self::Nhwc,
+        }
+    }
+}
+
+/// The elements of a quantized input and its checked parameters.
+fn quantized_input(
+    inputs: Inputs<'_>,
+    index: usize,
+    params: QParams,
+) -> Result<(Vec<i32>, QParams), OpError> {
+    let (values, dtype) = quantized_bytes(inputs.required(index)?, index)?;
+    Ok((
+        values,
+        QParams::new(params.scale, params.zero_point, dtype)?,
+    ))
+}
+
+/// One element of a result.
+enum Finished {
+    Float(f32),
+    Quantized(i32),
+}
+
+/// A result that is float or bytes, filled at any index.
+enum Output {
+    Float(Vec<f32>),
+    Quantized(Vec<i32>, QuantType),
+}
+
+impl Output {
+    pub(super) fn new(count: usize, y: Option<OutputQuantization>) -> Self {
+        match y {
+            None => Self::Float(vec![0.0; count]),
+            Some(y) => Self::Quantized(vec![0; count], y.dtype),
+        }
+    }
+
+    pub(super) fn set(&mut self, index: usize, value: Finished) {
+        match (self, value) {
+            (Self::Float(values), Finished::Float(value)) => values[index] = value,
+            (Self::Quantized(values, _), Finished::Quantized(value)) => values[index] = value,
+            _ => {}
+        }
+    }
+
+    pub(super) fn tensor(self, shape: &[usize]) -> Result<Tensor, OpError> {
+        match self {
+            Self::Float(values) => Ok(Tensor::new(shape.iter().copied(), values)?),
+            Self::Quantized(values, dtype) => quantized_tensor(dtype, shape, values),
+        }
+    }
 }

@@ -1,0 +1,187 @@
+//! Speed of the fbgemm engine on the layers that its targets name, with every instruction set, on one thread.
+//!
+//! `cargo bench -p octofold-kernels --bench fbgemm`; an element is one product, so that the throughput reads
+//! as G products a second.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use octofold_kernels::Isa;
+use octofold_kernels::fbgemm::{
+    Activations, ConvShape, LinearShape, OutputSlice, OutputStage, Quantized, Residual, conv,
+    conv_scratch_len, fold_bias, pack,
+};
+
+fn layers() -> Vec<(&'static str, ConvShape)> {
+    let depthwise = |size, channels, kernel, stride| ConvShape {
+        groups: channels,
+        ..ConvShape::square((size, size, channels), channels, kernel, stride, kernel / 2)
+    };
+    vec![
+        (
+            "first_7x7_s2_3_64_224",
+            ConvShape::square((224, 224, 3), 64, 7, 2, 3),
+        ),
+        (
+            "first_3x3_s2_3_32_224",
+            ConvShape::square((224, 224, 3), 32, 3, 2, 1),
+        ),
+        (
+            "conv3x3_64_56",
+            ConvShape::square((56, 56, 64), 64, 3, 1, 1),
+        ),
+        (
+            "conv3x3_128_28",
+            ConvShape::square((28, 28, 128), 128, 3, 1, 1),
+        ),
+        (
+            "conv3x3_256_14",
+            ConvShape::square((14, 14, 256), 256, 3, 1, 1),
+        ),
+        (
+            "conv3x3_512_7",
+            ConvShape::square((7, 7, 512), 512, 3, 1, 1),
+        ),
+        (
+            "conv3x3_s2_64_128_56",
+            ConvShape::square((56, 56, 64), 128, 3, 2, 1),
+        ),
+        (
+            "conv1x1_s2_64_128_56",
+            ConvShape::square((56, 56, 64), 128, 1, 2, 0),
+        ),
+        (
+            "conv1x1_256_28",
+            ConvShape::square((28, 28, 256), 256, 1, 1, 0),
+        ),
+        (
+            "conv1x1_24_144_56",
+            ConvShape::square((56, 56, 24), 144, 1, 1, 0),
+        ),
+        (
+            "conv1x1_144_24_56",
+            ConvShape::square((56, 56, 144), 24, 1, 1, 0),
+        ),
+        (
+            "conv1x1_960_160_7",
+            ConvShape::square((7, 7, 960), 160, 1, 1, 0),
+        ),
+        ("depthwise3x3_144_56", depthwise(56, 144, 3, 1)),
+        ("depthwise3x3_s2_144_56", depthwise(56, 144, 3, 2)),
+        ("depthwise5x5_240_28", depthwise(28, 240, 5, 1)),
+        (
+            "gemm_1024_1024_1024",
+            LinearShape {
+                rows: 1024,
+                k: 1024,
+                n: 1024,
+            }
+            .as_conv(),
+        ),
+        (
+            "gemm_128_384_1536",
+            LinearShape {
+                rows: 128,
+                k: 384,
+                n: 1536,
+            }
+            .as_conv(),
+        ),
+        (
+            "gemm_1_512_1000",
+            LinearShape {
+                rows: 1,
+                k: 512,
+                n: 1000,
+            }
+            .as_conv(),
+        ),
+    ]
+}
+
+fn bench(criterion: &mut Criterion) {
+    for (name, shape) in layers() {
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements(shape.macs().expect("a valid shape")));
+        for isa in Isa::supported() {
+            if isa == Isa::Scalar {
+                continue;
+            }
+            bench_layer(&mut group, isa.name(), isa, &shape, false);
+        }
+        if name == "conv3x3_64_56" {
+            bench_layer(&mut group, "residual", Isa::detect(), &shape, true);
+        }
+        group.finish();
+    }
+}
+
+fn bench_layer(
+    group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
+    id: &str,
+    isa: Isa,
+    shape: &ConvShape,
+    with_residual: bool,
+) {
+    let pixels = shape.pixels().expect("a valid shape");
+    let input_len = shape.batch * shape.in_h * shape.in_w * shape.in_c;
+    let depth = shape.in_c / shape.groups * shape.kernel_h * shape.kernel_w;
+    let data: Vec<u8> = (0..input_len).map(|i| ((i * 7919) >> 3) as u8).collect();
+    let weights: Vec<i8> = (0..depth * shape.out_c)
+        .map(|i| ((i * 104_729) >> 5) as i8)
+        .collect();
+    let packed = pack(shape, &weights).expect("a valid shape");
+    let bias = fold_bias(&vec![100; shape.out_c], &weights, 3, false).expect("a small bound");
+    let multiplier = vec![0.001_f32; shape.out_c];
+    let residual = vec![77_u8; pixels * shape.out_c];
+    let residual = Residual {
+        data: &residual,
+        signed: false,
+        residual_zero_point: 5,
+        residual_ratio: 0.7,
+        output_ratio: 0.8,
+        zero_point: 9,
+        lo: 0,
+        hi: 255,
+    };
+    let stage = OutputStage::Quantized(Quantized {
+        bias: &bias,
+        multiplier: &multiplier,
+        zero_point: 7,
+        lo: 7,
+        hi: 255,
+        residual: with_residual.then_some(residual),
+    });
+    let mut output = vec![0_u8; pixels * shape.out_c];
+    let mut scratch = vec![0_u8; conv_scratch_len(shape).expect("a valid shape")];
+    group.bench_function(id, |bencher| {
+        bencher.iter(|| {
+            let input = Activations {
+                data: black_box(&data),
+                signed: false,
+                zero_point: 3,
+            };
+            let slice = OutputSlice::Bytes(&mut output);
+            conv(
+                isa,
+                shape,
+                input,
+                &packed,
+                &stage,
+                0..pixels,
+                slice,
+                &mut scratch,
+            )
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(800));
+    targets = bench
+}
+criterion_main!(benches);

@@ -1,0 +1,178 @@
+//! Speed of the quantized operators that both engines share, with every instruction set, on one thread.
+//!
+//! `cargo bench -p octofold-kernels --bench shared`; an element is one element of the output, except for pooling,
+//! where it is one element of the input.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use octofold_kernels::Isa;
+use octofold_kernels::shared::add::{Operand, add};
+use octofold_kernels::shared::concat::{ConcatInput, concat};
+use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
+use octofold_kernels::shared::mul::mul;
+use octofold_kernels::shared::pool::{average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::quantize::{
+    dequantize, dequantize_nhwc_to_nchw, quantize, quantize_nchw_to_nhwc,
+};
+use octofold_kernels::shared::table_lookup::table_lookup;
+use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
+use octofold_quant::QParams;
+
+const FROM: Quant8 = Quant8::unsigned(QParams {
+    scale: 0.023,
+    zero_point: 117,
+});
+const OTHER: Quant8 = Quant8::unsigned(QParams {
+    scale: 0.031,
+    zero_point: 0,
+});
+const TO: Target8 = Target8::full(Quant8::unsigned(QParams {
+    scale: 0.04,
+    zero_point: 60,
+}));
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7919 % 251) as u8).collect()
+}
+
+fn floats(len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0)
+        .collect()
+}
+
+/// Measures `kernel` for each instruction set.
+fn all(
+    c: &mut Criterion,
+    name: &str,
+    elements: usize,
+    mut kernel: impl FnMut(Isa) -> Result<(), octofold_kernels::KernelError>,
+) {
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(elements as u64));
+    for isa in Isa::supported() {
+        group.bench_function(isa.name(), |b| b.iter(|| kernel(black_box(isa))));
+    }
+}
+
+fn elementwise(c: &mut Criterion) {
+    const LEN: usize = 56 * 56 * 64;
+    let (a, b, table) = (
+        bytes(LEN),
+        bytes(LEN),
+        std::array::from_fn(|i| (i * 3) as u8),
+    );
+    let x = floats(LEN);
+    let (mut y, mut f) = (vec![0; LEN], vec![0.0; LEN]);
+    let of = |data| Operand { data, quant: FROM };
+    let other = |data| Operand { data, quant: OTHER };
+    all(c, "add", LEN, |isa| add(isa, of(&a), other(&b), TO, &mut y));
+    all(c, "add_channels", LEN, |isa| {
+        add(isa, of(&a), other(&b[..64]), TO, &mut y)
+    });
+    all(c, "mul", LEN, |isa| mul(isa, of(&a), other(&b), TO, &mut y));
+    all(c, "table", LEN, |isa| table_lookup(isa, &table, &a, &mut y));
+    all(c, "quantize", LEN, |isa| quantize(isa, &x, TO, &mut y));
+    all(c, "dequantize", LEN, |isa| {
+        dequantize(isa, &a, FROM, &mut f)
+    });
+    let input = |data, quant| ConcatInput {
+        data,
+        quant,
+        inner: 64,
+    };
+    let mut joined = vec![0; 2 * LEN];
+    all(c, "concat", 2 * LEN, |isa| {
+        let inputs = [input(&a, TO.quant), input(&b, FROM)];
+        concat(isa, &inputs, TO, LEN / 64, 0..LEN / 64, &mut joined)
+    });
+}
+
+fn pooling(c: &mut Criterion) {
+    let shape = |size, channels, kernel, stride| PoolShape {
+        batch: 1,
+        in_h: size,
+        in_w: size,
+        channels,
+        out_h: size.div_ceil(stride),
+        out_w: size.div_ceil(stride),
+        kernel_h: kernel,
+        kernel_w: kernel,
+        stride_h: stride,
+        stride_w: stride,
+        dilation_h: 1,
+        dilation_w: 1,
+        pad_top: kernel / 2,
+        pad_left: kernel / 2,
+        pad_bottom: kernel / 2,
+        pad_right: kernel / 2,
+    };
+    for (name, shape) in [
+        ("3x3_s2_64_112", shape(112, 64, 3, 2)),
+        ("5x5_s1_256_14", shape(14, 256, 5, 1)),
+    ] {
+        let elements = shape.in_h * shape.in_w * shape.channels;
+        let rows = shape.rows().unwrap();
+        let input = bytes(elements);
+        let mut output = vec![0; shape.out_h * shape.out_w * shape.channels];
+        let to = Target8::full(FROM);
+        all(c, &format!("max_pool_{name}"), elements, |isa| {
+            max_pool(isa, &shape, &input, FROM, to, 0..rows, &mut output)
+        });
+        all(c, &format!("average_pool_{name}"), elements, |isa| {
+            average_pool(isa, &shape, false, &input, FROM, to, 0..rows, &mut output)
+        });
+    }
+    let shape = ImageShape {
+        batch: 1,
+        channels: 2048,
+        pixels: 49,
+    };
+    let input = bytes(2048 * 49);
+    let mut output = vec![0; 2048];
+    all(c, "global_average_pool_2048_7", input.len(), |isa| {
+        global_average_pool(isa, &shape, &input, FROM, TO, 0..2048, &mut output)
+    });
+}
+
+fn layouts(c: &mut Criterion) {
+    let rgb = ImageShape {
+        batch: 1,
+        channels: 3,
+        pixels: 224 * 224,
+    };
+    let deep = ImageShape {
+        batch: 1,
+        channels: 64,
+        pixels: 56 * 56,
+    };
+    for (name, shape) in [("3_224", rgb), ("64_56", deep)] {
+        let len = shape.len().unwrap();
+        let (bytes, floats) = (bytes(len), floats(len));
+        let (mut out_bytes, mut out_floats) = (vec![0; len], vec![0.0; len]);
+        let planes = 0..shape.channels;
+        let pixels = 0..shape.pixels;
+        all(c, &format!("nchw_to_nhwc_u8_{name}"), len, |isa| {
+            nchw_to_nhwc(isa, &shape, &bytes, pixels.clone(), &mut out_bytes)
+        });
+        all(c, &format!("nhwc_to_nchw_u8_{name}"), len, |isa| {
+            nhwc_to_nchw(isa, &shape, &bytes, planes.clone(), &mut out_bytes)
+        });
+        all(c, &format!("nchw_to_nhwc_f32_{name}"), len, |isa| {
+            nchw_to_nhwc(isa, &shape, &floats, pixels.clone(), &mut out_floats)
+        });
+        all(c, &format!("nhwc_to_nchw_f32_{name}"), len, |isa| {
+            nhwc_to_nchw(isa, &shape, &floats, planes.clone(), &mut out_floats)
+        });
+        all(c, &format!("quantize_nhwc_{name}"), len, |isa| {
+            quantize_nchw_to_nhwc(isa, &shape, &floats, TO, pixels.clone(), &mut out_bytes)
+        });
+        all(c, &format!("dequantize_nchw_{name}"), len, |isa| {
+            dequantize_nhwc_to_nchw(isa, &shape, &bytes, FROM, planes.clone(), &mut out_floats)
+        });
+    }
+}
+
+criterion_group!(benches, elementwise, pooling, layouts);
+criterion_main!(benches);

@@ -1,0 +1,372 @@
+//! The drivers: from checked arguments to tiles.
+//!
+//! A range of output pixels is cut into chunks; for each chunk a table of offsets says where every tap of
+//! every pixel starts (or the patches are gathered into scratch, where the channels do not allow reading in
+//! place), and then the loops are: panels of up to 64 channels outside, tiles of a few pixels inside. So the
+//! weights of a panel stay in the nearest cache while the pixels of the chunk pass by, the scheme of MLAS.
+//! There is no blocking over the depth: sums stay in registers.
+
+use std::ops::Range;
+
+use super::depthwise;
+use super::gather::{gather_patches, offset_table};
+use super::output::{Activations, OutputSlice, OutputStage};
+use super::pack::{BLOCK, PANEL, group_len, packed_len};
+use super::shape::{CheckedShape, ConvMethod, ConvShape, LinearShape, product};
+use super::tile::{Micro, Tile};
+use crate::error::{check_len, check_scratch};
+use crate::{Isa, KernelError};
+
+/// A multiple of all tile heights: ranges of pixels or rows that are multiples of it have no short tiles.
+///
+/// Any other range works too, and gives the same bytes.
+pub const PIXEL_GRAIN: usize = 24;
+
+/// Most pixels of a chunk: a multiple of [`PIXEL_GRAIN`], so that only the last tile of a range is short.
+const CHUNK: usize = 10 * PIXEL_GRAIN;
+
+/// The number of scratch bytes that [`conv`] needs, whatever the range.
+///
+/// # Errors
+/// When the sizes describe no convolution, or one too large to address.
+pub fn conv_scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
+    let checked = shape.check()?;
+    if checked.method == ConvMethod::Depthwise {
+        return depthwise::scratch_len(shape);
+    }
+    Ok(Scratch::new(&checked)?.len)
+}
+
+/// Computes the output pixels `pixels` of a convolution, grouped, depthwise or neither.
+///
+/// - `input`: `[batch, in_h, in_w, in_c]`;
+/// - `packed`: from [`super::pack()`] for the same shape;
+/// - `stage`: its constants have one entry for each of `out_c` channels;
+/// - `pixels`: a part of `0..batch·out_h·out_w`; calls for disjoint parts may run at the same time;
+/// - `output`: the values of these pixels, `[pixels.len(), out_c]`;
+/// - `scratch`: at least [`conv_scratch_len`] bytes with any content, not shared with a concurrent call.
+///
+/// # Errors
+/// When a length does not fit the sizes, when the sizes describe no convolution, when a constant is outside
+/// of its range, or when the processor does not have `isa`. Nothing was written then.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a thing of its own; a struct would only rename them"
+)]
+pub fn conv(
+    isa: Isa,
+    shape: &ConvShape,
+    input: Activations<'_>,
+    packed: &[u8],
+    stage: &OutputStage<'_>,
+    pixels: Range<usize>,
+    output: OutputSlice<'_>,
+    scratch: &mut [u8],
+) -> Result<(), KernelError> {
+    let channels = 0..shape.out_c;
+    run(
+        isa,
+        shape,
+        input,
+        packed,
+        stage,
+        (pixels, channels),
+        output,
+        scratch,
+    )
+}
+
+/// The number of scratch bytes that [`linear`] needs, whatever the ranges; it never shrinks with more rows.
+///
+/// # Errors
+/// When a size is zero or too large to address.
+pub fn linear_scratch_len(shape: &LinearShape) -> Result<usize, KernelError> {
+    conv_scratch_len(&shape.as_conv())
+}
+
+/// Computes a block of a matrix product: rows `rows` by columns `columns` of `[rows, k] · [n, k]ᵀ`.
+///
+/// - `input`: all rows, `[rows, k]`;
+/// - `packed`: from [`super::pack()`] for [`LinearShape::as_conv`], whose weights `[n, k]` are one row an
+///   output column;
+/// - `stage`: its constants have one entry for each of `n` columns;
+/// - `columns`: starts at a multiple of 16 and ends at one, or at `n`;
+/// - `output`: the values of the block, `[rows.len(), columns.len()]`. With all columns, or one row, this is
+///   a contiguous part of the whole output.
+///
+/// Otherwise as [`conv`].
+///
+/// # Errors
+/// As [`conv`].
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a thing of its own; a struct would only rename them"
+)]
+pub fn linear(
+    isa: Isa,
+    shape: &LinearShape,
+    input: Activations<'_>,
+    packed: &[u8],
+    stage: &OutputStage<'_>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    output: OutputSlice<'_>,
+    scratch: &mut [u8],
+) -> Result<(), KernelError> {
+    let shape = shape.as_conv();
+    run(
+        isa,
+        &shape,
+        input,
+        packed,
+        stage,
+        (rows, columns),
+        output,
+        scratch,
+    )
+}
+
+/// How the scratch buffer is divided: zero row, table of offsets, gathered patches.
+struct Scratch {
+    /// Pixels of a chunk.
+    chunk: usize,
+    zero: usize,
+    table: usize,
+    patches: usize,
+    len: usize,
+}
+
+impl Scratch {
+    fn new(checked: &CheckedShape) -> Result<Self, KernelError> {
+        let what = "the scratch buffer";
+        let gather = checked.method == ConvMethod::Gather;
+        let depth = checked.k.next_multiple_of(4);
+        // Patches stay in the first-level cache with the weights of a panel; tables are read once a panel.
+        let (limit, per_pixel) = if gather {
+            (24 << 10, depth)
+        } else {
+            (64 << 10, 4 * checked.taps)
+        };
+        let fitting = limit / per_pixel / PIXEL_GRAIN * PIXEL_GRAIN;
+        let chunk = fitting.clamp(PIXEL_GRAIN, CHUNK).min(checked.pixels);
+        let zero = checked.group_in.next_multiple_of(64);
+        let taps = if gather { 1 } else { checked.taps };
+        // One entry more, since the start of the buffer need not be aligned.
+        let table = product(what, &[taps * chunk + 1, 4])?.next_multiple_of(64);
+        let patches = if gather {
+            product(what, &[chunk, depth])? + 64
+        } else {
+            0
+        };
+        Ok(Self {
+            chunk,
+            zero,
+            table,
+            patches,
+            len: zero + table + patches,
+        })
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the arguments of the public functions"
+)]
+fn run(
+    isa: Isa,
+    shape: &ConvShape,
+    input: Activations<'_>,
+    packed: &[u8],
+    stage: &OutputStage<'_>,
+    (pixels, channels): (Range<usize>, Range<usize>),
+    output: OutputSlice<'_>,
+    scratch: &mut [u8],
+) -> Result<(), KernelError> {
+    let checked = shape.check()?;
+    if !isa.is_supported() {
+        return Err(KernelError::Unsupported(isa));
+    }
+    check_range("pixels", &pixels, checked.pixels)?;
+    check_range("channels", &channels, shape.out_c)?;
+    let whole_panels = channels.start.is_multiple_of(PANEL)
+        && (channels.end.is_multiple_of(PANEL) || channels.end == shape.out_c);
+    if !whole_panels {
+        let (what, len) = ("channels", shape.out_c);
+        return Err(KernelError::Range {
+            what,
+            range: channels,
+            len,
+        });
+    }
+    check_len("the input", checked.input_len, input.data.len())?;
+    check_len("the packed weights", packed_len(shape)?, packed.len())?;
+    stage.check(
+        checked.pixels,
+        shape.out_c,
+        &output,
+        pixels.len() * channels.len(),
+    )?;
+    check_scratch(conv_scratch_len(shape)?, scratch.len())?;
+    let zero_byte = input.zero_byte()?;
+    if checked.method == ConvMethod::Depthwise {
+        let (sizes, input) = ((shape, &checked), (input, zero_byte));
+        depthwise::run(isa, sizes, input, packed, stage, pixels, output, scratch);
+        return Ok(());
+    }
+
+    let layout = Scratch::new(&checked)?;
+    let (zero, rest) = scratch.split_at_mut(layout.zero);
+    let (table, rest) = rest.split_at_mut(layout.table);
+    let patches = &mut rest[..layout.patches];
+    zero.fill(zero_byte);
+    // SAFETY: every bit pattern is a u32.
+    let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
+    let output_stride = channels.len();
+    let (output, element) = match output {
+        OutputSlice::Bytes(data) => (data.as_mut_ptr(), 1),
+        OutputSlice::Floats(data) => (data.as_mut_ptr().cast::<u8>(), 4),
+    };
+    let gather = checked.method == ConvMethod::Gather;
+    let micro = Micro::of(isa);
+    let mut start = pixels.start;
+    while start < pixels.end {
+        let chunk = start..pixels.end.min(start + layout.chunk);
+        // SAFETY: `output` has one row of `output_stride` elements for each pixel, and the chunk starts at
+        // this one.
+        let output = unsafe { output.add((start - pixels.start) * output_stride * element) };
+        if !gather {
+            offset_table(shape, &checked, chunk.clone(), table);
+        }
+        for group in 0..shape.groups {
+            if gather {
+                gather_patches(
+                    shape,
+                    &checked,
+                    input.data,
+                    zero_byte,
+                    group,
+                    chunk.clone(),
+                    patches,
+                    table,
+                );
+            }
+            let group_channels = group * checked.group_out..(group + 1) * checked.group_out;
+            let group_len = group_len(&checked)?;
+            let part = Part {
+                input: if gather {
+                    patches
+                } else {
+                    &input.data[group * checked.group_in..]
+                },
+                zero,
+                offsets: table,
+                taps: if gather { 1 } else { checked.taps },
+                quads: if gather {
+                    checked.k.div_ceil(4)
+                } else {
+                    checked.group_in / 4
+                },
+                weights: &packed[group * group_len..(group + 1) * group_len],
+                signed: input.signed,
+                stage,
+                all_channels: shape.out_c,
+                origin: channels.start,
+                output,
+                output_stride,
+                element,
+            };
+            let wanted =
+                group_channels.start.max(channels.start)..group_channels.end.min(channels.end);
+            // SAFETY: the lengths were checked above. Offsets come from `offset_table`, whose pixels lie in
+            // the image, so that `in_c` bytes follow each and `group_in` bytes follow it in the part of the
+            // group; or from `gather_patches`, with whole padded patches. `output` has the rows of the chunk.
+            unsafe { part.run(micro, chunk.clone(), group_channels.start, wanted) };
+        }
+        start = chunk.end;
+    }
+    Ok(())
+}
+
+/// What the tiles of one group and chunk have in common.
+struct Part<'a> {
+    input: &'a [u8],
+    zero: &'a [u8],
+    /// One entry for each tap and pixel of the chunk.
+    offsets: &'a [u32],
+    taps: usize,
+    quads: usize,
+    /// The packed weights of the group.
+    weights: &'a [u8],
+    signed: bool,
+    stage: &'a OutputStage<'a>,
+    all_channels: usize,
+    /// The channel that is the first of an output row.
+    origin: usize,
+    /// Row 0 is the first pixel of the chunk.
+    output: *mut u8,
+    output_stride: usize,
+    /// Bytes of an output element.
+    element: usize,
+}
+
+impl Part<'_> {
+    /// Computes channels `channels` (all in the group that starts at `group_start`) of the pixels `chunk`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `micro`; `offsets`, `zero` and `weights` fit `input`, `taps`
+    /// and `quads` as [`Tile`] asks; `stage` was checked for these channels and pixels; `output` has a row of
+    /// `output_stride` elements, starting with channel `origin`, for each pixel of the chunk.
+    unsafe fn run(
+        &self,
+        micro: Micro,
+        chunk: Range<usize>,
+        group_start: usize,
+        channels: Range<usize>,
+    ) {
+        let panel_stride = self.taps * self.quads * BLOCK;
+        let mut channel = channels.start;
+        while channel < channels.end {
+            let count = (channels.end - channel).min(micro.max_panels * PANEL);
+            let panels = count.div_ceil(PANEL);
+            let weights = &self.weights[(channel - group_start) / PANEL * panel_stride..];
+            debug_assert!(weights.len() >= panels * panel_stride);
+            let mut row = 0;
+            while row < chunk.len() {
+                let rows = (micro.fit_rows)(chunk.len() - row, panels);
+                let at = row * self.output_stride + (channel - self.origin);
+                let tile = Tile {
+                    input: self.input.as_ptr(),
+                    zero: self.zero.as_ptr(),
+                    offsets: self.offsets[row..].as_ptr(),
+                    offset_stride: chunk.len(),
+                    taps: self.taps,
+                    quads: self.quads,
+                    weights: weights.as_ptr(),
+                    panel_stride,
+                    signed: self.signed,
+                    stage: self.stage,
+                    row: chunk.start + row,
+                    channel,
+                    channels: count,
+                    all_channels: self.all_channels,
+                    // SAFETY: the row and the channel are inside of the output.
+                    output: unsafe { self.output.add(at * self.element) },
+                    output_stride: self.output_stride,
+                };
+                // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
+                // tile takes `rows` of them from `row` on.
+                unsafe { (micro.run)(&tile, rows, panels) };
+                row += rows;
+            }
+            channel += count;
+        }
+    }
+}
+
+fn check_range(what: &'static str, range: &Range<usize>, len: usize) -> Result<(), KernelError> {
+    if range.start <= range.end && range.end <= len {
+        return Ok(());
+    }
+    let range = range.clone();
+    Err(KernelError::Range { what, range, len })
+}

@@ -1,0 +1,45 @@
+//! The portable depthwise kernel, and the reference of the others: one output at a time.
+
+use super::super::output::{OutputStage, store_float_row};
+use super::super::pack::depthwise_position;
+use super::super::tile::OUTSIDE;
+use super::Segment;
+
+/// Computes the pixels of one run.
+pub(super) fn segment(segment: Segment<'_>) {
+    let Segment {
+        shape, channels, ..
+    } = segment;
+    let shift = if segment.signed { 128 } else { 0 };
+    for pixel in 0..segment.pixels {
+        let first = segment.x + (pixel * shape.stride_w) as isize;
+        let row = segment.row + pixel;
+        for channel in 0..channels {
+            let mut acc = 0_i32;
+            for column in 0..shape.kernel_w {
+                let x = first + (column * shape.dilation_w) as isize;
+                let inside = (0..shape.in_w as isize).contains(&x);
+                for (tap, &offset) in segment.rows.iter().enumerate().take(shape.kernel_h) {
+                    let byte = if inside && offset != OUTSIDE {
+                        segment.input[offset as usize + x as usize * channels + channel]
+                    } else {
+                        segment.zero[channel]
+                    };
+                    let value = i32::from(if segment.signed { byte ^ 0x80 } else { byte });
+                    let weight = segment.packed[depthwise_position(shape, channel, tap, column)];
+                    acc = acc.wrapping_add(value * i32::from(weight as i8));
+                }
+            }
+            let at = pixel * channels + channel;
+            match segment.stage {
+                OutputStage::Quantized(stage) => {
+                    segment.bytes[at] = stage.value(acc, channel, row * channels + channel);
+                }
+                stage => {
+                    let output = &mut segment.floats[at..=at];
+                    store_float_row(stage, &[acc], (row, shift), channel, output);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! What happens to an accumulator before it is stored: the output stages, as data.
+//!
+//! - [`OutputStage::Quantized`]: `q = clamp(rne(f32(acc + bias)·multiplier)) + zero_point`, and with a
+//!   [`Residual`] the quantized sum of `q` and another tensor, exactly as if the sum were an operator of its
+//!   own (`quant::requantize::add`).
+//! - [`OutputStage::Float`]: `f32(acc + correction)·scale + bias`, multiplied, then added.
+//! - [`OutputStage::FloatRows`]: the same for rows that have their own scale and zero point (dynamic
+//!   quantization).
+//!
+//! All constants are per output channel. The zero point of the input never appears in the sums: the weights
+//! are symmetric, so it contributes `-zero_point·Σw` to a channel, which [`fold_bias`] puts into the bias
+//! once.
+
+use octofold_quant::{QParams, requantize};
+
+use crate::KernelError;
+use crate::error::check_len;
+
+/// What happens to the accumulators of a convolution or matrix product.
+#[derive(Clone, Copy, Debug)]
+pub enum OutputStage<'a> {
+    /// To 8-bit integers.
+    Quantized(Quantized<'a>),
+    /// To floats, with one scale a channel.
+    Float(Float<'a>),
+    /// To floats, with one scale a channel and one scale and zero point a row (pixel).
+    FloatRows(FloatRows<'a>),
+}
+
+/// Requantization: `clamp(rne(f32(acc + bias[c])·multiplier[c]), lo - zp, hi - zp) + zp`.
+///
+/// The output bytes are those of a `u8` where `lo..=hi` lies in 0..=255, and those of an `i8` where it
+/// lies in -128..=127. A fused ReLU or Clip narrows the bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantized<'a> {
+    /// One a channel, as [`fold_bias`] gives them.
+    pub bias: &'a [i32],
+    /// One a channel: `requantize::multiplier(input, weight, output)`, finite and positive.
+    pub multiplier: &'a [f32],
+    /// Zero point of the output (of the convolution itself, where a residual follows).
+    pub zero_point: i32,
+    /// Smallest quantized value.
+    pub lo: i32,
+    /// Largest quantized value.
+    pub hi: i32,
+    /// A quantized tensor to add.
+    pub residual: Option<Residual<'a>>,
+}
+
+/// A quantized tensor that is added to the requantized output, with a second requantization.
+///
+/// `rne(f32(q - z_q)·output_ratio + f32(r - z_r)·residual_ratio) + zero_point`, clamped.
+#[derive(Clone, Copy, Debug)]
+pub struct Residual<'a> {
+    /// All elements of the whole output, not only those of the range being computed.
+    pub data: &'a [u8],
+    /// Whether the bytes are `i8`.
+    pub signed: bool,
+    /// Zero point of the residual.
+    pub residual_zero_point: i32,
+    /// Scale of the residual over that of the sum.
+    pub residual_ratio: f32,
+    /// Scale of the convolution's own output over that of the sum.
+    pub output_ratio: f32,
+    /// Zero point of the sum.
+    pub zero_point: i32,
+    /// Smallest quantized value of the sum.
+    pub lo: i32,
+    /// Largest quantized value of the sum.
+    pub hi: i32,
+}
+
+impl<'a> Residual<'a> {
+    /// The residual `data` with parameters `from`, added to an output with parameters `output`, giving `to`.
+    pub fn new(
+        (data, signed): (&'a [u8], bool),
+        from: QParams,
+        output: QParams,
+        to: QParams,
+        (lo, hi): (i32, i32),
+    ) -> Self {
+        Self {
+            data,
+            signed,
+            residual_zero_point: from.zero_point,
+            residual_ratio: from.scale / to.scale,
+            output_ratio: output.scale / to.scale,
+            zero_point: to.zero_point,
+            lo,
+            hi,
+        }
+    }
+}
+
+/// Float output: `f32(acc + correction[c])·scale[c] + bias[c]`, then the clamp.
+#[derive(Clone, Copy, Debug)]
+pub struct Float<'a> {
+    /// One a channel: `-zero_point·Σw`, as [`fold_bias`] gives it for a bias of zeros.
+    pub correction: &'a [i32],
+    /// One a channel: `f32(input scale · weight scale)`.
+    pub scale: &'a [f32],
+    /// One a channel.
+    pub bias: &'a [f32],
+    /// Bounds of a fused activation.
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// Float output of dynamically quantized rows:
+/// `f32(acc - zero_points[r]·weight_sums[c])·f32(scales[r]·weight_scale[c]) + bias[c]`, then the clamp.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatRows<'a> {
+    /// One a row of the whole input, within the range of the input's type.
+    pub zero_points: &'a [i32],
+    /// One a row of the whole input.
+    pub scales: &'a [f32],
+    /// One a channel: Σw, as [`weight_sums`] gives it.
+    pub weight_sums: &'a [i32],
+    /// One a channel.
+    pub weight_scale: &'a [f32],
+    /// One a channel.
+    pub bias: &'a [f32],
+    /// Bounds of a fused activation.
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// The contiguous part of the output that a call writes.
+#[derive(Debug)]
+pub enum OutputSlice<'a> {
+    /// Quantized values: `u8`, or `i8` as their bytes.
+    Bytes(&'a mut [u8]),
+    /// Floats.
+    Floats(&'a mut [f32]),
+}
+
+impl OutputSlice<'_> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(data) => data.len(),
+            Self::Floats(data) => data.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The quantized activations that a kernel reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// The elements, channels-last: `u8`, or `i8` as their bytes.
+    pub data: &'a [u8],
+    /// Whether the bytes are `i8`. Kernels flip the sign bit while loading and work on `u8`.
+    pub signed: bool,
+    /// The zero point, in the range of the type: what taps outside of the image read.
+    pub zero_point: i32,
+}
+
+impl Activations<'_> {
+    /// The byte of the zero point, once it is known to fit.
+    pub(super) fn zero_byte(&self) -> Result<u8, KernelError> {
+        let (min, max) = if self.signed { (-128, 127) } else { (0, 255) };
+        check_value("the zero point of the input", self.zero_point, min, max)?;
+        Ok(self.zero_point as u8)
+    }
+}
+
+impl OutputStage<'_> {
+    /// Checks all lengths and constants: after this, kernels may index by channel below `channels`, by
+    /// row below `rows`, and by element below `rows · channels`.
+    pub(super) fn check(
+        &self,
+        rows: usize,
+        channels: usize,
+        output: &OutputSlice<'_>,
+        output_len: usize,
+    ) -> Result<(), KernelError> {
+        check_len("the output", output_len, output.len())?;
+        match (self, output) {
+            (Self::Quantized(stage), OutputSlice::Bytes(_)) => {
+                check_len("the bias", channels, stage.bias.len())?;
+                check_len("the multiplier", channels, stage.multiplier.len())?;
+                check_bounds(stage.zero_point, stage.lo, stage.hi)?;
+                let Some(residual) = stage.residual else {
+                    return Ok(());
+                };
+                check_len("the residual", rows * channels, residual.data.len())?;
+                check_bounds(residual.zero_point, residual.lo, residual.hi)?;
+                check_value(
+                    "the residual's zero point",
+                    residual.residual_zero_point,
+                    -128,
+                    255,
+                )
+            }
+            (Self::Float(stage), OutputSlice::Floats(_)) => {
+                check_len("the correction", channels, stage.correction.len())?;
+                check_len("the scale", channels, stage.scale.len())?;
+                check_len("the bias", channels, stage.bias.len())
+            }
+            (Self::FloatRows(stage), OutputSlice::Floats(_)) => {
+                check_len("the zero points of the rows", rows, stage.zero_points.len())?;
+                check_len("the scales of the rows", rows, stage.scales.len())?;
+                check_len("the sums of the weights", channels, stage.weight_sums.len())?;
+                check_len(
+                    "the scale of the weights",
+                    channels,
+                    stage.weight_scale.len(),
+                )?;
+                check_len("the bias", channels, stage.bias.len())
+            }
+            _ => Err(KernelError::Shape(
+                "the output stage gives another element type",
+            )),
+        }
+    }
+}
+
+fn check_bounds(zero_point: i32, lo: i32, hi: i32) -> Result<(), KernelError> {
+    check_value("the zero point", zero_point, -128, 255)?;
+    check_value("the lower bound", lo, -128, 255)?;
+    check_value("the upper bound", hi, lo, 255)
+}
+
+fn check_value(what: &'static str, value: i32, min: i32, max: i32) -> Result<(), KernelError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let (value, min, max) = (value.into(), min.into(), max.into());
+    Err(KernelError::Value {
+        what,
+        value,
+        min,
+        max,
+    })
+}
+
+/// Adds what the zero point of the input contributes to the bias: `bias[c] - zero_point·Σw[c]`.
+///
+/// `weights` has one row of equal length for each channel of `bias` (OIHW), `zero_point` is that of the
+/// activations as they are stored. For `signed` activations the kernels compute on `x + 128`, and the zero
+/// point moves along.
+///
+/// # Errors
+/// When `weights` does not split into rows, when the zero point leaves its type, or when the accumulator of a
+/// channel could leave 32 bits for some input: `255·Σ|w| + |bias| < 2^31` is asked for each channel.
+pub fn fold_bias(
+    bias: &[i32],
+    weights: &[i8],
+    zero_point: i32,
+    signed: bool,
+) -> Result<Vec<i32>, KernelError> {
+    let input = Activations {
+        data: &[],
+        signed,
+        zero_point,
+    };
+    input.zero_byte()?;
+    let shift = if signed { 128 } else { 0 };
+    let zero_point = i64::from(zero_point + shift);
+    let rows = weight_rows(weights, bias.len())?;
+    let folded = bias
+        .iter()
+        .zip(rows)
+        .enumerate()
+        .map(|(channel, (&bias, row))| {
+            let magnitude: i64 = row.iter().map(|&w| i64::from(w).abs()).sum();
+            let bound = 255 * magnitude + i64::from(bias).abs();
+            if bound >= 1 << 31 {
+                return Err(KernelError::AccumulatorOverflow { channel, bound });
+            }
+            let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
+            // |zero_point·Σw| + |bias| is below the bound just checked.
+            Ok((i64::from(bias) - zero_point * sum) as i32)
+        });
+    folded.collect()
+}
+
+/// The sum of the weights of each of `channels` output channels, for [`FloatRows`].
+///
+/// # Errors
+/// As [`fold_bias`] with a bias of zeros.
+pub fn weight_sums(weights: &[i8], channels: usize) -> Result<Vec<i32>, KernelError> {
+    let rows = weight_rows(weights, channels)?;
+    // Called for its check of the bound: the sums then fit 32 bits.
+    fold_bias(&vec![0; channels], weights, 0, false)?;
+    Ok(rows
+        .map(|row| row.iter().map(|&w| i32::from(w)).sum())
+        .collect())
+}
+
+fn weight_rows(
+    weights: &[i8],
+    channels: usize,
+) -> Result<impl Iterator<Item = &[i8]>, KernelError> {
+    let even = channels > 0 && !weights.is_empty() && weights.len().is_multiple_of(channels);
+    if !even {
+        return Err(KernelError::Shape(
+            "the weights do not split into one row a channel",
+        ));
+    }
+    Ok(weights.chunks_exact(weights.len() / channels))
+}
+
+impl Quantized<'_> {
+    /// The final value of one accumulator: the definition, element by element.
+    pub(super) fn value(&self, acc: i32, channel: usize, index: usize) -> u8 {
+        let sum = acc.wrapping_add(self.bias[channel]);
+        let multiplier = self.multiplier[channel];
+        let q = requantize::requantize(sum, multiplier, self.zero_point, self.lo, self.hi);
+        let Some(residual) = &self.residual else {
+            return q as u8;
+        };
+        let byte = residual.data[index];
+        let r = if residual.signed {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        };
+        let left = (q - self.zero_point) as f32 * residual.output_ratio;
+        let right = (r - residual.residual_zero_point) as f32 * residual.residual_ratio;
+        let (zero_point, lo, hi) = (residual.zero_point, residual.lo, residual.hi);
+        requantize::to_steps(left + right, zero_point, lo, hi) as u8
+    }
+}
+
+/// The float of one accumulator; always inlined, so that each instruction set compiles it for its own
+/// vectors.
+#[inline(always)]
+pub(super) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<(f32, f32)>) -> f32 {
+    let value = acc as f32 * scale + bias;
+    let Some((lo, hi)) = clamp else {
+        return value;
+    };
+    // NaN stays NaN, as in the float operators.
+    let value = if value < lo { lo } else { value };
+    if value > hi { hi } else { value }
+}
+
+/// Stores the floats of one row of accumulators, channels `channel..channel + acc.len()` of row `row`.
+///
+/// `shift` is what the kernel added to the activations (128 for `i8`), and so to the zero points of the rows.
+/// Does nothing for a quantized stage. Always inlined, for the reason of [`float_value`].
+#[inline(always)]
+pub(super) fn store_float_row(
+    stage: &OutputStage<'_>,
+    acc: &[i32],
+    (row, shift): (usize, i32),
+    channel: usize,
+    output: &mut [f32],
+) {
+    let channels = channel..channel + acc.len();
+    match stage {
+        OutputStage::Quantized(_) => {}
+        OutputStage::Float(stage) => {
+            let constants = stage.correction[channels.clone()].iter();
+            let constants = constants.zip(&stage.scale[channels.clone()]);
+            let constants = constants.zip(&stage.bias[channels]);
+            for ((y, &acc), ((&c, &scale), &bias)) in output.iter_mut().zip(acc).zip(constants) {
+                *y = float_value(acc.wrapping_add(c), scale, bias, stage.clamp);
+            }
+        }
+        OutputStage::FloatRows(stage) => {
+            let zero_point = stage.zero_points[row].wrapping_add(shift);
+            let row_scale = stage.scales[row];
+            let constants = stage.weight_sums[channels.clone()].iter();
+            let constants = constants.zip(&stage.weight_scale[channels.clone()]);
+            let constants = constants.zip(&stage.bias[channels]);
+            for ((y, &acc), ((&sum, &scale), &bias)) in output.iter_mut().zip(acc).zip(constants) {
+                let acc = acc.wrapping_sub(zero_point.wrapping_mul(sum));
+                *y = float_value(acc, row_scale * scale, bias, stage.clamp);
+            }
+        }
+    }
+}

@@ -1,0 +1,572 @@
+//! Every instruction set of this processor against a naive convolution, bit for bit.
+
+mod guarded;
+mod tester;
+
+use super::*;
+use crate::{Isa, KernelError};
+use tester::{Stage, Tester, Values};
+
+const STAGES: [Stage; 7] = [
+    Stage::Bytes { signed: false },
+    Stage::Bytes { signed: true },
+    Stage::Residual { signed: false },
+    Stage::Residual { signed: true },
+    Stage::Float { clamp: false },
+    Stage::Float { clamp: true },
+    Stage::FloatRows,
+];
+
+fn linear_shape(rows: usize, k: usize, n: usize) -> ConvShape {
+    LinearShape { rows, k, n }.as_conv()
+}
+
+fn depthwise_shape(
+    size: (usize, usize),
+    channels: usize,
+    kernel: usize,
+    stride: usize,
+) -> ConvShape {
+    ConvShape {
+        groups: channels,
+        ..ConvShape::square(
+            (size.0, size.1, channels),
+            channels,
+            kernel,
+            stride,
+            kernel / 2,
+        )
+    }
+}
+
+#[test]
+fn products_of_every_tile_height_and_width() {
+    for rows in 1..=13 {
+        for n in [1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 128] {
+            Tester::new(linear_shape(rows, 12, n)).run();
+        }
+    }
+    for rows in [23, 24, 25, 239, 240, 241] {
+        Tester::new(linear_shape(rows, 8, 36)).run();
+    }
+}
+
+#[test]
+fn products_of_every_depth() {
+    for k in (1..=70).chain([255, 256, 257, 576]) {
+        Tester::new(linear_shape(7, k, 20)).run();
+        Tester {
+            signed: true,
+            ..Tester::new(linear_shape(2, k, 80))
+        }
+        .run();
+    }
+}
+
+#[test]
+fn extreme_values_do_not_saturate() {
+    for values in [Values::Extremes, Values::Largest] {
+        for signed in [false, true] {
+            for k in [4, 64, 147, 1024] {
+                Tester {
+                    values,
+                    signed,
+                    ..Tester::new(linear_shape(6, k, 64))
+                }
+                .run();
+            }
+            for kernel in [3, 5] {
+                Tester {
+                    values,
+                    signed,
+                    ..Tester::new(depthwise_shape((6, 6), 70, kernel, 1))
+                }
+                .run();
+            }
+        }
+    }
+}
+
+#[test]
+fn every_output_stage_with_every_sign() {
+    for stage in STAGES {
+        for signed in [false, true] {
+            for n in [16, 70] {
+                Tester {
+                    stage,
+                    signed,
+                    ..Tester::new(linear_shape(8, 36, n))
+                }
+                .run();
+                let shape = ConvShape::square((5, 6, 8), n, 3, 1, 1);
+                Tester {
+                    stage,
+                    signed,
+                    ..Tester::new(shape)
+                }
+                .run();
+                Tester {
+                    stage,
+                    signed,
+                    step: 7,
+                    ..Tester::new(depthwise_shape((5, 9), n, 3, 1))
+                }
+                .run();
+            }
+        }
+    }
+}
+
+#[test]
+fn ties_and_multipliers_of_any_size() {
+    for multiplier in [0.5, 0.25, 0.015_625, f32::MIN_POSITIVE, 1e30, f32::MAX] {
+        for stage in STAGES {
+            let multiplier = Some(multiplier);
+            Tester {
+                stage,
+                multiplier,
+                ..Tester::new(linear_shape(5, 4, 70))
+            }
+            .run();
+            Tester {
+                stage,
+                multiplier,
+                ..Tester::new(depthwise_shape((4, 6), 70, 3, 1))
+            }
+            .run();
+        }
+    }
+}
+
+#[test]
+fn convolutions_with_any_border() {
+    let base = ConvShape::square((7, 9, 8), 20, 3, 1, 1);
+    let shapes = [
+        base,
+        ConvShape { batch: 3, ..base },
+        ConvShape {
+            stride_h: 2,
+            stride_w: 3,
+            ..base
+        },
+        ConvShape {
+            dilation_h: 2,
+            dilation_w: 3,
+            pad_left: 3,
+            ..base
+        },
+        ConvShape {
+            pad_top: 4,
+            pad_left: 0,
+            pad_bottom: 5,
+            pad_right: 2,
+            ..base
+        },
+        ConvShape {
+            kernel_h: 1,
+            kernel_w: 7,
+            pad_right: 6,
+            ..base
+        },
+        ConvShape {
+            kernel_h: 7,
+            kernel_w: 1,
+            ..base
+        },
+        ConvShape {
+            stride_h: 4,
+            stride_w: 5,
+            kernel_h: 1,
+            kernel_w: 1,
+            ..base
+        },
+        ConvShape {
+            kernel_h: 1,
+            kernel_w: 1,
+            ..base
+        },
+        ConvShape {
+            pad_top: 9,
+            pad_left: 12,
+            pad_bottom: 9,
+            pad_right: 12,
+            ..base
+        },
+    ];
+    for shape in shapes {
+        // 3 channels are gathered, 8 read in place, 24 in groups of both kinds.
+        for (in_c, out_c, groups) in [
+            (8, 20, 1),
+            (3, 20, 1),
+            (24, 12, 3),
+            (24, 48, 12),
+            (6, 6, 6),
+            (64, 64, 4),
+            (10, 20, 10),
+        ] {
+            let shape = ConvShape {
+                in_c,
+                out_c,
+                groups,
+                ..shape
+            };
+            Tester::new(shape).run();
+            Tester {
+                signed: true,
+                step: 5,
+                ..Tester::new(shape)
+            }
+            .run();
+        }
+    }
+}
+
+#[test]
+fn patches_of_any_line_length() {
+    for in_c in (1..=25).filter(|c| c % 4 != 0) {
+        for (kernel, stride) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
+            Tester::new(ConvShape::square(
+                (6, 9, in_c),
+                18,
+                kernel,
+                stride,
+                kernel / 2,
+            ))
+            .run();
+        }
+    }
+}
+
+#[test]
+fn depthwise_of_any_kernel_and_channels() {
+    for channels in [2, 15, 16, 17, 32, 48, 63, 64, 65, 80, 112, 130, 144] {
+        for kernel in [1, 2, 3, 4, 5, 7, 9] {
+            Tester::new(depthwise_shape((6, 11), channels, kernel, 1)).run();
+        }
+        for stride in [2, 3] {
+            Tester::new(depthwise_shape((9, 13), channels, 3, stride)).run();
+        }
+    }
+    // Taller than the vector kernels' tables.
+    Tester::new(depthwise_shape((35, 3), 17, 33, 1)).run();
+}
+
+#[test]
+fn ranges_of_any_size_join_to_the_whole() {
+    for step in [1, 2, 5, 6, 7, 13, 250] {
+        Tester {
+            step,
+            ..Tester::new(ConvShape::square((13, 21, 4), 40, 3, 1, 1))
+        }
+        .run();
+        Tester {
+            step,
+            ..Tester::new(ConvShape::square((9, 7, 3), 33, 3, 2, 1))
+        }
+        .run();
+        Tester {
+            step,
+            ..Tester::new(depthwise_shape((6, 7), 40, 3, 1))
+        }
+        .run();
+    }
+}
+
+#[test]
+fn columns_of_a_product_join_to_the_whole() {
+    let shape = LinearShape {
+        rows: 3,
+        k: 20,
+        n: 150,
+    };
+    let weights: Vec<i8> = (0..shape.k * shape.n)
+        .map(|i| (i * 37 % 255) as u8 as i8)
+        .collect();
+    let packed = pack(&shape.as_conv(), &weights).expect("a valid shape");
+    let data: Vec<u8> = (0..shape.rows * shape.k)
+        .map(|i| (i * 91 % 256) as u8)
+        .collect();
+    let input = Activations {
+        data: &data,
+        signed: false,
+        zero_point: 9,
+    };
+    let bias = fold_bias(&vec![5; shape.n], &weights, 9, false).expect("a small bound");
+    let multiplier = vec![0.01; shape.n];
+    let stage = OutputStage::Quantized(Quantized {
+        bias: &bias,
+        multiplier: &multiplier,
+        zero_point: 100,
+        lo: 0,
+        hi: 255,
+        residual: None,
+    });
+    let mut scratch = vec![0; linear_scratch_len(&shape).expect("a valid shape")];
+    for isa in Isa::supported() {
+        let mut whole = vec![0; shape.rows * shape.n];
+        let output = OutputSlice::Bytes(&mut whole);
+        linear(
+            isa,
+            &shape,
+            input,
+            &packed,
+            &stage,
+            0..3,
+            0..shape.n,
+            output,
+            &mut scratch,
+        )
+        .expect("valid arguments");
+        for columns in [0..16, 16..112, 64..150, 144..150, 32..32] {
+            let mut block = vec![0x5A; 2 * columns.len()];
+            let output = OutputSlice::Bytes(&mut block);
+            linear(
+                isa,
+                &shape,
+                input,
+                &packed,
+                &stage,
+                1..3,
+                columns.clone(),
+                output,
+                &mut scratch,
+            )
+            .expect("valid arguments");
+            for row in 0..2 {
+                let expected = &whole[(row + 1) * shape.n..][columns.clone()];
+                assert_eq!(
+                    &block[row * columns.len()..][..columns.len()],
+                    expected,
+                    "{isa}"
+                );
+            }
+        }
+        let mut block = [0; 8];
+        for columns in [8..16, 0..8, 144..151] {
+            let output = OutputSlice::Bytes(&mut block);
+            let result = linear(
+                isa,
+                &shape,
+                input,
+                &packed,
+                &stage,
+                0..1,
+                columns,
+                output,
+                &mut scratch,
+            );
+            assert!(
+                matches!(result, Err(KernelError::Range { .. })),
+                "{result:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn wrong_lengths_and_constants_are_refused_before_anything_is_written() {
+    let shape = ConvShape::square((4, 4, 4), 16, 3, 1, 1);
+    let weights = vec![1_i8; 16 * 36];
+    let packed = pack(&shape, &weights).expect("a valid shape");
+    let (input, bias, multiplier) = ([1_u8; 64], [0_i32; 16], [0.1_f32; 16]);
+    let good = Quantized {
+        bias: &bias,
+        multiplier: &multiplier,
+        zero_point: 0,
+        lo: 0,
+        hi: 255,
+        residual: None,
+    };
+    let scratch_len = conv_scratch_len(&shape).expect("a valid shape");
+    let run =
+        |shape: ConvShape, input: &[u8], zero_point, packed: &[u8], stage, pixels, scratch| {
+            let mut output = vec![7_u8; 256];
+            let activations = Activations {
+                data: input,
+                signed: false,
+                zero_point,
+            };
+            let slice = OutputSlice::Bytes(&mut output);
+            let stage = OutputStage::Quantized(stage);
+            let mut scratch = vec![0; scratch];
+            let isa = Isa::detect();
+            let result = conv(
+                isa,
+                &shape,
+                activations,
+                packed,
+                &stage,
+                pixels,
+                slice,
+                &mut scratch,
+            );
+            assert!(result.is_ok() || output == [7; 256]);
+            result
+        };
+    assert_eq!(
+        run(shape, &input, 0, &packed, good, 0..16, scratch_len),
+        Ok(())
+    );
+    let short = &bias[..15];
+    let residual = Residual {
+        data: &[0; 255],
+        signed: false,
+        residual_zero_point: 0,
+        residual_ratio: 1.0,
+        output_ratio: 1.0,
+        zero_point: 0,
+        lo: 0,
+        hi: 255,
+    };
+    let results = [
+        run(shape, &input[..63], 0, &packed, good, 0..16, scratch_len),
+        run(shape, &input, 256, &packed, good, 0..16, scratch_len),
+        run(shape, &input, 0, &packed[1..], good, 0..16, scratch_len),
+        run(
+            shape,
+            &input,
+            0,
+            &packed,
+            Quantized {
+                bias: short,
+                ..good
+            },
+            0..16,
+            scratch_len,
+        ),
+        run(
+            shape,
+            &input,
+            0,
+            &packed,
+            Quantized {
+                multiplier: &[],
+                ..good
+            },
+            0..16,
+            scratch_len,
+        ),
+        run(
+            shape,
+            &input,
+            0,
+            &packed,
+            Quantized {
+                zero_point: i32::MIN,
+                ..good
+            },
+            0..16,
+            scratch_len,
+        ),
+        run(
+            shape,
+            &input,
+            0,
+            &packed,
+            Quantized {
+                lo: 9,
+                hi: 8,
+                ..good
+            },
+            0..16,
+            scratch_len,
+        ),
+        run(
+            shape,
+            &input,
+            0,
+            &packed,
+            Quantized { hi: 256, ..good },
+            0..16,
+            scratch_len,
+        ),
+        run(
+            shape,
+            &input,
+            0,
+            &packed,
+            Quantized {
+                residual: Some(residual),
+                ..good
+            },
+            0..16,
+            scratch_len,
+        ),
+        run(shape, &input, 0, &packed, good, 0..15, scratch_len),
+        run(shape, &input, 0, &packed, good, 1..17, scratch_len),
+        run(shape, &input, 0, &packed, good, 0..16, scratch_len - 1),
+        run(
+            ConvShape { in_w: 5, ..shape },
+            &input,
+            0,
+            &packed,
+            good,
+            0..16,
+            scratch_len,
+        ),
+        run(
+            ConvShape { groups: 0, ..shape },
+            &input,
+            0,
+            &packed,
+            good,
+            0..16,
+            scratch_len,
+        ),
+    ];
+    for (i, result) in results.iter().enumerate() {
+        assert!(result.is_err(), "case {i}");
+    }
+}
+
+#[test]
+fn the_table_names_a_kernel_for_every_instruction_set() {
+    let shapes = [
+        ConvShape::square((8, 8, 3), 64, 3, 1, 1),
+        depthwise_shape((8, 8), 64, 3, 1),
+    ];
+    for shape in shapes {
+        for isa in Isa::ALL {
+            let kernel = shape.kernel(isa).expect("a valid shape");
+            assert_eq!(kernel.isa, isa);
+            let micro = if shape.groups == 1 {
+                "qconv_u8s8"
+            } else {
+                "qconv_depthwise"
+            };
+            assert!(kernel.name.starts_with(micro), "{}", kernel.name);
+        }
+    }
+    assert!(
+        ConvShape {
+            groups: 5,
+            ..shapes[0]
+        }
+        .kernel(Isa::Scalar)
+        .is_err()
+    );
+}
+
+#[test]
+fn the_bias_is_bounded_per_channel() {
+    let weights = vec![127_i8; 2 * 40_000];
+    assert!(fold_bias(&[0, 0], &weights, 0, false).is_ok());
+    let bound = 255 * 127 * 40_000;
+    let limit = (1_i64 << 31) - bound;
+    let fits = (limit - 1) as i32;
+    assert_eq!(
+        fold_bias(&[0, fits], &weights, 0, false).map(|bias| bias[1]),
+        Ok(fits)
+    );
+    let refused = KernelError::AccumulatorOverflow {
+        channel: 1,
+        bound: 1 << 31,
+    };
+    assert_eq!(
+        fold_bias(&[0, -(limit as i32)], &weights, 0, false),
+        Err(refused)
+    );
+    assert_eq!(fold_bias(&[0], &[1, 2, -5], -3, true), Ok(vec![250]));
+    assert!(fold_bias(&[0], &[1], -3, false).is_err());
+    assert_eq!(weight_sums(&[1, 2, -5, 7], 2), Ok(vec![3, 2]));
+}

@@ -1,0 +1,372 @@
+//! One convolution or matrix product, computed naively and by every instruction set.
+//!
+//! The naive one never sees packed weights, folded biases or flipped signs: it sums `(x - zx)·w` over
+//! the taps inside of the image in 64 bits and takes the rest from `octofold_quant::requantize`.
+
+use octofold_quant::{QParams, requantize};
+
+use super::super::*;
+use super::guarded::Guarded;
+use crate::Isa;
+
+/// The numbers that inputs and weights are drawn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Values {
+    /// All values of the type.
+    Any,
+    /// Only the ends of the ranges: what saturating instructions get wrong.
+    Extremes,
+    /// The largest products everywhere.
+    Largest,
+}
+
+/// What the output stage does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stage {
+    Bytes { signed: bool },
+    Residual { signed: bool },
+    Float { clamp: bool },
+    FloatRows,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tester {
+    pub(super) shape: ConvShape,
+    pub(super) signed: bool,
+    pub(super) values: Values,
+    pub(super) stage: Stage,
+    /// One multiplier for all channels, instead of random ones that spread the sums over the output range.
+    pub(super) multiplier: Option<f32>,
+    /// Pixels of one call; the whole output is computed in calls of this size.
+    pub(super) step: usize,
+}
+
+/// A small generator (SplitMix64), so that each test is the same everywhere.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number of `0..n`.
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn unit(&mut self) -> f32 {
+        self.below(1 << 20) as f32 / (1 << 20) as f32
+    }
+}
+
+/// Everything a call takes, and what it must give.
+struct Case {
+    input: Guarded<u8>,
+    zero_point: i32,
+    packed: Guarded<u8>,
+    bias: Guarded<i32>,
+    sums: Guarded<i32>,
+    scale: Guarded<f32>,
+    float_bias: Guarded<f32>,
+    row_zero_points: Guarded<i32>,
+    row_scales: Guarded<f32>,
+    residual: Guarded<u8>,
+    output_params: QParams,
+    residual_params: QParams,
+    to: QParams,
+    bytes: Vec<u8>,
+    floats: Vec<f32>,
+}
+
+impl Tester {
+    pub(super) fn new(shape: ConvShape) -> Self {
+        Self {
+            shape,
+            signed: false,
+            values: Values::Any,
+            stage: Stage::Bytes { signed: false },
+            multiplier: None,
+            step: usize::MAX,
+        }
+    }
+
+    /// Runs every supported instruction set and compares all bytes.
+    pub(super) fn run(&self) {
+        let case = self.case();
+        for isa in Isa::supported() {
+            self.compare(isa, &case);
+        }
+    }
+
+    fn compare(&self, isa: Isa, case: &Case) {
+        let pixels = self.shape.pixels().expect("a valid shape");
+        let (channels, scratch_len) = (self.shape.out_c, conv_scratch_len(&self.shape));
+        let scratch_len = scratch_len.expect("a valid shape");
+        let (lo, hi) = bounds(self.stage == Stage::Bytes { signed: true });
+        let params = case.output_params;
+        let quantized = Quantized {
+            bias: &case.bias,
+            multiplier: &case.scale,
+            zero_point: params.zero_point,
+            lo,
+            hi,
+            residual: None,
+        };
+        let stage = match self.stage {
+            Stage::Bytes { .. } => OutputStage::Quantized(quantized),
+            Stage::Residual { signed } => {
+                let data = (&*case.residual, signed);
+                let limits = (3, 240);
+                let residual = Residual::new(data, case.residual_params, params, case.to, limits);
+                OutputStage::Quantized(Quantized {
+                    residual: Some(residual),
+                    ..quantized
+                })
+            }
+            Stage::Float { clamp } => OutputStage::Float(Float {
+                correction: &case.bias,
+                scale: &case.scale,
+                bias: &case.float_bias,
+                clamp: clamp.then_some((0.0, 6.0)),
+            }),
+            Stage::FloatRows => OutputStage::FloatRows(FloatRows {
+                zero_points: &case.row_zero_points,
+                scales: &case.row_scales,
+                weight_sums: &case.sums,
+                weight_scale: &case.scale,
+                bias: &case.float_bias,
+                clamp: None,
+            }),
+        };
+        let input = Activations {
+            data: &case.input,
+            signed: self.signed,
+            zero_point: case.zero_point,
+        };
+        let mut start = 0;
+        while start < pixels {
+            let range = start..pixels.min(start.saturating_add(self.step));
+            let part = start * channels..range.end * channels;
+            let mut scratch = Guarded::new(&vec![0xA5_u8; scratch_len]);
+            if case.bytes.is_empty() {
+                let mut output = Guarded::new(&vec![f32::from_bits(0x7FC1_2345); part.len()]);
+                let slice = OutputSlice::Floats(&mut output);
+                conv(
+                    isa,
+                    &self.shape,
+                    input,
+                    &case.packed,
+                    &stage,
+                    range,
+                    slice,
+                    &mut scratch,
+                )
+                .expect("valid arguments");
+                let expected = &case.floats[part];
+                let wrong =
+                    (0..output.len()).find(|&i| output[i].to_bits() != expected[i].to_bits());
+                assert_eq!(
+                    wrong,
+                    None,
+                    "{isa} {self:?} from pixel {start}: {:?}",
+                    wrong.map(|i| (output[i], expected[i]))
+                );
+            } else {
+                let mut output = Guarded::new(&vec![0x5A_u8; part.len()]);
+                let slice = OutputSlice::Bytes(&mut output);
+                conv(
+                    isa,
+                    &self.shape,
+                    input,
+                    &case.packed,
+                    &stage,
+                    range,
+                    slice,
+                    &mut scratch,
+                )
+                .expect("valid arguments");
+                let expected = &case.bytes[part];
+                let wrong = (0..output.len()).find(|&i| output[i] != expected[i]);
+                assert_eq!(
+                    wrong,
+                    None,
+                    "{isa} {self:?} from pixel {start}: {:?}",
+                    wrong.map(|i| (output[i], expected[i]))
+                );
+            }
+            start = start.saturating_add(self.step).min(pixels);
+        }
+    }
+
+    /// Draws the data and computes the expected output.
+    fn case(&self) -> Case {
+        let shape = &self.shape;
+        let mut random =
+            Random(shape.in_c as u64 * 1000 + shape.out_c as u64 + shape.in_w as u64 * 7);
+        let group_in = shape.in_c / shape.groups;
+        let depth = group_in * shape.kernel_h * shape.kernel_w;
+        let pixels = shape.pixels().expect("a valid shape");
+        let draw = |extremes: [u8; 2], random: &mut Random| match self.values {
+            Values::Any => random.next() as u8,
+            Values::Extremes => extremes[random.below(2) as usize],
+            Values::Largest => extremes[1],
+        };
+        let (low, high) = if self.signed { (0x80, 0x7F) } else { (0, 255) };
+        let input_len = shape.batch * shape.in_h * shape.in_w * shape.in_c;
+        let input: Vec<u8> = (0..input_len)
+            .map(|_| draw([low, high], &mut random))
+            .collect();
+        let weights: Vec<i8> = (0..depth * shape.out_c)
+            .map(|_| draw([0x80, 0x7F], &mut random) as i8)
+            .collect();
+        let (min, max) = bounds(self.signed);
+        let zero_point = match self.values {
+            Values::Largest => min,
+            _ => min + random.below((max - min + 1) as u64) as i32,
+        };
+        let per_channel =
+            |make: &mut dyn FnMut() -> f32| (0..shape.out_c).map(|_| make()).collect();
+        let bias: Vec<i32> = (0..shape.out_c)
+            .map(|_| random.below(1 << 17) as i32 - (1 << 16))
+            .collect();
+        // A multiplier that spreads sums of this depth over the output range.
+        let spread = 1.0 / ((depth as f32).sqrt() * 60.0);
+        let scale: Vec<f32> =
+            per_channel(&mut || self.multiplier.unwrap_or((0.5 + random.unit()) * spread));
+        let float_bias: Vec<f32> = per_channel(&mut || random.unit() - 0.5);
+        let row_zero_points: Vec<i32> = (0..pixels)
+            .map(|_| min + random.below((max - min + 1) as u64) as i32)
+            .collect();
+        let row_scales: Vec<f32> = (0..pixels).map(|_| random.unit() + 0.01).collect();
+        let residual: Vec<u8> = (0..pixels * shape.out_c)
+            .map(|_| random.next() as u8)
+            .collect();
+
+        let signed_output = self.stage == Stage::Bytes { signed: true };
+        let (lo, hi) = bounds(signed_output);
+        let output_params = QParams {
+            scale: 0.031,
+            zero_point: if signed_output { -5 } else { 117 },
+        };
+        let residual_signed = self.stage == Stage::Residual { signed: true };
+        let residual_params = QParams {
+            scale: 0.017,
+            zero_point: if residual_signed { -3 } else { 99 },
+        };
+        let to = QParams {
+            scale: 0.043,
+            zero_point: 101,
+        };
+        let (mut bytes, mut floats) = (Vec::new(), Vec::new());
+        for pixel in 0..pixels {
+            for channel in 0..shape.out_c {
+                let zero = match self.stage {
+                    Stage::FloatRows => row_zero_points[pixel],
+                    _ => zero_point,
+                };
+                let sum = self.naive(&input, &weights, (zero_point, zero), pixel, channel);
+                let index = pixel * shape.out_c + channel;
+                match self.stage {
+                    Stage::Bytes { .. } | Stage::Residual { .. } => {
+                        let acc =
+                            i32::try_from(sum + i64::from(bias[channel])).expect("a small sum");
+                        let zp = output_params.zero_point;
+                        let mut q = requantize::requantize(acc, scale[channel], zp, lo, hi);
+                        if let Stage::Residual { signed } = self.stage {
+                            let r = i32::from(residual[index]);
+                            let r = if signed { i32::from(r as i8) } else { r };
+                            q = requantize::add(q, output_params, r, residual_params, to, 3, 240);
+                        }
+                        bytes.push(q as u8);
+                    }
+                    Stage::Float { clamp } => {
+                        let acc = i32::try_from(sum).expect("a small sum");
+                        let (scale, bias) = (scale[channel], float_bias[channel]);
+                        let y = requantize::dequantize_accumulator(acc, scale, bias);
+                        floats.push(if clamp { y.clamp(0.0, 6.0) } else { y });
+                    }
+                    Stage::FloatRows => {
+                        let acc = i32::try_from(sum).expect("a small sum");
+                        let scale = row_scales[pixel] * scale[channel];
+                        let bias = float_bias[channel];
+                        floats.push(requantize::dequantize_accumulator(acc, scale, bias));
+                    }
+                }
+            }
+        }
+
+        let float = matches!(self.stage, Stage::Float { .. } | Stage::FloatRows);
+        let unfolded = if float { vec![0; shape.out_c] } else { bias };
+        let folded = fold_bias(&unfolded, &weights, zero_point, self.signed);
+        Case {
+            input: Guarded::new(&input),
+            zero_point,
+            packed: Guarded::new(&pack(shape, &weights).expect("a valid shape")),
+            bias: Guarded::new(&folded.expect("a small bound")),
+            sums: Guarded::new(&weight_sums(&weights, shape.out_c).expect("a small bound")),
+            scale: Guarded::new(&scale),
+            float_bias: Guarded::new(&float_bias),
+            row_zero_points: Guarded::new(&row_zero_points),
+            row_scales: Guarded::new(&row_scales),
+            residual: Guarded::new(&residual),
+            output_params,
+            residual_params,
+            to,
+            bytes,
+            floats,
+        }
+    }
+
+    /// The sum of one output: taps outside of the image read `border`, and `zero` is subtracted from every
+    /// tap.
+    fn naive(
+        &self,
+        input: &[u8],
+        weights: &[i8],
+        (border, zero): (i32, i32),
+        pixel: usize,
+        channel: usize,
+    ) -> i64 {
+        let shape = &self.shape;
+        let (out_h, out_w) = (shape.out_h().expect("valid"), shape.out_w().expect("valid"));
+        let (image, y, x) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
+        let (group_in, group_out) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
+        let first = channel / group_out * group_in;
+        let mut sum = 0_i64;
+        for i in 0..group_in {
+            for ky in 0..shape.kernel_h {
+                for kx in 0..shape.kernel_w {
+                    let iy =
+                        (y * shape.stride_h + ky * shape.dilation_h) as i64 - shape.pad_top as i64;
+                    let ix =
+                        (x * shape.stride_w + kx * shape.dilation_w) as i64 - shape.pad_left as i64;
+                    let inside = (0..shape.in_h as i64).contains(&iy)
+                        && (0..shape.in_w as i64).contains(&ix);
+                    let value = if inside {
+                        let row = (image * shape.in_h + iy as usize) * shape.in_w + ix as usize;
+                        let byte = input[row * shape.in_c + first + i];
+                        if self.signed {
+                            i32::from(byte as i8)
+                        } else {
+                            i32::from(byte)
+                        }
+                    } else {
+                        border
+                    };
+                    let weight = weights
+                        [((channel * group_in + i) * shape.kernel_h + ky) * shape.kernel_w + kx];
+                    sum += i64::from(value - zero) * i64::from(weight);
+                }
+            }
+        }
+        sum
+    }
+}
+
+fn bounds(signed: bool) -> (i32, i32) {
+    if signed { (-128, 127) } else { (0, 255) }
+}

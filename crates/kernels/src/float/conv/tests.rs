@@ -1,0 +1,241 @@
+//! Convolution against a sum over all taps in f64.
+
+use super::super::NO_CLAMP;
+use super::*;
+use crate::shared::testing::Random;
+
+/// The convolution of OIHW weights, and the sum of the products' magnitudes, which bounds the error.
+fn reference(
+    shape: &ConvShape,
+    data: &ConvData<'_>,
+    weights: &[f32],
+    residual: Option<&[f32]>,
+) -> Vec<(f64, f64)> {
+    let (out_h, out_w) = (shape.out_h().unwrap(), shape.out_w().unwrap());
+    let (group_in, group_out) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
+    let mut result = Vec::new();
+    for n in 0..shape.batch {
+        for oy in 0..out_h {
+            for ox in 0..out_w {
+                for o in 0..shape.out_c {
+                    let mut sum = f64::from(data.bias.map_or(0.0, |bias| bias[o]));
+                    sum += residual.map_or(0.0, |residual| f64::from(residual[result.len()]));
+                    let mut magnitude = sum.abs();
+                    for c in 0..group_in {
+                        for ky in 0..shape.kernel_h {
+                            for kx in 0..shape.kernel_w {
+                                let y = oy * shape.stride_h + ky * shape.dilation_h;
+                                let x = ox * shape.stride_w + kx * shape.dilation_w;
+                                let (Some(y), Some(x)) =
+                                    (y.checked_sub(shape.pad_top), x.checked_sub(shape.pad_left))
+                                else {
+                                    continue;
+                                };
+                                if y >= shape.in_h || x >= shape.in_w {
+                                    continue;
+                                }
+                                let pixel = (n * shape.in_h + y) * shape.in_w + x;
+                                let input = pixel * shape.in_c + o / group_out * group_in + c;
+                                let tap = ky * shape.kernel_w + kx;
+                                let weight =
+                                    (o * group_in + c) * shape.kernel_h * shape.kernel_w + tap;
+                                let term =
+                                    f64::from(data.input[input]) * f64::from(weights[weight]);
+                                sum += term;
+                                magnitude += term.abs();
+                            }
+                        }
+                    }
+                    let (lo, hi) = data.clamp;
+                    result.push((sum.clamp(lo.into(), hi.into()), magnitude));
+                }
+            }
+        }
+    }
+    result
+}
+
+fn check(shape: ConvShape, with_bias: bool, with_residual: bool, clamp: (f32, f32)) {
+    let mut random = Random::new(21);
+    let pixels = shape.pixels().unwrap();
+    let input = random.floats(shape.batch * shape.in_h * shape.in_w * shape.in_c);
+    let per_out = shape.in_c / shape.groups * shape.kernel_h * shape.kernel_w;
+    let weights = random.floats(shape.out_c * per_out);
+    let bias = random.floats(shape.out_c);
+    let residual = random.floats(pixels * shape.out_c);
+    let packed = pack(&shape, &weights).unwrap();
+    let data = ConvData {
+        input: &input,
+        weights: &packed,
+        bias: with_bias.then_some(&bias),
+        residual: None,
+        clamp,
+    };
+    let residual = with_residual.then_some(residual.as_slice());
+    let expected = reference(&shape, &data, &weights, residual);
+    let chunk = chunk_len(&shape).unwrap();
+    let count = chunks(&shape).unwrap();
+    for isa in Isa::supported() {
+        let mut whole = vec![777.0; pixels * shape.out_c];
+        let mut scratch = vec![f32::NAN; scratch_len(&shape).unwrap()];
+        let all = ConvData { residual, ..data };
+        conv(isa, &shape, &all, 0..count, &mut scratch, &mut whole).unwrap();
+        for (i, (&got, &(sum, magnitude))) in whole.iter().zip(&expected).enumerate() {
+            let error = (f64::from(got) - sum).abs();
+            assert!(
+                error <= magnitude * 1e-5 + 1e-30,
+                "{isa} {i}: {got} {sum} {shape:?}"
+            );
+        }
+        for (i, part) in whole.chunks(chunk).enumerate() {
+            let mut output = vec![777.0; part.len()];
+            let residual = residual.map(|residual| &residual[i * chunk..][..part.len()]);
+            let one = ConvData { residual, ..data };
+            conv(isa, &shape, &one, i..i + 1, &mut scratch, &mut output).unwrap();
+            assert_eq!(output, part, "chunk {i} depends on the split: {shape:?}");
+        }
+    }
+}
+
+#[test]
+fn all_kinds_of_shapes_match_sums_in_f64() {
+    for in_c in [1, 3, 8, 17] {
+        for out_c in [1, 7, 16, 33] {
+            check(
+                ConvShape::square((9, 7, in_c), out_c, 3, 1, 1),
+                true,
+                false,
+                (0.0, 6.0),
+            );
+            check(
+                ConvShape::square((9, 7, in_c), out_c, 1, 1, 0),
+                true,
+                true,
+                NO_CLAMP,
+            );
+            check(
+                ConvShape::square((9, 8, in_c), out_c, 1, 2, 0),
+                false,
+                true,
+                (-1.0, 1.0),
+            );
+            check(
+                ConvShape::square((11, 13, in_c), out_c, 5, 2, 3),
+                false,
+                false,
+                NO_CLAMP,
+            );
+        }
+    }
+    let base = ConvShape::square((12, 10, 12), 24, 3, 1, 1);
+    check(
+        ConvShape {
+            batch: 3,
+            groups: 4,
+            ..base
+        },
+        true,
+        true,
+        NO_CLAMP,
+    );
+    check(
+        ConvShape {
+            dilation_h: 2,
+            dilation_w: 3,
+            pad_bottom: 4,
+            ..base
+        },
+        true,
+        false,
+        NO_CLAMP,
+    );
+    check(
+        ConvShape {
+            kernel_h: 1,
+            pad_left: 5,
+            pad_right: 0,
+            stride_w: 3,
+            ..base
+        },
+        true,
+        false,
+        NO_CLAMP,
+    );
+    check(
+        ConvShape { groups: 12, ..base },
+        true,
+        false,
+        (0.0, f32::INFINITY),
+    );
+    check(
+        ConvShape {
+            kernel_h: 1,
+            kernel_w: 1,
+            pad_top: 2,
+            pad_left: 0,
+            ..base
+        },
+        true,
+        false,
+        NO_CLAMP,
+    );
+    check(
+        ConvShape::square((30, 40, 40), 64, 3, 1, 1),
+        true,
+        true,
+        (0.0, 6.0),
+    );
+    check(
+        ConvShape {
+            batch: 2,
+            ..ConvShape::square((1, 9, 700), 10, 1, 1, 0)
+        },
+        true,
+        false,
+        NO_CLAMP,
+    );
+}
+
+#[test]
+fn nan_passes_the_clamp() {
+    assert!(clamp(f32::NAN, (0.0, 6.0)).is_nan());
+    assert_eq!(clamp(-0.5, (0.0, 6.0)), 0.0);
+    assert_eq!(clamp(7.0, (0.0, 6.0)), 6.0);
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    let shape = ConvShape::square((4, 4, 2), 3, 3, 1, 1);
+    let call =
+        |input: usize, weights: usize, bias: usize, residual: usize, chunks, scratch: usize| {
+            let (input, weights) = (vec![0.0; input], vec![0.0; weights]);
+            let (bias, residual) = (vec![0.0; bias], vec![0.0; residual]);
+            let data = ConvData {
+                input: &input,
+                weights: &weights,
+                bias: Some(&bias),
+                residual: Some(&residual),
+                clamp: NO_CLAMP,
+            };
+            conv(
+                Isa::Scalar,
+                &shape,
+                &data,
+                chunks,
+                &mut vec![0.0; scratch],
+                &mut [0.0; 48],
+            )
+        };
+    let scratch = scratch_len(&shape).unwrap();
+    assert_eq!(chunks(&shape), Ok(1));
+    assert_eq!(call(32, 54, 3, 48, 0..1, scratch), Ok(()));
+    assert!(call(31, 54, 3, 48, 0..1, scratch).is_err());
+    assert!(call(32, 55, 3, 48, 0..1, scratch).is_err());
+    assert!(call(32, 54, 2, 48, 0..1, scratch).is_err());
+    assert!(call(32, 54, 3, 47, 0..1, scratch).is_err());
+    assert!(call(32, 54, 3, 48, 0..2, scratch).is_err());
+    assert!(call(32, 54, 3, 48, usize::MAX..usize::MAX, scratch).is_err());
+    assert!(call(32, 54, 3, 48, 0..1, scratch - 1).is_err());
+    assert!(pack(&shape, &[0.0; 53]).is_err());
+    assert!(pack(&ConvShape { groups: 0, ..shape }, &[0.0; 54]).is_err());
+}

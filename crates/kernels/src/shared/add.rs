@@ -1,0 +1,206 @@
+//! The sum of two quantized tensors: `rne(f32(a - z_a)·f32(s_a/s_y) + f32(b - z_b)·f32(s_b/s_y)) + z_y`.
+//!
+//! The definition is `octofold_quant::requantize::add`: two products and a sum, each rounded to f32. A fused
+//! activation is the bounds of the target.
+
+use super::dispatch::isa_versions;
+use super::{Quant8, Reader, Target8, Writer};
+use crate::{Isa, KernelError};
+
+/// A quantized operand of an elementwise kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'a> {
+    /// The bytes.
+    pub data: &'a [u8],
+    /// What they mean.
+    pub quant: Quant8,
+}
+
+/// `output[i] = a[i] + b[i % b.len()]`, on the scale of `to`.
+///
+/// `a` is as long as `output`. `b` is as long too, or is repeated: its length divides that of the output, so that
+/// 1 is a scalar and the number of channels is one value a channel of channels-last pixels. For one
+/// value a channel *and image*, call once an image. The sum is commutative to the bit: swap the operands
+/// when `a` is the smaller one. A part of the output is a call of its own with the parts of the operands; when `b`
+/// repeats, parts start at multiples of its length.
+///
+/// # Errors
+/// For lengths that do not fit, parameters that [`Quant8::check`] refuses, and a missing instruction set.
+pub fn add(
+    isa: Isa,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    to: Target8,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_operands(a, b, to, output)?;
+    let scale = to.quant.params.scale;
+    let constants = Constants {
+        a: a.quant.reader(),
+        b: b.quant.reader(),
+        ratio_a: a.quant.params.scale / scale,
+        ratio_b: b.quant.params.scale / scale,
+        to: to.writer(),
+    };
+    repeat(a.data, b.data, output, |a, b, output| {
+        add_slices(isa, a, b, constants, output)
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Constants {
+    a: Reader,
+    b: Reader,
+    ratio_a: f32,
+    ratio_b: f32,
+    to: Writer,
+}
+
+isa_versions!(fn add_slices(a: &[u8], b: &[u8], c: Constants, output: &mut [u8]) = add_loop);
+
+#[inline(always)]
+fn add_loop(a: &[u8], b: &[u8], c: Constants, output: &mut [u8]) {
+    for ((&a, &b), y) in a.iter().zip(b).zip(output) {
+        *y =
+            c.to.byte(c.a.steps(a) * c.ratio_a + c.b.steps(b) * c.ratio_b);
+    }
+}
+
+/// The checks of [`add`] and of [`mul`](super::mul::mul).
+pub(super) fn check_operands(
+    a: Operand<'_>,
+    b: Operand<'_>,
+    to: Target8,
+    output: &[u8],
+) -> Result<(), KernelError> {
+    a.quant.check()?;
+    b.quant.check()?;
+    to.check()?;
+    crate::error::check_len("the first operand", output.len(), a.data.len())?;
+    // A multiple of 0 is only 0, so that no empty operand meets a non-empty output.
+    if !output.len().is_multiple_of(b.data.len()) {
+        return Err(KernelError::Shape(
+            "the second operand does not repeat to the output",
+        ));
+    }
+    Ok(())
+}
+
+/// Calls `kernel` on parts of equal lengths, repeating `b` over the output.
+///
+/// A short `b` is first unrolled on the stack, so that inner loops are long enough for vectors.
+pub(super) fn repeat(
+    a: &[u8],
+    b: &[u8],
+    output: &mut [u8],
+    mut kernel: impl FnMut(&[u8], &[u8], &mut [u8]) -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    const TILE: usize = 4096;
+    const SHORT: usize = 512;
+    if b.len() == a.len() {
+        return kernel(a, b, output);
+    }
+    let mut tile = [0; TILE];
+    let b = if b.len() <= SHORT {
+        let copies = TILE / b.len();
+        let tile = &mut tile[..copies * b.len()];
+        tile.chunks_exact_mut(b.len())
+            .for_each(|part| part.copy_from_slice(b));
+        &*tile
+    } else {
+        b
+    };
+    for (a, output) in a.chunks(b.len()).zip(output.chunks_mut(b.len())) {
+        kernel(a, &b[..a.len()], output)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use octofold_quant::requantize;
+
+    use super::super::testing::{LENGTHS, Random, params, quants, targets};
+    use super::*;
+
+    fn check(a: &[u8], qa: Quant8, b: &[u8], qb: Quant8, to: Target8) {
+        let expected: Vec<u8> = (0..a.len())
+            .map(|i| {
+                let (x, y) = (qa.value(a[i]), qb.value(b[i % b.len()]));
+                requantize::add(x, qa.params, y, qb.params, to.quant.params, to.lo, to.hi) as u8
+            })
+            .collect();
+        for isa in Isa::supported() {
+            let mut output = vec![0xA5; a.len()];
+            let (a, b) = (
+                Operand { data: a, quant: qa },
+                Operand { data: b, quant: qb },
+            );
+            add(isa, a, b, to, &mut output).unwrap();
+            assert_eq!(output, expected, "{isa} {qa:?} {qb:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn every_pair_of_bytes_gives_the_sum_of_quant() {
+        let a: Vec<u8> = (0..=255).flat_map(|a| [a; 256]).collect();
+        let b: Vec<u8> = (0..256).flat_map(|_| 0..=255).collect();
+        for (i, qa) in quants().into_iter().enumerate() {
+            for (j, to) in targets().into_iter().enumerate() {
+                check(&a, qa, &b, quants()[(i + j) % 6], to);
+            }
+        }
+    }
+
+    #[test]
+    fn ties_and_adverse_scales_agree() {
+        let a: Vec<u8> = (0..=255).collect();
+        let unit = Quant8::unsigned(params(1.0, 0));
+        let half = Target8::full(Quant8::signed(params(2.0, -7)));
+        check(&a, unit, &a, unit, half);
+        for (small, large) in [(1e-30, 1e30), (1e30, 1e-30), (f32::MIN_POSITIVE, f32::MAX)] {
+            let to = Target8::full(Quant8::unsigned(params(large, 3)));
+            check(&a, Quant8::unsigned(params(small, 255)), &a, unit, to);
+        }
+    }
+
+    #[test]
+    fn all_lengths_and_repeated_operands_agree() {
+        let mut random = Random::new(1);
+        let (qa, qb, to) = (quants()[1], quants()[3], targets()[6]);
+        for len in LENGTHS.into_iter().filter(|&len| len > 0) {
+            let a = random.bytes(len * 7);
+            for b_len in [1, len, len * 7] {
+                check(&a, qa, &random.bytes(b_len), qb, to);
+            }
+        }
+        check(&random.bytes(6000), qa, &random.bytes(600), qb, to);
+    }
+
+    #[test]
+    fn wrong_lengths_and_parameters_are_refused() {
+        let (q, to) = (quants()[0], targets()[0]);
+        let call = |a: usize, qa, b: usize, to, y: usize| {
+            let (a, b) = (vec![0; a], vec![0; b]);
+            let (a, b) = (
+                Operand {
+                    data: &a,
+                    quant: qa,
+                },
+                Operand { data: &b, quant: q },
+            );
+            add(Isa::Scalar, a, b, to, &mut vec![0; y])
+        };
+        assert_eq!(call(6, q, 3, to, 6), Ok(()));
+        assert_eq!(call(0, q, 0, to, 0), Ok(()));
+        assert_eq!(call(0, q, 5, to, 0), Ok(()));
+        assert!(call(5, q, 5, to, 6).is_err());
+        assert!(call(6, q, 0, to, 6).is_err());
+        assert!(call(6, q, 4, to, 6).is_err());
+        assert!(call(6, q, 12, to, 6).is_err());
+        assert!(call(6, Quant8::unsigned(params(1.0, 256)), 6, to, 6).is_err());
+        assert!(call(6, Quant8::signed(params(f32::NAN, 0)), 6, to, 6).is_err());
+        assert!(call(6, q, 6, Target8 { lo: 3, hi: 2, ..to }, 6).is_err());
+        assert!(call(6, q, 6, Target8 { hi: i32::MAX, ..to }, 6).is_err());
+    }
+}

@@ -1,0 +1,445 @@
+//! Transposes between channels-first (`[batch, channels, pixels]`, "NCHW") and channels-last
+//! (`[batch, pixels, channels]`, "NHWC") for elements of 1 and 4 bytes.
+//!
+//! Both directions transpose a matrix an image, in square blocks that registers and the first cache hold: 16 × 16
+//! bytes or 4 × 4 words by SSE2 interleaving, which every x86-64 processor has. Other processors, and the
+//! scalar version, copy element by element within the same blocks. Three channels have loops of their own. General permutations of axes are done elsewhere.
+
+use std::ops::Range;
+
+use super::{ImageShape, check_range, product};
+use crate::error::check_len;
+use crate::{Isa, KernelError};
+
+mod sealed {
+    pub trait Sealed {
+        /// Transposes full blocks; see [`super::transpose`].
+        #[doc(hidden)]
+        fn transpose_block(
+            isa: super::Isa,
+            input: &[Self],
+            in_stride: usize,
+            output: &mut [Self],
+            out_stride: usize,
+        ) where
+            Self: Sized;
+        /// Rows and columns of a block.
+        #[doc(hidden)]
+        const BLOCK: usize;
+    }
+}
+
+/// An element that the transposes of this module move: `u8`, `i8`, `f32`, `i32` or `u32`.
+pub trait Element: Copy + sealed::Sealed {}
+
+/// Channels-first to channels-last, for the pixels `pixels` of `batch · shape.pixels`.
+///
+/// `input` is all of `[batch, channels, shape.pixels]`; `output` is `[pixels.len(), channels]`.
+///
+/// # Errors
+/// For lengths that do not fit the shape, pixels that do not exist, and a missing instruction set.
+pub fn nchw_to_nhwc<T: Element>(
+    isa: Isa,
+    shape: &ImageShape,
+    input: &[T],
+    pixels: Range<usize>,
+    output: &mut [T],
+) -> Result<(), KernelError> {
+    check_pixels(shape, input.len(), &pixels, output.len())?;
+    check_isa(isa)?;
+    for_each_image(
+        shape.pixels,
+        shape.channels,
+        pixels,
+        output,
+        |image, pixels, output| {
+            let start = image * shape.pixels * shape.channels + pixels.start;
+            let input = &input[start..];
+            transpose(
+                isa,
+                (input, shape.pixels),
+                (output, shape.channels),
+                shape.channels,
+                pixels.len(),
+            );
+        },
+    );
+    Ok(())
+}
+
+/// Channels-last to channels-first, for the planes `planes` of `batch · channels`.
+///
+/// `input` is all of `[batch, shape.pixels, channels]`; `output` is `[planes.len(), shape.pixels]`. Parts of 64
+/// planes read whole cache lines of bytes.
+///
+/// # Errors
+/// For lengths that do not fit the shape, planes that do not exist, and a missing instruction set.
+pub fn nhwc_to_nchw<T: Element>(
+    isa: Isa,
+    shape: &ImageShape,
+    input: &[T],
+    planes: Range<usize>,
+    output: &mut [T],
+) -> Result<(), KernelError> {
+    check_planes(shape, input.len(), &planes, output.len())?;
+    check_isa(isa)?;
+    for_each_image(
+        shape.channels,
+        shape.pixels,
+        planes,
+        output,
+        |image, planes, output| {
+            let start = image * shape.pixels * shape.channels + planes.start;
+            let input = &input[start..];
+            transpose(
+                isa,
+                (input, shape.channels),
+                (output, shape.pixels),
+                shape.pixels,
+                planes.len(),
+            );
+        },
+    );
+    Ok(())
+}
+
+fn check_isa(isa: Isa) -> Result<(), KernelError> {
+    if isa.is_supported() {
+        Ok(())
+    } else {
+        Err(KernelError::Unsupported(isa))
+    }
+}
+
+/// Checks the lengths of a kernel that writes pixels of channels.
+pub(super) fn check_pixels(
+    shape: &ImageShape,
+    input: usize,
+    pixels: &Range<usize>,
+    output: usize,
+) -> Result<(), KernelError> {
+    check_len("the input", shape.len()?, input)?;
+    check_range(
+        "pixels",
+        pixels,
+        product("the pixels", &[shape.batch, shape.pixels])?,
+    )?;
+    check_len(
+        "the output",
+        product("the output", &[pixels.len(), shape.channels])?,
+        output,
+    )
+}
+
+/// Checks the lengths of a kernel that writes planes of pixels.
+pub(super) fn check_planes(
+    shape: &ImageShape,
+    input: usize,
+    planes: &Range<usize>,
+    output: usize,
+) -> Result<(), KernelError> {
+    check_len("the input", shape.len()?, input)?;
+    check_range(
+        "planes",
+        planes,
+        product("the planes", &[shape.batch, shape.channels])?,
+    )?;
+    check_len(
+        "the output",
+        product("the output", &[planes.len(), shape.pixels])?,
+        output,
+    )
+}
+
+/// Cuts a range of items, `items` an image and `width` elements each, at the image borders, and calls `each`
+/// with image, range within the image, and the part of the output. Empty items are not visited.
+pub(super) fn for_each_image<T>(
+    items: usize,
+    width: usize,
+    range: Range<usize>,
+    output: &mut [T],
+    mut each: impl FnMut(usize, Range<usize>, &mut [T]),
+) {
+    if output.is_empty() {
+        return;
+    }
+    let mut next = range.start;
+    let mut rest = output;
+    while next < range.end {
+        let (image, start) = (next / items, next % items);
+        let len = (items - start).min(range.end - next);
+        let (part, tail) = rest.split_at_mut(len * width);
+        each(image, start..start + len, part);
+        (next, rest) = (next + len, tail);
+    }
+}
+
+/// `output[c][r] = input[r][c]` for `rows` rows and `cols` columns of the input, each side with its stride.
+///
+/// Panics when a slice is shorter than its last element needs.
+pub(super) fn transpose<T: Element>(
+    isa: Isa,
+    (input, in_stride): (&[T], usize),
+    (output, out_stride): (&mut [T], usize),
+    rows: usize,
+    cols: usize,
+) {
+    // A panel of 64 input rows: 64 cache lines are read and written in turn.
+    const PANEL: usize = 64;
+    let block = T::BLOCK;
+    if cols == 3 && in_stride == 3 && rows > 0 {
+        let (first, rest) = output.split_at_mut(out_stride);
+        let (second, third) = rest.split_at_mut(out_stride);
+        let (input, _) = input[..3 * rows].as_chunks::<3>();
+        let outputs = first[..rows]
+            .iter_mut()
+            .zip(&mut second[..rows])
+            .zip(&mut third[..rows]);
+        for (&[a, b, c], ((x, y), z)) in input.iter().zip(outputs) {
+            (*x, *y, *z) = (a, b, c);
+        }
+        return;
+    }
+    if rows == 3 && out_stride == 3 && cols > 0 {
+        let [first, second, third] = [0, 1, 2].map(|row| &input[row * in_stride..][..cols]);
+        let (output, _) = output[..3 * cols].as_chunks_mut::<3>();
+        for (((output, &a), &b), &c) in output.iter_mut().zip(first).zip(second).zip(third) {
+            *output = [a, b, c];
+        }
+        return;
+    }
+    for panel in (0..rows).step_by(PANEL) {
+        let panel_end = (panel + PANEL).min(rows);
+        for col in (0..cols).step_by(block) {
+            let col_end = (col + block).min(cols);
+            for row in (panel..panel_end).step_by(block) {
+                let row_end = (row + block).min(panel_end);
+                if row_end - row == block && col_end - col == block {
+                    let from = &input[row * in_stride + col..];
+                    let into = &mut output[col * out_stride + row..];
+                    T::transpose_block(isa, from, in_stride, into, out_stride);
+                } else {
+                    for col in col..col_end {
+                        for row in row..row_end {
+                            output[col * out_stride + row] = input[row * in_stride + col];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A full block, element by element.
+fn transpose_scalar<T: Copy>(
+    block: usize,
+    input: &[T],
+    in_stride: usize,
+    output: &mut [T],
+    out_stride: usize,
+) {
+    for col in 0..block {
+        for row in 0..block {
+            output[col * out_stride + row] = input[row * in_stride + col];
+        }
+    }
+}
+
+macro_rules! element {
+    ($($ty:ty, $block:literal, $kernel:ident;)*) => {$(
+        impl Element for $ty {}
+
+        impl sealed::Sealed for $ty {
+            const BLOCK: usize = $block;
+
+            #[inline]
+            fn transpose_block(
+                isa: Isa,
+                input: &[Self],
+                in_stride: usize,
+                output: &mut [Self],
+                out_stride: usize,
+            ) {
+                #[cfg(target_arch = "x86_64")]
+                if isa != Isa::Scalar {
+                    assert!(input.len() >= ($block - 1) * in_stride + $block);
+                    assert!(output.len() >= ($block - 1) * out_stride + $block);
+                    // SAFETY: both slices reach to the last element of the last row, as just asserted, the types have the
+                    // size that the kernel moves, and every x86-64 processor has SSE2.
+                    unsafe {
+                        x86::$kernel(
+                            input.as_ptr().cast(),
+                            in_stride,
+                            output.as_mut_ptr().cast(),
+                            out_stride,
+                        );
+                    }
+                    return;
+                }
+                let _ = isa;
+                transpose_scalar($block, input, in_stride, output, out_stride);
+            }
+        }
+    )*};
+}
+element! {
+    u8, 16, bytes_16x16;
+    i8, 16, bytes_16x16;
+    f32, 4, words_4x4;
+    i32, 4, words_4x4;
+    u32, 4, words_4x4;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    /// Transposes 16 × 16 bytes: four rounds, each of which interleaves vector `i` with vector `i + 8`.
+    ///
+    /// # Safety
+    /// Sixteen rows of 16 bytes are readable at `input` and writable at `output`, strides apart.
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    pub(super) unsafe fn bytes_16x16(
+        input: *const u8,
+        in_stride: usize,
+        output: *mut u8,
+        out_stride: usize,
+    ) {
+        let mut v = [_mm_setzero_si128(); 16];
+        for (row, v) in v.iter_mut().enumerate() {
+            // SAFETY: row `row` of the input has 16 readable bytes.
+            *v = unsafe { _mm_loadu_si128(input.add(row * in_stride).cast()) };
+        }
+        for _ in 0..4 {
+            let mut next = v;
+            for i in 0..8 {
+                next[2 * i] = _mm_unpacklo_epi8(v[i], v[i + 8]);
+                next[2 * i + 1] = _mm_unpackhi_epi8(v[i], v[i + 8]);
+            }
+            v = next;
+        }
+        for (row, v) in v.into_iter().enumerate() {
+            // SAFETY: row `row` of the output has 16 writable bytes.
+            unsafe { _mm_storeu_si128(output.add(row * out_stride).cast(), v) };
+        }
+    }
+
+    /// Transposes 4 × 4 words of 4 bytes, the same way.
+    ///
+    /// # Safety
+    /// Four rows of 4 words are readable at `input` and writable at `output`, strides (in words) apart.
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    pub(super) unsafe fn words_4x4(
+        input: *const u32,
+        in_stride: usize,
+        output: *mut u32,
+        out_stride: usize,
+    ) {
+        let mut v = [_mm_setzero_si128(); 4];
+        for (row, v) in v.iter_mut().enumerate() {
+            // SAFETY: row `row` of the input has 16 readable bytes.
+            *v = unsafe { _mm_loadu_si128(input.add(row * in_stride).cast()) };
+        }
+        for _ in 0..2 {
+            v = [
+                _mm_unpacklo_epi32(v[0], v[2]),
+                _mm_unpackhi_epi32(v[0], v[2]),
+                _mm_unpacklo_epi32(v[1], v[3]),
+                _mm_unpackhi_epi32(v[1], v[3]),
+            ];
+        }
+        for (row, v) in v.into_iter().enumerate() {
+            // SAFETY: row `row` of the output has 16 writable bytes.
+            unsafe { _mm_storeu_si128(output.add(row * out_stride).cast(), v) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Random;
+    use super::*;
+
+    fn check<T: Element + PartialEq + std::fmt::Debug>(shape: ImageShape, nchw: &[T], sentinel: T) {
+        let ImageShape {
+            batch,
+            channels,
+            pixels,
+        } = shape;
+        let at = |n: usize, p: usize, c: usize| nchw[(n * channels + c) * pixels + p];
+        let nhwc: Vec<T> = (0..batch * pixels)
+            .flat_map(|np| (0..channels).map(move |c| at(np / pixels, np % pixels, c)))
+            .collect();
+        for isa in Isa::supported() {
+            let (all, planes) = (batch * pixels, batch * channels);
+            for range in [0..all, 0..all / 3, all / 3..all] {
+                let mut output = vec![sentinel; range.len() * channels];
+                nchw_to_nhwc(isa, &shape, nchw, range.clone(), &mut output).unwrap();
+                assert_eq!(
+                    output,
+                    nhwc[range.start * channels..range.end * channels],
+                    "{isa} {shape:?}"
+                );
+            }
+            for range in [0..planes, 0..planes / 3, planes / 3..planes] {
+                let mut output = vec![sentinel; range.len() * pixels];
+                nhwc_to_nchw(isa, &shape, &nhwc, range.clone(), &mut output).unwrap();
+                assert_eq!(
+                    output,
+                    nchw[range.start * pixels..range.end * pixels],
+                    "{isa} {shape:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn both_directions_match_index_arithmetic() {
+        let mut random = Random::new(8);
+        for batch in [1, 3] {
+            for channels in [0, 1, 3, 4, 15, 16, 17, 64, 70, 130] {
+                for pixels in [0, 1, 5, 16, 33, 49, 130] {
+                    let shape = ImageShape {
+                        batch,
+                        channels,
+                        pixels,
+                    };
+                    let bytes = random.bytes(shape.len().unwrap());
+                    let words: Vec<u32> = bytes.iter().map(|_| random.next() as u32).collect();
+                    check(shape, &bytes, 0xA5);
+                    check(shape, &words, 0xA5A5_A5A5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        let shape = ImageShape {
+            batch: 1,
+            channels: 3,
+            pixels: 4,
+        };
+        let call = |shape, input: usize, range, output: usize| {
+            nchw_to_nhwc(
+                Isa::Scalar,
+                &shape,
+                &vec![0_u8; input],
+                range,
+                &mut vec![0; output],
+            )
+        };
+        assert_eq!(call(shape, 12, 1..3, 6), Ok(()));
+        assert!(call(shape, 11, 1..3, 6).is_err());
+        assert!(call(shape, 12, 1..3, 5).is_err());
+        assert!(call(shape, 12, 3..5, 6).is_err());
+        let huge = ImageShape {
+            batch: usize::MAX,
+            channels: 3,
+            pixels: 4,
+        };
+        assert!(call(huge, 12, 1..3, 6).is_err());
+    }
+}

@@ -1,0 +1,571 @@
+//! Pooling of quantized channels-last tensors: maximum, average and global average.
+//!
+//! - Maximum: the largest value of the window, moved to the target by `octofold_quant::requantize::rescale`
+//!   (which is monotonic, so the order does not matter). Padding never wins; a window that holds only padding
+//!   gives the lower bound.
+//! - Average: `octofold_quant::requantize::mean` of the exact integer sum `Σ(q - z)`. Padding adds nothing to the sum; it
+//!   counts as elements when `count_padding` says so. An empty window gives zero.
+//!
+//! All sums are exact: in 32 bits, and in 16 bits on the way for up to 257 values (257 · 255 < 2^16).
+
+use std::ops::Range;
+
+use octofold_quant::requantize::mean_multiplier;
+
+use super::dispatch::isa_versions;
+use super::rescale::Rescaler;
+use super::{Quant8, Target8, Writer, check_range, product};
+use crate::error::check_len;
+use crate::{Isa, KernelError};
+
+/// The sizes of a pooling over `[batch, in_h, in_w, channels]`.
+///
+/// The output size is given, not computed, so that both rounding modes of ONNX are the caller's choice: windows may
+/// reach beyond the padding, where nothing counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolShape {
+    /// Images.
+    pub batch: usize,
+    /// Height of the input.
+    pub in_h: usize,
+    /// Width of the input.
+    pub in_w: usize,
+    /// Channels of input and output.
+    pub channels: usize,
+    /// Height of the output.
+    pub out_h: usize,
+    /// Width of the output.
+    pub out_w: usize,
+    /// Height of the window.
+    pub kernel_h: usize,
+    /// Width of the window.
+    pub kernel_w: usize,
+    /// Vertical distance between two windows, in inputs.
+    pub stride_h: usize,
+    /// Horizontal distance between two windows, in inputs.
+    pub stride_w: usize,
+    /// Vertical distance between two values of a window, in inputs.
+    pub dilation_h: usize,
+    /// Horizontal distance between two values of a window, in inputs.
+    pub dilation_w: usize,
+    /// Rows of padding above.
+    pub pad_top: usize,
+    /// Columns of padding at the left.
+    pub pad_left: usize,
+    /// Rows of padding below.
+    pub pad_bottom: usize,
+    /// Columns of padding at the right.
+    pub pad_right: usize,
+}
+
+impl PoolShape {
+    /// Rows of output pixels, `batch · out_h`: the unit in which the work is split.
+    ///
+    /// # Errors
+    /// For sizes that describe no pooling.
+    pub fn rows(&self) -> Result<usize, KernelError> {
+        self.check()?;
+        product("the output", &[self.batch, self.out_h])
+    }
+
+    /// Checks that no position overflows and that a slice can hold input and output.
+    pub(crate) fn check(&self) -> Result<(), KernelError> {
+        let positive = [
+            self.batch,
+            self.in_h,
+            self.in_w,
+            self.channels,
+            self.out_h,
+            self.out_w,
+            self.kernel_h,
+            self.kernel_w,
+            self.stride_h,
+            self.stride_w,
+            self.dilation_h,
+            self.dilation_w,
+        ];
+        if positive.contains(&0) {
+            return Err(KernelError::Shape("a size is zero"));
+        }
+        let pads = [self.pad_top, self.pad_left, self.pad_bottom, self.pad_right];
+        // Positions are sums of two products of two such numbers, in i64.
+        if positive.iter().chain(&pads).any(|&size| size >= 1 << 30) {
+            return Err(KernelError::TooLarge { what: "a size" });
+        }
+        product(
+            "the input",
+            &[self.batch, self.in_h, self.in_w, self.channels],
+        )?;
+        product(
+            "the output",
+            &[self.batch, self.out_h, self.out_w, self.channels],
+        )?;
+        Ok(())
+    }
+
+    /// Checks the lengths of the input and of the output rows `rows`.
+    pub(crate) fn check_slices(
+        &self,
+        input: usize,
+        rows: &Range<usize>,
+        output: usize,
+    ) -> Result<(), KernelError> {
+        check_range("output rows", rows, self.rows()?)?;
+        let expected = [self.batch, self.in_h, self.in_w, self.channels];
+        check_len("the input", product("the input", &expected)?, input)?;
+        let expected = [rows.len(), self.out_w, self.channels];
+        check_len("the output", product("the output", &expected)?, output)
+    }
+
+    /// The vertical extent of the windows of output row `y` of an image.
+    #[inline(always)]
+    pub(crate) fn window_h(&self, y: usize) -> Window {
+        let pads = (self.pad_top, self.pad_bottom);
+        Window::new(
+            y * self.stride_h,
+            self.kernel_h,
+            self.dilation_h,
+            self.in_h,
+            pads,
+        )
+    }
+
+    /// The horizontal extent of the windows of output column `x`.
+    #[inline(always)]
+    pub(crate) fn window_w(&self, x: usize) -> Window {
+        let pads = (self.pad_left, self.pad_right);
+        Window::new(
+            x * self.stride_w,
+            self.kernel_w,
+            self.dilation_w,
+            self.in_w,
+            pads,
+        )
+    }
+}
+
+/// What a window covers along one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// The number of taps before the input, in the padding.
+    pub(crate) first: usize,
+    /// The first covered position of the input.
+    pub(crate) start: usize,
+    /// The number of covered positions of the input.
+    pub(crate) len: usize,
+    /// The distance between two of them.
+    pub(crate) step: usize,
+    /// The number of covered positions of the padded input.
+    pub(crate) padded: usize,
+}
+
+impl Window {
+    /// A window at `offset` of an axis of `size` positions padded with `before` and `after`.
+    #[inline(always)]
+    fn new(
+        offset: usize,
+        kernel: usize,
+        dilation: usize,
+        size: usize,
+        (before, after): (usize, usize),
+    ) -> Self {
+        // How many taps lie below a position that counts from the start of the padding.
+        let below = |end: usize| {
+            let reach = end.saturating_sub(offset);
+            // Divisions would cost more than a window of few channels.
+            let taps = if dilation == 1 {
+                reach
+            } else {
+                reach.div_ceil(dilation)
+            };
+            taps.min(kernel)
+        };
+        let first = below(before);
+        Self {
+            first,
+            start: (offset + first * dilation).saturating_sub(before),
+            len: below(before + size) - first,
+            step: dilation,
+            padded: below(before + size + after),
+        }
+    }
+
+    /// The covered positions of the input.
+    #[inline(always)]
+    pub(crate) fn positions(self) -> impl Iterator<Item = usize> + Clone {
+        (0..self.len).map(move |tap| self.start + tap * self.step)
+    }
+}
+
+/// The largest value of each window and channel, for the output rows `rows` of `batch · out_h`.
+///
+/// `input` is all of `[batch, in_h, in_w, channels]`; `output` is `[rows.len(), out_w, channels]`.
+///
+/// # Errors
+/// For lengths that do not fit the shape, rows that do not exist, refused parameters, and a missing instruction set.
+pub fn max_pool(
+    isa: Isa,
+    shape: &PoolShape,
+    input: &[u8],
+    from: Quant8,
+    to: Target8,
+    rows: Range<usize>,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    shape.check_slices(input.len(), &rows, output.len())?;
+    let rescaler = Rescaler::new(from, to)?;
+    let flip = from.reader().flip;
+    let width = shape.out_w * shape.channels;
+    let mut columns = vec![0; shape.in_w * shape.channels];
+    let empty_columns = (0..shape.out_w).any(|x| shape.window_w(x).len == 0);
+    for (row, output) in rows.zip(output.chunks_exact_mut(width)) {
+        max_row(isa, shape, input, flip, row, &mut columns, output)?;
+        rescaler.run_in_place(isa, output)?;
+        if empty_columns || shape.window_h(row % shape.out_h).len == 0 {
+            fill_empty(shape, to, row, output);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the lower bound where a window holds only padding.
+fn fill_empty(shape: &PoolShape, to: Target8, row: usize, output: &mut [u8]) {
+    let no_rows = shape.window_h(row % shape.out_h).len == 0;
+    for (x, output) in output.chunks_exact_mut(shape.channels).enumerate() {
+        if no_rows || shape.window_w(x).len == 0 {
+            output.fill(to.lo as u8);
+        }
+    }
+}
+
+isa_versions!(
+    fn max_row(
+        shape: &PoolShape,
+        input: &[u8],
+        flip: u8,
+        row: usize,
+        columns: &mut [u8],
+        output: &mut [u8],
+    ) = max_row_loop
+);
+
+/// One row of maxima, as unsigned numbers after `flip`, flipped back: first down the window in all columns, then
+/// across. Both are loops over neighbouring bytes, and a window costs the sum of its sides, not the product.
+#[inline(always)]
+fn max_row_loop(
+    shape: &PoolShape,
+    input: &[u8],
+    flip: u8,
+    row: usize,
+    columns: &mut [u8],
+    output: &mut [u8],
+) {
+    let channels = shape.channels;
+    let base = row / shape.out_h * shape.in_h;
+    columns.fill(0);
+    for y in shape.window_h(row % shape.out_h).positions() {
+        let values = &input[(base + y) * columns.len()..][..columns.len()];
+        for (best, &value) in columns.iter_mut().zip(values) {
+            *best = (*best).max(value ^ flip);
+        }
+    }
+    for (x, output) in output.chunks_exact_mut(channels).enumerate() {
+        let window = shape.window_w(x);
+        let column =
+            |tap: usize| &columns[(window.start + tap * window.step) * channels..][..channels];
+        if window.len == 3 {
+            let (left, middle, right) = (column(0), column(1), column(2));
+            for (((y, &a), &b), &c) in output.iter_mut().zip(left).zip(middle).zip(right) {
+                *y = a.max(b).max(c) ^ flip;
+            }
+            continue;
+        }
+        output.fill(0);
+        for tap in 0..window.len {
+            for (best, &value) in output.iter_mut().zip(column(tap)) {
+                *best = (*best).max(value);
+            }
+        }
+        output.iter_mut().for_each(|y| *y ^= flip);
+    }
+}
+
+/// The mean of each window and channel, for the output rows `rows` of `batch · out_h`.
+///
+/// With `count_padding` the divisor counts the padding that the shape names (never what lies beyond it). Layouts
+/// are those of [`max_pool`].
+///
+/// # Errors
+/// As [`max_pool`], and for a window whose sum 32 bits do not hold (more than 8 421 504 values).
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one argument each for shape, data, meaning and range"
+)]
+pub fn average_pool(
+    isa: Isa,
+    shape: &PoolShape,
+    count_padding: bool,
+    input: &[u8],
+    from: Quant8,
+    to: Target8,
+    rows: Range<usize>,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    shape.check_slices(input.len(), &rows, output.len())?;
+    let window = shape.kernel_h.min(shape.in_h) * shape.kernel_w.min(shape.in_w);
+    check_sum(window)?;
+    from.check()?;
+    to.check()?;
+    let means = Means::new(from, to);
+    let width = shape.out_w * shape.channels;
+    let mut sums = vec![0; (shape.in_w + 1) * shape.channels];
+    for (row, output) in rows.zip(output.chunks_exact_mut(width)) {
+        average_row(
+            isa,
+            shape,
+            count_padding,
+            input,
+            means,
+            row,
+            &mut sums,
+            output,
+        )?;
+    }
+    Ok(())
+}
+
+isa_versions!(
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the kernel and its scratch memory")]
+    fn average_row(
+        shape: &PoolShape,
+        count_padding: bool,
+        input: &[u8],
+        means: Means,
+        row: usize,
+        sums: &mut [i32],
+        output: &mut [u8],
+    ) = average_row_loop
+);
+
+/// One row of means; like the maxima, down all columns first, then across. `sums` has room for
+/// the sum of each column and channel, and for those of one window.
+#[inline(always)]
+fn average_row_loop(
+    shape: &PoolShape,
+    count_padding: bool,
+    input: &[u8],
+    means: Means,
+    row: usize,
+    sums: &mut [i32],
+    output: &mut [u8],
+) {
+    let channels = shape.channels;
+    let base = row / shape.out_h * shape.in_h;
+    let vertical = shape.window_h(row % shape.out_h);
+    let (columns, sums) = sums.split_at_mut(shape.in_w * channels);
+    columns.fill(0);
+    for y in vertical.positions() {
+        let values = &input[(base + y) * columns.len()..][..columns.len()];
+        for (sum, &value) in columns.iter_mut().zip(values) {
+            *sum += i32::from(value ^ means.flip);
+        }
+    }
+    for (x, output) in output.chunks_exact_mut(channels).enumerate() {
+        let horizontal = shape.window_w(x);
+        let valid = vertical.len * horizontal.len;
+        let count = if count_padding {
+            vertical.padded * horizontal.padded
+        } else {
+            valid
+        };
+        if horizontal.len == 3 {
+            let zeros = means.zero_sum(valid);
+            let multiplier = means.multiplier(count);
+            let [left, middle, right] = [0, 1, 2].map(|tap| {
+                let x = horizontal.start + tap * horizontal.step;
+                &columns[x * channels..][..channels]
+            });
+            for (((y, a), b), c) in output.iter_mut().zip(left).zip(middle).zip(right) {
+                *y = means.writer.byte((zeros + a + b + c) as f32 * multiplier);
+            }
+            continue;
+        }
+        sums.fill(means.zero_sum(valid));
+        for x in horizontal.positions() {
+            let column = &columns[x * channels..][..channels];
+            sums.iter_mut()
+                .zip(column)
+                .for_each(|(sum, column)| *sum += column);
+        }
+        let multiplier = means.multiplier(count);
+        for (y, sum) in output.iter_mut().zip(&*sums) {
+            *y = means.writer.byte(*sum as f32 * multiplier);
+        }
+    }
+}
+
+/// The mean of each image and channel over all pixels.
+///
+/// `input` is `[batch, pixels, channels]`. `outputs` is a range of the `batch · channels` means, and `output` holds this
+/// range.
+///
+/// # Errors
+/// For lengths that do not fit, a sum that 32 bits do not hold (more than 8 421 504 pixels), refused
+/// parameters, and a missing instruction set.
+pub fn global_average_pool(
+    isa: Isa,
+    shape: &super::ImageShape,
+    input: &[u8],
+    from: Quant8,
+    to: Target8,
+    outputs: Range<usize>,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_len("the input", shape.len()?, input.len())?;
+    check_range(
+        "outputs",
+        &outputs,
+        product("the output", &[shape.batch, shape.channels])?,
+    )?;
+    check_len("the output", outputs.len(), output.len())?;
+    check_sum(shape.pixels)?;
+    from.check()?;
+    to.check()?;
+    let means = Means::new(from, to);
+    let mut next = outputs.start;
+    let mut rest = output;
+    while next < outputs.end {
+        let (image, channel) = (next / shape.channels, next % shape.channels);
+        let len = (shape.channels - channel).min(outputs.end - next);
+        let (part, tail) = rest.split_at_mut(len);
+        let image = &input[image * shape.pixels * shape.channels..];
+        global_means(isa, shape, image, means, channel, part)?;
+        (next, rest) = (next + len, tail);
+    }
+    Ok(())
+}
+
+isa_versions!(
+    fn global_means(
+        shape: &super::ImageShape,
+        image: &[u8],
+        means: Means,
+        channel: usize,
+        output: &mut [u8],
+    ) = global_means_loop
+);
+
+#[inline(always)]
+fn global_means_loop(
+    shape: &super::ImageShape,
+    image: &[u8],
+    means: Means,
+    channel: usize,
+    output: &mut [u8],
+) {
+    let multiplier = means.multiplier(shape.pixels);
+    let zeros = means.zero_sum(shape.pixels);
+    let starts = (channel..).step_by(BLOCK);
+    for (channel, output) in starts.zip(output.chunks_mut(BLOCK)) {
+        let mut sums = [zeros; BLOCK];
+        let mut pixel = 0;
+        while pixel < shape.pixels {
+            let end = (pixel + 257).min(shape.pixels);
+            let pixels = (pixel..end).map(|pixel| pixel * shape.channels + channel);
+            let small = match output.len() {
+                BLOCK => sum_block(image, pixels, means.flip),
+                len => sum_part(image, pixels, means.flip, len),
+            };
+            sums.iter_mut()
+                .zip(small)
+                .for_each(|(sum, small)| *sum += i32::from(small));
+            pixel = end;
+        }
+        for (y, sum) in output.iter_mut().zip(sums) {
+            *y = means.writer.byte(sum as f32 * multiplier);
+        }
+    }
+}
+
+/// Channels of a global mean that are summed at a time: two vectors of AVX-512 in 16 bits.
+const BLOCK: usize = 64;
+
+/// The sums of a whole block over at most 257 pixels.
+#[inline(always)]
+fn sum_block(image: &[u8], pixels: impl Iterator<Item = usize>, flip: u8) -> [u16; BLOCK] {
+    let mut sums = [0; BLOCK];
+    for start in pixels {
+        let values = &image[start..start + BLOCK];
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += u16::from(value ^ flip);
+        }
+    }
+    sums
+}
+
+/// The same for the first `len` channels of a block.
+#[inline(always)]
+fn sum_part(
+    image: &[u8],
+    pixels: impl Iterator<Item = usize>,
+    flip: u8,
+    len: usize,
+) -> [u16; BLOCK] {
+    let mut sums = [0; BLOCK];
+    for start in pixels {
+        let values = &image[start..start + len];
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += u16::from(value ^ flip);
+        }
+    }
+    sums
+}
+
+/// Checks that 32 bits hold a sum of `count` values.
+fn check_sum(count: usize) -> Result<(), KernelError> {
+    if count > i32::MAX as usize / 255 {
+        return Err(KernelError::TooLarge {
+            what: "the sum of a mean",
+        });
+    }
+    Ok(())
+}
+
+/// The constants of means.
+#[derive(Clone, Copy)]
+struct Means {
+    from: Quant8,
+    to: Target8,
+    flip: u8,
+    /// The zero point of the flipped bytes.
+    zero: i32,
+    writer: Writer,
+}
+
+impl Means {
+    fn new(from: Quant8, to: Target8) -> Self {
+        let reader = from.reader();
+        Self {
+            from,
+            to,
+            flip: reader.flip,
+            zero: reader.zero as i32,
+            writer: to.writer(),
+        }
+    }
+
+    /// What a sum of `count` flipped bytes starts with, so that it ends as `Σ(q - z)`.
+    #[inline(always)]
+    fn zero_sum(self, count: usize) -> i32 {
+        -self.zero * count as i32
+    }
+
+    /// The multiplier of a mean of `count` values; an empty mean is zero whatever it is multiplied by.
+    #[inline(always)]
+    fn multiplier(self, count: usize) -> f32 {
+        mean_multiplier(count.max(1), self.from.params, self.to.quant.params)
+    }
+}
+
+#[cfg(test)]
+mod tests;

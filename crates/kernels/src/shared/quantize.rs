@@ -1,0 +1,469 @@
+//! Between f32 and 8-bit integers, alone or together with the change of layout at the borders of a graph.
+//!
+//! `q = clamp(rne(x / s) + z, lo, hi)` and `x' = (q - z)·s`: `octofold_quant::affine`, with its division (not a product with
+//! the reciprocal), its saturation of infinities, and NaN to the lower bound. The steps are clamped before they
+//! are rounded, which gives the same integer because the bounds are integers.
+
+use std::ops::Range;
+
+use octofold_quant::{QParams, affine};
+
+use super::dispatch::isa_versions;
+use super::layout::{check_pixels, check_planes, for_each_image, transpose};
+use super::{ImageShape, Quant8, Reader, Target8, Writer, product};
+use crate::error::check_len;
+use crate::{Isa, KernelError};
+
+/// Pixels that a fused kernel quantizes before it transposes them: with [`CHANNELS`] they stay in the first cache.
+const PIXELS: usize = 512;
+/// Channels of the same.
+const CHANNELS: usize = 16;
+
+/// `output[i] = quantize(input[i])`. Both slices have the same length.
+///
+/// # Errors
+/// For lengths that differ, refused parameters, and a missing instruction set.
+pub fn quantize(
+    isa: Isa,
+    input: &[f32],
+    to: Target8,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_len("the output", input.len(), output.len())?;
+    to.check()?;
+    quantize_slice(isa, input, to.quant.params.scale, to.writer(), output)
+}
+
+isa_versions!(
+    fn quantize_slice(input: &[f32], scale: f32, to: Writer, output: &mut [u8]) = quantize_loop
+);
+
+#[inline(always)]
+fn quantize_loop(input: &[f32], scale: f32, to: Writer, output: &mut [u8]) {
+    for (&x, y) in input.iter().zip(output) {
+        *y = to.byte(x / scale);
+    }
+}
+
+/// `output[i] = dequantize(input[i])`. Both slices have the same length.
+///
+/// # Errors
+/// For lengths that differ, refused parameters, and a missing instruction set.
+pub fn dequantize(
+    isa: Isa,
+    input: &[u8],
+    from: Quant8,
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    check_len("the output", input.len(), output.len())?;
+    from.check()?;
+    dequantize_slice(isa, input, from.reader(), from.params.scale, output)
+}
+
+isa_versions!(
+    fn dequantize_slice(input: &[u8], from: Reader, scale: f32, output: &mut [f32]) = dequantize_loop
+);
+
+#[inline(always)]
+fn dequantize_loop(input: &[u8], from: Reader, scale: f32, output: &mut [f32]) {
+    for (&x, y) in input.iter().zip(output) {
+        *y = from.steps(x) * scale;
+    }
+}
+
+/// Quantizes and moves `[batch, channels, pixels]` to `[batch, pixels, channels]` at once, for the pixels
+/// `pixels` of `batch · shape.pixels`.
+///
+/// `input` is the whole tensor; `output` is `[pixels.len(), channels]`. Images of one or three channels have
+/// loops of their own.
+///
+/// # Errors
+/// For lengths that do not fit, pixels that do not exist, refused parameters, and a missing instruction set.
+pub fn quantize_nchw_to_nhwc(
+    isa: Isa,
+    shape: &ImageShape,
+    input: &[f32],
+    to: Target8,
+    pixels: Range<usize>,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_pixels(shape, input.len(), &pixels, output.len())?;
+    to.check()?;
+    if !isa.is_supported() {
+        return Err(KernelError::Unsupported(isa));
+    }
+    let (scale, writer) = (to.quant.params.scale, to.writer());
+    let channels = shape.channels;
+    let mut result = Ok(());
+    for_each_image(
+        shape.pixels,
+        channels,
+        pixels,
+        output,
+        |image, pixels, output| {
+            let start = image * shape.pixels * channels;
+            let plane = |channel: usize, range: &Range<usize>| {
+                let start = start + channel * shape.pixels;
+                &input[start + range.start..start + range.end]
+            };
+            if channels == 1 {
+                result = quantize_slice(isa, plane(0, &pixels), scale, writer, output);
+                return;
+            }
+            let mut bytes = [0; PIXELS * CHANNELS];
+            let parts = output.chunks_mut(PIXELS * channels);
+            for (first, output) in pixels.clone().step_by(PIXELS).zip(parts) {
+                let part = first..(first + PIXELS).min(pixels.end);
+                if let 3 = channels {
+                    let planes = [0, 1, 2].map(|channel| plane(channel, &part));
+                    result = quantize_rgb(isa, planes, scale, writer, output);
+                    continue;
+                }
+                for group in (0..channels).step_by(CHANNELS) {
+                    let group_end = (group + CHANNELS).min(channels);
+                    for (channel, bytes) in (group..group_end).zip(bytes.chunks_exact_mut(PIXELS)) {
+                        let bytes = &mut bytes[..part.len()];
+                        result = quantize_slice(isa, plane(channel, &part), scale, writer, bytes);
+                    }
+                    let into = (&mut output[group..], channels);
+                    transpose(isa, (&bytes, PIXELS), into, group_end - group, part.len());
+                }
+            }
+        },
+    );
+    result
+}
+
+isa_versions!(
+    fn quantize_rgb(planes: [&[f32]; 3], scale: f32, to: Writer, output: &mut [u8]) = rgb_loop
+);
+
+#[inline(always)]
+fn rgb_loop([red, green, blue]: [&[f32]; 3], scale: f32, to: Writer, output: &mut [u8]) {
+    let (pixels, _) = output.as_chunks_mut::<3>();
+    for (((&r, &g), &b), pixel) in red.iter().zip(green).zip(blue).zip(pixels) {
+        *pixel = [to.byte(r / scale), to.byte(g / scale), to.byte(b / scale)];
+    }
+}
+
+/// Dequantizes and moves `[batch, pixels, channels]` to `[batch, channels, pixels]` at once, for the planes
+/// `planes` of `batch · channels`.
+///
+/// `input` is the whole tensor; `output` is `[planes.len(), shape.pixels]`.
+///
+/// # Errors
+/// For lengths that do not fit, planes that do not exist, refused parameters, and a missing instruction set.
+pub fn dequantize_nhwc_to_nchw(
+    isa: Isa,
+    shape: &ImageShape,
+    input: &[u8],
+    from: Quant8,
+    planes: Range<usize>,
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    check_planes(shape, input.len(), &planes, output.len())?;
+    from.check()?;
+    if !isa.is_supported() {
+        return Err(KernelError::Unsupported(isa));
+    }
+    let (scale, reader) = (from.params.scale, from.reader());
+    let mut bytes = [0; PIXELS * CHANNELS];
+    let mut result = Ok(());
+    for_each_image(
+        shape.channels,
+        shape.pixels,
+        planes,
+        output,
+        |image, planes, output| {
+            let image = &input[image * shape.pixels * shape.channels..];
+            let groups = output.chunks_mut(CHANNELS * shape.pixels);
+            for (first, output) in planes.clone().step_by(CHANNELS).zip(groups) {
+                let group = (planes.end - first).min(CHANNELS);
+                for start in (0..shape.pixels).step_by(PIXELS) {
+                    let len = (shape.pixels - start).min(PIXELS);
+                    let from = &image[start * shape.channels + first..];
+                    transpose(
+                        isa,
+                        (from, shape.channels),
+                        (&mut bytes, PIXELS),
+                        len,
+                        group,
+                    );
+                    let rows = output
+                        .chunks_exact_mut(shape.pixels)
+                        .zip(bytes.chunks_exact(PIXELS));
+                    for (output, bytes) in rows {
+                        let output = &mut output[start..start + len];
+                        result = dequantize_slice(isa, &bytes[..len], reader, scale, output);
+                    }
+                }
+            }
+        },
+    );
+    result
+}
+
+/// Quantizes with parameters for each index of one axis: `input` is `[outer, channels.len(), inner]`.
+///
+/// Results are clamped to the whole type. Runs once a constant, so there is one version for all processors.
+///
+/// # Errors
+/// For lengths that do not fit, and for parameters that [`Quant8::check`] refuses.
+pub fn quantize_channels(
+    input: &[f32],
+    channels: &[QParams],
+    signed: bool,
+    inner: usize,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_len("the output", input.len(), output.len())?;
+    check_channels(input.len(), channels.len(), inner)?;
+    for &params in channels {
+        Quant8 { params, signed }.check()?;
+    }
+    let dtype = Quant8 {
+        params: QParams::IDENTITY,
+        signed,
+    }
+    .dtype();
+    let inputs = input.chunks_exact(inner.max(1));
+    let outputs = output.chunks_exact_mut(inner.max(1));
+    for ((input, output), &params) in inputs.zip(outputs).zip(channels.iter().cycle()) {
+        for (&x, y) in input.iter().zip(output) {
+            *y = affine::quantize_to(x, params, dtype) as u8;
+        }
+    }
+    Ok(())
+}
+
+/// The inverse of [`quantize_channels`].
+///
+/// # Errors
+/// As [`quantize_channels`].
+pub fn dequantize_channels(
+    input: &[u8],
+    channels: &[QParams],
+    signed: bool,
+    inner: usize,
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    check_len("the output", input.len(), output.len())?;
+    check_channels(input.len(), channels.len(), inner)?;
+    for &params in channels {
+        Quant8 { params, signed }.check()?;
+    }
+    let inputs = input.chunks_exact(inner.max(1));
+    let outputs = output.chunks_exact_mut(inner.max(1));
+    for ((input, output), &params) in inputs.zip(outputs).zip(channels.iter().cycle()) {
+        let reader = Quant8 { params, signed }.reader();
+        dequantize_loop(input, reader, params.scale, output);
+    }
+    Ok(())
+}
+
+/// Dequantizes 32-bit integers, such as a bias: `(q - z)·s` with parameters for each index of one axis of
+/// `[outer, channels.len(), inner]`; one pair is for all elements.
+///
+/// # Errors
+/// For lengths that do not fit.
+pub fn dequantize_i32(
+    input: &[i32],
+    channels: &[QParams],
+    inner: usize,
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    check_len("the output", input.len(), output.len())?;
+    check_channels(input.len(), channels.len(), inner)?;
+    let inputs = input.chunks_exact(inner.max(1));
+    let outputs = output.chunks_exact_mut(inner.max(1));
+    for ((input, output), &params) in inputs.zip(outputs).zip(channels.iter().cycle()) {
+        for (&x, y) in input.iter().zip(output) {
+            *y = affine::dequantize(x, params);
+        }
+    }
+    Ok(())
+}
+
+fn check_channels(len: usize, channels: usize, inner: usize) -> Result<(), KernelError> {
+    let row = product("the channels", &[channels, inner])?;
+    // A multiple of 0 is only 0.
+    if len.is_multiple_of(row) {
+        return Ok(());
+    }
+    Err(KernelError::Shape("the channels do not divide the tensor"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{LENGTHS, Random, params, quants, targets};
+    use super::*;
+
+    fn byte(x: f32, to: Target8) -> u8 {
+        affine::quantize(x, to.quant.params, to.lo, to.hi) as u8
+    }
+
+    fn check(input: &[f32], to: Target8) {
+        let expected: Vec<u8> = input.iter().map(|&x| byte(x, to)).collect();
+        for isa in Isa::supported() {
+            let mut output = vec![0xA5; input.len()];
+            quantize(isa, input, to, &mut output).unwrap();
+            let wrong = (0..input.len()).find(|&i| output[i] != expected[i]);
+            assert_eq!(
+                wrong.map(|i| (input[i], output[i], expected[i])),
+                None,
+                "{isa} {to:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_kinds_of_floats_give_the_byte_of_quant() {
+        let mut random = Random::new(9);
+        // Random bit patterns have every exponent, both signs, NaN and infinities.
+        let mut values: Vec<f32> = (0..20_000)
+            .map(|_| f32::from_bits(random.next() as u32))
+            .collect();
+        values.extend([
+            0.0,
+            -0.0,
+            f32::NAN,
+            -f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+        ]);
+        values.extend([f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, 0.273_939_94]);
+        for to in targets() {
+            let mut values = values.clone();
+            for step in -600..=600 {
+                // Ties and their neighbours.
+                let x = step as f32 * 0.5 * to.quant.params.scale;
+                values.extend([x, x.next_up(), x.next_down()]);
+            }
+            check(&values, to);
+        }
+        let reciprocal = Quant8::unsigned(params(0.002_148_548_6, 0));
+        check(&values, Target8::full(reciprocal));
+    }
+
+    #[test]
+    fn all_lengths_agree() {
+        let mut random = Random::new(10);
+        for len in LENGTHS {
+            check(&random.floats(len), targets()[1]);
+            for from in quants() {
+                let input = random.bytes(len);
+                let one = |&x| affine::dequantize(from.value(x), from.params).to_bits();
+                let expected: Vec<u32> = input.iter().map(one).collect();
+                for isa in Isa::supported() {
+                    let mut output = vec![777.0; len];
+                    dequantize(isa, &input, from, &mut output).unwrap();
+                    let bits: Vec<u32> = output.iter().map(|y| y.to_bits()).collect();
+                    assert_eq!(bits, expected, "{isa} {from:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fused_layouts_match_index_arithmetic() {
+        let mut random = Random::new(11);
+        let (to, from) = (targets()[1], quants()[3]);
+        for channels in [1, 2, 3, 16, 17, 64, 70] {
+            for pixels in [1, 17, 64, 513, 1030] {
+                let shape = ImageShape {
+                    batch: 2,
+                    channels,
+                    pixels,
+                };
+                let input = random.floats(shape.len().unwrap());
+                let bytes = random.bytes(input.len());
+                let nchw = |n: usize, c: usize, p: usize| (n * channels + c) * pixels + p;
+                let nhwc = |n: usize, c: usize, p: usize| (n * pixels + p) * channels + c;
+                let (mut quantized, mut dequantized) = (bytes.clone(), input.clone());
+                for n in 0..2 {
+                    for c in 0..channels {
+                        for p in 0..pixels {
+                            quantized[nhwc(n, c, p)] = byte(input[nchw(n, c, p)], to);
+                            let q = from.value(bytes[nhwc(n, c, p)]);
+                            dequantized[nchw(n, c, p)] = affine::dequantize(q, from.params);
+                        }
+                    }
+                }
+                for isa in Isa::supported() {
+                    for range in [0..2 * pixels, 0..pixels / 2, pixels / 2..2 * pixels] {
+                        let mut output = vec![0xA5; range.len() * channels];
+                        quantize_nchw_to_nhwc(isa, &shape, &input, to, range.clone(), &mut output)
+                            .unwrap();
+                        let part = &quantized[range.start * channels..range.end * channels];
+                        assert!(output == part, "{isa} {shape:?}");
+                    }
+                    for range in [0..2 * channels, 0..channels / 2, channels / 2..2 * channels] {
+                        let mut output = vec![777.0; range.len() * pixels];
+                        dequantize_nhwc_to_nchw(
+                            isa,
+                            &shape,
+                            &bytes,
+                            from,
+                            range.clone(),
+                            &mut output,
+                        )
+                        .unwrap();
+                        let part = &dequantized[range.start * pixels..range.end * pixels];
+                        assert!(output == part, "{isa} {shape:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn channels_have_their_own_parameters() {
+        let channels = [params(0.5, 3), params(0.25, 0), params(2.0, -7)];
+        let input: Vec<f32> = (0..24).map(|i| i as f32 * 0.75 - 9.0).collect();
+        let mut output = [0xA5; 24];
+        quantize_channels(&input, &channels, true, 4, &mut output).unwrap();
+        let mut back = [777.0; 24];
+        dequantize_channels(&output, &channels, true, 4, &mut back).unwrap();
+        for i in 0..24 {
+            let p = channels[i / 4 % 3];
+            let q = affine::quantize(input[i], p, -128, 127);
+            assert_eq!(output[i], q as u8);
+            assert_eq!(back[i], affine::dequantize(q, p));
+        }
+        let biases = [i32::MIN, -1, 0, 7, i32::MAX, 1 << 24];
+        let mut output = [777.0; 6];
+        dequantize_i32(&biases, &channels, 1, &mut output).unwrap();
+        for i in 0..6 {
+            assert_eq!(output[i], affine::dequantize(biases[i], channels[i % 3]));
+        }
+        assert!(quantize_channels(&input, &channels, false, 4, &mut [0; 24]).is_err());
+        assert!(quantize_channels(&input, &channels, true, 5, &mut [0; 24]).is_err());
+        assert!(quantize_channels(&input, &[], true, 4, &mut [0; 24]).is_err());
+        assert!(quantize_channels(&[], &channels, true, 0, &mut []).is_ok());
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        assert!(quantize(Isa::Scalar, &[0.0; 3], targets()[0], &mut [0; 4]).is_err());
+        assert!(dequantize(Isa::Scalar, &[0; 3], quants()[0], &mut [0.0; 4]).is_err());
+        let shape = ImageShape {
+            batch: 1,
+            channels: 3,
+            pixels: 4,
+        };
+        let call = |pixels, len: usize| {
+            let mut output = vec![0; len];
+            quantize_nchw_to_nhwc(
+                Isa::Scalar,
+                &shape,
+                &[0.0; 12],
+                targets()[0],
+                pixels,
+                &mut output,
+            )
+        };
+        assert_eq!(call(1..3, 6), Ok(()));
+        assert!(call(1..3, 7).is_err());
+        assert!(call(1..5, 12).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! From 8-bit values to 8-bit values of other parameters or of the other sign:
+//! `rne(f32(q - z)·f32(s/s_y)) + z_y`.
+//!
+//! The definition is `octofold_quant::requantize::rescale`. Requantize steps are this; concatenation, nearest-neighbour
+//! resize and maximum pooling use it.
+
+use super::dispatch::isa_versions;
+use super::{Quant8, Reader, Target8, Writer};
+use crate::error::check_len;
+use crate::{Isa, KernelError};
+
+/// `output[i] = input[i]`, on the scale of `to`. Both slices have the same length.
+///
+/// # Errors
+/// For lengths that differ, refused parameters, and a missing instruction set.
+pub fn rescale(
+    isa: Isa,
+    input: &[u8],
+    from: Quant8,
+    to: Target8,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_len("the output", input.len(), output.len())?;
+    Rescaler::new(from, to)?.run(isa, input, output)
+}
+
+/// The work of [`rescale`] with its constants at hand: a copy where nothing changes.
+#[derive(Clone, Copy)]
+pub(super) enum Rescaler {
+    Copy,
+    Map(Constants),
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Constants {
+    from: Reader,
+    ratio: f32,
+    to: Writer,
+}
+
+impl Rescaler {
+    pub(super) fn new(from: Quant8, to: Target8) -> Result<Self, KernelError> {
+        from.check()?;
+        to.check()?;
+        if from == to.quant && to.is_full() {
+            return Ok(Self::Copy);
+        }
+        Ok(Self::Map(Constants {
+            from: from.reader(),
+            ratio: from.params.scale / to.quant.params.scale,
+            to: to.writer(),
+        }))
+    }
+
+    /// Fills `output` from an `input` of the same length.
+    pub(super) fn run(self, isa: Isa, input: &[u8], output: &mut [u8]) -> Result<(), KernelError> {
+        match self {
+            Self::Copy => output.copy_from_slice(input),
+            Self::Map(constants) => rescale_slices(isa, input, constants, output)?,
+        }
+        Ok(())
+    }
+
+    /// Changes `data` in place.
+    pub(super) fn run_in_place(self, isa: Isa, data: &mut [u8]) -> Result<(), KernelError> {
+        match self {
+            Self::Copy => Ok(()),
+            Self::Map(constants) => rescale_in_place(isa, constants, data),
+        }
+    }
+}
+
+isa_versions!(fn rescale_slices(input: &[u8], c: Constants, output: &mut [u8]) = rescale_loop);
+isa_versions!(fn rescale_in_place(c: Constants, data: &mut [u8]) = in_place_loop);
+
+#[inline(always)]
+fn rescale_loop(input: &[u8], c: Constants, output: &mut [u8]) {
+    for (&x, y) in input.iter().zip(output) {
+        *y = c.to.byte(c.from.steps(x) * c.ratio);
+    }
+}
+
+#[inline(always)]
+fn in_place_loop(c: Constants, data: &mut [u8]) {
+    for y in data {
+        *y = c.to.byte(c.from.steps(*y) * c.ratio);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use octofold_quant::requantize;
+
+    use super::super::testing::{LENGTHS, Random, params, quants, targets};
+    use super::*;
+
+    fn check(input: &[u8], from: Quant8, to: Target8) {
+        let one = |&x| {
+            let (p, q) = (from.params, to.quant.params);
+            requantize::rescale(from.value(x), p, q, to.lo, to.hi) as u8
+        };
+        let expected: Vec<u8> = input.iter().map(one).collect();
+        for isa in Isa::supported() {
+            let mut output = vec![0xA5; input.len()];
+            rescale(isa, input, from, to, &mut output).unwrap();
+            assert_eq!(output, expected, "{isa} {from:?} {to:?}");
+            output.copy_from_slice(input);
+            let rescaler = Rescaler::new(from, to).unwrap();
+            rescaler.run_in_place(isa, &mut output).unwrap();
+            assert_eq!(output, expected, "{isa} {from:?} {to:?} in place");
+        }
+    }
+
+    #[test]
+    fn every_byte_gives_the_value_of_quant() {
+        let all: Vec<u8> = (0..=255).collect();
+        for from in quants() {
+            for to in targets() {
+                check(&all, from, to);
+            }
+            check(&all, from, Target8::full(from));
+            check(
+                &all,
+                from,
+                Target8 {
+                    lo: 5,
+                    hi: 90,
+                    quant: from,
+                },
+            );
+        }
+        // Every odd value is a tie.
+        let to = Target8::full(Quant8::unsigned(params(2.0, 11)));
+        check(&all, Quant8::unsigned(params(1.0, 100)), to);
+    }
+
+    #[test]
+    fn all_lengths_agree() {
+        let mut random = Random::new(3);
+        for len in LENGTHS {
+            check(&random.bytes(len), quants()[3], targets()[7]);
+        }
+    }
+
+    #[test]
+    fn unequal_lengths_are_refused() {
+        let (from, to) = (quants()[0], targets()[1]);
+        assert!(rescale(Isa::Scalar, &[0; 3], from, to, &mut [0; 4]).is_err());
+    }
+}

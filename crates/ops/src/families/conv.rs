@@ -1,0 +1,578 @@
+//! Convolution and its transpose, of any spatial rank.
+//!
+//! Shape arithmetic and loops are shared by every convolution of this crate: [`ConvShape`] checks and computes shapes, of symbolic
+//! sizes too; [`ConvLoops`] sums products in f64, which is exact for quantized integers.
+
+use octofold_tensor::{Dim, Tensor};
+
+use super::real::{real_tensor, reals};
+use super::support::{checked_elements, expect_type};
+use super::window::{Slide, Window, WindowAttributes, for_each_index};
+use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+
+word_attribute! {
+    /// How the borders of a sliding window follow from the input's size.
+    pub enum AutoPad {
+        /// The borders are given by `pads`.
+        NotSet = "NOTSET",
+        /// The output has `ceil(input / stride)` positions; an odd border is larger at the end.
+        SameUpper = "SAME_UPPER",
+        /// As `SAME_UPPER`, an odd border is larger at the begin.
+        SameLower = "SAME_LOWER",
+        /// No borders.
+        Valid = "VALID",
+    }
+}
+
+attributes! {
+    /// Convolution: ONNX `Conv` (opset 11, 22), of any spatial rank.
+    ///
+    /// Inputs: `x` [N, C, D1, …], `w` [M, C/group, K1, …], optional bias `[M]`; float of any width. Output: [N, M, O1, …] with
+    /// `O = floor((D + pads - dilation·(K - 1) - 1) / stride) + 1`. Sums are f64, rounded once.
+    "" "Conv"
+    pub struct Conv {
+        /// How the borders follow from the input's size.
+        auto_pad: AutoPad = AutoPad::NotSet,
+        /// The distances of the kernel's taps; empty for ones.
+        dilations: Vec<i64> = vec![],
+        /// The number of groups, which divides C and M.
+        group: i64 = 1,
+        /// The sizes of the kernel; empty, or those of `w`.
+        kernel_shape: Vec<i64> = vec![],
+        /// The borders: all begins, then all ends; empty for zeros.
+        pads: Vec<i64> = vec![],
+        /// The steps between output positions; empty for ones.
+        strides: Vec<i64> = vec![],
+    }
+}
+
+attributes! {
+    /// Transposed convolution: ONNX `ConvTranspose` (opset 11, 22), of any spatial rank.
+    ///
+    /// Inputs: `x` [N, C, D1, …], `w` [C, M/group, K1, …], optional bias `[M]`; float of any width. Output: [N, M, O1, …] with
+    /// `O = stride·(D - 1) + output_padding + dilation·(K - 1) + 1 - pads`, or `output_shape`, from which the pads then follow.
+    "" "ConvTranspose"
+    pub struct ConvTranspose {
+        /// How the borders follow from the output's size `stride·D`.
+        auto_pad: AutoPad = AutoPad::NotSet,
+        /// The distances of the kernel's taps; empty for ones.
+        dilations: Vec<i64> = vec![],
+        /// The number of groups, which divides C.
+        group: i64 = 1,
+        /// The sizes of the kernel; empty, or those of `w`.
+        kernel_shape: Vec<i64> = vec![],
+        /// Positions added at the end of each axis; empty for zeros.
+        output_padding: Vec<i64> = vec![],
+        /// The spatial sizes of the output; empty when they follow from the other attributes.
+        output_shape: Vec<i64> = vec![],
+        /// The borders cut from the output: all begins, then all ends; empty for zeros.
+        pads: Vec<i64> = vec![],
+        /// The distances of input positions in the output; empty for ones.
+        strides: Vec<i64> = vec![],
+    }
+}
+
+/// The attributes that all convolutions share, as they came from a file.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvShape<'a> {
+    /// Steps, distances, borders.
+    pub window: WindowAttributes<'a>,
+    /// The sizes of the kernel; empty, or those of the weights.
+    pub kernel_shape: &'a [i64],
+    /// The number of groups.
+    pub group: i64,
+}
+
+fn differ(a: &Dim, b: &Dim) -> bool {
+    matches!((a.known(), b.known()), (Some(a), Some(b)) if a != b)
+}
+
+impl ConvShape<'_> {
+    /// The checked window over weights whose spatial sizes are `weights`; `None` when these are not known.
+    ///
+    /// # Errors
+    /// When `kernel_shape` contradicts the weights, or an attribute is out of range.
+    pub fn window(&self, weights: &[Dim]) -> Result<Option<Window>, OpError> {
+        let kernel = if self.kernel_shape.is_empty() {
+            match weights.iter().map(Dim::known).collect::<Option<Vec<_>>>() {
+                Some(kernel) => kernel,
+                None => return Ok(None),
+            }
+        } else {
+            self.kernel_shape.to_vec()
+        };
+        let contradicts = kernel.len() != weights.len()
+            || kernel
+                .iter()
+                .zip(weights)
+                .any(|(&size, dim)| differ(&size.into(), dim));
+        if contradicts {
+            let reason = format!("{kernel:?} is not the kernel of the weights");
+            return Err(OpError::attribute("kernel_shape", reason));
+        }
+        Window::new(&kernel, self.window).map(Some)
+    }
+
+    fn check_ranks(&self, x: &[Dim], w: &[Dim]) -> Result<(), OpError> {
+        if x.len() < 3 || x.len() != w.len() {
+            return Err(OpError::invalid(format!(
+                "a convolution of an input of rank {} with weights of rank {}",
+                x.len(),
+                w.len()
+            )));
+        }
+        if self.group < 1 {
+            return Err(OpError::attribute(
+                "group",
+                format!("{} is not positive", self.group),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_bias(bias: Option<&[Dim]>, outputs: &Dim) -> Result<(), OpError> {
+        match bias {
+            Some([size]) if !differ(size, outputs) => Ok(()),
+            None => Ok(()),
+            Some(_) => Err(OpError::invalid(format!(
+                "the bias does not have {outputs} elements"
+            ))),
+        }
+    }
+
+    /// The shape [N, M, O1, …] of a convolution of `x` [N, C, D1, …] with `w` [M, C/group, K1, …] and a bias `[M]`.
+    /// A size that cannot be known yet, because those of the weights are not, is `None`.
+    ///
+    /// # Errors
+    /// When shapes and attributes do not fit each other.
+    pub fn output(
+        &self,
+        x: &[Dim],
+        w: &[Dim],
+        bias: Option<&[Dim]>,
+    ) -> Result<Vec<Option<Dim>>, OpError> {
+        self.check_ranks(x, w)?;
+        if differ(&x[1], &w[1].clone().times(self.group)) {
+            return Err(OpError::invalid(format!(
+                "weights for {} channels in each of {} groups do not fit an input of {} channels",
+                w[1], self.group, x[1]
+            )));
+        }
+        if w[0]
+            .known()
+            .is_some_and(|outputs| outputs % self.group != 0)
+        {
+            let reason = format!("{} does not divide {} output channels", self.group, w[0]);
+            return Err(OpError::attribute("group", reason));
+        }
+        Self::check_bias(bias, &w[0])?;
+        let mut shape = vec![Some(x[0].clone()), Some(w[0].clone())];
+        match self.window(&w[2..])? {
+            None => shape.resize(x.len(), None),
+            Some(window) => {
+                for (axis, size) in x[2..].iter().enumerate() {
+                    shape.push(Some(window.slide(axis, size)?.output));
+                }
+            }
+        }
+        Ok(shape)
+    }
+
+    /// The loops of a convolution of an input of shape `x`, channels second, with weights of shape `w`.
+    ///
+    /// # Errors
+    /// When shapes and attributes do not fit each other, or the result is too large.
+    pub(crate) fn loops(
+        &self,
+        x: &[usize],
+        w: &[usize],
+        bias: Option<&[usize]>,
+    ) -> Result<ConvLoops, OpError> {
+        let dims = |shape: &[usize]| shape.iter().map(|&size| size.into()).collect::<Vec<Dim>>();
+        self.output(&dims(x), &dims(w), bias.map(dims).as_deref())?;
+        let Some(window) = self.window(&dims(&w[2..]))? else {
+            return Err(OpError::invalid("the kernel has no size"));
+        };
+        let slides = window.over(&x[2..])?;
+        let shape: Vec<_> = [x[0], w[0]]
+            .into_iter()
+            .chain(slides.iter().map(|s| s.output))
+            .collect();
+        checked_elements(&shape)?;
+        let group = self.group as usize;
+        Ok(ConvLoops {
+            batch: x[0],
+            group,
+            inputs: w[1],
+            outputs: w[0] / group,
+            slides,
+            shape,
+        })
+    }
+}
+
+/// A convolution whose sizes are known and fit.
+#[derive(Clone, Debug)]
+pub(crate) struct ConvLoops {
+    batch: usize,
+    group: usize,
+    /// Input channels of a group.
+    inputs: usize,
+    /// Output channels of a group.
+    outputs: usize,
+    slides: Vec<Slide>,
+    /// The shape of the result, channels second.
+    pub(crate) shape: Vec<usize>,
+}
+
+/// For one tap, the rows of positions along the last axis at which it is over elements: the flat indices of the first position and
+/// of the element under it. Gives the length of the rows and the distance of the elements; that of the positions is 1.
+fn rows_of_tap(slides: &[Slide], tap: &[usize], rows: &mut Vec<(usize, usize)>) -> (usize, usize) {
+    rows.clear();
+    rows.push((0, 0));
+    let mut length = 1;
+    for (axis, (slide, &tap)) in slides.iter().zip(tap).enumerate() {
+        let positions = slide.positions(tap);
+        let element =
+            |position: usize| position * slide.stride + tap * slide.dilation - slide.begin;
+        if positions.is_empty() {
+            rows.clear();
+        } else if axis + 1 == slides.len() {
+            length = positions.len();
+            for row in rows.iter_mut() {
+                row.0 = row.0 * slide.output + positions.start;
+                row.1 = row.1 * slide.input + element(positions.start);
+            }
+        } else {
+            let outer = std::mem::take(rows);
+            rows.extend(outer.iter().flat_map(|&(p, e)| {
+                positions
+                    .clone()
+                    .map(move |o| (p * slide.output + o, e * slide.input + element(o)))
+            }));
+        }
+    }
+    (length, slides.last().map_or(1, |slide| slide.stride))
+}
+
+impl ConvLoops {
+    /// Computes the sums of products of `x` [N, C, D1, …] and `w` [M, C/group, K1, …] and passes each plane [O1, …] to
+    /// `finish(batch, output channel, sums)`, in row-major order. Borders count as zeros.
+    ///
+    /// # Errors
+    /// What `finish` returns.
+    pub(crate) fn run(
+        &self,
+        x: &[f64],
+        w: &[f64],
+        mut finish: impl FnMut(usize, usize, &[f64]) -> Result<(), OpError>,
+    ) -> Result<(), OpError> {
+        if self.shape.contains(&0) {
+            return Ok(());
+        }
+        let sizes: Vec<_> = self.slides.iter().map(|s| s.input).collect();
+        let kernel: Vec<_> = self.slides.iter().map(|s| s.kernel).collect();
+        let (plane_in, taps) = (checked_elements(&sizes)?, checked_elements(&kernel)?);
+        let plane_out: usize = self.shape[2..].iter().product();
+        let slides = self.merged_slides();
+        let kernel = match (self.inputs, slides.len() == self.slides.len()) {
+            // Nothing to sum: no taps.
+            (0, _) => vec![0],
+            (_, true) => kernel,
+            (_, false) => vec![1],
+        };
+        let mut sums = vec![0.0; self.outputs * plane_out];
+        let mut rows = Vec::new();
+        for (batch, group) in pairs(self.batch, self.group) {
+            sums.fill(0.0);
+            let mut flat_tap = 0;
+            for_each_index(&kernel, |tap| {
+                let (length, step) = rows_of_tap(&slides, tap, &mut rows);
+                for (output, input) in pairs(self.outputs, self.inputs) {
+                    let sums = &mut sums[output * plane_out..][..plane_out];
+                    let channel = (batch * self.group + group) * self.inputs + input;
+                    let x = &x[channel * plane_in..][..plane_in];
+                    let filter = (group * self.outputs + output) * self.inputs + input;
+                    let weight = w[filter * taps + flat_tap];
+                    for &(position, element) in &rows {
+                        let sums = &mut sums[position..position + length];
+                        if step == 1 {
+                            let row = &x[element..element + length];
+                            sums.iter_mut()
+                                .zip(row)
+                                .for_each(|(sum, x)| *sum += weight * x);
+                        } else {
+                            let row = x[element..].iter().step_by(step);
+                            sums.iter_mut()
+                                .zip(row)
+                                .for_each(|(sum, x)| *sum += weight * x);
+                        }
+                    }
+                }
+                flat_tap += 1;
+            });
+            for output in 0..self.outputs {
+                finish(
+                    batch,
+                    group * self.outputs + output,
+                    &sums[output * plane_out..][..plane_out],
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The axes as one when the kernel is a point that moves over everything, so that rows are long.
+    fn merged_slides(&self) -> Vec<Slide> {
+        let point =
+            |s: &Slide| s.kernel == 1 && s.stride == 1 && s.input == s.output && s.begin == 0;
+        if !self.slides.iter().all(point) {
+            return self.slides.clone();
+        }
+        let size = self.slides.iter().map(|s| s.input).product();
+        vec![Slide {
+            input: size,
+            output: size,
+            kernel: 1,
+            stride: 1,
+            dilation: 1,
+            begin: 0,
+            end: 0,
+        }]
+    }
+}
+
+/// All pairs of indices below two sizes, row-major.
+fn pairs(outer: usize, inner: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..outer).flat_map(move |i| (0..inner).map(move |j| (i, j)))
+}
+
+impl Conv {
+    /// The attributes that all convolutions share.
+    pub fn shape(&self) -> ConvShape<'_> {
+        ConvShape {
+            window: WindowAttributes {
+                auto_pad: self.auto_pad,
+                dilations: &self.dilations,
+                pads: &self.pads,
+                strides: &self.strides,
+                ceil_mode: false,
+            },
+            kernel_shape: &self.kernel_shape,
+            group: self.group,
+        }
+    }
+}
+
+impl Operator for Conv {
+    fn arity(&self) -> Arity {
+        Arity::of(2..=3)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let (x, w, bias) = (inputs.required(0)?, inputs.required(1)?, inputs.optional(2));
+        expect_type(w, 1, x.dtype())?;
+        let loops = self
+            .shape()
+            .loops(x.shape(), w.shape(), bias.map(Tensor::shape))?;
+        let bias = bias.map(|bias| reals(bias, 2)).transpose()?;
+        let mut y = Vec::with_capacity(loops.shape.iter().product());
+        loops.run(&reals(x, 0)?, &reals(w, 1)?, |_, channel, sums| {
+            let bias = bias.as_ref().map_or(0.0, |bias| bias[channel]);
+            y.extend(sums.iter().map(|sum| sum + bias));
+            Ok(())
+        })?;
+        Ok(vec![real_tensor(x.dtype(), &loops.shape, y)?])
+    }
+}
+
+impl ConvTranspose {
+    fn shape(&self) -> ConvShape<'_> {
+        ConvShape {
+            window: WindowAttributes {
+                // The borders follow from the output here, so the window has only explicit ones.
+                auto_pad: AutoPad::NotSet,
+                dilations: &self.dilations,
+                pads: &self.pads,
+                strides: &self.strides,
+                ceil_mode: false,
+            },
+            kernel_shape: &self.kernel_shape,
+            group: self.group,
+        }
+    }
+
+    /// The size of the output along a spatial axis, and the border cut from its begin.
+    fn stretch(&self, window: &Window, axis: usize, input: &Dim) -> Result<(Dim, Dim), OpError> {
+        let rank = window.axes.len();
+        let per_axis = |name, values: &[i64], default| match values {
+            [] => Ok(default),
+            _ if values.len() != rank => Err(OpError::attribute(
+                name,
+                format!("has {} numbers for {rank} axes", values.len()),
+            )),
+            _ if !(0..i64::from(i32::MAX)).contains(&values[axis]) => Err(OpError::attribute(
+                name,
+                format!("{} is out of range", values[axis]),
+            )),
+            _ => Ok(Some(values[axis])),
+        };
+        let given = per_axis("output_shape", &self.output_shape, None)?;
+        let padding = per_axis("output_padding", &self.output_padding, Some(0))?.unwrap_or(0);
+        let window = window.axes[axis];
+        let full = input
+            .clone()
+            .minus(1_i64)
+            .times(window.stride)
+            .plus(padding)
+            .plus(window.extent());
+        let output = match (given, self.auto_pad) {
+            (Some(size), _) => Dim::Known(size),
+            (None, AutoPad::SameUpper | AutoPad::SameLower) => input.clone().times(window.stride),
+            (None, AutoPad::Valid) => return Ok((full, Dim::Known(0))),
+            (None, AutoPad::NotSet) => {
+                let (begin, end) = window.pads;
+                let output = full.minus(begin).minus(end);
+                if output.known().is_some_and(|size| size < 0) {
+                    return Err(OpError::attribute("pads", "leave nothing of the output"));
+                }
+                return Ok((output, begin.into()));
+            }
+        };
+        let cut = full.minus(output.clone()).max(0_i64);
+        let begin = match self.auto_pad {
+            AutoPad::SameUpper => cut.floor_div(2_i64),
+            _ => cut.ceil_div(2_i64),
+        };
+        Ok((output, begin))
+    }
+
+    /// The shape [N, M, O1, …] of the result for `x` [N, C, D1, …], `w` [C, M/group, K1, …] and a bias `[M]`.
+    /// A size that cannot be known yet, because those of the weights are not, is `None`.
+    ///
+    /// # Errors
+    /// When shapes and attributes do not fit each other.
+    pub fn output(
+        &self,
+        x: &[Dim],
+        w: &[Dim],
+        bias: Option<&[Dim]>,
+    ) -> Result<Vec<Option<Dim>>, OpError> {
+        let conv = self.shape();
+        conv.check_ranks(x, w)?;
+        if differ(&x[1], &w[0]) {
+            return Err(OpError::invalid(format!(
+                "weights for {} channels do not fit an input of {} channels",
+                w[0], x[1]
+            )));
+        }
+        if x[1]
+            .known()
+            .is_some_and(|channels| channels % self.group != 0)
+        {
+            let reason = format!("{} does not divide {} channels", self.group, x[1]);
+            return Err(OpError::attribute("group", reason));
+        }
+        let outputs = w[1].clone().times(self.group);
+        ConvShape::check_bias(bias, &outputs)?;
+        let mut shape = vec![Some(x[0].clone()), Some(outputs)];
+        match conv.window(&w[2..])? {
+            None => shape.resize(x.len(), None),
+            Some(window) => {
+                for (axis, size) in x[2..].iter().enumerate() {
+                    shape.push(Some(self.stretch(&window, axis, size)?.0));
+                }
+            }
+        }
+        Ok(shape)
+    }
+
+    /// The window that moves over the output, one position for each element of the input.
+    fn slides(&self, x: &[usize], w: &[usize]) -> Result<Vec<Slide>, OpError> {
+        let kernel: Vec<Dim> = w.iter().map(|&size| size.into()).collect();
+        let Some(window) = self.shape().window(&kernel)? else {
+            return Err(OpError::invalid("the kernel has no size"));
+        };
+        let slides = x.iter().enumerate().map(|(axis, &size)| {
+            let (output, begin) = self.stretch(&window, axis, &size.into())?;
+            let number = |dim: Dim| dim.known().and_then(|n| usize::try_from(n).ok());
+            let (Some(output), Some(begin)) = (number(output), number(begin)) else {
+                return Err(OpError::TooLarge(u128::MAX));
+            };
+            let window = window.axes[axis];
+            Ok(Slide {
+                input: output,
+                output: size,
+                kernel: window.kernel as usize,
+                stride: window.stride as usize,
+                dilation: window.dilation as usize,
+                begin,
+                end: 0,
+            })
+        });
+        slides.collect()
+    }
+}
+
+impl Operator for ConvTranspose {
+    fn arity(&self) -> Arity {
+        Arity::of(2..=3)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let (x, w, bias) = (inputs.required(0)?, inputs.required(1)?, inputs.optional(2));
+        expect_type(w, 1, x.dtype())?;
+        let dims = |t: &Tensor| {
+            t.shape()
+                .iter()
+                .map(|&size| size.into())
+                .collect::<Vec<Dim>>()
+        };
+        let shape = self.output(&dims(x), &dims(w), bias.map(dims).as_deref())?;
+        let known = |dim: Option<Dim>| dim.and_then(|dim| usize::try_from(dim.known()?).ok());
+        let shape: Option<Vec<usize>> = shape.into_iter().map(known).collect();
+        let shape = shape.ok_or(OpError::TooLarge(u128::MAX))?;
+        let mut y = vec![0.0; checked_elements(&shape)?];
+        if y.is_empty() {
+            return Ok(vec![real_tensor(x.dtype(), &shape, y)?]);
+        }
+        let slides = self.slides(&x.shape()[2..], &w.shape()[2..])?;
+        let (batch, channels, outputs) = (x.shape()[0], x.shape()[1], w.shape()[1]);
+        let inputs_of_group = channels / self.group as usize;
+        let (x_values, w_values) = (reals(x, 0)?, reals(w, 1)?);
+        let plane_out: usize = shape[2..].iter().product();
+        let mut kernel: Vec<_> = slides.iter().map(|s| s.kernel).collect();
+        let (plane_in, taps) = (
+            checked_elements(&x.shape()[2..])?,
+            checked_elements(&kernel)?,
+        );
+        if x.is_empty() {
+            // Nothing to sum: no taps.
+            kernel = vec![0];
+        }
+        if let Some(bias) = bias {
+            let bias = reals(bias, 2)?;
+            for (plane, bias) in y.chunks_mut(plane_out.max(1)).zip(bias.iter().cycle()) {
+                plane.fill(*bias);
+            }
+        }
+        let (mut rows, mut flat_tap) = (Vec::new(), 0);
+        for_each_index(&kernel, |tap| {
+            let (length, step) = rows_of_tap(&slides, tap, &mut rows);
+            for (channel, output) in pairs(batch * channels, outputs) {
+                let input = channel % channels;
+                let weight = w_values[(input * outputs + output) * taps + flat_tap];
+                let plane = (channel / inputs_of_group) * outputs + output;
+                let x = &x_values[channel * plane_in..][..plane_in];
+                let y = &mut y[plane * plane_out..][..plane_out];
+                for &(position, element) in &rows {
+                    let row = y[element..].iter_mut().step_by(step);
+                    row.zip(&x[position..position + length])
+                        .for_each(|(y, x)| *y += weight * x);
+                }
+            }
+            flat_tap += 1;
+        });
+        Ok(vec![real_tensor(x.dtype(), &shape, y)?])
+    }
+}

@@ -1,0 +1,193 @@
+//! Pooling in either layout, of floats or bytes.
+
+use octofold_quant::{QParams, requantize};
+use octofold_tensor::Tensor;
+
+use super::{
+    Finished, FusedGlobalPool, FusedPool, Layout, Output, OutputQuantization, PoolKind,
+    quantized_input,
+};
+use crate::families::AutoPad;
+use crate::families::pool::{for_each_window, maximum};
+use crate::families::support::checked_elements;
+use crate::families::window::{Slide, Window, WindowAttributes};
+use crate::{Arity, Inputs, OpError, Operator};
+
+/// The parameters of the input and result of a pooling operator, when it is quantized.
+fn pool_quantization(
+    x: Option<QParams>,
+    y: Option<OutputQuantization>,
+) -> Result<Option<(QParams, OutputQuantization)>, OpError> {
+    match (x, y) {
+        (None, None) => Ok(None),
+        (Some(x), Some(y)) => {
+            y.check()?;
+            Ok(Some((x, y)))
+        }
+        _ => Err(OpError::invalid(
+            "either both input and result are quantized, or none",
+        )),
+    }
+}
+
+/// Pools the planes of an input; what is read and written is the same for windows and whole planes.
+fn pool(
+    inputs: Inputs<'_>,
+    (layout, kind): (Layout, PoolKind),
+    slides: &[Slide],
+    count_include_pad: bool,
+    quantization: Option<(QParams, OutputQuantization)>,
+) -> Result<Tensor, OpError> {
+    let x = inputs.required(0)?;
+    let [batch, channels, _, _] = layout.to_nchw(x.shape())?;
+    let (size_in, size_out) = match slides {
+        [h, w] => (checked_elements(&[h.input, w.input])?, [h.output, w.output]),
+        _ => return Err(OpError::invalid("pooling of images moves over two axes")),
+    };
+    let shape = layout.arrange([batch, channels, size_out[0], size_out[1]]);
+    let mut y = Output::new(checked_elements(&shape)?, quantization.map(|(_, y)| y));
+    let (bytes, numbers, x_params) = match quantization {
+        None => (Vec::new(), inputs.values::<f32>(0)?, QParams::IDENTITY),
+        Some((params, _)) => {
+            let (bytes, params) = quantized_input(inputs, 0, params)?;
+            (bytes, &[][..], params)
+        }
+    };
+    if shape.contains(&0) {
+        return y.tensor(&shape);
+    }
+    let (planes, size_out) = (layout.planes(batch, channels), size_out[0] * size_out[1]);
+    let mut failed = None;
+    for_each_window(slides, |view| {
+        let count = if count_include_pad {
+            view.with_borders
+        } else {
+            view.elements.len()
+        }
+        .max(1);
+        for (batch, channel) in planes.each() {
+            let at = |element: usize| planes.index(batch, channel, size_in, element);
+            let elements = view.elements.iter();
+            let value = match (quantization, kind) {
+                (None, PoolKind::Max) => {
+                    Finished::Float(maximum(elements.map(|&e| (e, numbers[at(e)]))).1)
+                }
+                (None, PoolKind::Average) => {
+                    let sum: f64 = elements.map(|&e| f64::from(numbers[at(e)])).sum();
+                    Finished::Float((sum / count as f64) as f32)
+                }
+                (Some((_, y)), PoolKind::Max) => {
+                    let q = elements
+                        .map(|&e| bytes[at(e)])
+                        .max()
+                        .unwrap_or(x_params.zero_point);
+                    Finished::Quantized(requantize::rescale(q, x_params, y.params, y.lo, y.hi))
+                }
+                (Some((_, y)), PoolKind::Average) => {
+                    let sum: i64 = elements
+                        .map(|&e| i64::from(bytes[at(e)] - x_params.zero_point))
+                        .sum();
+                    let Ok(sum) = i32::try_from(sum) else {
+                        failed = Some(sum);
+                        continue;
+                    };
+                    Finished::Quantized(requantize::mean(
+                        sum, count, x_params, y.params, y.lo, y.hi,
+                    ))
+                }
+            };
+            y.set(planes.index(batch, channel, size_out, view.position), value);
+        }
+    });
+    match failed {
+        None => y.tensor(&shape),
+        Some(sum) => Err(OpError::invalid(format!(
+            "the sum {sum} leaves the 32 bits of an accumulator"
+        ))),
+    }
+}
+
+impl FusedPool {
+    /// The checked window.
+    ///
+    /// # Errors
+    /// When an attribute is out of range, or there are not two axes.
+    pub fn window(&self) -> Result<Window, OpError> {
+        if self.kernel_shape.len() != 2 {
+            let reason = format!("has {} axes, not 2", self.kernel_shape.len());
+            return Err(OpError::attribute("kernel_shape", reason));
+        }
+        let attributes = WindowAttributes {
+            auto_pad: AutoPad::NotSet,
+            dilations: &self.dilations,
+            pads: &self.pads,
+            strides: &self.strides,
+            ceil_mode: self.ceil_mode,
+        };
+        Window::new(&self.kernel_shape, attributes)
+    }
+
+    /// The parameters of input and result, when the operator is quantized.
+    ///
+    /// # Errors
+    /// When only one of both is given.
+    pub fn quantization(&self) -> Result<Option<(QParams, OutputQuantization)>, OpError> {
+        pool_quantization(self.x, self.y)
+    }
+}
+
+impl Operator for FusedPool {
+    fn arity(&self) -> Arity {
+        Arity::of(1..=1)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
+        let slides = self.window()?.over(&[height, width])?;
+        let how = (self.layout, self.kind);
+        Ok(vec![pool(
+            inputs,
+            how,
+            &slides,
+            self.count_include_pad,
+            self.quantization()?,
+        )?])
+    }
+}
+
+impl FusedGlobalPool {
+    /// The parameters of input and result, when the operator is quantized.
+    ///
+    /// # Errors
+    /// When only one of both is given.
+    pub fn quantization(&self) -> Result<Option<(QParams, OutputQuantization)>, OpError> {
+        pool_quantization(self.x, self.y)
+    }
+}
+
+impl Operator for FusedGlobalPool {
+    fn arity(&self) -> Arity {
+        Arity::of(1..=1)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
+        let whole = |size: usize| Slide {
+            input: size,
+            output: 1,
+            kernel: size,
+            stride: 1,
+            dilation: 1,
+            begin: 0,
+            end: 0,
+        };
+        let slides = [whole(height), whole(width)];
+        Ok(vec![pool(
+            inputs,
+            (self.layout, self.kind),
+            &slides,
+            false,
+            self.quantization()?,
+        )?])
+    }
+}

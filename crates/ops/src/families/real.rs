@@ -1,0 +1,174 @@
+//! Elements as numbers, whatever their type: floats as f64, small integers as i32.
+//!
+//! Every float operator computes in f64 and rounds once to the type of its result; integers of up to 32 bits and
+//! their products are exact there, too. An oracle can afford that, and gains accuracy and one code for all widths.
+
+use std::sync::Arc;
+
+use octofold_quant::QuantType;
+use octofold_tensor::{DType, Tensor, TensorData, bf16, f16};
+
+use super::support::wrong_type;
+use crate::OpError;
+
+/// The elements of a float tensor, input `index`.
+///
+/// # Errors
+/// When the elements are no floats.
+pub(crate) fn reals(tensor: &Tensor, index: usize) -> Result<Vec<f64>, OpError> {
+    Ok(match tensor.data() {
+        TensorData::F32(values) => values.iter().map(|&v| v.into()).collect(),
+        TensorData::F64(values) => values.to_vec(),
+        TensorData::F16(values) => values.iter().map(|v| v.to_f64()).collect(),
+        TensorData::BF16(values) => values.iter().map(|v| v.to_f64()).collect(),
+        _ => return Err(wrong_type(tensor, index, "float")),
+    })
+}
+
+/// A float tensor of numbers, each rounded once.
+///
+/// # Errors
+/// When `dtype` is no float type, or the number of elements does not fit the shape.
+pub(crate) fn real_tensor(
+    dtype: DType,
+    shape: &[usize],
+    values: impl IntoIterator<Item = f64>,
+) -> Result<Tensor, OpError> {
+    let values = values.into_iter();
+    let data = match dtype {
+        DType::F32 => TensorData::F32(Arc::new(values.map(|v| v as f32).collect())),
+        DType::F64 => TensorData::F64(Arc::new(values.collect())),
+        DType::F16 => TensorData::F16(Arc::new(values.map(f16::from_f64).collect())),
+        DType::BF16 => TensorData::BF16(Arc::new(values.map(bf16::from_f64).collect())),
+        _ => return Err(OpError::invalid(format!("{dtype} is no float type"))),
+    };
+    Ok(Tensor::from_data(shape.iter().copied(), data)?)
+}
+
+/// A function of each element of a float tensor, input 0.
+///
+/// # Errors
+/// When the elements are no floats.
+pub(crate) fn map_reals(tensor: &Tensor, f: impl Fn(f64) -> f64) -> Result<Tensor, OpError> {
+    let data = match tensor.data() {
+        TensorData::F32(values) => TensorData::F32(Arc::new(
+            values.iter().map(|&v| f(v.into()) as f32).collect(),
+        )),
+        TensorData::F64(values) => {
+            TensorData::F64(Arc::new(values.iter().map(|&v| f(v)).collect()))
+        }
+        TensorData::F16(values) => TensorData::F16(Arc::new(
+            values
+                .iter()
+                .map(|v| f16::from_f64(f(v.to_f64())))
+                .collect(),
+        )),
+        TensorData::BF16(values) => TensorData::BF16(Arc::new(
+            values
+                .iter()
+                .map(|v| bf16::from_f64(f(v.to_f64())))
+                .collect(),
+        )),
+        _ => return Err(wrong_type(tensor, 0, "float")),
+    };
+    Ok(Tensor::from_data(tensor.shape().iter().copied(), data)?)
+}
+
+/// The quantized type that has the range of an element type; `None` for types that hold no quantized values.
+pub fn quant_type_of(dtype: DType) -> Option<QuantType> {
+    Some(match dtype {
+        DType::U4 => QuantType::Uint4,
+        DType::I4 => QuantType::Int4,
+        DType::U8 => QuantType::Uint8,
+        DType::I8 => QuantType::Int8,
+        DType::U16 => QuantType::Uint16,
+        DType::I16 => QuantType::Int16,
+        DType::I32 => QuantType::Int32,
+        _ => return None,
+    })
+}
+
+/// The element type that holds values of a quantized type.
+pub const fn dtype_of(quant: QuantType) -> DType {
+    match quant {
+        QuantType::Uint4 => DType::U4,
+        QuantType::Int4 => DType::I4,
+        QuantType::Uint8 => DType::U8,
+        QuantType::Int8 => DType::I8,
+        QuantType::Uint16 => DType::U16,
+        QuantType::Int16 => DType::I16,
+        QuantType::Int32 => DType::I32,
+    }
+}
+
+/// The elements of a quantized tensor, input `index`, and their type.
+///
+/// # Errors
+/// When the element type is no [`QuantType`].
+pub(crate) fn quantized(tensor: &Tensor, index: usize) -> Result<(Vec<i32>, QuantType), OpError> {
+    let expected = "an integer type of at most 32 bits";
+    let dtype = quant_type_of(tensor.dtype()).ok_or_else(|| wrong_type(tensor, index, expected))?;
+    let values = match tensor.data() {
+        TensorData::U4(values) | TensorData::U8(values) => {
+            values.iter().map(|&v| v.into()).collect()
+        }
+        TensorData::I4(values) | TensorData::I8(values) => {
+            values.iter().map(|&v| v.into()).collect()
+        }
+        TensorData::U16(values) => values.iter().map(|&v| v.into()).collect(),
+        TensorData::I16(values) => values.iter().map(|&v| v.into()).collect(),
+        TensorData::I32(values) => values.to_vec(),
+        _ => return Err(wrong_type(tensor, index, expected)),
+    };
+    Ok((values, dtype))
+}
+
+/// The elements of a tensor of bytes, input `index`, and their type.
+///
+/// # Errors
+/// When the element type is neither u8 nor s8.
+pub(crate) fn quantized_bytes(
+    tensor: &Tensor,
+    index: usize,
+) -> Result<(Vec<i32>, QuantType), OpError> {
+    match tensor.dtype() {
+        DType::U8 | DType::I8 => quantized(tensor, index),
+        _ => Err(wrong_type(tensor, index, "uint8 or int8")),
+    }
+}
+
+/// A tensor of quantized values, which lie in the range of `dtype`.
+///
+/// # Errors
+/// When the number of elements does not fit the shape.
+pub(crate) fn quantized_tensor(
+    dtype: QuantType,
+    shape: &[usize],
+    values: impl IntoIterator<Item = i32>,
+) -> Result<Tensor, OpError> {
+    let values = values.into_iter();
+    let data = match dtype {
+        QuantType::Uint4 => TensorData::U4(Arc::new(values.map(|v| v as u8).collect())),
+        QuantType::Int4 => TensorData::I4(Arc::new(values.map(|v| v as i8).collect())),
+        QuantType::Uint8 => TensorData::U8(Arc::new(values.map(|v| v as u8).collect())),
+        QuantType::Int8 => TensorData::I8(Arc::new(values.map(|v| v as i8).collect())),
+        QuantType::Uint16 => TensorData::U16(Arc::new(values.map(|v| v as u16).collect())),
+        QuantType::Int16 => TensorData::I16(Arc::new(values.map(|v| v as i16).collect())),
+        QuantType::Int32 => TensorData::I32(Arc::new(values.collect())),
+    };
+    Ok(Tensor::from_data(shape.iter().copied(), data)?)
+}
+
+/// An integer sum, computed exactly in f64, as the 32-bit accumulator that it must fit.
+///
+/// # Errors
+/// When it does not fit: the operator's sums would wrap.
+pub(crate) fn accumulator(sum: f64) -> Result<i32, OpError> {
+    if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&sum) {
+        Ok(sum as i32)
+    } else {
+        Err(OpError::invalid(format!(
+            "the sum {sum} leaves the 32 bits of an accumulator"
+        )))
+    }
+}

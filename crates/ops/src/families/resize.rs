@@ -1,0 +1,648 @@
+//! Interpolation to another size.
+//!
+//! Every mode is separable: along an axis each output position takes a weighted sum of a few input positions, and an axis after the other is resized. Positions
+//! are computed in f32, as ONNX Runtime does (f64 would choose another nearest neighbour for some scales), sums in f64.
+
+use octofold_tensor::{Dim, Tensor, TensorData};
+
+use super::number::{Number, for_numbers};
+use super::real::reals;
+use super::support::{checked_elements, integers, map_data, normalize_axes, wrong_type};
+use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+
+word_attribute! {
+    /// How [`Resize`] computes a value between the input's elements.
+    pub enum ResizeMode {
+        /// The nearest element.
+        Nearest = "nearest",
+        /// Linear along each axis.
+        Linear = "linear",
+        /// Cubic along each axis.
+        Cubic = "cubic",
+    }
+}
+
+word_attribute! {
+    /// Which position of the input an output position stands for.
+    pub enum CoordinateTransformation {
+        /// `(y + 1/2)/scale - 1/2`.
+        HalfPixel = "half_pixel",
+        /// As `half_pixel`, moved so that the middle of the input stays the middle when sizes were rounded.
+        HalfPixelSymmetric = "half_pixel_symmetric",
+        /// As `half_pixel`; 0 when the output has one position.
+        PytorchHalfPixel = "pytorch_half_pixel",
+        /// `y·(input - 1)/(output - 1)`.
+        AlignCorners = "align_corners",
+        /// `y/scale`.
+        Asymmetric = "asymmetric",
+        /// `align_corners` within the region of the input `roi`.
+        TfCropAndResize = "tf_crop_and_resize",
+    }
+}
+
+word_attribute! {
+    /// Which neighbour is the nearest.
+    pub enum NearestMode {
+        /// The closer one, the lower of two equally close.
+        RoundPreferFloor = "round_prefer_floor",
+        /// The closer one, the upper of two equally close.
+        RoundPreferCeil = "round_prefer_ceil",
+        /// The lower one.
+        Floor = "floor",
+        /// The upper one.
+        Ceil = "ceil",
+    }
+}
+
+word_attribute! {
+    /// What [`Resize`] makes of `sizes`.
+    pub enum AspectRatioPolicy {
+        /// The sizes are exact.
+        Stretch = "stretch",
+        /// One scale for all axes: the largest with which no axis exceeds its size.
+        NotLarger = "not_larger",
+        /// One scale for all axes: the smallest with which no axis falls below its size.
+        NotSmaller = "not_smaller",
+    }
+}
+
+attributes! {
+    /// ONNX `Resize` (opset 19): interpolation to another size, separably along each axis.
+    ///
+    /// Inputs: `x`, optional `roi` [2·R], optional `scales` `[R]` (f32), optional `sizes` `[R]` (i64); R is the number of `axes`, or the rank. Exactly one of `scales` and
+    /// `sizes` has elements. Output: `floor(D·scale)` or the given size of each axis; any number type (integers round half to even and saturate).
+    /// Models of opset 10 and `Upsample` come through the importer as `asymmetric`, `floor`.
+    "" "Resize"
+    pub struct Resize {
+        /// Whether linear and cubic filters widen when the size shrinks.
+        antialias: bool = false,
+        /// The axes that `roi`, `scales` and `sizes` speak of; empty for all.
+        axes: Vec<i64> = vec![],
+        /// Which position of the input an output position stands for.
+        coordinate_transformation_mode: CoordinateTransformation = CoordinateTransformation::HalfPixel,
+        /// The parameter of the cubic kernel.
+        cubic_coeff_a: f32 = -0.75,
+        /// Whether weights outside of the input become zero and the others are normalized.
+        exclude_outside: bool = false,
+        /// The value outside of `roi`'s image in `tf_crop_and_resize`.
+        extrapolation_value: f32 = 0.0,
+        /// What becomes of `sizes`.
+        keep_aspect_ratio_policy: AspectRatioPolicy = AspectRatioPolicy::Stretch,
+        /// How values between the elements are computed.
+        mode: ResizeMode = ResizeMode::Nearest,
+        /// Which neighbour `mode = nearest` takes.
+        nearest_mode: NearestMode = NearestMode::RoundPreferFloor,
+    }
+}
+
+/// The sizes of a result, and by which factor each axis was scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResizedShape {
+    /// The sizes; `None` where they cannot be known yet.
+    pub sizes: Vec<Option<Dim>>,
+    /// The factors; 1 where the axis stays, or the factor is not known yet.
+    pub scales: Vec<f32>,
+}
+
+impl Resize {
+    /// The shape of the result for an input of shape `x`, from `scales` or `sizes`.
+    ///
+    /// # Errors
+    /// When not exactly one of both is given, their lengths do not fit, an axis is out of range, a scale is not positive and finite, or a size is negative.
+    pub fn resized(
+        &self,
+        x: &[Dim],
+        scales: Option<&[f32]>,
+        sizes: Option<&[Dim]>,
+    ) -> Result<ResizedShape, OpError> {
+        let axes = self.resized_axes(x.len())?;
+        let mut out = ResizedShape {
+            sizes: x.iter().cloned().map(Some).collect(),
+            scales: vec![1.0; x.len()],
+        };
+        let given = scales.map_or(0, <[f32]>::len) + sizes.map_or(0, <[Dim]>::len);
+        if given != axes.len() || scales.is_some() == sizes.is_some() {
+            return Err(OpError::invalid(format!(
+                "{given} scales or sizes for {} axes; exactly one of both has one number an axis",
+                axes.len()
+            )));
+        }
+        if let Some(scales) = scales {
+            for (&axis, &scale) in axes.iter().zip(scales) {
+                if !(scale.is_finite() && scale > 0.0) {
+                    return Err(OpError::invalid(format!(
+                        "the scale {scale} is not positive and finite"
+                    )));
+                }
+                out.scales[axis] = scale;
+                out.sizes[axis] = scaled(&x[axis], scale);
+            }
+        }
+        for (&axis, size) in axes.iter().zip(sizes.unwrap_or(&[])) {
+            if size.known().is_some_and(|size| size < 0) {
+                return Err(OpError::invalid(format!("the size {size} is negative")));
+            }
+            if let (Some(from), Some(to)) = (x[axis].known(), size.known()) {
+                out.scales[axis] = to as f32 / from as f32;
+            }
+            out.sizes[axis] = Some(size.clone());
+        }
+        if sizes.is_some() && self.keep_aspect_ratio_policy != AspectRatioPolicy::Stretch {
+            self.keep_aspect_ratio(x, &axes, &mut out);
+        }
+        Ok(out)
+    }
+
+    fn resized_axes(&self, rank: usize) -> Result<Vec<usize>, OpError> {
+        if self.axes.is_empty() {
+            return Ok((0..rank).collect());
+        }
+        normalize_axes(&self.axes, rank)
+    }
+
+    /// Gives all axes the same scale, and sizes rounded half up.
+    fn keep_aspect_ratio(&self, x: &[Dim], axes: &[usize], out: &mut ResizedShape) {
+        let known = |dim: &Option<Dim>| dim.as_ref().and_then(Dim::known);
+        let all_known = axes
+            .iter()
+            .all(|&a| x[a].known().is_some() && known(&out.sizes[a]).is_some());
+        let scales = axes.iter().map(|&axis| out.scales[axis]);
+        let scale = match self.keep_aspect_ratio_policy {
+            AspectRatioPolicy::NotSmaller => scales.fold(0.0, f32::max),
+            _ => scales.fold(f32::INFINITY, f32::min),
+        };
+        for &axis in axes {
+            let size = x[axis]
+                .known()
+                .map(|size| (scale * size as f32 + 0.5).floor() as i64);
+            out.sizes[axis] = if all_known {
+                size.map(Dim::Known)
+            } else {
+                None
+            };
+            out.scales[axis] = if all_known { scale } else { 1.0 };
+        }
+    }
+}
+
+/// `floor(size·scale)`; of a symbol only where it is an integer multiple or fraction.
+fn scaled(size: &Dim, scale: f32) -> Option<Dim> {
+    // The largest factors at which f32 and integer arithmetic agree for sizes up to 2^16.
+    let whole = |factor: f32| (factor.fract() == 0.0 && factor <= 128.0).then_some(factor as i64);
+    match size.known() {
+        Some(size) => Some(Dim::Known((size as f32 * scale).floor() as i64)),
+        None => match (whole(scale), whole(1.0 / scale)) {
+            (Some(factor), _) => Some(size.clone().times(factor)),
+            // Powers of two only: f32 has no thirds.
+            (_, Some(parts)) if parts.count_ones() == 1 => Some(size.clone().floor_div(parts)),
+            _ => None,
+        },
+    }
+}
+
+/// What one position of the output takes from the input along one axis.
+#[derive(Clone, Debug, PartialEq)]
+enum Sample {
+    /// A weighted sum of elements.
+    Weighted(Vec<(usize, f64)>),
+    /// The extrapolation value.
+    Outside,
+}
+
+/// One axis that changes.
+struct AxisResize<'a> {
+    op: &'a Resize,
+    input: usize,
+    output: usize,
+    scale: f32,
+    roi: (f32, f32),
+}
+
+impl AxisResize<'_> {
+    /// The position of the input that output position `y` stands for.
+    fn coordinate(&self, y: usize) -> f32 {
+        let (y, input, output) = (y as f32, self.input as f32, self.output as f32);
+        match self.op.coordinate_transformation_mode {
+            CoordinateTransformation::HalfPixel => (y + 0.5) / self.scale - 0.5,
+            CoordinateTransformation::HalfPixelSymmetric => {
+                let adjustment = output / (self.scale * input);
+                let offset = input / 2.0 * (1.0 - adjustment);
+                offset + (y + 0.5) / self.scale - 0.5
+            }
+            CoordinateTransformation::PytorchHalfPixel if self.output <= 1 => 0.0,
+            CoordinateTransformation::PytorchHalfPixel => (y + 0.5) / self.scale - 0.5,
+            CoordinateTransformation::AlignCorners if self.output <= 1 => 0.0,
+            CoordinateTransformation::AlignCorners => y * (input - 1.0) / (output - 1.0),
+            CoordinateTransformation::Asymmetric => y / self.scale,
+            CoordinateTransformation::TfCropAndResize => {
+                let (start, end) = self.roi;
+                if self.output <= 1 {
+                    0.5 * (start + end) * (input - 1.0)
+                } else {
+                    start * (input - 1.0) + y * (end - start) * (input - 1.0) / (output - 1.0)
+                }
+            }
+        }
+    }
+
+    /// The element nearest to a position.
+    fn nearest(&self, x: f32) -> usize {
+        let nearest = match self.op.nearest_mode {
+            NearestMode::RoundPreferFloor => (x - 0.5).ceil(),
+            NearestMode::RoundPreferCeil => (x + 0.5).floor(),
+            NearestMode::Floor => x.floor(),
+            NearestMode::Ceil => x.ceil(),
+        };
+        // The cast saturates, and a NaN becomes 0.
+        (nearest as usize).min(self.input - 1)
+    }
+
+    /// The weight of an element at a distance, in steps of the filter.
+    fn weight(&self, distance: f64) -> f64 {
+        let d = distance.abs();
+        match self.op.mode {
+            ResizeMode::Nearest => 1.0,
+            ResizeMode::Linear => (1.0 - d).max(0.0),
+            ResizeMode::Cubic => {
+                let a = f64::from(self.op.cubic_coeff_a);
+                if d <= 1.0 {
+                    ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
+                } else if d < 2.0 {
+                    ((d - 5.0) * d + 8.0) * a * d - 4.0 * a
+                } else {
+                    0.0
+                }
+            }
+        }
+    }
+
+    fn sample(&self, y: usize) -> Sample {
+        let x = self.coordinate(y);
+        let last = (self.input - 1) as f32;
+        let crops =
+            self.op.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
+        if crops && !(0.0..=last).contains(&x) {
+            return Sample::Outside;
+        }
+        let radius = match self.op.mode {
+            ResizeMode::Nearest => return Sample::Weighted(vec![(self.nearest(x), 1.0)]),
+            ResizeMode::Linear => 1.0,
+            ResizeMode::Cubic => 2.0,
+        };
+        // A filter that shrinks the input is as much wider, when it must not alias.
+        let steps = if self.op.antialias {
+            f64::from(self.scale.min(1.0))
+        } else {
+            1.0
+        };
+        let x = f64::from(x);
+        // The taps reach from just beyond x - radius/steps to the same distance on the other side of the cell of x.
+        let base = x.ceil() - 1.0;
+        let start = (-radius / steps).floor() + 1.0;
+        let count = (2.0 - 2.0 * start) as usize;
+        let mut taps: Vec<(usize, f64)> = Vec::with_capacity(count);
+        for i in 0..count {
+            let position = base + start + i as f64;
+            let mut weight = self.weight((position - x) * steps);
+            let inside = position.clamp(0.0, f64::from(last));
+            if self.op.exclude_outside && inside != position {
+                weight = 0.0;
+            }
+            taps.push((inside as usize, weight));
+        }
+        if self.op.antialias || self.op.exclude_outside {
+            let sum: f64 = taps.iter().map(|(_, weight)| weight).sum();
+            let sum = if sum == 0.0 { 1.0 } else { sum };
+            taps.iter_mut().for_each(|(_, weight)| *weight /= sum);
+        }
+        Sample::Weighted(taps)
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        (0..self.output).map(|y| self.sample(y)).collect()
+    }
+}
+
+/// Resizes axis `axis` of numbers of shape `shape`.
+fn resize_axis(
+    values: &[f64],
+    shape: &[usize],
+    axis: usize,
+    samples: &[Sample],
+    extrapolation: f64,
+) -> Result<Vec<f64>, OpError> {
+    let inner: usize = shape[axis + 1..].iter().product();
+    let outer: usize = shape[..axis].iter().product();
+    let mut out = vec![0.0; checked_elements(&[outer, samples.len(), inner])?];
+    let rows = values
+        .chunks_exact(shape[axis] * inner)
+        .zip(out.chunks_exact_mut(samples.len() * inner));
+    for (block, out) in rows {
+        for (sample, out) in samples.iter().zip(out.chunks_exact_mut(inner)) {
+            match sample {
+                Sample::Outside => out.fill(extrapolation),
+                Sample::Weighted(taps) => {
+                    for &(position, weight) in taps {
+                        let row = &block[position * inner..][..inner];
+                        out.iter_mut()
+                            .zip(row)
+                            .for_each(|(out, x)| *out += weight * x);
+                    }
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Numbers as elements: floats rounded, integers rounded half to even and saturated.
+fn to_elements<T: Number>(_: &[T], values: &[f64]) -> TensorData {
+    let convert = |&v: &f64| T::from_f64(if T::FLOAT { v } else { v.round_ties_even() });
+    T::wrap(values.iter().map(convert).collect::<Vec<_>>().into())
+}
+
+impl Resize {
+    fn roi(
+        &self,
+        inputs: Inputs<'_>,
+        axes: &[usize],
+        rank: usize,
+    ) -> Result<Vec<(f32, f32)>, OpError> {
+        let mut roi = vec![(0.0, 1.0); rank];
+        if self.coordinate_transformation_mode != CoordinateTransformation::TfCropAndResize {
+            return Ok(roi);
+        }
+        let values = reals(inputs.required(1)?, 1)?;
+        if values.len() != 2 * axes.len() || values.iter().any(|v| !v.is_finite()) {
+            return Err(OpError::invalid(format!(
+                "a region of {} numbers for {} axes",
+                values.len(),
+                axes.len()
+            )));
+        }
+        for (i, &axis) in axes.iter().enumerate() {
+            roi[axis] = (values[i] as f32, values[axes.len() + i] as f32);
+        }
+        Ok(roi)
+    }
+}
+
+impl Operator for Resize {
+    fn arity(&self) -> Arity {
+        Arity::of(1..=4)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let x = inputs.required(0)?;
+        let given = |index: usize| inputs.optional(index).filter(|tensor| !tensor.is_empty());
+        let scales = given(2).map(|_| inputs.values::<f32>(2)).transpose()?;
+        let sizes = given(3).map(|sizes| integers(sizes, 3)).transpose()?;
+        let sizes: Option<Vec<Dim>> =
+            sizes.map(|sizes| sizes.into_iter().map(Dim::Known).collect());
+        let dims: Vec<Dim> = x.shape().iter().map(|&size| size.into()).collect();
+        let resized = self.resized(&dims, scales, sizes.as_deref())?;
+        let size = |dim: &Option<Dim>| dim.as_ref()?.known().and_then(|n| usize::try_from(n).ok());
+        let shape: Option<Vec<_>> = resized.sizes.iter().map(size).collect();
+        let shape = shape.ok_or(OpError::TooLarge(u128::MAX))?;
+        let roi = self.roi(inputs, &self.resized_axes(x.rank())?, x.rank())?;
+        if self.antialias && self.mode == ResizeMode::Nearest {
+            return Err(OpError::attribute(
+                "antialias",
+                "does not go with the mode `nearest`",
+            ));
+        }
+        let count = checked_elements(&shape)?;
+        if count > 0 && x.is_empty() {
+            return Err(OpError::invalid("a resized input has no elements"));
+        }
+        let plans = (0..x.rank()).map(|axis| AxisResize {
+            op: self,
+            input: x.shape()[axis],
+            output: shape[axis],
+            scale: resized.scales[axis],
+            roi: roi[axis],
+        });
+        let changes = |plan: &AxisResize<'_>| {
+            plan.input != plan.output || plan.scale != 1.0 || plan.roi != (0.0, 1.0)
+        };
+        let plans: Vec<_> = plans
+            .enumerate()
+            .filter(|(_, plan)| count > 0 && changes(plan))
+            .collect();
+        let crops =
+            self.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
+        if count == 0 {
+            return Ok(vec![Tensor::zeros(x.dtype(), shape)?]);
+        }
+        if self.mode == ResizeMode::Nearest && !crops {
+            let data =
+                map_data!(x.data(), values => gather_nearest(values, x.shape(), &shape, &plans));
+            return Ok(vec![Tensor::from_data(shape, data)?]);
+        }
+        let mut values: Vec<f64> = for_numbers!(
+            numeric x.data(),
+            values => values.iter().map(|&value| Number::to_f64(value)).collect(),
+            else return Err(wrong_type(x, 0, "a number type"))
+        );
+        let mut sizes = x.shape().to_vec();
+        for (axis, plan) in &plans {
+            let extrapolation = f64::from(self.extrapolation_value);
+            values = resize_axis(&values, &sizes, *axis, &plan.samples(), extrapolation)?;
+            sizes[*axis] = plan.output;
+        }
+        let data = for_numbers!(numeric x.data(), like => to_elements(like, &values), else {
+            return Err(wrong_type(x, 0, "a number type"));
+        });
+        Ok(vec![Tensor::from_data(shape, data)?])
+    }
+}
+
+/// The nearest elements, of any type. The axes of `plans` change.
+fn gather_nearest<T: Clone>(
+    values: &[T],
+    from: &[usize],
+    to: &[usize],
+    plans: &[(usize, AxisResize<'_>)],
+) -> Vec<T> {
+    let mut values = values.to_vec();
+    let mut sizes = from.to_vec();
+    for (axis, plan) in plans {
+        let inner: usize = sizes[axis + 1..].iter().product();
+        let picks: Vec<_> = (0..plan.output)
+            .map(|y| plan.nearest(plan.coordinate(y)))
+            .collect();
+        let blocks = values.chunks_exact(sizes[*axis] * inner);
+        let rows =
+            blocks.flat_map(|block| picks.iter().map(move |&p| &block[p * inner..][..inner]));
+        values = rows.flatten().cloned().collect();
+        sizes[*axis] = plan.output;
+    }
+    debug_assert_eq!(sizes, to);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op() -> Resize {
+        Resize {
+            antialias: false,
+            axes: vec![],
+            coordinate_transformation_mode: CoordinateTransformation::HalfPixel,
+            cubic_coeff_a: -0.75,
+            exclude_outside: false,
+            extrapolation_value: 0.0,
+            keep_aspect_ratio_policy: AspectRatioPolicy::Stretch,
+            mode: ResizeMode::Linear,
+            nearest_mode: NearestMode::RoundPreferFloor,
+        }
+    }
+
+    fn scaled_by(op: &Resize, x: &Tensor, scales: &[f32]) -> Result<Tensor, OpError> {
+        let scales = Tensor::vector(scales.to_vec());
+        Ok(op
+            .evaluate(Inputs(&[Some(x), None, Some(&scales)]), 1)?
+            .remove(0))
+    }
+
+    fn sized(op: &Resize, x: &Tensor, sizes: &[i64]) -> Result<Tensor, OpError> {
+        let sizes = Tensor::vector(sizes.to_vec());
+        Ok(op
+            .evaluate(Inputs(&[Some(x), None, None, Some(&sizes)]), 1)?
+            .remove(0))
+    }
+
+    #[test]
+    fn linear_and_nearest_doubling() {
+        let x = Tensor::vector(vec![0.0_f32, 4.0]);
+        assert_eq!(
+            scaled_by(&op(), &x, &[2.0])
+                .unwrap()
+                .values::<f32>()
+                .unwrap(),
+            [0.0, 1.0, 3.0, 4.0]
+        );
+        let nearest = Resize {
+            mode: ResizeMode::Nearest,
+            ..op()
+        };
+        assert_eq!(
+            sized(&nearest, &x, &[4]).unwrap().values::<f32>().unwrap(),
+            [0.0, 0.0, 4.0, 4.0]
+        );
+        let corners = Resize {
+            coordinate_transformation_mode: CoordinateTransformation::AlignCorners,
+            ..op()
+        };
+        let y = sized(&corners, &x, &[3]).unwrap();
+        assert_eq!(y.values::<f32>().unwrap(), [0.0, 2.0, 4.0]);
+        // Bytes round, and any type has nearest neighbours.
+        let bytes = Tensor::vector(vec![0_u8, 255]);
+        assert_eq!(
+            sized(&corners, &bytes, &[3])
+                .unwrap()
+                .values::<u8>()
+                .unwrap(),
+            [0, 128, 255]
+        );
+        let words = Tensor::vector(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(sized(&nearest, &words, &[1]).unwrap().len(), 1);
+        assert!(sized(&op(), &words, &[1]).is_err());
+    }
+
+    #[test]
+    fn every_weight_sums_to_one() {
+        let x = Tensor::vector(vec![7.0_f32; 9]);
+        for mode in [ResizeMode::Linear, ResizeMode::Cubic] {
+            for antialias in [false, true] {
+                for exclude_outside in [false, true] {
+                    let op = Resize {
+                        mode,
+                        antialias,
+                        exclude_outside,
+                        ..op()
+                    };
+                    for size in [1, 2, 5, 8, 9, 10, 31] {
+                        let y = sized(&op, &x, &[size]).unwrap();
+                        assert!(
+                            y.values::<f32>()
+                                .unwrap()
+                                .iter()
+                                .all(|y| (y - 7.0).abs() < 1e-5)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_scale_keeps_the_aspect_ratio() {
+        let x = Tensor::new([1, 4, 6], vec![0.0_f32; 24]).unwrap();
+        let op = |keep_aspect_ratio_policy| Resize {
+            axes: vec![-1, 1],
+            keep_aspect_ratio_policy,
+            ..op()
+        };
+        // Axis 2 to 12 would be a factor of 2, axis 1 to 6 one of 1.5.
+        let shape = |policy| sized(&op(policy), &x, &[12, 6]).unwrap().shape().to_vec();
+        assert_eq!(shape(AspectRatioPolicy::Stretch), [1, 6, 12]);
+        assert_eq!(shape(AspectRatioPolicy::NotLarger), [1, 6, 9]);
+        assert_eq!(shape(AspectRatioPolicy::NotSmaller), [1, 8, 12]);
+    }
+
+    #[test]
+    fn senseless_sizes_are_refused() {
+        let x = Tensor::vector(vec![1.0_f32, 2.0]);
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, f32::MAX] {
+            assert!(scaled_by(&op(), &x, &[scale]).is_err(), "{scale}");
+        }
+        assert!(scaled_by(&op(), &x, &[1.0, 1.0]).is_err());
+        assert_eq!(scaled_by(&op(), &x, &[0.1]).unwrap().len(), 0);
+        for size in [-1, i64::MIN, i64::MAX] {
+            assert!(sized(&op(), &x, &[size]).is_err(), "{size}");
+        }
+        assert!(
+            sized(
+                &Resize {
+                    axes: vec![1],
+                    ..op()
+                },
+                &x,
+                &[1]
+            )
+            .is_err()
+        );
+        assert!(
+            sized(
+                &Resize {
+                    axes: vec![0, -1],
+                    ..op()
+                },
+                &x,
+                &[1, 1]
+            )
+            .is_err()
+        );
+        let (scales, sizes) = (Tensor::vector(vec![1.0_f32]), Tensor::vector(vec![2_i64]));
+        let both = [Some(&x), None, Some(&scales), Some(&sizes)];
+        assert!(op().evaluate(Inputs(&both), 1).is_err());
+        assert!(op().evaluate(Inputs(&both[..2]), 1).is_err());
+        assert!(sized(&op(), &Tensor::vector(Vec::<f32>::new()), &[2]).is_err());
+    }
+
+    #[test]
+    fn symbols_scale_where_arithmetic_agrees() {
+        let n = [Dim::symbol("N")];
+        let size = |scale: f32| {
+            op().resized(&n, Some(&[scale]), None)
+                .unwrap()
+                .sizes
+                .remove(0)
+        };
+        assert_eq!(size(2.0), Some(Dim::symbol("N").times(2_i64)));
+        assert_eq!(size(0.5), Some(Dim::symbol("N").floor_div(2_i64)));
+        assert_eq!(size(1.5), None);
+    }
+}

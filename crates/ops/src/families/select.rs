@@ -1,0 +1,496 @@
+//! Choosing elements by their values, places or lengths: ONNX `TopK`, `NonZero`, `CumSum`, `Trilu`, `Compress` and `ReverseSequence`.
+
+use octofold_tensor::{Shape, Tensor, for_each_data};
+
+use super::number::{Number, for_numbers};
+use super::support::{
+    checked_elements, elements_of, integer_list, integers, map_data, normalize_axis, pick, to_size,
+    wrong_type,
+};
+use crate::{Arity, Inputs, OpError, Operator, attributes};
+
+/// The one integer of an input.
+fn integer(tensor: &Tensor, index: usize) -> Result<i64, OpError> {
+    match integer_list(tensor, index)?[..] {
+        [value] => Ok(value),
+        ref values => Err(OpError::invalid(format!(
+            "input {index} holds {} elements, not one",
+            values.len()
+        ))),
+    }
+}
+
+attributes! {
+    /// The largest or smallest elements along an axis and their places (ONNX `TopK`), of any numeric type.
+    ///
+    /// Inputs: `x`, `k` `[1]` (int64), from 0 to the size of the axis. Outputs: the elements, and their places (int64), with k along the axis. Of equal elements the
+    /// first comes first; NaN counts as larger than every number.
+    "" "TopK"
+    pub struct TopK {
+        /// The axis, from -rank to rank - 1.
+        axis: i64 = -1,
+        /// Whether the largest elements are wanted, and not the smallest.
+        largest: bool = true,
+        /// Whether the elements must come in order; they always do.
+        sorted: bool = true,
+    }
+}
+
+impl Operator for TopK {
+    fn arity(&self) -> Arity {
+        Arity {
+            inputs: 2..=2,
+            outputs: 2..=2,
+        }
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let x = inputs.required(0)?;
+        let axis = normalize_axis(self.axis, x.rank())?;
+        let size = x.shape()[axis];
+        let k = to_size(integer(inputs.required(1)?, 1)?)?;
+        if k > size {
+            return Err(OpError::invalid(format!(
+                "{k} of {size} elements are wanted"
+            )));
+        }
+        let mut keys: Vec<i128> = for_numbers!(numeric x.data(),
+            values => values.iter().map(|value| value.sort_key()).collect(),
+            else return Err(wrong_type(x, 0, "a numeric type")));
+        if self.largest {
+            keys.iter_mut().for_each(|key| *key = -*key);
+        }
+        let inner = elements_of(&x.shape()[axis + 1..]);
+        let outer = if keys.is_empty() {
+            0
+        } else {
+            keys.len() / (size * inner)
+        };
+        // Where the chosen elements lie in the input, and along the axis.
+        let mut sources = vec![0_usize; outer * k * inner];
+        let mut places = vec![0_i64; sources.len()];
+        let mut lane: Vec<(i128, usize)> = Vec::new();
+        for i in 0..if k == 0 { 0 } else { outer * inner } {
+            let (outer, inner_index) = (i / inner, i % inner);
+            let source = |place: usize| (outer * size + place) * inner + inner_index;
+            lane.clear();
+            lane.extend((0..size).map(|place| (keys[source(place)], place)));
+            if k < size {
+                lane.select_nth_unstable(k - 1);
+            }
+            lane[..k].sort_unstable();
+            for (rank, &(_, place)) in lane[..k].iter().enumerate() {
+                let to = (outer * k + rank) * inner + inner_index;
+                sources[to] = source(place);
+                places[to] = place as i64;
+            }
+        }
+        let mut shape = Shape::from_slice(x.shape());
+        shape[axis] = k;
+        let top = map_data!(x.data(), values => pick(values, &sources));
+        Ok(vec![
+            Tensor::from_data(shape.iter().copied(), top)?,
+            Tensor::new(shape, places)?,
+        ])
+    }
+}
+
+attributes! {
+    /// The places of elements that are not zero (ONNX `NonZero`), of any numeric type or bool.
+    ///
+    /// Input: `x` of rank r. Output: [r, n] (int64), the coordinates of n elements in row-major order, one element a column.
+    "" "NonZero"
+    pub struct NonZero {}
+}
+
+impl Operator for NonZero {
+    fn arity(&self) -> Arity {
+        Arity::of(1..=1)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let x = inputs.required(0)?;
+        if x.dtype() == octofold_tensor::DType::String {
+            return Err(wrong_type(x, 0, "a numeric type or bool"));
+        }
+        let places: Vec<usize> = for_each_data!(x.data(), values => {
+            // The default of every numeric type is zero; -0.0 equals it.
+            let zero = zero_of(values);
+            (0..values.len()).filter(|&i| values[i] != zero).collect()
+        });
+        checked_elements(&[x.rank(), places.len()])?;
+        let mut coordinates = vec![0_i64; x.rank() * places.len()];
+        let mut block = x.len();
+        for (axis, &size) in x.shape().iter().enumerate() {
+            block /= size.max(1);
+            for (i, &place) in places.iter().enumerate() {
+                coordinates[axis * places.len() + i] = (place / block % size) as i64;
+            }
+        }
+        Ok(vec![Tensor::new([x.rank(), places.len()], coordinates)?])
+    }
+}
+
+/// The default of the type of the elements.
+fn zero_of<T: Default>(_: &[T]) -> T {
+    T::default()
+}
+
+attributes! {
+    /// Running sums along an axis (ONNX `CumSum`), of any numeric type.
+    ///
+    /// Inputs: `x` of rank r, `axis` (a scalar, int32 or int64, from -r to r - 1). Output: the shape of `x`. Floats add up in f64; integers wrap.
+    "" "CumSum"
+    pub struct CumSum {
+        /// Whether a sum leaves its own element out, and so begins with 0.
+        exclusive: bool = false,
+        /// Whether sums run from the end.
+        reverse: bool = false,
+    }
+}
+
+impl Operator for CumSum {
+    fn arity(&self) -> Arity {
+        Arity::of(2..=2)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        fn sums<T: Number>(op: &CumSum, values: &[T], size: usize, inner: usize) -> Vec<T> {
+            let mut out = values.to_vec();
+            for block in out.chunks_exact_mut(size.saturating_mul(inner).max(1)) {
+                for lane in 0..inner {
+                    let (mut exact, mut wrapped) = (0.0, T::ZERO);
+                    for i in 0..size {
+                        let place = if op.reverse { size - 1 - i } else { i };
+                        let element = &mut block[place * inner + lane];
+                        let value = *element;
+                        let before = if T::FLOAT {
+                            T::from_f64(exact)
+                        } else {
+                            wrapped
+                        };
+                        exact += value.to_f64();
+                        wrapped = wrapped.add(value);
+                        let after = if T::FLOAT {
+                            T::from_f64(exact)
+                        } else {
+                            wrapped
+                        };
+                        *element = if op.exclusive { before } else { after };
+                    }
+                }
+            }
+            out
+        }
+        let x = inputs.required(0)?;
+        let axis = normalize_axis(integer(inputs.required(1)?, 1)?, x.rank())?;
+        let (size, inner) = (x.shape()[axis], elements_of(&x.shape()[axis + 1..]));
+        let y = for_numbers!(numeric x.data(),
+            values => Tensor::new(x.shape().iter().copied(), sums(self, values, size, inner))?,
+            else return Err(wrong_type(x, 0, "a numeric type")));
+        Ok(vec![y])
+    }
+}
+
+attributes! {
+    /// The upper or lower triangle of matrices (ONNX `Trilu`), of any type; what is outside becomes zero, false or empty.
+    ///
+    /// Inputs: `x` [..., N, M], optional `k` (int64 scalar, 0 when absent): how many columns the diagonal, which stays, is right of the main one. Output:
+    /// the shape of `x`.
+    "" "Trilu"
+    pub struct Trilu {
+        /// Whether the upper triangle stays, and not the lower one.
+        upper: bool = true,
+    }
+}
+
+impl Operator for Trilu {
+    fn arity(&self) -> Arity {
+        Arity::of(1..=2)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let x = inputs.required(0)?;
+        let k = inputs
+            .optional(1)
+            .map(|k| integer(k, 1))
+            .transpose()?
+            .unwrap_or(0);
+        let &[.., rows, columns] = x.shape() else {
+            return Err(OpError::invalid(format!(
+                "expected matrices, found {:?}",
+                x.shape()
+            )));
+        };
+        let data = map_data!(x.data(), values => {
+            let mut out = values.to_vec();
+            for (i, line) in out.chunks_exact_mut(columns.max(1)).enumerate() {
+                // The first column of the upper triangle, or the first one right of the lower triangle.
+                let diagonal = ((i % rows) as i64).saturating_add(k);
+                let edge = if self.upper { diagonal } else { diagonal.saturating_add(1) };
+                let edge = edge.clamp(0, columns as i64) as usize;
+                let outside = if self.upper { &mut line[..edge] } else { &mut line[edge..] };
+                outside.fill_with(Default::default);
+            }
+            out
+        });
+        Ok(vec![Tensor::from_data(x.shape().iter().copied(), data)?])
+    }
+}
+
+attributes! {
+    /// The slices along an axis for which a condition holds (ONNX `Compress`), of any type.
+    ///
+    /// Inputs: `x`, `condition` `[n]` (bool), n not larger than the size of the axis. Output: the chosen slices; elements in a row when there is no axis.
+    "" "Compress"
+    pub struct Compress {
+        /// The axis, from -rank to rank - 1; all elements in a row when absent.
+        axis: Option<i64> = None,
+    }
+}
+
+impl Operator for Compress {
+    fn arity(&self) -> Arity {
+        Arity::of(2..=2)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let (x, condition) = (inputs.required(0)?, inputs.values::<bool>(1)?);
+        let (mut shape, axis) = match self.axis {
+            Some(axis) => (
+                Shape::from_slice(x.shape()),
+                normalize_axis(axis, x.rank())?,
+            ),
+            None => (Shape::from_slice(&[x.len()]), 0),
+        };
+        let size = shape[axis];
+        if condition.len() > size {
+            return Err(OpError::invalid(format!(
+                "{} conditions for size {size}",
+                condition.len()
+            )));
+        }
+        let chosen: Vec<usize> = (0..condition.len()).filter(|&i| condition[i]).collect();
+        let (outer, inner) = (elements_of(&shape[..axis]), elements_of(&shape[axis + 1..]));
+        shape[axis] = chosen.len();
+        let count = checked_elements(&shape)?;
+        let data = map_data!(x.data(), values => {
+            let mut out = Vec::with_capacity(count);
+            for i in (0..outer).take(count) {
+                for &place in &chosen {
+                    let start = (i * size + place) * inner;
+                    out.extend_from_slice(&values[start..start + inner]);
+                }
+            }
+            out
+        });
+        Ok(vec![Tensor::from_data(shape, data)?])
+    }
+}
+
+attributes! {
+    /// Reverses the beginning of each sequence of a batch (ONNX `ReverseSequence`), of any type.
+    ///
+    /// Inputs: `x` of rank 2 or more, `sequence_lens` `[batch]` (int64), each from 0 to the size of the time axis. Output: the shape of `x`.
+    "" "ReverseSequence"
+    pub struct ReverseSequence {
+        /// The axis of the batch, 0 or 1.
+        batch_axis: i64 = 1,
+        /// The axis of time, 1 or 0.
+        time_axis: i64 = 0,
+    }
+}
+
+impl Operator for ReverseSequence {
+    fn arity(&self) -> Arity {
+        Arity::of(2..=2)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let x = inputs.required(0)?;
+        let batch_first = match (self.batch_axis, self.time_axis) {
+            (0, 1) => true,
+            (1, 0) => false,
+            _ => {
+                return Err(OpError::attribute(
+                    "time_axis",
+                    "batch_axis and time_axis must be 0 and 1, or 1 and 0",
+                ));
+            }
+        };
+        let &[first, second, ref rest @ ..] = x.shape() else {
+            return Err(OpError::invalid(format!(
+                "expected rank 2 or more, found {:?}",
+                x.shape()
+            )));
+        };
+        let (batch, time) = if batch_first {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        let lengths = integers(inputs.required(1)?, 1)?;
+        let lengths = lengths
+            .into_iter()
+            .map(to_size)
+            .collect::<Result<Vec<_>, _>>()?;
+        if lengths.len() != batch || lengths.iter().any(|&length| length > time) {
+            return Err(OpError::invalid(format!(
+                "lengths {lengths:?} do not fit {batch} sequences of size {time}"
+            )));
+        }
+        let inner = elements_of(rest);
+        let data = map_data!(x.data(), values => {
+            let mut out = Vec::with_capacity(values.len());
+            for place in 0..if inner == 0 { 0 } else { first * second } {
+                let (i, j) = (place / second, place % second);
+                let (b, t) = if batch_first { (i, j) } else { (j, i) };
+                let from = if t < lengths[b] { lengths[b] - 1 - t } else { t };
+                let start = if batch_first { b * time + from } else { from * batch + b } * inner;
+                out.extend_from_slice(&values[start..start + inner]);
+            }
+            out
+        });
+        Ok(vec![Tensor::from_data(x.shape().iter().copied(), data)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(op: &impl Operator, inputs: &[&Tensor], outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let inputs: Vec<_> = inputs.iter().map(|&tensor| Some(tensor)).collect();
+        op.evaluate(Inputs(&inputs), outputs)
+    }
+
+    fn counting(shape: &[usize]) -> Tensor {
+        let count = shape.iter().product::<usize>() as i32;
+        Tensor::new(shape.iter().copied(), (1..=count).collect()).unwrap()
+    }
+
+    #[test]
+    fn the_first_of_equals_comes_first() {
+        let x = Tensor::new([2, 4], vec![1.0, 3.0, 3.0, f32::NAN, 0.0, -1.0, 2.0, 2.0]).unwrap();
+        let k = Tensor::vector(vec![2_i64]);
+        let op = |axis, largest| TopK {
+            axis,
+            largest,
+            sorted: true,
+        };
+        let y = run(&op(1, true), &[&x, &k], 2).unwrap();
+        assert_eq!(y[1], Tensor::new([2, 2], vec![3_i64, 1, 2, 3]).unwrap());
+        assert_eq!(y[0].values::<f32>().unwrap()[1..], [3.0, 2.0, 2.0]);
+        let y = run(&op(0, false), &[&x, &Tensor::vector(vec![1_i64])], 2).unwrap();
+        assert_eq!(y[1], Tensor::new([1, 4], vec![1_i64, 1, 1, 1]).unwrap());
+        let y = run(&op(1, true), &[&x, &Tensor::vector(vec![0_i64])], 2).unwrap();
+        assert_eq!(y[0].shape(), [2, 0]);
+        for bad in [-1_i64, 5, i64::MAX] {
+            assert!(run(&op(1, true), &[&x, &Tensor::vector(vec![bad])], 2).is_err());
+        }
+    }
+
+    #[test]
+    fn coordinates_come_in_columns() {
+        let x = Tensor::new([2, 2], vec![true, false, true, true]).unwrap();
+        let y = run(&NonZero {}, &[&x], 1).unwrap();
+        assert_eq!(
+            y[0],
+            Tensor::new([2, 3], vec![0_i64, 1, 1, 0, 0, 1]).unwrap()
+        );
+        let y = run(&NonZero {}, &[&Tensor::scalar(3.0_f32)], 1).unwrap();
+        assert_eq!(y[0].shape(), [0, 1]);
+        let y = run(
+            &NonZero {},
+            &[&Tensor::new([0, 2], Vec::<u8>::new()).unwrap()],
+            1,
+        )
+        .unwrap();
+        assert_eq!(y[0].shape(), [2, 0]);
+    }
+
+    #[test]
+    fn sums_run_either_way() {
+        let x = Tensor::vector(vec![1.0_f64, 2.0, 3.0]);
+        let of = |exclusive, reverse| {
+            let y = run(
+                &CumSum { exclusive, reverse },
+                &[&x, &Tensor::scalar(0_i32)],
+                1,
+            )
+            .unwrap();
+            y[0].values::<f64>().unwrap().to_vec()
+        };
+        assert_eq!(of(false, false), [1.0, 3.0, 6.0]);
+        assert_eq!(of(true, false), [0.0, 1.0, 3.0]);
+        assert_eq!(of(false, true), [6.0, 5.0, 3.0]);
+        assert_eq!(of(true, true), [5.0, 3.0, 0.0]);
+        let y = run(
+            &CumSum {
+                exclusive: false,
+                reverse: false,
+            },
+            &[&counting(&[2, 2]), &Tensor::scalar(-2_i64)],
+            1,
+        );
+        assert_eq!(
+            y.unwrap()[0],
+            Tensor::new([2, 2], vec![1, 2, 4, 6]).unwrap()
+        );
+    }
+
+    #[test]
+    fn triangles_stay() {
+        let x = counting(&[2, 3]);
+        let of = |upper, k: i64| {
+            let y = run(&Trilu { upper }, &[&x, &Tensor::scalar(k)], 1).unwrap();
+            y[0].values::<i32>().unwrap().to_vec()
+        };
+        assert_eq!(of(true, 0), [1, 2, 3, 0, 5, 6]);
+        assert_eq!(of(false, 0), [1, 0, 0, 4, 5, 0]);
+        assert_eq!(of(true, 2), [0, 0, 3, 0, 0, 0]);
+        assert_eq!(of(false, i64::MAX), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(of(true, i64::MIN), [1, 2, 3, 4, 5, 6]);
+        assert!(run(&Trilu { upper: true }, &[&Tensor::scalar(1)], 1).is_err());
+        assert!(
+            run(
+                &Trilu { upper: true },
+                &[&Tensor::new([0, 3], Vec::<i32>::new()).unwrap()],
+                1
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn slices_are_chosen_and_reversed() {
+        let x = counting(&[3, 2]);
+        let condition = Tensor::vector(vec![false, true]);
+        let y = run(&Compress { axis: Some(0) }, &[&x, &condition], 1).unwrap();
+        assert_eq!(y[0], Tensor::new([1, 2], vec![3, 4]).unwrap());
+        let y = run(&Compress { axis: None }, &[&x, &condition], 1).unwrap();
+        assert_eq!(y[0], Tensor::vector(vec![2]));
+        assert!(
+            run(
+                &Compress { axis: Some(1) },
+                &[&x, &Tensor::vector(vec![true; 3])],
+                1
+            )
+            .is_err()
+        );
+        let op = ReverseSequence {
+            batch_axis: 1,
+            time_axis: 0,
+        };
+        let y = run(&op, &[&x, &Tensor::vector(vec![3_i64, 2])], 1).unwrap();
+        assert_eq!(y[0], Tensor::new([3, 2], vec![5, 4, 3, 2, 1, 6]).unwrap());
+        let op = ReverseSequence {
+            batch_axis: 0,
+            time_axis: 1,
+        };
+        let y = run(&op, &[&x, &Tensor::vector(vec![0_i64, 1, 2])], 1).unwrap();
+        assert_eq!(y[0], Tensor::new([3, 2], vec![1, 2, 3, 4, 6, 5]).unwrap());
+        assert!(run(&op, &[&x, &Tensor::vector(vec![0_i64, 1, 3])], 1).is_err());
+        assert!(run(&op, &[&x, &Tensor::vector(vec![0_i64])], 1).is_err());
+    }
+}

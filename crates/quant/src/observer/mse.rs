@@ -1,0 +1,31 @@
+//! The least squared error over ranges that shrink from the full one by one factor, in equal steps.
+//!
+//! The plain form of the default observer's search, common in other tools: both ends of the
+//! range move together, and the number of candidates is given.
+
+use super::search::Density;
+use super::{Choice, Histogram};
+use crate::{QuantRange, Scheme};
+
+/// The best of `candidates` ranges, the full one first.
+pub(super) fn search(
+    histogram: &Histogram,
+    candidates: u32,
+    range: QuantRange,
+    scheme: Scheme,
+    eps: f32,
+) -> Choice {
+    let (min, max) = histogram.observed().unwrap_or_default();
+    let density = Density::new(histogram);
+    let mut best = Choice::new(min, max, range, scheme, eps);
+    let mut least = density.error(best.params, range);
+    for k in 1..candidates {
+        let share = 1.0 - k as f32 / candidates as f32;
+        let choice = Choice::new(min * share, max * share, range, scheme, eps);
+        let error = density.error(choice.params, range);
+        if error < least {
+            (best, least) = (choice, error);
+        }
+    }
+    best
+}
