@@ -6,6 +6,8 @@ use std::sync::Arc;
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim, Tensor};
 
+use crate::text::dimension;
+
 /// The type of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorType {
@@ -49,7 +51,9 @@ impl TensorType {
     /// The sizes, when all are known and not negative.
     pub fn known_shape(&self) -> Option<Vec<usize>> {
         let sizes = self.shape.as_ref()?.iter();
-        sizes.map(|dim| dim.known().and_then(|size| usize::try_from(size).ok())).collect()
+        sizes
+            .map(|dim| dim.known().and_then(|size| usize::try_from(size).ok()))
+            .collect()
     }
 
     /// The same type with other quantization parameters.
@@ -70,11 +74,7 @@ impl fmt::Display for TensorType {
             Some(dims) => {
                 for (i, dim) in dims.iter().enumerate() {
                     f.write_str(if i == 0 { "[" } else { "," })?;
-                    match dim {
-                        Dim::Known(size) => size.fmt(f)?,
-                        Dim::Symbol(name) if is_identifier(name) => f.write_str(name)?,
-                        other => write!(f, "{:?}", other.to_string())?,
-                    }
+                    f.write_str(&dimension(dim))?;
                 }
                 f.write_str("]")?;
             }
@@ -89,6 +89,8 @@ impl fmt::Display for TensorType {
 /// Whether a name may stand without quotes in the text form.
 pub(crate) fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }

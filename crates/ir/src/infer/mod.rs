@@ -4,11 +4,49 @@
 //! and the symbolic contents of small integer tensors. Following the contents through `Shape`, `Gather`, `Concat`
 //! and arithmetic is what resolves the shape computations that exporters leave, also when the batch is a symbol.
 //! A dimension that depends on data gets a fresh symbol.
+//!
+//! Nothing that a file claims is trusted: attributes and shapes that do not fit are errors, and so is a result that is known to be
+//! too large. Expressions that grow without end are replaced by fresh symbols.
+//!
+//! One family of operators is one file, as in [`octofold_ops::families`].
+
+mod activation;
+mod binary;
+mod concat;
+mod contents;
+mod conv;
+mod convert;
+mod detection;
+mod elementwise;
+mod fused;
+mod gather;
+mod generate;
+mod helpers;
+mod matmul;
+mod norm;
+mod observe;
+mod pad;
+mod pool;
+mod quantize;
+mod quantized;
+mod reduce;
+mod resize;
+mod select;
+mod shape;
+mod sizes;
+mod slice;
+mod softmax;
+#[cfg(test)]
+mod tests;
+mod transpose;
 
 use octofold_ops::{Op, OpError};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::TensorType;
+
+/// No inferred value has more elements.
+const MAX_ELEMENTS: u128 = 1 << 31;
 
 /// What is known of an operator's input.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +55,7 @@ pub struct Known<'a> {
     pub ty: &'a TensorType,
     /// The elements of a constant.
     pub constant: Option<&'a Tensor>,
-    /// The contents of a small integer tensor (rank 0 or 1), as symbolic numbers. Constants have them, too.
+    /// The contents of a small tensor of integers or booleans (0 and 1), row-major, as symbolic numbers. Constants have them, too.
     pub contents: Option<&'a [Dim]>,
 }
 
@@ -26,7 +64,7 @@ pub struct Known<'a> {
 pub struct Inferred {
     /// The type.
     pub ty: TensorType,
-    /// The symbolic contents of an integer tensor of rank 0 or 1.
+    /// The symbolic contents of a small tensor of integers or booleans, row-major; its shape is known.
     pub contents: Option<Vec<Dim>>,
 }
 
@@ -82,5 +120,193 @@ impl<'a> Context<'a> {
     pub fn fresh(&mut self) -> Dim {
         self.fresh += 1;
         Dim::symbol(&format!("{}.{}", self.prefix, self.fresh - 1))
+    }
+}
+
+/// The types of an operator's outputs, optional ones included.
+///
+/// # Errors
+/// When an input is absent, types, shapes or values do not fit, or an output is known to be too large.
+pub fn infer(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    let mut outputs = family(op, cx)?;
+    for output in &mut outputs {
+        bound(output, cx)?;
+    }
+    contents::complete(op, cx, &mut outputs);
+    Ok(outputs)
+}
+
+/// Refuses a shape that no tensor can have, and gives up what has grown too complicated.
+fn bound(output: &mut Inferred, cx: &mut Context<'_>) -> Result<(), OpError> {
+    let shape = output.ty.shape.iter_mut().flatten();
+    let mut count = Some(1_u128);
+    for dim in shape {
+        match dim.known() {
+            Some(size) if size < 0 => {
+                return Err(OpError::invalid(format!(
+                    "an output would have the size {size}"
+                )));
+            }
+            Some(size) => {
+                count = count.map(|count| count.saturating_mul(size.unsigned_abs().into()))
+            }
+            None if sizes::overflows(dim) => {
+                return Err(OpError::invalid(format!(
+                    "an output would have the size {dim}"
+                )));
+            }
+            None => count = None,
+        }
+        if !sizes::is_simple(dim) {
+            *dim = cx.fresh();
+        }
+    }
+    if let Some(count) = count.filter(|&count| count > MAX_ELEMENTS) {
+        return Err(OpError::TooLarge(count));
+    }
+    let fits = |contents: &Vec<Dim>| {
+        count == Some(contents.len() as u128)
+            && contents.len() <= contents::MAX
+            && contents
+                .iter()
+                .all(|dim| sizes::is_simple(dim) && !sizes::overflows(dim))
+    };
+    output.contents = output.contents.take().filter(fits);
+    Ok(())
+}
+
+/// The inference of each operator. There is no arm for the rest, so that a new operator is a compiler's error here.
+fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    match op {
+        Op::Conv(op) => conv::conv(op, cx),
+        Op::ConvTranspose(op) => conv::conv_transpose(op, cx),
+        Op::Gemm(op) => matmul::gemm(op, cx),
+        Op::MatMul(op) => matmul::mat_mul(op, cx),
+        Op::BatchNormalization(op) => norm::batch_normalization(op, cx),
+        Op::InstanceNormalization(op) => norm::instance_normalization(op, cx),
+        Op::LayerNormalization(op) => norm::layer_normalization(op, cx),
+        Op::LpNormalization(op) => norm::lp_normalization(op, cx),
+        Op::Lrn(op) => norm::lrn(op, cx),
+        Op::MaxPool(op) => pool::max_pool(op, cx),
+        Op::AveragePool(op) => pool::average_pool(op, cx),
+        Op::GlobalMaxPool(op) => pool::global_max_pool(op, cx),
+        Op::GlobalAveragePool(op) => pool::global_average_pool(op, cx),
+        Op::Relu(op) => activation::relu(op, cx),
+        Op::LeakyRelu(op) => activation::leaky_relu(op, cx),
+        Op::PRelu(op) => activation::prelu(op, cx),
+        Op::Sigmoid(op) => activation::sigmoid(op, cx),
+        Op::HardSigmoid(op) => activation::hard_sigmoid(op, cx),
+        Op::HardSwish(op) => activation::hard_swish(op, cx),
+        Op::Tanh(op) => activation::tanh(op, cx),
+        Op::Erf(op) => activation::erf(op, cx),
+        Op::Gelu(op) => activation::gelu(op, cx),
+        Op::Elu(op) => activation::elu(op, cx),
+        Op::Selu(op) => activation::selu(op, cx),
+        Op::Celu(op) => activation::celu(op, cx),
+        Op::Softplus(op) => activation::softplus(op, cx),
+        Op::Softsign(op) => activation::softsign(op, cx),
+        Op::Mish(op) => activation::mish(op, cx),
+        Op::Swish(op) => activation::swish(op, cx),
+        Op::ThresholdedRelu(op) => activation::thresholded_relu(op, cx),
+        Op::Clip(op) => activation::clip(op, cx),
+        Op::Abs(op) => elementwise::abs(op, cx),
+        Op::Neg(op) => elementwise::neg(op, cx),
+        Op::Exp(op) => elementwise::exp(op, cx),
+        Op::Log(op) => elementwise::log(op, cx),
+        Op::Sqrt(op) => elementwise::sqrt(op, cx),
+        Op::Reciprocal(op) => elementwise::reciprocal(op, cx),
+        Op::Floor(op) => elementwise::floor(op, cx),
+        Op::Ceil(op) => elementwise::ceil(op, cx),
+        Op::Round(op) => elementwise::round(op, cx),
+        Op::Sign(op) => elementwise::sign(op, cx),
+        Op::Not(op) => elementwise::not(op, cx),
+        Op::IsNaN(op) => elementwise::is_nan(op, cx),
+        Op::IsInf(op) => elementwise::is_inf(op, cx),
+        Op::Sin(op) => elementwise::sin(op, cx),
+        Op::Cos(op) => elementwise::cos(op, cx),
+        Op::Add(op) => binary::add(op, cx),
+        Op::Sub(op) => binary::sub(op, cx),
+        Op::Mul(op) => binary::mul(op, cx),
+        Op::Div(op) => binary::div(op, cx),
+        Op::Pow(op) => binary::pow(op, cx),
+        Op::Mod(op) => binary::r#mod(op, cx),
+        Op::Min(op) => binary::min(op, cx),
+        Op::Max(op) => binary::max(op, cx),
+        Op::Sum(op) => binary::sum(op, cx),
+        Op::Mean(op) => binary::mean(op, cx),
+        Op::And(op) => binary::and(op, cx),
+        Op::Or(op) => binary::or(op, cx),
+        Op::Xor(op) => binary::xor(op, cx),
+        Op::Equal(op) => binary::equal(op, cx),
+        Op::Less(op) => binary::less(op, cx),
+        Op::Greater(op) => binary::greater(op, cx),
+        Op::LessOrEqual(op) => binary::less_or_equal(op, cx),
+        Op::GreaterOrEqual(op) => binary::greater_or_equal(op, cx),
+        Op::Where(op) => binary::r#where(op, cx),
+        Op::Softmax(op) => softmax::softmax(op, cx),
+        Op::LogSoftmax(op) => softmax::log_softmax(op, cx),
+        Op::ReduceSum(op) => reduce::reduce_sum(op, cx),
+        Op::ReduceMean(op) => reduce::reduce_mean(op, cx),
+        Op::ReduceMax(op) => reduce::reduce_max(op, cx),
+        Op::ReduceMin(op) => reduce::reduce_min(op, cx),
+        Op::ReduceProd(op) => reduce::reduce_prod(op, cx),
+        Op::ReduceL1(op) => reduce::reduce_l1(op, cx),
+        Op::ReduceL2(op) => reduce::reduce_l2(op, cx),
+        Op::ReduceLogSum(op) => reduce::reduce_log_sum(op, cx),
+        Op::ReduceLogSumExp(op) => reduce::reduce_log_sum_exp(op, cx),
+        Op::ReduceSumSquare(op) => reduce::reduce_sum_square(op, cx),
+        Op::ArgMax(op) => reduce::arg_max(op, cx),
+        Op::ArgMin(op) => reduce::arg_min(op, cx),
+        Op::Reshape(op) => shape::reshape(op, cx),
+        Op::Flatten(op) => shape::flatten(op, cx),
+        Op::Squeeze(op) => shape::squeeze(op, cx),
+        Op::Unsqueeze(op) => shape::unsqueeze(op, cx),
+        Op::Transpose(op) => transpose::transpose(op, cx),
+        Op::Identity(op) => shape::identity(op, cx),
+        Op::Dropout(op) => shape::dropout(op, cx),
+        Op::Shape(op) => shape::shape(op, cx),
+        Op::Size(op) => shape::size(op, cx),
+        Op::Cast(op) => convert::cast(op, cx),
+        Op::CastLike(op) => convert::cast_like(op, cx),
+        Op::Expand(op) => shape::expand(op, cx),
+        Op::Tile(op) => shape::tile(op, cx),
+        Op::DepthToSpace(op) => transpose::depth_to_space(op, cx),
+        Op::SpaceToDepth(op) => transpose::space_to_depth(op, cx),
+        Op::Concat(op) => concat::concat(op, cx),
+        Op::Split(op) => concat::split(op, cx),
+        Op::Slice(op) => slice::slice(op, cx),
+        Op::Gather(op) => gather::gather(op, cx),
+        Op::GatherElements(op) => gather::gather_elements(op, cx),
+        Op::GatherND(op) => gather::gather_nd(op, cx),
+        Op::ScatterND(op) => gather::scatter_nd(op, cx),
+        Op::ScatterElements(op) => gather::scatter_elements(op, cx),
+        Op::Pad(op) => pad::pad(op, cx),
+        Op::Range(op) => generate::range(op, cx),
+        Op::ConstantOfShape(op) => generate::constant_of_shape(op, cx),
+        Op::TopK(op) => select::top_k(op, cx),
+        Op::NonZero(op) => select::non_zero(op, cx),
+        Op::CumSum(op) => select::cum_sum(op, cx),
+        Op::OneHot(op) => generate::one_hot(op, cx),
+        Op::Trilu(op) => select::trilu(op, cx),
+        Op::EyeLike(op) => generate::eye_like(op, cx),
+        Op::Compress(op) => select::compress(op, cx),
+        Op::ReverseSequence(op) => select::reverse_sequence(op, cx),
+        Op::NonMaxSuppression(op) => detection::non_max_suppression(op, cx),
+        Op::Resize(op) => resize::resize(op, cx),
+        Op::QuantizeLinear(op) => quantize::quantize_linear(op, cx),
+        Op::DequantizeLinear(op) => quantize::dequantize_linear(op, cx),
+        Op::DynamicQuantizeLinear(op) => quantize::dynamic_quantize_linear(op, cx),
+        Op::QLinearConv(op) => quantized::qlinear_conv(op, cx),
+        Op::QLinearMatMul(op) => quantized::qlinear_mat_mul(op, cx),
+        Op::ConvInteger(op) => quantized::conv_integer(op, cx),
+        Op::MatMulInteger(op) => quantized::mat_mul_integer(op, cx),
+        Op::Observe(op) => observe::observe(op, cx),
+        Op::FusedConv(op) => fused::fused_conv(op, cx),
+        Op::FusedLinear(op) => fused::fused_linear(op, cx),
+        Op::FusedBinary(op) => fused::fused_binary(op, cx),
+        Op::FusedPool(op) => fused::fused_pool(op, cx),
+        Op::FusedGlobalPool(op) => fused::fused_global_pool(op, cx),
+        Op::FusedConcat(op) => fused::fused_concat(op, cx),
+        Op::TableLookup(op) => fused::table_lookup(op, cx),
     }
 }

@@ -1,0 +1,240 @@
+//! Binding: a graph for inputs of which more is known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use octofold_tensor::{Dim, Tensor};
+
+use crate::{Graph, GraphError, TensorType, ValueId};
+
+impl Graph {
+    /// The graph for another shape of an input: a symbol of the declared shape takes the size given in its place in all inputs, a known size is
+    /// replaced. The types of all values are inferred anew.
+    ///
+    /// # Errors
+    /// When there is no such input, the number of axes is another, a symbol would get two sizes, or an operator refuses the new sizes.
+    pub fn with_input_shape(&self, input: &str, shape: &[Dim]) -> Result<Self, GraphError> {
+        let mut graph = self.clone();
+        graph.bind_shape(input, shape)?;
+        graph.refresh_types()?;
+        Ok(graph)
+    }
+
+    /// The graph with a constant of the same name in the place of an input. The sizes of the tensor count for all inputs, as those given to
+    /// [`with_input_shape`](Self::with_input_shape) do.
+    ///
+    /// # Errors
+    /// As there, and when the tensor has another element type.
+    pub fn with_frozen_input(&self, input: &str, tensor: Tensor) -> Result<Self, GraphError> {
+        let mut graph = self.clone();
+        let shape: Vec<Dim> = tensor.shape().iter().map(|&size| size.into()).collect();
+        let id = graph.bind_shape(input, &shape)?;
+        let declared = graph.value(id).ty().dtype;
+        if declared != tensor.dtype() {
+            let reason = format!(
+                "its type is {declared}, the constant is of type {}",
+                tensor.dtype()
+            );
+            return Err(fail(input, reason));
+        }
+        graph.freeze(id, tensor);
+        graph.refresh_types()?;
+        Ok(graph)
+    }
+
+    /// Gives an input a shape, and its symbols their sizes in all inputs. Types of results stay as they were.
+    fn bind_shape(&mut self, input: &str, shape: &[Dim]) -> Result<ValueId, GraphError> {
+        let found = self
+            .inputs()
+            .iter()
+            .copied()
+            .find(|&id| self.value(id).name() == input);
+        let id = found.ok_or_else(|| {
+            let known: Vec<&str> = self
+                .inputs()
+                .iter()
+                .map(|&id| self.value(id).name())
+                .collect();
+            fail(
+                input,
+                format!(
+                    "there is no such input; the inputs are `{}`",
+                    known.join("`, `")
+                ),
+            )
+        })?;
+        let mut bindings: BTreeMap<Arc<str>, Dim> = BTreeMap::new();
+        if let Some(declared) = &self.value(id).ty().shape {
+            if declared.len() != shape.len() {
+                return Err(fail(
+                    input,
+                    format!("has {} axes, {} are given", declared.len(), shape.len()),
+                ));
+            }
+            for (old, new) in declared.iter().zip(shape) {
+                if new.known().is_some_and(|size| size < 0) {
+                    return Err(fail(input, format!("{new} is no size")));
+                }
+                if let Dim::Symbol(symbol) = old
+                    && let Some(other) = bindings.insert(symbol.clone(), new.clone())
+                    && other != *new
+                {
+                    return Err(fail(
+                        input,
+                        format!("the dimension {symbol} would be both {other} and {new}"),
+                    ));
+                }
+            }
+        }
+        for other in self.inputs().to_vec() {
+            let ty = self.value(other).ty();
+            let bound = if other == id {
+                Some(shape.to_vec())
+            } else {
+                ty.shape
+                    .as_ref()
+                    .map(|dims| dims.iter().map(|dim| substitute(dim, &bindings)).collect())
+            };
+            let ty = TensorType {
+                shape: bound,
+                ..ty.clone()
+            };
+            self.set_input_type(other, ty);
+        }
+        Ok(id)
+    }
+}
+
+fn fail(input: &str, reason: String) -> GraphError {
+    GraphError::Input {
+        input: input.to_owned(),
+        reason,
+    }
+}
+
+/// A dimension with symbols replaced.
+fn substitute(dim: &Dim, bindings: &BTreeMap<Arc<str>, Dim>) -> Dim {
+    let both = |pair: &(Dim, Dim)| (substitute(&pair.0, bindings), substitute(&pair.1, bindings));
+    match dim {
+        Dim::Known(_) => dim.clone(),
+        Dim::Symbol(symbol) => bindings.get(symbol).unwrap_or(dim).clone(),
+        Dim::Add(pair) => {
+            let (a, b) = both(pair);
+            a.plus(b)
+        }
+        Dim::Sub(pair) => {
+            let (a, b) = both(pair);
+            a.minus(b)
+        }
+        Dim::Mul(pair) => {
+            let (a, b) = both(pair);
+            a.times(b)
+        }
+        Dim::FloorDiv(pair) => {
+            let (a, b) = both(pair);
+            a.floor_div(b)
+        }
+        Dim::CeilDiv(pair) => {
+            let (a, b) = both(pair);
+            a.ceil_div(b)
+        }
+        Dim::Max(pair) => {
+            let (a, b) = both(pair);
+            a.max(b)
+        }
+        Dim::Min(pair) => {
+            let (a, b) = both(pair);
+            a.min(b)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use octofold_ops::families::{Concat, Relu};
+    use octofold_tensor::DType;
+
+    use super::*;
+
+    fn pair() -> Graph {
+        let mut graph = Graph::new("g");
+        let a = graph
+            .add_input(
+                "a",
+                TensorType::new(DType::F32, [Dim::symbol("N"), 2.into()]),
+            )
+            .unwrap();
+        let b = graph
+            .add_input(
+                "b",
+                TensorType::new(DType::F32, [Dim::symbol("N"), 3.into()]),
+            )
+            .unwrap();
+        graph
+            .add_node("relu", Relu {}.into(), &[Some(a)], &["r"], vec![])
+            .unwrap();
+        let r = graph.value_named("r").unwrap();
+        graph
+            .add_node(
+                "concat",
+                Concat { axis: 1 }.into(),
+                &[Some(r), Some(b)],
+                &["y"],
+                vec![],
+            )
+            .unwrap();
+        graph
+            .add_output("y", graph.value_named("y").unwrap())
+            .unwrap();
+        graph
+    }
+
+    fn shape_of(graph: &Graph, name: &str) -> Option<Vec<usize>> {
+        graph
+            .value(graph.value_named(name).unwrap())
+            .ty()
+            .known_shape()
+    }
+
+    #[test]
+    fn a_symbol_is_bound_in_all_inputs() {
+        let graph = pair().with_input_shape("a", &[4.into(), 2.into()]).unwrap();
+        assert_eq!(shape_of(&graph, "b"), Some(vec![4, 3]));
+        assert_eq!(shape_of(&graph, "y"), Some(vec![4, 5]));
+        crate::verify(&graph).unwrap();
+        // A known size is replaced.
+        let graph = graph.with_input_shape("a", &[4.into(), 7.into()]).unwrap();
+        assert_eq!(shape_of(&graph, "y"), Some(vec![4, 10]));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let graph = pair();
+        assert!(graph.with_input_shape("a", &[4.into()]).is_err());
+        assert!(graph.with_input_shape("c", &[4.into()]).is_err());
+        let bound = graph.with_input_shape("a", &[4.into(), 2.into()]).unwrap();
+        assert!(
+            bound.with_input_shape("b", &[5.into(), 3.into()]).is_err(),
+            "the operands of the concatenation differ"
+        );
+    }
+
+    #[test]
+    fn a_frozen_input_is_a_constant() {
+        let tensor = Tensor::new([2, 2], vec![1_f32, -1.0, 2.0, -2.0]).unwrap();
+        let graph = pair().with_frozen_input("a", tensor).unwrap();
+        crate::verify(&graph).unwrap();
+        assert_eq!(graph.inputs().len(), 1);
+        let b = Tensor::new([2, 3], vec![0.5_f32; 6]).unwrap();
+        let y = crate::interpret(&graph, &[("b", b)]).unwrap();
+        assert_eq!(
+            y[0].values::<f32>().unwrap(),
+            [1.0, 0.0, 0.5, 0.5, 0.5, 2.0, 0.0, 0.5, 0.5, 0.5]
+        );
+        assert!(
+            pair()
+                .with_frozen_input("a", Tensor::new([2, 2], vec![1_i64; 4]).unwrap())
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! Types of the fused and lowered operators.
+
+use std::sync::Arc;
+
+use octofold_ops::OpError;
+use octofold_ops::families::real::{dtype_of, quant_type_of};
+use octofold_ops::families::{
+    FusedBinary, FusedConcat, FusedConv, FusedGlobalPool, FusedLinear, FusedPool, Layout,
+    OutputQuantization, TableLookup, pooled_shape,
+};
+use octofold_quant::{QParams, QuantParams};
+use octofold_tensor::{DType, Dim};
+
+use super::helpers::{broadcast, bytes, differ, dims, expect, optional_dims, typed};
+use super::matmul::product;
+use super::{Context, Inferred};
+
+/// The result: bytes with parameters, or f32.
+fn result(
+    y: Option<OutputQuantization>,
+    shape: Option<Vec<Dim>>,
+) -> Result<Vec<Inferred>, OpError> {
+    let ty = match y {
+        None => typed(DType::F32, shape),
+        Some(y) => {
+            y.check()?;
+            let params = Arc::new(QuantParams::PerTensor(y.params));
+            typed(dtype_of(y.dtype), shape).with_quantization(Some(params))
+        }
+    };
+    Ok(vec![ty.into()])
+}
+
+/// Checks an operand: bytes when it has parameters, otherwise f32.
+fn check_operand(cx: &Context<'_>, index: usize, params: Option<QParams>) -> Result<(), OpError> {
+    match params {
+        None => {
+            cx.required(index)?;
+            expect(cx, index, DType::F32)
+        }
+        Some(params) => {
+            let dtype = bytes(cx, index)?.ty.dtype;
+            if let Some(quant) = quant_type_of(dtype) {
+                QParams::new(params.scale, params.zero_point, quant)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Checks the weights at input 1 with `count` output channels, and the bias at input 2.
+fn check_weights(
+    cx: &Context<'_>,
+    x: Option<QParams>,
+    w_scale: &[f32],
+    count: Option<&Dim>,
+    y: Option<OutputQuantization>,
+) -> Result<(), OpError> {
+    match x {
+        None if y.is_some() || !w_scale.is_empty() => {
+            return Err(OpError::attribute(
+                "x_scale",
+                "is missing, but the result or weights are quantized",
+            ));
+        }
+        None => expect(cx, 1, DType::F32)?,
+        Some(_) => {
+            bytes(cx, 1)?;
+            let fits = match (w_scale.len(), count) {
+                (0, _) => false,
+                (1, _) | (_, None) => true,
+                (scales, Some(count)) => !differ(count, &scales.into()),
+            };
+            if !fits {
+                return Err(OpError::attribute(
+                    "w_scale",
+                    "has not one number, or one for each output channel",
+                ));
+            }
+            for &scale in w_scale {
+                QParams::new(scale, 0, octofold_quant::QuantType::Int8)?;
+            }
+        }
+    }
+    expect(cx, 2, if y.is_some() { DType::I32 } else { DType::F32 })?;
+    match (optional_dims(cx, 2), count) {
+        (Some([size]), Some(count)) if !differ(size, count) => Ok(()),
+        (None, _) | (Some([_]), None) => Ok(()),
+        _ => Err(OpError::invalid(
+            "the bias has not one number for each output channel",
+        )),
+    }
+}
+
+pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    op.check(cx.optional(3).is_some())?;
+    check_operand(cx, 0, op.x)?;
+    let w = dims(cx.required(1)?);
+    check_weights(cx, op.x, &op.w_scale, w.and_then(|w| w.first()), op.y)?;
+    if cx.optional(3).is_some() {
+        check_operand(cx, 3, op.residual)?;
+    }
+    let shape = match (dims(cx.required(0)?), w) {
+        (Some(x), Some(w)) => {
+            let sizes = op.shape().output(&op.layout.to_nchw(x)?, w, None)?;
+            let mut sizes = sizes
+                .into_iter()
+                .map(|size| size.unwrap_or_else(|| cx.fresh()));
+            let nchw = std::array::from_fn(|_| sizes.next().unwrap_or(Dim::Known(1)));
+            op.layout.arrange(nchw).to_vec()
+        }
+        _ => (0..4).map(|_| cx.fresh()).collect(),
+    };
+    if let Some(residual) = optional_dims(cx, 3)
+        && (residual.len() != 4 || residual.iter().zip(&shape).any(|(a, b)| differ(a, b)))
+    {
+        return Err(OpError::invalid(
+            "the residual has not the shape of the result",
+        ));
+    }
+    result(op.result(), Some(shape))
+}
+
+pub(super) fn fused_linear(
+    op: &FusedLinear,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    check_operand(cx, 0, op.x)?;
+    let w = dims(cx.required(1)?);
+    if w.is_some_and(|w| w.len() != 2) {
+        return Err(OpError::invalid(
+            "the weights of a linear layer have two axes",
+        ));
+    }
+    check_weights(cx, op.x, &op.w_scale, w.and_then(|w| w.last()), op.y)?;
+    let shape = product(dims(cx.required(0)?), w)?;
+    result(op.y, shape)
+}
+
+pub(super) fn fused_binary(
+    op: &FusedBinary,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    op.quantization()?;
+    check_operand(cx, 0, op.a)?;
+    check_operand(cx, 1, op.b)?;
+    let shape = match (optional_dims(cx, 0), optional_dims(cx, 1)) {
+        (Some(a), Some(b)) => Some(broadcast(a, b)?),
+        _ => None,
+    };
+    result(op.y, shape)
+}
+
+pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    op.quantization()?;
+    check_operand(cx, 0, op.x)?;
+    let window = op.window()?;
+    let shape = match optional_dims(cx, 0) {
+        None => (0..4).map(|_| cx.fresh()).collect(),
+        Some(x) => {
+            let pooled = pooled_shape(&window, &op.layout.to_nchw(x)?)?;
+            // Back from batch, channels, height, width.
+            op.layout.arrange(Layout::Nchw.to_nchw(&pooled)?).to_vec()
+        }
+    };
+    result(op.y, Some(shape))
+}
+
+pub(super) fn fused_global_pool(
+    op: &FusedGlobalPool,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    op.quantization()?;
+    check_operand(cx, 0, op.x)?;
+    let (batch, channels) = match optional_dims(cx, 0) {
+        None => (cx.fresh(), cx.fresh()),
+        Some(x) => {
+            let [batch, channels, _, _] = op.layout.to_nchw(x)?;
+            (batch, channels)
+        }
+    };
+    let shape = op
+        .layout
+        .arrange([batch, channels, Dim::Known(1), Dim::Known(1)]);
+    result(op.y, Some(shape.to_vec()))
+}
+
+pub(super) fn fused_concat(
+    op: &FusedConcat,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    cx.required(0)?;
+    let types = (0..cx.len()).map(|index| Ok(quant_type_of(bytes(cx, index)?.ty.dtype)));
+    let types: Option<Vec<_>> = types
+        .collect::<Result<Vec<_>, OpError>>()?
+        .into_iter()
+        .collect();
+    op.params(&types.unwrap_or_default())?;
+    let mut shape: Option<Vec<Dim>> = None;
+    for index in 0..cx.len() {
+        let Some(own) = optional_dims(cx, index) else {
+            return result(Some(op.y), None);
+        };
+        let axis = usize::try_from(op.axis)
+            .ok()
+            .filter(|&axis| axis < own.len());
+        let Some(axis) = axis else {
+            return Err(OpError::attribute(
+                "axis",
+                format!("{} is out of range", op.axis),
+            ));
+        };
+        let Some(sum) = &mut shape else {
+            shape = Some(own.to_vec());
+            continue;
+        };
+        if sum.len() != own.len() || (0..own.len()).any(|i| i != axis && differ(&sum[i], &own[i])) {
+            return Err(OpError::invalid(format!(
+                "input {index} does not concatenate with the others"
+            )));
+        }
+        for (i, (sum, own)) in sum.iter_mut().zip(own).enumerate() {
+            if i == axis {
+                *sum = sum.clone().plus(own.clone());
+            } else if sum.known().is_none() {
+                *sum = own.clone();
+            }
+        }
+    }
+    result(Some(op.y), shape)
+}
+
+pub(super) fn table_lookup(
+    _op: &TableLookup,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    let (x, table) = (bytes(cx, 0)?, bytes(cx, 1)?);
+    match dims(table) {
+        None => {}
+        Some([size]) if !differ(size, &Dim::Known(256)) => {}
+        Some(_) => return Err(OpError::invalid("a table has 256 entries")),
+    }
+    Ok(vec![typed(table.ty.dtype, x.ty.shape.clone()).into()])
+}

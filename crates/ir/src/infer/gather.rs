@@ -1,0 +1,179 @@
+//! Types of reading and writing by index.
+
+use octofold_ops::OpError;
+use octofold_ops::families::{
+    Gather, GatherElements, GatherND, ScatterElements, ScatterND, ScatterReduction,
+};
+use octofold_tensor::Dim;
+
+use super::contents::expect_integers;
+use super::elementwise::is_number;
+use super::helpers::{dims, expect, input};
+use super::shape::moved;
+use super::{Context, Inferred, Known, contents, sizes};
+
+/// Data and indices.
+fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
+    let (x, indices) = (cx.required(0)?, cx.required(1)?);
+    expect_integers(indices, 1)?;
+    Ok((x, indices))
+}
+
+pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    let (x, indices) = operands(cx)?;
+    let Some(from) = dims(x) else {
+        return Ok(vec![moved(x, None).into()]);
+    };
+    let axis = sizes::axis(op.axis, from.len())?;
+    let Some(at) = dims(indices) else {
+        return Ok(vec![moved(x, None).into()]);
+    };
+    let shape: Vec<Dim> = from[..axis]
+        .iter()
+        .chain(at)
+        .chain(&from[axis + 1..])
+        .cloned()
+        .collect();
+    let contents = contents::moved(op, cx, &[0], &shape);
+    Ok(vec![Inferred {
+        ty: moved(x, Some(shape)),
+        contents,
+    }])
+}
+
+/// Checks what `GatherElements` and `ScatterElements` ask of data and indices.
+fn check_elements(x: Known<'_>, indices: Known<'_>, axis: i64) -> Result<(), OpError> {
+    let (Some(from), Some(at)) = (dims(x), dims(indices)) else {
+        return Ok(());
+    };
+    let axis = sizes::axis(axis, from.len())?;
+    let larger = |(other, (a, b)): (usize, (&Dim, &Dim))| {
+        other != axis && matches!((a.known(), b.known()), (Some(a), Some(b)) if b > a)
+    };
+    if from.len() != at.len() || from.iter().zip(at).enumerate().any(larger) {
+        return Err(OpError::invalid(format!(
+            "indices {} do not fit {} along axis {axis}",
+            indices.ty, x.ty
+        )));
+    }
+    Ok(())
+}
+
+pub(super) fn gather_elements(
+    op: &GatherElements,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    let (x, indices) = operands(cx)?;
+    check_elements(x, indices, op.axis)?;
+    let shape = indices.ty.shape.clone();
+    let contents = shape
+        .as_ref()
+        .and_then(|shape| contents::moved(op, cx, &[0], shape));
+    Ok(vec![Inferred {
+        ty: moved(x, shape),
+        contents,
+    }])
+}
+
+/// The shape of the tuples of indices, and that of the slices that they name.
+type Tuples<'a> = (&'a [Dim], &'a [Dim]);
+
+/// What indices and data say of the tuples; `None` when that is not known.
+fn tuples<'a>(x: Known<'a>, indices: Known<'a>, batch: i64) -> Result<Option<Tuples<'a>>, OpError> {
+    let fail = || OpError::invalid(format!("indices {} do not fit {}", indices.ty, x.ty));
+    let batch =
+        usize::try_from(batch).map_err(|_| OpError::attribute("batch_dims", "is negative"))?;
+    let (Some(from), Some(at)) = (dims(x), dims(indices)) else {
+        return Ok(None);
+    };
+    let (length, tuples) = at.split_last().ok_or_else(fail)?;
+    if batch > tuples.len() || batch > from.len() {
+        return Err(fail());
+    }
+    for (a, b) in from[..batch].iter().zip(tuples) {
+        sizes::same(a, b)?;
+    }
+    let Some(length) = length.known() else {
+        return Ok(None);
+    };
+    let slice = usize::try_from(length)
+        .ok()
+        .filter(|&length| length > 0)
+        .and_then(|length| from[batch..].get(length..));
+    Ok(Some((tuples, slice.ok_or_else(fail)?)))
+}
+
+pub(super) fn gather_nd(op: &GatherND, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    let (x, indices) = operands(cx)?;
+    let shape: Option<Vec<Dim>> = tuples(x, indices, op.batch_dims)?
+        .map(|(tuples, slice)| tuples.iter().chain(slice).cloned().collect());
+    let contents = shape
+        .as_ref()
+        .and_then(|shape| contents::moved(op, cx, &[0], shape));
+    Ok(vec![Inferred {
+        ty: moved(x, shape),
+        contents,
+    }])
+}
+
+/// Checks that a reduction finds numbers.
+fn check_reduction(cx: &Context<'_>, reduction: ScatterReduction) -> Result<(), OpError> {
+    if reduction != ScatterReduction::None {
+        input(cx, 0, is_number, "a numeric type")?;
+    }
+    Ok(())
+}
+
+pub(super) fn scatter_nd(op: &ScatterND, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    let (x, indices) = operands(cx)?;
+    let updates = cx.required(2)?;
+    expect(cx, 2, x.ty.dtype)?;
+    check_reduction(cx, op.reduction)?;
+    if let (Some((tuples, slice)), Some(updates)) = (tuples(x, indices, 0)?, dims(updates)) {
+        if updates.len() != tuples.len() + slice.len() {
+            return Err(OpError::invalid(
+                "the updates have another rank than indices and data ask for",
+            ));
+        }
+        for (a, b) in tuples.iter().chain(slice).zip(updates) {
+            sizes::same(a, b)?;
+        }
+    }
+    let contents =
+        x.ty.shape
+            .as_ref()
+            .and_then(|shape| contents::moved(op, cx, &[0, 2], shape));
+    let contents = contents.filter(|_| op.reduction == ScatterReduction::None);
+    Ok(vec![Inferred {
+        ty: moved(x, x.ty.shape.clone()),
+        contents,
+    }])
+}
+
+pub(super) fn scatter_elements(
+    op: &ScatterElements,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    let (x, indices) = operands(cx)?;
+    let updates = cx.required(2)?;
+    expect(cx, 2, x.ty.dtype)?;
+    check_reduction(cx, op.reduction)?;
+    check_elements(x, indices, op.axis)?;
+    if let (Some(indices), Some(updates)) = (dims(indices), dims(updates)) {
+        if indices.len() != updates.len() {
+            return Err(OpError::invalid("indices and updates differ in rank"));
+        }
+        for (a, b) in indices.iter().zip(updates) {
+            sizes::same(a, b)?;
+        }
+    }
+    let contents =
+        x.ty.shape
+            .as_ref()
+            .and_then(|shape| contents::moved(op, cx, &[0, 2], shape));
+    let contents = contents.filter(|_| op.reduction == ScatterReduction::None);
+    Ok(vec![Inferred {
+        ty: moved(x, x.ty.shape.clone()),
+        contents,
+    }])
+}

@@ -1,0 +1,123 @@
+//! The text form of graphs: a superset of the ONNX text syntax.
+//!
+//! [`print()`] writes a graph, [`parse()`] reads it back: `parse(print(g))` is `g`. A graph of ONNX operators prints as text that
+//! `onnx.parser` reads, and ONNX text of any opset that the [importer](crate::onnx) knows can be read. `Display` gives a short form, in which
+//! large constants are left out.
+//!
+//! ```text
+//! <ir_version: 10, opset_import: ["" : 21]>
+//! net (float[N,3,8,8] x) => (float[N,4,8,8] y)
+//! <
+//! float[4,3,1,1] w = {0.5, …}
+//! >
+//! {
+//! [conv] c = Conv <kernel_shape = [1,1]> (x, w)  # float[N,4,8,8]
+//! [relu] y = Relu (c)  #: "relu1" "relu2"  # float[N,4,8,8]
+//! }
+//! ```
+//!
+//! What goes beyond ONNX:
+//! - operators of our own domain, as `octofold.Conv`; without a header, they and the newest opset are imported;
+//! - quantization parameters in the type of an input: `uint8[N,4] {scale: 0.5, zero_point: 128} x`;
+//! - comments that begin with `#:`. Behind a node they list the nodes of the model that it stands for, where these are not the node itself; behind
+//!   an output, the name that it has for the caller, where that is not the value's;
+//! - types in comments behind nodes, for the reader: parsing infers them.
+//!
+//! Large constants stand in a file of their own with offset, length and checksum. The metadata of a graph are printed, the aliases of its
+//! values are not. Not read: subgraphs, types other than tensors, and elements of 4 bits in braces, which `onnx.parser` misreads.
+
+mod lexer;
+mod parse;
+mod print;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use parse::{ParseError, parse};
+pub(crate) use print::dimension;
+pub use print::{PrintOptions, Printed, print};
+
+use crate::Graph;
+
+/// The size of the largest file that is read.
+const MAX_BYTES: u64 = 1 << 28;
+
+/// Why a graph cannot be read from a text file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A file that cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The path.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file that is too large.
+    #[error("{path}: the file has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The path.
+        path: String,
+        /// The size of the file.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A text that is no graph.
+    #[error("{path}:{source}")]
+    Parse {
+        /// The path.
+        path: String,
+        /// What is wrong.
+        source: ParseError,
+    },
+}
+
+/// Reads a graph from a text file; the data of large constants are in files beside it.
+///
+/// # Errors
+/// When a file cannot be read, or the text is no graph.
+pub fn read_file(path: &Path) -> Result<Graph, TextError> {
+    let shown = || path.display().to_string();
+    let io = |source| TextError::Io {
+        path: shown(),
+        source,
+    };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if metadata.len() > MAX_BYTES {
+        return Err(TextError::TooLarge {
+            path: shown(),
+            bytes: metadata.len(),
+            limit: MAX_BYTES,
+        });
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    parse::parse_beside(&text, path.parent()).map_err(|source| TextError::Parse {
+        path: shown(),
+        source,
+    })
+}
+
+/// Writes a graph to a text file, and its large constants to a file beside it that ends in `.bin`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_file(graph: &Graph, path: &Path) -> Result<(), TextError> {
+    let data_path = path.with_extension("bin");
+    let write = |path: &Path, bytes: &[u8]| {
+        std::fs::write(path, bytes).map_err(|source| TextError::Io {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    let name = data_path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let printed = print(graph, &PrintOptions { data: name });
+    if !printed.data.is_empty() {
+        write(&data_path, &printed.data)?;
+    }
+    write(path, printed.text.as_bytes())
+}
