@@ -1,1 +1,84 @@
-//! Placeholder.
+//! From a lowered graph to an executable plan.
+//!
+//! This crate chooses a kernel for every node (one table, in `select.rs`), packs weights into the form that the kernels read, folds
+//! what constants allow into them, fuses conversions of layout into (de)quantization, and writes the [`Plan`]. It changes no
+//! semantics: for every node, the portable operator is the definition and the oracle of what the chosen kernel computes.
+//!
+//! Nodes without a kernel become portable steps, with the reason in the step's note; [`Report`] collects these, the memory and
+//! the work of a plan.
+#![forbid(unsafe_code)]
+
+mod build;
+mod facts;
+mod pack;
+mod peephole;
+mod report;
+mod select;
+
+use octofold_ir::{Graph, GraphError};
+use octofold_kernels::KernelError;
+use octofold_runtime::{Engine, Plan, PlanError};
+
+pub use report::{Report, StepReport};
+
+/// How a graph is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodegenOptions {
+    /// The engine whose kernels are used.
+    pub engine: Engine,
+    /// Whether every step is computed by its portable operator: slow, for looking for faults.
+    pub portable: bool,
+}
+
+impl Default for CodegenOptions {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Fbgemm,
+            portable: false,
+        }
+    }
+}
+
+/// Why a graph was not compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodegenError {
+    /// The graph has no order.
+    #[error(transparent)]
+    Graph(Box<GraphError>),
+    /// The weights of a node cannot be packed.
+    #[error("node `{node}`: {source}")]
+    Pack {
+        /// The node.
+        node: String,
+        /// What the kernels say.
+        source: KernelError,
+    },
+    /// A graph with more values or constants than a plan can number.
+    #[error("the graph is too large for a plan")]
+    TooLarge,
+    /// The plan was refused.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+impl From<GraphError> for CodegenError {
+    fn from(error: GraphError) -> Self {
+        Self::Graph(Box::new(error))
+    }
+}
+
+/// Compiles a lowered graph.
+///
+/// # Errors
+/// When the graph has a cycle, weights cannot be packed, or the plan is refused, which is a bug of the compiler.
+pub fn compile(graph: &Graph, options: &CodegenOptions) -> Result<Plan, CodegenError> {
+    let order = graph.order()?;
+    let types = facts::Types::new(graph);
+    let pairs = if options.portable {
+        peephole::Pairs::default()
+    } else {
+        peephole::find(graph, &order, &types)
+    };
+    build::build(graph, &order, &types, &pairs, options)
+}

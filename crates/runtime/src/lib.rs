@@ -1,1 +1,54 @@
-//! Placeholder.
+//! The plan and the executor of Octofold: what a deployed program needs.
+//!
+//! This crate owns the compiled program ([`Plan`]: its types, checks, text form and [file format](mod@file)), its
+//! [specialization](Specialization) to concrete shapes with the memory plan, and the [`Session`] that runs it: arena,
+//! threads, observer taps and profiler. Compiling happens elsewhere; graphs are unknown here.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use octofold_runtime::{Plan, Session, SessionOptions};
+//! use octofold_tensor::Tensor;
+//!
+//! let plan = Arc::new(Plan::load("model.oct")?);
+//! let mut session = Session::new(plan, SessionOptions::default())?;
+//! let image = Tensor::new([1, 3, 224, 224], vec![0_f32; 3 * 224 * 224])?;
+//! let outputs = session.run(&[("input", image)])?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Unsafe code
+//! Only two modules hold any: [`pool`] (a borrowed function is handed to other threads for the time of a call, and each item
+//! gets its own part of the output) and [`mod@file`] (a file is mapped). Everything else is safe code over slices,
+//! so that a hostile plan can make a session compute nonsense or fail, but never touch memory that is not its own.
+#![deny(unsafe_code)]
+
+mod blob;
+pub mod broadcast;
+pub mod cost;
+mod error;
+mod exec;
+pub mod file;
+mod memory;
+mod plan;
+#[allow(
+    unsafe_code,
+    reason = "threads borrow the caller's function and parts of its output"
+)]
+pub mod pool;
+mod profile;
+mod session;
+mod specialize;
+mod tap;
+mod values;
+
+pub use blob::{ALIGN, Blob, BlobBuilder};
+pub use error::{BoxError, PlanError, RunError, StepError};
+pub use plan::{
+    Constant, ConstantIndex, Engine, Kernel, Operand, Plan, PlanOutput, PlanParts, PlanValue, Step,
+    Tap, ValueIndex,
+};
+pub use profile::{Profile, StepProfile};
+pub use session::{Session, SessionOptions};
+pub use specialize::{Specialization, StepCost};
+pub use tap::TensorView;
+pub use values::constant_bytes;

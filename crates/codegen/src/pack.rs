@@ -1,0 +1,295 @@
+//! Weights and output constants in the form that kernels read.
+
+use octofold_ir::Op;
+use octofold_kernels::fbgemm::{self, ConvShape, LinearShape};
+use octofold_kernels::{KernelError, float};
+use octofold_ops::families::{FusedConv, FusedLinear, OutputQuantization};
+use octofold_quant::{QParams, requantize};
+use octofold_runtime::Kernel;
+use octofold_tensor::{DType, Tensor};
+
+use crate::facts::Facts;
+
+/// The packed constants of a step.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    /// The sizes of the weights before packing.
+    pub(crate) weights: Vec<usize>,
+    /// In the order that [`Kernel`] asks for.
+    pub(crate) constants: Vec<PackedConstant>,
+}
+
+/// A constant of a kernel.
+#[derive(Debug)]
+pub(crate) struct PackedConstant {
+    pub(crate) dtype: DType,
+    pub(crate) len: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl PackedConstant {
+    fn bytes(bytes: Vec<u8>) -> Self {
+        Self {
+            dtype: DType::U8,
+            len: bytes.len(),
+            bytes,
+        }
+    }
+
+    fn integers(values: &[i32]) -> Self {
+        let bytes = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        Self {
+            dtype: DType::I32,
+            len: values.len(),
+            bytes,
+        }
+    }
+
+    fn floats(values: &[f32]) -> Self {
+        let bytes = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        Self {
+            dtype: DType::F32,
+            len: values.len(),
+            bytes,
+        }
+    }
+}
+
+/// Packs the weights of a node for its kernel; `None` for kernels without weights.
+///
+/// # Errors
+/// When the kernels refuse the weights, above all because sums could leave 32 bits.
+pub(crate) fn pack(facts: Facts<'_>, kernel: Kernel) -> Result<Option<Packed>, KernelError> {
+    let Some(weights) = facts.constant(1) else {
+        return Ok(None);
+    };
+    let bias = facts.constant(2);
+    let packed = match (facts.node.op(), kernel) {
+        (Op::FusedConv(op), Kernel::QConv | Kernel::QConvDepthwise) => {
+            let shape = conv_shape(op, weights.shape())?;
+            let x = op.x.unwrap_or(QParams::IDENTITY);
+            integer(
+                facts,
+                &shape,
+                bytes(weights)?,
+                bias,
+                x,
+                &op.w_scale,
+                op.y.as_ref(),
+            )?
+        }
+        (Op::FusedLinear(FusedLinear { x, w_scale, y, .. }), Kernel::QLinear) => {
+            let shape = linear_shape(weights.shape())?;
+            let rows = transposed(bytes(weights)?, shape.k, shape.n);
+            integer(
+                facts,
+                &shape.as_conv(),
+                &rows,
+                bias,
+                x.unwrap_or(QParams::IDENTITY),
+                w_scale,
+                y.as_ref(),
+            )?
+        }
+        (Op::FusedConv(op), Kernel::FConv) => {
+            let shape = conv_shape(op, weights.shape())?;
+            floating(
+                &float::conv::pack(&shape, floats(weights)?)?,
+                bias,
+                shape.out_c,
+            )?
+        }
+        (Op::FusedConv(op), Kernel::FConvDepthwise) => {
+            let shape = conv_shape(op, weights.shape())?;
+            floating(
+                &float::depthwise::pack(&shape, floats(weights)?)?,
+                bias,
+                shape.out_c,
+            )?
+        }
+        // The weights of a linear layer are [k, n] already.
+        (Op::FusedLinear(_), Kernel::FLinear) => {
+            floating(floats(weights)?, bias, linear_shape(weights.shape())?.n)?
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Packed {
+        weights: weights.shape().to_vec(),
+        constants: packed,
+    }))
+}
+
+/// Weights, folded bias and multiplier; or weights, correction, scale and bias where the result is float.
+fn integer(
+    facts: Facts<'_>,
+    shape: &ConvShape,
+    weights: &[i8],
+    bias: Option<&Tensor>,
+    x: QParams,
+    w_scale: &[f32],
+    y: Option<&OutputQuantization>,
+) -> Result<Vec<PackedConstant>, KernelError> {
+    let channels = shape.out_c;
+    let signed = facts.dtype(0) == Some(DType::I8);
+    let scale = |channel: usize| match w_scale {
+        [one] => Ok(*one),
+        scales => scales.get(channel).copied().ok_or(KernelError::Shape(
+            "there is no scale for each output channel",
+        )),
+    };
+    let scales: Vec<f32> = (0..channels).map(scale).collect::<Result<_, _>>()?;
+    let packed = PackedConstant::bytes(fbgemm::pack(shape, weights)?);
+    let zeros = vec![0; channels];
+    match y {
+        Some(y) => {
+            let bias = match bias {
+                None => &zeros,
+                Some(bias) => bias
+                    .values::<i32>()
+                    .map_err(|_| KernelError::Shape("the bias is not int32"))?,
+            };
+            let folded = fbgemm::fold_bias(bias, weights, x.zero_point, signed)?;
+            let multiplier: Vec<f32> = scales
+                .iter()
+                .map(|&scale| requantize::multiplier(x.scale, scale, y.params.scale))
+                .collect();
+            Ok(vec![
+                packed,
+                PackedConstant::integers(&folded),
+                PackedConstant::floats(&multiplier),
+            ])
+        }
+        None => {
+            let correction = fbgemm::fold_bias(&zeros, weights, x.zero_point, signed)?;
+            let scales: Vec<f32> = scales.iter().map(|&scale| x.scale * scale).collect();
+            let bias = float_bias(bias, channels)?;
+            let (correction, scales) = (
+                PackedConstant::integers(&correction),
+                PackedConstant::floats(&scales),
+            );
+            Ok(vec![
+                packed,
+                correction,
+                scales,
+                PackedConstant::floats(&bias),
+            ])
+        }
+    }
+}
+
+fn floating(
+    weights: &[f32],
+    bias: Option<&Tensor>,
+    channels: usize,
+) -> Result<Vec<PackedConstant>, KernelError> {
+    let bias = float_bias(bias, channels)?;
+    Ok(vec![
+        PackedConstant::floats(weights),
+        PackedConstant::floats(&bias),
+    ])
+}
+
+fn float_bias(bias: Option<&Tensor>, channels: usize) -> Result<Vec<f32>, KernelError> {
+    let Some(bias) = bias else {
+        return Ok(vec![0.0; channels]);
+    };
+    let values = floats(bias)?;
+    if values.len() == channels {
+        Ok(values.to_vec())
+    } else {
+        Err(KernelError::Shape(
+            "the bias does not have one value a channel",
+        ))
+    }
+}
+
+fn bytes(weights: &Tensor) -> Result<&[i8], KernelError> {
+    weights
+        .values::<i8>()
+        .map_err(|_| KernelError::Shape("the weights are not int8"))
+}
+
+fn floats(tensor: &Tensor) -> Result<&[f32], KernelError> {
+    tensor
+        .values::<f32>()
+        .map_err(|_| KernelError::Shape("the weights or the bias are not float"))
+}
+
+/// `[k, n]` as one row of `k` an output.
+fn transposed(weights: &[i8], k: usize, n: usize) -> Vec<i8> {
+    let mut rows = vec![0; weights.len()];
+    for (i, line) in weights.chunks_exact(n.max(1)).enumerate() {
+        for (column, &weight) in line.iter().enumerate() {
+            rows[column * k + i] = weight;
+        }
+    }
+    rows
+}
+
+fn linear_shape(weights: &[usize]) -> Result<LinearShape, KernelError> {
+    match *weights {
+        [k, n] => Ok(LinearShape { rows: 1, k, n }),
+        _ => Err(KernelError::Shape(
+            "the weights of a linear layer do not have two axes",
+        )),
+    }
+}
+
+/// The shape of a convolution for packing, which asks nothing of the image: the smallest one that the kernel fits into.
+fn conv_shape(op: &FusedConv, weights: &[usize]) -> Result<ConvShape, KernelError> {
+    let bad = KernelError::Shape("the weights and attributes describe no convolution");
+    let &[out_c, group_in, kernel_h, kernel_w] = weights else {
+        return Err(bad);
+    };
+    let size = |values: &[i64], position: usize| {
+        values
+            .get(position)
+            .and_then(|&value| usize::try_from(value).ok())
+    };
+    let numbers = (
+        size(&op.dilations, 0),
+        size(&op.dilations, 1),
+        usize::try_from(op.group),
+    );
+    let (Some(dilation_h), Some(dilation_w), Ok(groups)) = numbers else {
+        return Err(bad);
+    };
+    let reach = |kernel: usize, dilation: usize| {
+        kernel
+            .saturating_sub(1)
+            .checked_mul(dilation)?
+            .checked_add(1)
+    };
+    let sizes = (
+        reach(kernel_h, dilation_h),
+        reach(kernel_w, dilation_w),
+        groups.checked_mul(group_in),
+    );
+    let (Some(in_h), Some(in_w), Some(in_c)) = sizes else {
+        return Err(bad);
+    };
+    Ok(ConvShape {
+        batch: 1,
+        in_h,
+        in_w,
+        in_c,
+        out_c,
+        kernel_h,
+        kernel_w,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h,
+        dilation_w,
+        pad_top: 0,
+        pad_left: 0,
+        pad_bottom: 0,
+        pad_right: 0,
+        groups,
+    })
+}

@@ -1,0 +1,299 @@
+//! Which kernel computes a node: one table, [`select`].
+//!
+//! A kernel is chosen when all sizes are known before the plan runs and the kernel takes the operator's form; the runtime checks the choice
+//! again when it binds the step, so that the two must agree. Otherwise the portable operator computes the node, and the note says why.
+
+use octofold_ir::Op;
+use octofold_ops::families::{BinaryKind, Layout, OutputQuantization, PoolKind};
+use octofold_quant::QParams;
+use octofold_runtime::Kernel;
+use octofold_runtime::broadcast::repetition;
+use octofold_tensor::{DType, Dim};
+
+use crate::facts::{Facts, is_byte};
+
+/// A kernel, or why there is none.
+pub(crate) type Selection = Result<Kernel, String>;
+
+/// The axes of channels-last images in the order of channels-first ones, and back.
+pub(crate) const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
+pub(crate) const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
+
+/// Chooses the kernel of a node.
+pub(crate) fn select(facts: Facts<'_>) -> Selection {
+    let node = facts.node;
+    let unknown = node
+        .inputs()
+        .iter()
+        .flatten()
+        .chain(node.outputs())
+        .find(|&&value| facts.types.shape(value).is_none());
+    if let Some(&value) = unknown {
+        return portable(format!(
+            "the size of `{}` depends on data",
+            facts.graph.value(value).name()
+        ));
+    }
+    let Some(result) = facts.result_shape() else {
+        return portable("it has several results");
+    };
+    if result.contains(&Dim::Known(0)) {
+        return portable("it is empty");
+    }
+    match node.op() {
+        // Results that are their operands in another shape.
+        Op::Reshape(_)
+        | Op::Flatten(_)
+        | Op::Squeeze(_)
+        | Op::Unsqueeze(_)
+        | Op::Identity(_)
+        | Op::Dropout(_)
+        | Op::Observe(_) => Ok(Kernel::View),
+        Op::Transpose(op) => transpose(facts, &op.perm),
+
+        // Convolutions and matrix products.
+        Op::FusedConv(op) => {
+            check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
+            constant_weights(facts)?;
+            let shape = facts.constant(1).map_or(&[][..], |weights| weights.shape());
+            let depthwise = op.group > 1
+                && shape.len() == 4
+                && shape[1] == 1
+                && i64::try_from(shape[0]) == Ok(op.group);
+            if op.x.is_some() {
+                byte_weights(facts)?;
+                check(
+                    op.residual.is_some() == (facts.node.input(3).is_some()),
+                    "its residual has no parameters",
+                )?;
+                Ok(if depthwise {
+                    Kernel::QConvDepthwise
+                } else {
+                    Kernel::QConv
+                })
+            } else {
+                float(facts, 0)?;
+                float(facts, 1)?;
+                let depthwise = depthwise && facts.node.input(3).is_none();
+                Ok(if depthwise {
+                    Kernel::FConvDepthwise
+                } else {
+                    Kernel::FConv
+                })
+            }
+        }
+        Op::FusedLinear(op) => {
+            constant_weights(facts)?;
+            if op.x.is_some() {
+                byte_weights(facts)?;
+                Ok(Kernel::QLinear)
+            } else {
+                float(facts, 0)?;
+                float(facts, 1)?;
+                Ok(Kernel::FLinear)
+            }
+        }
+
+        // Quantized values.
+        Op::FusedBinary(op) => {
+            repeating(facts, result)?;
+            match (quantized(facts, op.a, &op.y), op.kind) {
+                (Ok(()), BinaryKind::Add) => Ok(Kernel::QAdd),
+                (Ok(()), BinaryKind::Mul) => Ok(Kernel::QMul),
+                (Err(_), _) => {
+                    float(facts, 0)?;
+                    Ok(Kernel::FBinary)
+                }
+            }
+        }
+        Op::FusedConcat(_) => Ok(Kernel::QConcat),
+        Op::FusedPool(op) => {
+            check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
+            match (quantized(facts, op.x, &op.y), op.kind) {
+                (Ok(()), PoolKind::Max) => Ok(Kernel::QMaxPool),
+                (Ok(()), PoolKind::Average) => Ok(Kernel::QAveragePool),
+                (Err(_), kind) => {
+                    float(facts, 0)?;
+                    Ok(if kind == PoolKind::Max {
+                        Kernel::FMaxPool
+                    } else {
+                        Kernel::FAveragePool
+                    })
+                }
+            }
+        }
+        Op::FusedGlobalPool(op) => {
+            check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
+            match (quantized(facts, op.x, &op.y), op.kind) {
+                (Ok(()), PoolKind::Max) => Ok(Kernel::QMaxPool),
+                (Ok(()), PoolKind::Average) => Ok(Kernel::QGlobalAveragePool),
+                (Err(_), kind) => {
+                    float(facts, 0)?;
+                    Ok(if kind == PoolKind::Max {
+                        Kernel::FMaxPool
+                    } else {
+                        Kernel::FGlobalAveragePool
+                    })
+                }
+            }
+        }
+        Op::TableLookup(_) => {
+            check(facts.constant(1).is_some(), "its table is no constant")?;
+            Ok(Kernel::QTable)
+        }
+        Op::QuantizeLinear(op) => {
+            float(facts, 0)?;
+            check(
+                facts.result_dtype().is_some_and(is_byte),
+                "its result has no 8 bits",
+            )?;
+            check(
+                op.block_size == 0 && facts.params().is_some(),
+                "its scale is not one positive constant",
+            )?;
+            Ok(Kernel::Quantize)
+        }
+        Op::DequantizeLinear(op) => {
+            check(facts.is_byte(0), "its operand has no 8 bits")?;
+            check(
+                facts.result_dtype() == Some(DType::F32),
+                "its result is not float",
+            )?;
+            check(
+                op.block_size == 0 && facts.params().is_some(),
+                "its scale is not one positive constant",
+            )?;
+            Ok(Kernel::Dequantize)
+        }
+
+        // Floats.
+        Op::MatMul(_) => {
+            float(facts, 0)?;
+            let (a, b) = (facts.shape(0).unwrap_or(&[]), facts.shape(1).unwrap_or(&[]));
+            let (Some((outer_a, _)), Some((outer_b, _))) =
+                (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
+            else {
+                return portable("its operands are no matrices");
+            };
+            let same = outer_b.is_empty() || outer_a == outer_b;
+            check(same, "its stacks of matrices broadcast")?;
+            Ok(Kernel::FMatMul)
+        }
+        Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => {
+            float(facts, 0)?;
+            repeating(facts, result)?;
+            Ok(Kernel::FBinary)
+        }
+        Op::Relu(_) => {
+            float(facts, 0)?;
+            Ok(Kernel::FClip)
+        }
+        Op::Clip(_) => {
+            float(facts, 0)?;
+            let bound = |slot: usize, default: f32| match facts.node.input(slot) {
+                None => Some(default),
+                Some(_) => facts
+                    .constant(slot)
+                    .and_then(|bound| bound.values::<f32>().ok()?.first().copied()),
+            };
+            match (bound(1, f32::NEG_INFINITY), bound(2, f32::INFINITY)) {
+                (Some(lo), Some(hi)) if lo <= hi => Ok(Kernel::FClip),
+                _ => portable("its bounds are not constant and in order"),
+            }
+        }
+
+        Op::Concat(_) => {
+            let moved = matches!(
+                facts.result_dtype(),
+                Some(DType::F32 | DType::I32 | DType::U8 | DType::I8)
+            );
+            check(moved, "no kernel moves its elements")?;
+            Ok(Kernel::Concat)
+        }
+        other => portable(format!("no kernel computes {}", other.name())),
+    }
+}
+
+fn portable<T>(reason: impl Into<String>) -> Result<T, String> {
+    Err(reason.into())
+}
+
+fn check(condition: bool, reason: &str) -> Result<(), String> {
+    if condition { Ok(()) } else { portable(reason) }
+}
+
+fn float(facts: Facts<'_>, slot: usize) -> Result<(), String> {
+    check(
+        facts.dtype(slot) == Some(DType::F32),
+        "its operand is not float",
+    )
+}
+
+fn constant_weights(facts: Facts<'_>) -> Result<(), String> {
+    check(facts.constant(1).is_some(), "its weights are no constant")?;
+    check(
+        facts.node.input(2).is_none() || facts.constant(2).is_some(),
+        "its bias is no constant",
+    )
+}
+
+fn byte_weights(facts: Facts<'_>) -> Result<(), String> {
+    check(facts.is_byte(0), "its operand has no 8 bits")?;
+    check(
+        facts.dtype(1) == Some(DType::I8),
+        "its weights are not int8",
+    )
+}
+
+/// Whether an operator is quantized: its operand's parameters and its result's are there.
+fn quantized(
+    facts: Facts<'_>,
+    x: Option<QParams>,
+    y: &Option<OutputQuantization>,
+) -> Result<(), String> {
+    check(
+        x.is_some() && y.is_some() && facts.is_byte(0),
+        "it is not quantized",
+    )
+}
+
+/// Whether one operand has the size of the result and the other one repeats over it.
+fn repeating(facts: Facts<'_>, result: &[Dim]) -> Result<(), String> {
+    let is_one = |dim: &Dim| *dim == Dim::Known(1);
+    let repeats = |large: usize, small: usize| {
+        let (large, small) = (facts.shape(large), facts.shape(small));
+        large == Some(result)
+            && small.is_some_and(|small| repetition(result, small, is_one).is_some())
+    };
+    check(
+        repeats(0, 1) || repeats(1, 0),
+        "its operands broadcast in a way that kernels do not",
+    )
+}
+
+fn transpose(facts: Facts<'_>, perm: &[i64]) -> Selection {
+    let shape = facts.shape(0).unwrap_or(&[]);
+    let longer: Vec<usize> = if perm.is_empty() {
+        (0..shape.len()).rev().collect()
+    } else {
+        perm.iter()
+            .filter_map(|&axis| usize::try_from(axis).ok())
+            .collect()
+    };
+    let longer = longer
+        .into_iter()
+        .filter(|&axis| shape.get(axis) != Some(&Dim::Known(1)));
+    if longer.is_sorted() {
+        return Ok(Kernel::View);
+    }
+    let moved = matches!(
+        facts.dtype(0),
+        Some(DType::F32 | DType::I32 | DType::U8 | DType::I8)
+    );
+    match perm {
+        _ if !moved => portable("no kernel moves its elements"),
+        perm if perm == TO_NHWC => Ok(Kernel::ToNhwc),
+        perm if perm == TO_NCHW => Ok(Kernel::ToNchw),
+        _ => portable("no kernel moves its axes"),
+    }
+}

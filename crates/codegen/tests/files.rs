@@ -1,0 +1,188 @@
+//! Plan files: what is damaged or made by hand is refused, or runs without doing harm.
+
+mod support;
+
+use std::sync::Arc;
+
+use octofold_ops::families::{
+    Activation, FusedConv, Layout, OutputQuantization, QuantizeLinear, Relu, Reshape, Transpose,
+};
+use octofold_ops::{Attribute, Described};
+use octofold_quant::{QParams, QuantType};
+use octofold_runtime::{Plan, PlanError, Session, SessionOptions};
+use octofold_tensor::{DType, Tensor};
+use support::{Builder, Random, plan};
+
+fn default<T: Described>(attributes: &[(&str, Attribute)]) -> T {
+    let mut map = attributes
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    T::from_attributes(&mut map).expect("valid attributes")
+}
+
+/// A small plan with kernels, a view, a portable step and a constant in use by it.
+fn example() -> (Arc<Plan>, Tensor) {
+    let mut random = Random::new(3);
+    let mut builder = Builder::new();
+    let shape = [1, 3, 6, 6];
+    let x = builder.input("x", DType::F32, &shape);
+    let relu = builder.node(Relu {}, &[Some(x)]);
+    let scale = builder.constant(Tensor::scalar(0.01_f32));
+    let q = builder.node(default::<QuantizeLinear>(&[]), &[Some(relu), Some(scale)]);
+    let nhwc = builder.node(
+        Transpose {
+            perm: vec![0, 2, 3, 1],
+        },
+        &[Some(q)],
+    );
+    let w = builder.constant(random.tensor(DType::I8, &[5, 3, 3, 3]));
+    let conv = FusedConv {
+        layout: Layout::Nhwc,
+        x: Some(QParams {
+            scale: 0.01,
+            zero_point: 0,
+        }),
+        w_scale: vec![0.01],
+        y: Some(OutputQuantization::new(
+            QuantType::Uint8,
+            QParams {
+                scale: 0.02,
+                zero_point: 3,
+            },
+            Activation::None,
+        )),
+        ..default(&[])
+    };
+    let y = builder.node(conv, &[Some(nhwc), Some(w)]);
+    let to = builder.constant(Tensor::vector(vec![4_i64, -1]));
+    let y = builder.node(default::<Reshape>(&[]), &[Some(y), Some(to)]);
+    let y = builder.node(Transpose { perm: vec![1, 0] }, &[Some(y)]);
+    builder.output(y);
+    let x = random.tensor(DType::F32, &shape);
+    (plan(&builder.graph), x)
+}
+
+#[test]
+fn a_mapped_file_gives_the_same_results() {
+    let (plan, x) = example();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.oct");
+    plan.save(&path).unwrap();
+    let loaded = Plan::load(&path).unwrap();
+    assert_eq!(loaded, *plan);
+    assert!(loaded.parts().blob.is_mapped());
+    let run = |plan: Arc<Plan>| {
+        Session::new(plan, SessionOptions::default())
+            .unwrap()
+            .run(&[("x", x.clone())])
+            .unwrap()
+    };
+    assert_eq!(run(Arc::new(loaded)), run(plan));
+    assert_eq!(
+        std::fs::read_dir(&folder).unwrap().count(),
+        1,
+        "no temporary file is left"
+    );
+    assert!(matches!(
+        Plan::load(folder.path().join("none.oct")),
+        Err(PlanError::Io { .. })
+    ));
+    std::fs::write(&path, b"OCTOPLAN").unwrap();
+    let error = Plan::load(&path).unwrap_err().to_string();
+    assert!(error.contains("model.oct"), "{error}");
+}
+
+#[test]
+fn every_flipped_or_missing_byte_is_noticed() {
+    let (plan, _) = example();
+    let bytes = plan.to_bytes().unwrap();
+    for position in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 1 << (position % 8);
+        assert!(Plan::from_bytes(&damaged).is_err(), "byte {position}");
+    }
+    for len in (0..bytes.len()).step_by(7) {
+        assert!(Plan::from_bytes(&bytes[..len]).is_err(), "{len} bytes");
+    }
+    assert!(Plan::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+}
+
+/// Changes the metadata and makes all checksums and lengths right again, as one who means harm would.
+fn forge(bytes: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let mut metadata = bytes[64..64 + long(16)].to_vec();
+    change(&mut metadata);
+    let blob = &bytes[long(24)..];
+    let mut header = bytes[..64].to_vec();
+    let offset = (64 + metadata.len()).next_multiple_of(4096);
+    header[16..24].copy_from_slice(&(metadata.len() as u64).to_le_bytes());
+    header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
+    header[40..44].copy_from_slice(&crc32fast::hash(&metadata).to_le_bytes());
+    let own = crc32fast::hash(&header[..48]);
+    header[48..52].copy_from_slice(&own.to_le_bytes());
+    header.extend_from_slice(&metadata);
+    header.resize(offset, 0);
+    header.extend_from_slice(blob);
+    header
+}
+
+#[test]
+fn forged_plans_fail_or_run_but_do_no_harm() {
+    let (plan, x) = example();
+    let bytes = plan.to_bytes().unwrap();
+    assert_eq!(Plan::from_bytes(&forge(&bytes, |_| {})).unwrap(), *plan);
+    let mut random = Random::new(11);
+    let (mut refused, mut failed, mut ran) = (0, 0, 0);
+    for _ in 0..4000 {
+        let forged = forge(&bytes, |metadata| {
+            for _ in 0..=random.below(2) {
+                let at = random.below(metadata.len() as u64);
+                match random.below(4) {
+                    0 => metadata[at] = random.next() as u8,
+                    1 => metadata[at] = metadata[at].wrapping_add(1),
+                    2 => drop(metadata.remove(at)),
+                    _ => metadata.insert(at, random.next() as u8),
+                }
+            }
+        });
+        let Ok(plan) = Plan::from_bytes(&forged) else {
+            refused += 1;
+            continue;
+        };
+        let _ = plan.to_text();
+        let Ok(mut session) = Session::new(
+            Arc::new(plan),
+            SessionOptions {
+                threads: 1,
+                isa: None,
+            },
+        ) else {
+            failed += 1;
+            continue;
+        };
+        match session.run(&[("x", x.clone())]) {
+            Ok(_) => ran += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(
+        refused > 100 && ran > 100,
+        "{refused} refused, {failed} failed, {ran} ran"
+    );
+}
+
+#[test]
+fn the_text_form_says_what_runs() {
+    let (plan, _) = example();
+    let text = plan.to_text();
+    for part in [
+        "plan \"test\" for fbgemm on scalar {",
+        "input %x: float[1, 3, 6, 6]",
+        "QuantizeLinear by quantize_to_nhwc(",
+        "Conv by qconv(",
+        "output output",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

@@ -1,0 +1,379 @@
+//! Integer plans give the interpreter's bits, on every instruction set and with any number of threads.
+
+mod support;
+
+use octofold_ir::ValueId;
+use octofold_ops::Described;
+use octofold_ops::families::{
+    Activation, BinaryKind, DequantizeLinear, FusedBinary, FusedConcat, FusedConv, FusedGlobalPool,
+    FusedLinear, FusedPool, Layout, OutputQuantization, PoolKind, QuantizeLinear, TableLookup,
+    Transpose,
+};
+use octofold_quant::{QParams, QuantType};
+use octofold_runtime::Kernel;
+use octofold_tensor::{DType, Tensor};
+use proptest::prelude::*;
+use support::{Builder, Exactness, Random, check};
+
+fn default<T: Described>(attributes: &[(&str, octofold_ops::Attribute)]) -> T {
+    let mut map = attributes
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    T::from_attributes(&mut map).expect("valid attributes")
+}
+
+fn params(random: &mut Random, signed: bool, scale: f32) -> QParams {
+    let zero_point = if signed {
+        random.int(-128, 127)
+    } else {
+        random.int(0, 255)
+    };
+    QParams {
+        scale: random.scale(scale),
+        zero_point: zero_point as i32,
+    }
+}
+
+fn output(random: &mut Random, signed: bool, scale: f32) -> OutputQuantization {
+    let dtype = if signed {
+        QuantType::Int8
+    } else {
+        QuantType::Uint8
+    };
+    let activation = if random.below(2) == 0 {
+        Activation::None
+    } else {
+        Activation::Relu
+    };
+    OutputQuantization::new(dtype, params(random, signed, scale), activation)
+}
+
+fn dtype(signed: bool) -> DType {
+    if signed { DType::I8 } else { DType::U8 }
+}
+
+/// What becomes of the sums of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    Bytes,
+    Residual,
+    Float,
+}
+
+#[derive(Clone, Debug)]
+struct ConvCase {
+    seed: u64,
+    batch: usize,
+    size: (usize, usize),
+    groups: usize,
+    group_in: usize,
+    group_out: usize,
+    kernel: (usize, usize),
+    stride: (i64, i64),
+    dilation: (i64, i64),
+    pads: Vec<i64>,
+    signed: bool,
+    per_channel: bool,
+    bias: bool,
+    ending: Ending,
+}
+
+prop_compose! {
+    fn conv_case()(
+        seed in any::<u64>(),
+        batch in 1_usize..3,
+        size in (7_usize..14, 7_usize..14),
+        (groups, group_in, group_out) in prop_oneof![
+            (Just(1_usize), 1_usize..20, 1_usize..40),
+            (2_usize..4, 1_usize..9, 1_usize..18),
+            (2_usize..40, Just(1_usize), Just(1_usize)),
+            (Just(1_usize), Just(16_usize), Just(64_usize)),
+        ],
+        kernel in (1_usize..4, 1_usize..4),
+        stride in (1_i64..3, 1_i64..3),
+        dilation in (1_i64..3, 1_i64..3),
+        pads in prop::collection::vec(0_i64..3, 4),
+        signed in any::<bool>(),
+        per_channel in any::<bool>(),
+        bias in any::<bool>(),
+        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float)],
+    ) -> ConvCase {
+        ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, ending }
+    }
+}
+
+fn run_conv(case: &ConvCase) {
+    let mut random = Random::new(case.seed);
+    let mut builder = Builder::new();
+    let (in_c, out_c) = (case.groups * case.group_in, case.groups * case.group_out);
+    let (height, width) = case.size;
+    let x_shape = [case.batch, height, width, in_c];
+    let x = builder.input("x", dtype(case.signed), &x_shape);
+    let w = builder.constant(random.tensor(
+        DType::I8,
+        &[out_c, case.group_in, case.kernel.0, case.kernel.1],
+    ));
+    let bias_type = if case.ending == Ending::Float {
+        DType::F32
+    } else {
+        DType::I32
+    };
+    let bias = case
+        .bias
+        .then(|| builder.constant(random.tensor(bias_type, &[out_c])));
+    let scales = if case.per_channel { out_c } else { 1 };
+    let depth = (case.group_in * case.kernel.0 * case.kernel.1) as f32;
+    let quantized = case.ending != Ending::Float;
+    let y = quantized.then(|| output(&mut random, case.signed, 0.05 * depth.sqrt() * 0.3));
+    let residual =
+        (case.ending == Ending::Residual).then(|| params(&mut random, case.signed, 0.05));
+    let conv = FusedConv {
+        strides: vec![case.stride.0, case.stride.1],
+        pads: case.pads.clone(),
+        dilations: vec![case.dilation.0, case.dilation.1],
+        group: case.groups as i64,
+        activation: if case.ending == Ending::Float {
+            Activation::Relu
+        } else {
+            Activation::None
+        },
+        layout: Layout::Nhwc,
+        x: Some(params(&mut random, case.signed, 0.05)),
+        w_scale: (0..scales).map(|_| random.scale(0.004)).collect(),
+        y,
+        residual,
+        sum: residual.map(|_| output(&mut random, case.signed, 0.07)),
+    };
+    let mut inputs = vec![("x", random.tensor(dtype(case.signed), &x_shape))];
+    let mut operands = vec![Some(x), Some(w), bias];
+    if residual.is_some() {
+        let out = |size: usize, kernel: usize, stride: i64, dilation: i64, pads: i64| {
+            (size as i64 + pads - (kernel as i64 - 1) * dilation - 1) / stride + 1
+        };
+        let (pads, dilation, stride) = (&case.pads, case.dilation, case.stride);
+        let out_h = out(
+            height,
+            case.kernel.0,
+            stride.0,
+            dilation.0,
+            pads[0] + pads[2],
+        );
+        let out_w = out(
+            width,
+            case.kernel.1,
+            stride.1,
+            dilation.1,
+            pads[1] + pads[3],
+        );
+        let shape = [case.batch, out_h as usize, out_w as usize, out_c];
+        operands.push(Some(builder.input("r", dtype(case.signed), &shape)));
+        inputs.push(("r", random.tensor(dtype(case.signed), &shape)));
+    }
+    let result = builder.node(conv, &operands);
+    builder.output(result);
+    let plan = check(&builder.graph, &inputs, Exactness::Bits);
+    let kernel = plan.steps()[0].kernel;
+    assert!(
+        matches!(kernel, Kernel::QConv | Kernel::QConvDepthwise),
+        "{plan}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+
+    #[test]
+    fn convolutions(case in conv_case()) {
+        run_conv(&case);
+    }
+
+    #[test]
+    fn linear_layers(
+        seed in any::<u64>(), rows in 1_usize..20, k in 1_usize..70, n in 1_usize..70,
+        signed in any::<bool>(), float in any::<bool>(), three in any::<bool>(),
+    ) {
+        let mut random = Random::new(seed);
+        let mut builder = Builder::new();
+        let shape = if three { vec![1, rows, k] } else { vec![rows, k] };
+        let x = builder.input("x", dtype(signed), &shape);
+        let w = builder.constant(random.tensor(DType::I8, &[k, n]));
+        let bias = builder.constant(random.tensor(if float { DType::F32 } else { DType::I32 }, &[n]));
+        let linear = FusedLinear {
+            x: Some(params(&mut random, signed, 0.05)),
+            w_scale: (0..n).map(|_| random.scale(0.004)).collect(),
+            y: (!float).then(|| output(&mut random, signed, 0.02 * (k as f32).sqrt())),
+            ..default(&[])
+        };
+        let y = builder.node(linear, &[Some(x), Some(w), Some(bias)]);
+        builder.output(y);
+        let plan = check(&builder.graph, &[("x", random.tensor(dtype(signed), &shape))], Exactness::Bits);
+        prop_assert_eq!(plan.steps()[0].kernel, Kernel::QLinear);
+    }
+
+    #[test]
+    fn sums_and_products(
+        seed in any::<u64>(), n in 1_usize..3, h in 1_usize..9, c in 1_usize..40,
+        signed in any::<bool>(), swap in any::<bool>(), mul in any::<bool>(), form in 0_usize..4,
+    ) {
+        let mut random = Random::new(seed);
+        let mut builder = Builder::new();
+        let large = vec![n, h, h, c];
+        let small = [vec![n, h, h, c], vec![c], vec![n, 1, 1, c], vec![]][form].clone();
+        let shapes = if swap { [small, large] } else { [large, small] };
+        let a = builder.input("a", dtype(signed), &shapes[0]);
+        let b = builder.input("b", dtype(signed), &shapes[1]);
+        let binary = FusedBinary {
+            kind: if mul { BinaryKind::Mul } else { BinaryKind::Add },
+            activation: Activation::None,
+            a: Some(params(&mut random, signed, 0.02)),
+            b: Some(params(&mut random, signed, 0.05)),
+            y: Some(output(&mut random, signed, 0.06)),
+        };
+        let y = builder.node(binary, &[Some(a), Some(b)]);
+        builder.output(y);
+        let inputs = [("a", random.tensor(dtype(signed), &shapes[0])), ("b", random.tensor(dtype(signed), &shapes[1]))];
+        let plan = check(&builder.graph, &inputs, Exactness::Bits);
+        prop_assert!(matches!(plan.steps()[0].kernel, Kernel::QAdd | Kernel::QMul));
+    }
+
+    #[test]
+    fn pools_tables_and_concatenations(
+        seed in any::<u64>(), n in 1_usize..3, h in 4_usize..10, w in 4_usize..10, c in 1_usize..40,
+        signed in any::<bool>(), max in any::<bool>(), ceil in any::<bool>(), include in any::<bool>(),
+        kernel in 1_i64..4, stride in 1_i64..4, pad in 0_i64..2,
+    ) {
+        let mut random = Random::new(seed);
+        let mut builder = Builder::new();
+        let shape = [n, h, w, c];
+        let x = builder.input("x", dtype(signed), &shape);
+        let table = builder.constant(random.tensor(DType::U8, &[256]));
+        let looked_up = builder.node(TableLookup {}, &[Some(x), Some(table)]);
+        let joined = builder.node(
+            FusedConcat {
+                axis: 3,
+                x_scale: vec![0.02, 0.05],
+                x_zero_point: vec![random.int(-128, 127).max(if signed { -128 } else { 0 }), 7],
+                y: output(&mut random, signed, 0.04),
+            },
+            &[Some(x), Some(looked_up)],
+        );
+        let kind = if max { PoolKind::Max } else { PoolKind::Average };
+        let pool = FusedPool {
+            kind,
+            kernel_shape: vec![kernel, kernel + 1],
+            strides: vec![stride, 1],
+            pads: vec![pad.min(kernel - 1), 0, pad.min(kernel - 1), pad],
+            dilations: vec![1, 1],
+            ceil_mode: ceil,
+            count_include_pad: include && !max,
+            layout: Layout::Nhwc,
+            x: Some(params(&mut random, signed, 0.05)),
+            y: Some(output(&mut random, signed, 0.05)),
+        };
+        let pooled = builder.node(pool, &[Some(joined)]);
+        let global = FusedGlobalPool {
+            kind,
+            layout: Layout::Nhwc,
+            x: Some(params(&mut random, signed, 0.05)),
+            y: Some(output(&mut random, signed, 0.05)),
+        };
+        let global = builder.node(global, &[Some(joined)]);
+        builder.output(pooled);
+        builder.output(global);
+        let plan = check(&builder.graph, &[("x", random.tensor(dtype(signed), &shape))], Exactness::Bits);
+        prop_assert!(plan.steps().iter().all(|step| step.kernel != Kernel::Portable));
+    }
+}
+
+/// Quantizes, moves to channels-last, sums with itself, moves back and dequantizes: two steps at the edges, none for layout alone.
+#[test]
+fn quantization_takes_the_change_of_layout_along() {
+    for (before, channels) in [(false, 3), (true, 3), (false, 1), (true, 1), (true, 20)] {
+        let mut random = Random::new(channels as u64);
+        let mut builder = Builder::new();
+        let shape = [2, channels, 9, 11];
+        let x = builder.input("x", DType::F32, &shape);
+        let scale = builder.constant(Tensor::scalar(0.007_f32));
+        let zero_point = builder.constant(Tensor::scalar(120_u8));
+        let quantizer = [Some(scale), Some(zero_point)];
+        let to_nhwc = Transpose {
+            perm: vec![0, 2, 3, 1],
+        };
+        let to_nchw = Transpose {
+            perm: vec![0, 3, 1, 2],
+        };
+        let quantize = |builder: &mut Builder, x: ValueId| {
+            builder.node(
+                default::<QuantizeLinear>(&[]),
+                &[Some(x), quantizer[0], quantizer[1]],
+            )
+        };
+        let dequantize = |builder: &mut Builder, x: ValueId| {
+            builder.node(
+                default::<DequantizeLinear>(&[]),
+                &[Some(x), quantizer[0], quantizer[1]],
+            )
+        };
+        let q = if before {
+            let t = builder.node(to_nhwc, &[Some(x)]);
+            quantize(&mut builder, t)
+        } else {
+            let q = quantize(&mut builder, x);
+            builder.node(to_nhwc, &[Some(q)])
+        };
+        let p = QParams {
+            scale: 0.007,
+            zero_point: 120,
+        };
+        let add = FusedBinary {
+            kind: BinaryKind::Add,
+            activation: Activation::None,
+            a: Some(p),
+            b: Some(p),
+            y: Some(OutputQuantization::new(
+                QuantType::Uint8,
+                p,
+                Activation::None,
+            )),
+        };
+        let sum = builder.node(add, &[Some(q), Some(q)]);
+        let y = if before {
+            let t = builder.node(to_nchw, &[Some(sum)]);
+            dequantize(&mut builder, t)
+        } else {
+            let d = dequantize(&mut builder, sum);
+            builder.node(to_nchw, &[Some(d)])
+        };
+        builder.output(y);
+        let plan = check(
+            &builder.graph,
+            &[("x", random.tensor(DType::F32, &shape))],
+            Exactness::Bits,
+        );
+        let kernels: Vec<_> = plan.steps().iter().map(|step| step.kernel).collect();
+        // One channel lies the same way in both layouts.
+        let expected: &[Kernel] = match (channels, before) {
+            (1, false) => &[
+                Kernel::Quantize,
+                Kernel::View,
+                Kernel::QAdd,
+                Kernel::Dequantize,
+                Kernel::View,
+            ],
+            (1, true) => &[
+                Kernel::View,
+                Kernel::Quantize,
+                Kernel::QAdd,
+                Kernel::View,
+                Kernel::Dequantize,
+            ],
+            _ => &[
+                Kernel::QuantizeToNhwc,
+                Kernel::QAdd,
+                Kernel::DequantizeToNchw,
+            ],
+        };
+        assert_eq!(kernels, expected);
+    }
+}

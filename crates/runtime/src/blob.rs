@@ -1,0 +1,142 @@
+//! The constants of a plan: one run of bytes that starts at a multiple of 64.
+//!
+//! It is either owned memory or a part of a mapped file, whose pages the system loads when they are first read and shares
+//! among processes. Every constant starts at a multiple of [`ALIGN`] within the blob, so that its bytes may be
+//! looked at as numbers of any element type.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use memmap2::Mmap;
+
+/// The alignment of the blob, of constants within it, and of every value in the arena.
+pub const ALIGN: usize = 64;
+
+/// One cache line; a vector of them is aligned memory.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; ALIGN]);
+
+/// Zeroed memory that starts at a multiple of [`ALIGN`].
+#[derive(Default)]
+pub(crate) struct AlignedBytes(Vec<Line>);
+
+impl AlignedBytes {
+    /// At least `len` zero bytes; `None` when there is not so much memory.
+    pub(crate) fn zeroed(len: usize) -> Option<Self> {
+        // The system gives zeroed pages when they are first touched, so that a large arena costs what is used of it.
+        bytemuck::allocation::try_zeroed_vec(len.div_ceil(ALIGN))
+            .ok()
+            .map(Self)
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    /// The bytes for changing.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+/// The constants of a plan. Cloning shares them.
+#[derive(Clone)]
+pub struct Blob(Arc<Source>);
+
+enum Source {
+    Owned {
+        memory: AlignedBytes,
+        len: usize,
+    },
+    Mapped {
+        file: Mmap,
+        start: usize,
+        len: usize,
+    },
+}
+
+impl Blob {
+    /// Copies bytes into aligned memory; `None` when there is not so much of it.
+    pub fn copy_of(bytes: &[u8]) -> Option<Self> {
+        let mut memory = AlignedBytes::zeroed(bytes.len())?;
+        memory.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        Some(Self(Arc::new(Source::Owned {
+            memory,
+            len: bytes.len(),
+        })))
+    }
+
+    /// A part of a mapped file; `None` when the part is not inside of it or not aligned.
+    pub(crate) fn mapped(file: Mmap, start: usize, len: usize) -> Option<Self> {
+        let end = start.checked_add(len)?;
+        let part = file.get(start..end)?;
+        if !part.is_empty() && !part.as_ptr().addr().is_multiple_of(ALIGN) {
+            return None;
+        }
+        Some(Self(Arc::new(Source::Mapped { file, start, len })))
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match &*self.0 {
+            Source::Owned { memory, len } => &memory.bytes()[..*len],
+            Source::Mapped { file, start, len } => &file[*start..*start + *len],
+        }
+    }
+
+    /// Whether the bytes are those of a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(&*self.0, Source::Mapped { .. })
+    }
+}
+
+impl PartialEq for Blob {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({} bytes)", self.bytes().len())
+    }
+}
+
+/// Collects constants and gives each its place; the way to make a blob.
+#[derive(Debug, Default)]
+pub struct BlobBuilder(Vec<u8>);
+
+impl BlobBuilder {
+    /// Appends bytes at the next multiple of [`ALIGN`] and gives their offset.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let offset = self.0.len().next_multiple_of(ALIGN);
+        self.0.resize(offset, 0);
+        self.0.extend_from_slice(bytes);
+        offset
+    }
+
+    /// The blob; `None` when there is not enough memory for its copy.
+    pub fn finish(self) -> Option<Blob> {
+        Blob::copy_of(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_are_aligned_and_found_again() {
+        let mut builder = BlobBuilder::default();
+        assert_eq!(builder.push(&[1, 2, 3]), 0);
+        assert_eq!(builder.push(&[4]), 64);
+        let blob = builder.finish().unwrap();
+        assert_eq!(blob.bytes().len(), 65);
+        assert_eq!((blob.bytes()[2], blob.bytes()[64]), (3, 4));
+        assert!(blob.bytes().as_ptr().addr().is_multiple_of(ALIGN));
+        assert!(AlignedBytes::zeroed(usize::MAX).is_none());
+    }
+}

@@ -1,0 +1,175 @@
+//! What can go wrong with a plan: while it is made or read, and while it runs.
+
+use std::path::PathBuf;
+
+use octofold_kernels::{Isa, KernelError};
+use octofold_ops::OpError;
+use octofold_tensor::{DType, DimError, TensorError};
+
+/// An error that a caller's function gave.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a plan was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A file that could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A plan file that is refused.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<PlanError>,
+    },
+    /// Bytes that are no plan, or not a whole one.
+    #[error("this is no valid plan: {0}")]
+    Format(String),
+    /// A plan of another version of the format.
+    #[error(
+        "the plan has format {found}, this program reads format {expected}; compile the model again"
+    )]
+    Version {
+        /// The version of the file.
+        found: u32,
+        /// The version that this program reads.
+        expected: u32,
+    },
+    /// Bytes that changed since the plan was written.
+    #[error(
+        "the {part} of the plan is damaged: its checksum is {found:08x} instead of {expected:08x}"
+    )]
+    Checksum {
+        /// Which part.
+        part: &'static str,
+        /// The checksum that the header names.
+        expected: u32,
+        /// The checksum of the bytes.
+        found: u32,
+    },
+    /// A part of the plan that contradicts another.
+    #[error("the plan is inconsistent: {0}")]
+    Inconsistent(String),
+    /// A step that cannot be executed as it stands.
+    #[error("step {index} `{name}`: {source}")]
+    Step {
+        /// The position of the step.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: Box<StepError>,
+    },
+    /// More memory than there is.
+    #[error("there is no memory for {0} bytes")]
+    Memory(usize),
+}
+
+/// Why a step cannot be executed. The plan or the session adds the name of the step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// Operands, results or constants that the kernel does not take.
+    #[error("{0}")]
+    Invalid(String),
+    /// A value whose size depends on data where the kernel needs a known one.
+    #[error("the size of `{0}` is not known before the plan runs")]
+    UnknownSize(String),
+    /// The portable operator refused.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// A kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A dimension without a size.
+    #[error(transparent)]
+    Dim(#[from] DimError),
+    /// Elements that make no tensor.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// A portable result of another type or shape than the plan says.
+    #[error("the result is {found_type}{found:?}, the plan says {expected_type}{expected:?}")]
+    Result {
+        /// The type of the result.
+        found_type: DType,
+        /// The sizes of the result.
+        found: Vec<usize>,
+        /// The type in the plan.
+        expected_type: DType,
+        /// The sizes in the plan.
+        expected: Vec<usize>,
+    },
+    /// A thread of the pool panicked, which is a bug of Octofold.
+    #[error("a worker thread failed")]
+    Worker,
+    /// The function that was shown the tap's values gave an error.
+    #[error("the observer of `{id}` failed")]
+    Tap {
+        /// The tap.
+        id: String,
+        /// The error of the function.
+        source: BoxError,
+    },
+}
+
+impl StepError {
+    /// A [`StepError::Invalid`].
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::Invalid(reason.into())
+    }
+}
+
+/// Why a session could not be made or a plan not be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The plan cannot be specialized to the shapes given.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The processor lacks what the plan needs, or what the caller asked for.
+    #[error("this processor has no {0}, which the plan or its options ask for")]
+    Isa(Isa),
+    /// The threads could not be started.
+    #[error("threads cannot be started: {0}")]
+    Threads(std::io::Error),
+    /// An input that the caller did not give, or gave twice.
+    #[error("input `{name}` {reason}")]
+    Input {
+        /// The input.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An input of a name that the plan does not have.
+    #[error("the plan has no input `{name}`; its inputs are {known}")]
+    UnknownInput {
+        /// The unknown name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A step failed.
+    #[error("step {index} `{name}` ({operator} by {kernel}): {source}")]
+    Step {
+        /// The position of the step.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// The operator.
+        operator: &'static str,
+        /// The kernel.
+        kernel: &'static str,
+        /// What is wrong.
+        source: Box<StepError>,
+    },
+    /// More memory than there is.
+    #[error("there is no memory for {0} bytes")]
+    Memory(usize),
+}

@@ -1,0 +1,253 @@
+//! Float operators element by element, and float pooling.
+
+use octofold_kernels::float::NO_CLAMP;
+use octofold_kernels::float::elementwise::{Binary, binary, clip};
+use octofold_kernels::float::pool::{average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::{ImageShape, PoolShape};
+use octofold_ops::Op;
+use octofold_ops::families::{BinaryKind, FusedPool, Layout, PoolKind};
+use octofold_tensor::DType;
+
+use super::elementwise::{Blocks, blocks};
+use super::{Arguments, BYTES, Call, Work, part_len};
+use crate::StepError;
+use crate::values::{numbers, numbers_mut};
+
+#[derive(Debug)]
+struct Arithmetic {
+    op: Binary,
+    /// Whether the second operand is the one of the result's size.
+    swapped: bool,
+    clamp: (f32, f32),
+    blocks: Blocks,
+}
+
+/// The work of a float sum, difference, product or quotient.
+pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let (op, clamp) = match &arguments.step.op {
+        Op::Add(_) => (Binary::Add, NO_CLAMP),
+        Op::Sub(_) => (Binary::Sub, NO_CLAMP),
+        Op::Mul(_) => (Binary::Mul, NO_CLAMP),
+        Op::Div(_) => (Binary::Div, NO_CLAMP),
+        Op::FusedBinary(op) if op.a.is_none() && op.b.is_none() && op.y.is_none() => {
+            let kind = match op.kind {
+                BinaryKind::Add => Binary::Add,
+                BinaryKind::Mul => Binary::Mul,
+            };
+            (kind, op.activation.bounds())
+        }
+        _ => return Err(arguments.wrong_operator()),
+    };
+    let operands = [arguments.operand(0)?, arguments.operand(1)?];
+    for operand in operands.iter().chain([&arguments.result]) {
+        operand.expect(DType::F32)?;
+    }
+    let result = arguments.result.shape;
+    let swapped = operands[0].shape != result;
+    let [large, small] = if swapped {
+        [operands[1], operands[0]]
+    } else {
+        operands
+    };
+    if large.shape != result {
+        return Err(arguments.wrong_operator());
+    }
+    let blocks = blocks(result, small.shape, 4).ok_or_else(|| arguments.wrong_operator())?;
+    Ok(Box::new(Arithmetic {
+        op,
+        swapped,
+        clamp,
+        blocks,
+    }))
+}
+
+impl Work for Arithmetic {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let (a, b) = (
+            numbers::<f32>(call.operand(0))?,
+            numbers::<f32>(call.operand(1))?,
+        );
+        let (large, small) = if self.swapped { (b, a) } else { (a, b) };
+        let isa = call.isa;
+        self.blocks.run(
+            call.pool,
+            large,
+            small,
+            numbers_mut(call.output)?,
+            |large, small, output| {
+                let (a, b) = if self.swapped {
+                    (small, large)
+                } else {
+                    (large, small)
+                };
+                binary(isa, self.op, a, b, self.clamp, output)
+            },
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Clip {
+    bounds: (f32, f32),
+    part: usize,
+}
+
+/// The work of a float `Relu`, or of a `Clip` with constant bounds.
+pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let operand = arguments.operand(0)?;
+    operand.expect(DType::F32)?;
+    arguments.result.expect(DType::F32)?;
+    arguments.expect_result(operand.shape)?;
+    let bounds = match &arguments.step.op {
+        Op::Relu(_) => (0.0, f32::INFINITY),
+        Op::Clip(_) => {
+            let bound =
+                |slot: usize, default: f32| match arguments.operands.get(slot).copied().flatten() {
+                    None => Ok(default),
+                    Some(bound) => {
+                        bound.expect(DType::F32)?;
+                        let bytes = bound
+                            .constant
+                            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+                        bytes
+                            .map(f32::from_le_bytes)
+                            .ok_or_else(|| StepError::invalid("a bound is no constant"))
+                    }
+                };
+            (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?)
+        }
+        _ => return Err(arguments.wrong_operator()),
+    };
+    if bounds.0.is_nan() || bounds.1.is_nan() || bounds.0 > bounds.1 {
+        return Err(arguments.wrong_operator());
+    }
+    let part = part_len(operand.len(), 8, BYTES, 64);
+    Ok(Box::new(Clip { bounds, part }))
+}
+
+impl Work for Clip {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let input = numbers::<f32>(call.operand(0))?;
+        call.pool.run_parts(
+            numbers_mut(call.output)?,
+            self.part,
+            0,
+            |first, output, _| {
+                let input = input.get(first..first + output.len()).unwrap_or(&[]);
+                Ok(clip(call.isa, input, self.bounds, output)?)
+            },
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Pool {
+    kind: PoolKind,
+    shape: PoolShape,
+    count_padding: bool,
+    part: usize,
+}
+
+/// The work of a float `FusedPool`, or of a `FusedGlobalPool` by the maximum.
+pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let whole;
+    let op: &FusedPool = match &arguments.step.op {
+        Op::FusedPool(op) => op,
+        Op::FusedGlobalPool(op) => {
+            whole = super::pool::whole_window(op, arguments)?;
+            &whole
+        }
+        _ => return Err(arguments.wrong_operator()),
+    };
+    if op.x.is_some() || op.y.is_some() {
+        return Err(arguments.wrong_operator());
+    }
+    arguments.operand(0)?.expect(DType::F32)?;
+    arguments.result.expect(DType::F32)?;
+    let shape = super::pool::pool_shape(op, arguments)?;
+    // Refuses sizes that describe no pooling.
+    shape.rows()?;
+    Ok(Box::new(Pool {
+        kind: op.kind,
+        count_padding: op.count_include_pad,
+        part: super::pool::part(&shape),
+        shape,
+    }))
+}
+
+impl Work for Pool {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let input = numbers::<f32>(call.operand(0))?;
+        let width = self.shape.out_w * self.shape.channels;
+        call.pool.run_parts(
+            numbers_mut(call.output)?,
+            self.part * width,
+            0,
+            |first, output, _| {
+                let rows = first / width..(first + output.len()) / width;
+                let result = match self.kind {
+                    PoolKind::Max => max_pool(call.isa, &self.shape, input, rows, output),
+                    PoolKind::Average => average_pool(
+                        call.isa,
+                        &self.shape,
+                        self.count_padding,
+                        input,
+                        rows,
+                        output,
+                    ),
+                };
+                Ok(result?)
+            },
+        )
+    }
+}
+
+#[derive(Debug)]
+struct GlobalAverage {
+    shape: ImageShape,
+    part: usize,
+}
+
+/// The work of a float `FusedGlobalPool` by the mean.
+pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let Op::FusedGlobalPool(op) = &arguments.step.op else {
+        return Err(arguments.wrong_operator());
+    };
+    let (None, None, PoolKind::Average, Layout::Nhwc) = (op.x, &op.y, op.kind, op.layout) else {
+        return Err(arguments.wrong_operator());
+    };
+    let operand = arguments.operand(0)?;
+    operand.expect(DType::F32)?;
+    arguments.result.expect(DType::F32)?;
+    let [batch, height, width, channels] = operand.image()?;
+    arguments.expect_result(&[batch, 1, 1, channels])?;
+    let pixels = height * width;
+    Ok(Box::new(GlobalAverage {
+        shape: ImageShape {
+            batch,
+            channels,
+            pixels,
+        },
+        part: part_len(batch * channels, 4 * pixels, BYTES, 16),
+    }))
+}
+
+impl Work for GlobalAverage {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let input = numbers::<f32>(call.operand(0))?;
+        call.pool.run_parts(
+            numbers_mut(call.output)?,
+            self.part,
+            0,
+            |first, output, _| {
+                Ok(global_average_pool(
+                    call.isa,
+                    &self.shape,
+                    input,
+                    first..first + output.len(),
+                    output,
+                )?)
+            },
+        )
+    }
+}

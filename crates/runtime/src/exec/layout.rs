@@ -1,0 +1,110 @@
+//! Moving images between channels-first and channels-last.
+
+use bytemuck::Pod;
+use octofold_kernels::shared::{ImageShape, layout};
+use octofold_ops::Op;
+
+use super::{Arguments, BYTES, Call, Work, part_len};
+use crate::StepError;
+use crate::plan::Kernel;
+use crate::values::{numbers, numbers_mut};
+
+/// Planes that a part of a transposition to channels-first is a multiple of: one cache line of bytes.
+pub(super) const PLANES: usize = 64;
+
+#[derive(Debug)]
+struct Layout {
+    shape: ImageShape,
+    to_nhwc: bool,
+    /// Bytes of an element.
+    size: usize,
+    /// Pixels, or planes, of a part.
+    part: usize,
+}
+
+/// The work of a `Transpose` between the layouts.
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let Op::Transpose(op) = &arguments.step.op else {
+        return Err(arguments.wrong_operator());
+    };
+    let operand = arguments.operand(0)?;
+    arguments.result.expect(operand.dtype)?;
+    let [n, a, b, c] = operand.image()?;
+    let to_nhwc = arguments.step.kernel == Kernel::ToNhwc;
+    let shape = if to_nhwc && op.perm == [0, 2, 3, 1] {
+        arguments.expect_result(&[n, b, c, a])?;
+        ImageShape {
+            batch: n,
+            channels: a,
+            pixels: b * c,
+        }
+    } else if !to_nhwc && op.perm == [0, 3, 1, 2] {
+        arguments.expect_result(&[n, c, a, b])?;
+        ImageShape {
+            batch: n,
+            channels: c,
+            pixels: a * b,
+        }
+    } else {
+        return Err(arguments.wrong_operator());
+    };
+    let size = match operand.dtype.size() {
+        Some(size @ (1 | 4)) => size,
+        _ => return Err(arguments.wrong_operator()),
+    };
+    let part = part(shape, to_nhwc, size);
+    Ok(Box::new(Layout {
+        shape,
+        to_nhwc,
+        size,
+        part,
+    }))
+}
+
+/// The pixels (to channels-last) or planes (to channels-first) of a part.
+pub(super) fn part(shape: ImageShape, to_nhwc: bool, size: usize) -> usize {
+    let (items, cost, unit) = if to_nhwc {
+        (shape.batch * shape.pixels, shape.channels * size, 64)
+    } else {
+        (shape.batch * shape.channels, shape.pixels * size, PLANES)
+    };
+    part_len(items, cost, BYTES, unit)
+}
+
+impl Layout {
+    fn run_typed<T: Pod + Send + Sync + layout::Element>(
+        &self,
+        call: Call<'_>,
+    ) -> Result<(), StepError> {
+        let input = numbers::<T>(call.operand(0))?;
+        let output = numbers_mut::<T>(call.output)?;
+        let width = if self.to_nhwc {
+            self.shape.channels
+        } else {
+            self.shape.pixels
+        };
+        if width == 0 {
+            return Ok(());
+        }
+        let each = |first: usize, output: &mut [T], _: &mut [u8]| {
+            let range = first / width..(first + output.len()) / width;
+            let result = if self.to_nhwc {
+                layout::nchw_to_nhwc(call.isa, &self.shape, input, range, output)
+            } else {
+                layout::nhwc_to_nchw(call.isa, &self.shape, input, range, output)
+            };
+            Ok(result?)
+        };
+        call.pool.run_parts(output, self.part * width, 0, each)
+    }
+}
+
+impl Work for Layout {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        if self.size == 1 {
+            self.run_typed::<u8>(call)
+        } else {
+            self.run_typed::<u32>(call)
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! From a step to work: one file a family of kernels.
+//!
+//! When a plan is specialized, [`bind`] checks a step against the sizes and types of its operands and gives its [`Work`]: the checked
+//! sizes, the parameters from the operator's attributes, and how the output is split. Running it then only takes
+//! the bytes. Outputs are split into contiguous parts by shape alone, so that results do not depend on the number of threads.
+
+mod concat;
+mod conv;
+mod elementwise;
+mod fconv;
+mod float;
+mod layout;
+mod matmul;
+mod pool;
+mod quantize;
+
+use std::fmt;
+
+use octofold_kernels::Isa;
+use octofold_kernels::shared::{Quant8, Target8};
+use octofold_ops::Op;
+use octofold_ops::families::OutputQuantization;
+use octofold_quant::{QParams, QuantType};
+use octofold_tensor::DType;
+use smallvec::SmallVec;
+
+use crate::StepError;
+use crate::plan::{Kernel, Step};
+use crate::pool::Pool;
+
+/// The size and type of an operand, packed constant or result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Argument<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    /// The bytes of a constant.
+    pub(crate) constant: Option<&'a [u8]>,
+}
+
+/// Everything that a step's kernel sees before it runs.
+#[derive(Debug)]
+pub(crate) struct Arguments<'a> {
+    pub(crate) step: &'a Step,
+    pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
+    pub(crate) packed: SmallVec<[Argument<'a>; 4]>,
+    pub(crate) result: Argument<'a>,
+}
+
+/// One execution of a step.
+pub(crate) struct Call<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) pool: &'a Pool,
+    /// The operands by slot; absent ones are empty.
+    pub(crate) operands: &'a [&'a [u8]],
+    pub(crate) packed: &'a [&'a [u8]],
+    pub(crate) output: &'a mut [u8],
+}
+
+/// A call without its output, which a kernel may look at while it writes parts of the output.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) pool: &'a Pool,
+    operands: &'a [&'a [u8]],
+    packed: &'a [&'a [u8]],
+}
+
+impl<'a> Shared<'a> {
+    /// An operand; absent ones are empty.
+    pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
+        self.operands.get(slot).copied().unwrap_or(&[])
+    }
+
+    /// A packed constant.
+    pub(crate) fn packed(&self, position: usize) -> &'a [u8] {
+        self.packed.get(position).copied().unwrap_or(&[])
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Everything but the output.
+    pub(crate) fn shared(&self) -> Shared<'a> {
+        Shared {
+            isa: self.isa,
+            pool: self.pool,
+            operands: self.operands,
+            packed: self.packed,
+        }
+    }
+
+    /// An operand; absent ones are empty.
+    pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
+        self.operands.get(slot).copied().unwrap_or(&[])
+    }
+
+    /// A packed constant.
+    pub(crate) fn packed(&self, position: usize) -> &'a [u8] {
+        self.packed.get(position).copied().unwrap_or(&[])
+    }
+}
+
+/// A step bound to sizes.
+pub(crate) trait Work: fmt::Debug + Send + Sync {
+    /// Computes the result.
+    fn run(&self, call: Call<'_>) -> Result<(), StepError>;
+}
+
+/// Gives the work of a step, when its kernel takes it.
+pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
+    match arguments.step.kernel {
+        // The session runs these itself.
+        Kernel::Portable | Kernel::View => {
+            Err(StepError::invalid("a portable step or view is no kernel"))
+        }
+        Kernel::QConv | Kernel::QConvDepthwise | Kernel::QLinear => conv::bind(arguments, threads),
+        Kernel::QAdd | Kernel::QMul => elementwise::bind_binary(arguments),
+        Kernel::QTable => elementwise::bind_table(arguments),
+        Kernel::QConcat => concat::bind(arguments),
+        Kernel::Concat => concat::bind_plain(arguments),
+        Kernel::QMaxPool | Kernel::QAveragePool => pool::bind(arguments),
+        Kernel::QGlobalAveragePool => pool::bind_global(arguments),
+        Kernel::Quantize | Kernel::QuantizeToNhwc => quantize::bind_quantize(arguments),
+        Kernel::Dequantize | Kernel::DequantizeToNchw => quantize::bind_dequantize(arguments),
+        Kernel::ToNhwc | Kernel::ToNchw => layout::bind(arguments),
+        Kernel::FConv | Kernel::FConvDepthwise | Kernel::FLinear => fconv::bind(arguments),
+        Kernel::FMaxPool | Kernel::FAveragePool => float::bind_pool(arguments),
+        Kernel::FGlobalAveragePool => float::bind_global(arguments),
+        Kernel::FClip => float::bind_clip(arguments),
+        Kernel::FMatMul => matmul::bind(arguments),
+        Kernel::FBinary => float::bind_binary(arguments),
+    }
+}
+
+/// Checks that a view's operand and result are the same memory under two shapes.
+pub(crate) fn check_view(arguments: &Arguments<'_>) -> Result<(), StepError> {
+    let step = arguments.step;
+    let operand = arguments.operand(0)?;
+    let allowed = match &step.op {
+        Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => true,
+        Op::Identity(_) | Op::Dropout(_) | Op::Observe(_) => {
+            operand.shape == arguments.result.shape
+        }
+        Op::Transpose(op) => keeps_order(&op.perm, operand.shape),
+        _ => false,
+    };
+    if !allowed {
+        return Err(StepError::invalid(format!(
+            "{} is no view of {:?}",
+            step.op.name(),
+            operand.shape
+        )));
+    }
+    if operand.dtype != arguments.result.dtype || operand.len() != arguments.result.len() {
+        return Err(StepError::invalid("a view has the elements of its operand"));
+    }
+    Ok(())
+}
+
+/// Whether a transposition leaves the elements where they are: whether axes longer than 1 keep their order.
+fn keeps_order(perm: &[i64], shape: &[usize]) -> bool {
+    let rank = shape.len();
+    let reversed: Vec<i64>;
+    let perm = if perm.is_empty() {
+        reversed = (0..rank as i64).rev().collect();
+        &reversed
+    } else {
+        perm
+    };
+    let axes = perm
+        .iter()
+        .map(|&axis| usize::try_from(axis).ok().filter(|&axis| axis < rank));
+    let Some(axes) = axes.collect::<Option<Vec<usize>>>() else {
+        return false;
+    };
+    axes.len() == rank && axes.iter().filter(|&&axis| shape[axis] != 1).is_sorted()
+}
+
+impl Argument<'_> {
+    /// The number of elements. Sizes of values and constants were checked not to overflow.
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the elements are signed bytes.
+    ///
+    /// # Errors
+    /// When they are no bytes.
+    pub(crate) fn signed(&self) -> Result<bool, StepError> {
+        match self.dtype {
+            DType::U8 => Ok(false),
+            DType::I8 => Ok(true),
+            other => Err(StepError::invalid(format!(
+                "elements of type {other} where a kernel takes bytes"
+            ))),
+        }
+    }
+
+    /// What bytes with these parameters mean.
+    pub(crate) fn quant(&self, params: QParams) -> Result<Quant8, StepError> {
+        let quant = Quant8 {
+            params,
+            signed: self.signed()?,
+        };
+        quant.check()?;
+        Ok(quant)
+    }
+
+    /// The four sizes of a batch of images.
+    pub(crate) fn image(&self) -> Result<[usize; 4], StepError> {
+        let rank = self.shape.len();
+        self.shape.try_into().map_err(|_| {
+            StepError::invalid(format!(
+                "an operand of rank {rank} where a kernel takes images"
+            ))
+        })
+    }
+
+    /// Checks the element type.
+    pub(crate) fn expect(&self, dtype: DType) -> Result<(), StepError> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        Err(StepError::invalid(format!(
+            "elements of type {} where the kernel takes {dtype}",
+            self.dtype
+        )))
+    }
+}
+
+impl<'a> Arguments<'a> {
+    /// The operand of a slot.
+    pub(crate) fn operand(&self, slot: usize) -> Result<Argument<'a>, StepError> {
+        let operand = self.operands.get(slot).copied().flatten();
+        operand.ok_or_else(|| StepError::invalid(format!("operand {slot} is missing")))
+    }
+
+    /// Checks the number, types and lengths of the packed constants.
+    pub(crate) fn expect_packed(&self, expected: &[(DType, usize)]) -> Result<(), StepError> {
+        let found: Vec<_> = self
+            .packed
+            .iter()
+            .map(|constant| (constant.dtype, constant.len()))
+            .collect();
+        if found == expected {
+            return Ok(());
+        }
+        Err(StepError::invalid(format!(
+            "packed constants {found:?} where the kernel takes {expected:?}"
+        )))
+    }
+
+    /// Checks the sizes of the result.
+    pub(crate) fn expect_result(&self, shape: &[usize]) -> Result<(), StepError> {
+        if self.result.shape == shape {
+            return Ok(());
+        }
+        Err(StepError::invalid(format!(
+            "the result is {:?} where the operator gives {shape:?}",
+            self.result.shape
+        )))
+    }
+
+    /// The target of an operator with a quantized result.
+    pub(crate) fn target(&self, y: &OutputQuantization) -> Result<Target8, StepError> {
+        let signed = y.dtype == QuantType::Int8;
+        if self.result.signed()? != signed {
+            return Err(StepError::invalid(format!(
+                "a result of type {} where the operator gives {}",
+                self.result.dtype, y.dtype
+            )));
+        }
+        let target = Target8 {
+            quant: Quant8 {
+                params: y.params,
+                signed,
+            },
+            lo: y.lo,
+            hi: y.hi,
+        };
+        target.check()?;
+        Ok(target)
+    }
+
+    /// The error that the step's operator is none of its kernel's.
+    pub(crate) fn wrong_operator(&self) -> StepError {
+        let step = self.step;
+        StepError::invalid(format!(
+            "the kernel {} does not compute this {}",
+            step.kernel.name(),
+            step.op.name()
+        ))
+    }
+}
+
+/// The parts into which `items` items are cut: none smaller than what pays for a thread, `cost` being that of an item, and all but the last a
+/// multiple of `unit`. At most eight parts, so that a slow thread can take fewer of them.
+pub(crate) fn part_len(items: usize, cost: usize, threshold: usize, unit: usize) -> usize {
+    const PARTS: usize = 8;
+    let least = threshold.div_ceil(cost.max(1));
+    items
+        .div_ceil(PARTS)
+        .max(least)
+        .next_multiple_of(unit.max(1))
+        .max(1)
+}
+
+/// The bytes that an elementwise kernel moves before a second thread pays.
+pub(crate) const BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_axes_of_size_one_moves_nothing() {
+        assert!(keeps_order(&[0, 2, 3, 1], &[8, 64, 1, 1]));
+        assert!(keeps_order(&[0, 3, 1, 2], &[1, 5, 7, 1]));
+        assert!(!keeps_order(&[0, 2, 3, 1], &[1, 64, 2, 1]));
+        assert!(!keeps_order(&[0, 4], &[1, 1]));
+        assert!(keeps_order(&[], &[1, 9, 1]));
+    }
+
+    #[test]
+    fn parts_are_whole_units() {
+        assert_eq!(part_len(100, 1, 1000, 6), 1002);
+        assert_eq!(part_len(1000, 1000, 1000, 6), 126);
+        assert_eq!(part_len(0, 0, 0, 0), 1);
+    }
+}

@@ -1,0 +1,209 @@
+//! Pooling of quantized values, channels-last.
+
+use octofold_kernels::shared::pool::{average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
+use octofold_ops::Op;
+use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind};
+
+use super::{Arguments, BYTES, Call, Work, part_len};
+use crate::StepError;
+
+/// `[vertical, horizontal]` sizes from an attribute.
+pub(super) fn pair(values: &[i64], what: &str) -> Result<[usize; 2], StepError> {
+    let fail = || StepError::invalid(format!("{what} {values:?} are not two sizes"));
+    let &[a, b] = values else {
+        return Err(fail());
+    };
+    Ok([
+        usize::try_from(a).map_err(|_| fail())?,
+        usize::try_from(b).map_err(|_| fail())?,
+    ])
+}
+
+/// `[top, left, bottom, right]` pads from an attribute.
+pub(super) fn pads(values: &[i64]) -> Result<[usize; 4], StepError> {
+    let fail = || StepError::invalid(format!("pads {values:?} are not four sizes"));
+    let sizes: Result<Vec<usize>, _> = values.iter().map(|&value| usize::try_from(value)).collect();
+    sizes.map_err(|_| fail())?.try_into().map_err(|_| fail())
+}
+
+/// The sizes of a channels-last pooling with explicit pads.
+pub(super) fn pool_shape(
+    op: &FusedPool,
+    arguments: &Arguments<'_>,
+) -> Result<PoolShape, StepError> {
+    if op.layout != Layout::Nhwc {
+        return Err(arguments.wrong_operator());
+    }
+    let [batch, in_h, in_w, channels] = arguments.operand(0)?.image()?;
+    let [out_n, out_h, out_w, out_c] = arguments.result.image()?;
+    if (out_n, out_c) != (batch, channels) {
+        return Err(StepError::invalid("pooling keeps batch and channels"));
+    }
+    let [kernel_h, kernel_w] = pair(&op.kernel_shape, "kernel sizes")?;
+    let [stride_h, stride_w] = pair(&op.strides, "strides")?;
+    let [dilation_h, dilation_w] = pair(&op.dilations, "dilations")?;
+    let [pad_top, pad_left, pad_bottom, pad_right] = pads(&op.pads)?;
+    Ok(PoolShape {
+        batch,
+        in_h,
+        in_w,
+        channels,
+        out_h,
+        out_w,
+        kernel_h,
+        kernel_w,
+        stride_h,
+        stride_w,
+        dilation_h,
+        dilation_w,
+        pad_top,
+        pad_left,
+        pad_bottom,
+        pad_right,
+    })
+}
+
+/// A global pooling as one with a window of the whole image.
+pub(super) fn whole_window(
+    op: &FusedGlobalPool,
+    arguments: &Arguments<'_>,
+) -> Result<FusedPool, StepError> {
+    let [_, height, width, _] = arguments.operand(0)?.image()?;
+    Ok(FusedPool {
+        kind: op.kind,
+        kernel_shape: vec![height as i64, width as i64],
+        strides: vec![1, 1],
+        pads: vec![0; 4],
+        dilations: vec![1, 1],
+        ceil_mode: false,
+        count_include_pad: false,
+        layout: op.layout,
+        x: op.x,
+        y: op.y,
+    })
+}
+
+/// Output rows of a part: those that are worth a thread.
+pub(super) fn part(shape: &PoolShape) -> usize {
+    let window = shape.kernel_h.saturating_mul(shape.kernel_w);
+    let cost = window
+        .saturating_mul(shape.out_w)
+        .saturating_mul(shape.channels);
+    part_len(shape.batch.saturating_mul(shape.out_h), cost, 4 * BYTES, 1)
+}
+
+#[derive(Debug)]
+struct Pool {
+    kind: PoolKind,
+    shape: PoolShape,
+    count_padding: bool,
+    from: Quant8,
+    target: Target8,
+    part: usize,
+}
+
+/// The work of a `FusedPool`, or of a `FusedGlobalPool` by the maximum, of bytes.
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let whole;
+    let op = match &arguments.step.op {
+        Op::FusedPool(op) => op,
+        Op::FusedGlobalPool(op) => {
+            whole = whole_window(op, arguments)?;
+            &whole
+        }
+        _ => return Err(arguments.wrong_operator()),
+    };
+    let (Some(x), Some(y)) = (op.x, &op.y) else {
+        return Err(arguments.wrong_operator());
+    };
+    let shape = pool_shape(op, arguments)?;
+    // Refuses sizes that describe no pooling.
+    shape.rows()?;
+    Ok(Box::new(Pool {
+        kind: op.kind,
+        count_padding: op.count_include_pad,
+        from: arguments.operand(0)?.quant(x)?,
+        target: arguments.target(y)?,
+        part: part(&shape),
+        shape,
+    }))
+}
+
+impl Work for Pool {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let (shape, from, target) = (&self.shape, self.from, self.target);
+        let width = shape.out_w * shape.channels;
+        let input = call.operand(0);
+        call.pool
+            .run_parts(call.output, self.part * width, 0, |first, output, _| {
+                let rows = first / width..(first + output.len()) / width;
+                let result = match self.kind {
+                    PoolKind::Max => max_pool(call.isa, shape, input, from, target, rows, output),
+                    PoolKind::Average => average_pool(
+                        call.isa,
+                        shape,
+                        self.count_padding,
+                        input,
+                        from,
+                        target,
+                        rows,
+                        output,
+                    ),
+                };
+                Ok(result?)
+            })
+    }
+}
+
+#[derive(Debug)]
+struct GlobalAverage {
+    shape: ImageShape,
+    from: Quant8,
+    target: Target8,
+    part: usize,
+}
+
+/// The work of a `FusedGlobalPool` by the mean, of bytes.
+pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let Op::FusedGlobalPool(op) = &arguments.step.op else {
+        return Err(arguments.wrong_operator());
+    };
+    let (Some(x), Some(y), PoolKind::Average, Layout::Nhwc) = (op.x, &op.y, op.kind, op.layout)
+    else {
+        return Err(arguments.wrong_operator());
+    };
+    let operand = arguments.operand(0)?;
+    let [batch, height, width, channels] = operand.image()?;
+    arguments.expect_result(&[batch, 1, 1, channels])?;
+    let pixels = height * width;
+    Ok(Box::new(GlobalAverage {
+        shape: ImageShape {
+            batch,
+            channels,
+            pixels,
+        },
+        from: operand.quant(x)?,
+        target: arguments.target(y)?,
+        part: part_len(batch * channels, pixels, BYTES, 64),
+    }))
+}
+
+impl Work for GlobalAverage {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let input = call.operand(0);
+        call.pool
+            .run_parts(call.output, self.part, 0, |first, output, _| {
+                let outputs = first..first + output.len();
+                Ok(global_average_pool(
+                    call.isa,
+                    &self.shape,
+                    input,
+                    self.from,
+                    self.target,
+                    outputs,
+                    output,
+                )?)
+            })
+    }
+}

@@ -1,0 +1,127 @@
+//! The checks that every plan passes before it exists.
+//!
+//! After them, all indices are in range, every value is given once (by an input or a step) and before it is read, all constants
+//! lie aligned inside of the blob with the length that their sizes ask for, and the number of operands
+//! suits each operator. Whether a kernel takes its step is checked where it is bound to sizes, see [`crate::exec`].
+
+use octofold_tensor::DType;
+
+use super::{Constant, Operand, PlanParts, Step};
+use crate::{ALIGN, PlanError, StepError};
+
+/// Finds the first fault of a plan.
+pub(super) fn check(parts: &PlanParts) -> Result<(), PlanError> {
+    let faulty = |reason: String| Err(PlanError::Inconsistent(reason));
+    let blob_len = parts.blob.bytes().len();
+    for (index, constant) in parts.constants.iter().enumerate() {
+        if let Err(reason) = check_constant(constant, blob_len) {
+            return faulty(format!("constant {index} {reason}"));
+        }
+    }
+    let mut given = vec![false; parts.values.len()];
+    for &input in &parts.inputs {
+        match given.get_mut(input.index()) {
+            Some(given @ false) => *given = true,
+            Some(true) => return faulty(format!("value {} is an input twice", input.0)),
+            None => return faulty(format!("input {} does not exist", input.0)),
+        }
+        let value = &parts.values[input.index()];
+        let twin = parts.inputs.iter().filter(|other| {
+            parts
+                .values
+                .get(other.index())
+                .is_some_and(|other| other.name == value.name)
+        });
+        if twin.count() > 1 {
+            return faulty(format!("two inputs have the name `{}`", value.name));
+        }
+    }
+    for (index, step) in parts.steps.iter().enumerate() {
+        check_step(parts, step, &mut given).map_err(|reason| PlanError::Step {
+            index,
+            name: step.name.clone(),
+            source: Box::new(StepError::Invalid(reason)),
+        })?;
+    }
+    if let Some(index) = given.iter().position(|&given| !given) {
+        return faulty(format!("value {index} is never given"));
+    }
+    for output in &parts.outputs {
+        if output.value == Operand::Absent {
+            return faulty(format!("output `{}` is absent", output.name));
+        }
+        if let Err(reason) = check_operand(parts, output.value, &given) {
+            return faulty(format!("output `{}`: {reason}", output.name));
+        }
+    }
+    Ok(())
+}
+
+fn check_constant(constant: &Constant, blob_len: usize) -> Result<(), String> {
+    let Constant {
+        dtype,
+        shape,
+        offset,
+        len,
+    } = constant;
+    if offset % ALIGN != 0 || offset.checked_add(*len).is_none_or(|end| end > blob_len) {
+        return Err(format!(
+            "at {offset} of {len} bytes is not aligned inside of {blob_len} bytes"
+        ));
+    }
+    let elements = shape
+        .iter()
+        .try_fold(1_usize, |product, &size| product.checked_mul(size));
+    let fits = match (elements, dtype.size()) {
+        (Some(elements), Some(size)) => elements.checked_mul(size) == Some(*len),
+        // The length of each string takes 8 bytes.
+        (Some(elements), None) => elements.checked_mul(8).is_some_and(|least| least <= *len),
+        (None, _) => false,
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("of {dtype}{shape:?} has {len} bytes"))
+    }
+}
+
+fn check_operand(parts: &PlanParts, operand: Operand, given: &[bool]) -> Result<(), String> {
+    match operand {
+        Operand::Absent => Ok(()),
+        Operand::Constant(index) if index.index() < parts.constants.len() => Ok(()),
+        Operand::Constant(index) => Err(format!("constant {} does not exist", index.0)),
+        Operand::Value(index) => match given.get(index.index()) {
+            Some(true) => Ok(()),
+            Some(false) => Err(format!("value {} is read before it is given", index.0)),
+            None => Err(format!("value {} does not exist", index.0)),
+        },
+    }
+}
+
+fn check_step(parts: &PlanParts, step: &Step, given: &mut [bool]) -> Result<(), String> {
+    let arity = step.op.arity();
+    if !arity.inputs.contains(&step.inputs.len()) || !arity.outputs.contains(&step.outputs.len()) {
+        let (inputs, outputs) = (step.inputs.len(), step.outputs.len());
+        return Err(format!(
+            "{} does not take {inputs} operands and give {outputs} results",
+            step.op.name()
+        ));
+    }
+    for &operand in &step.inputs {
+        check_operand(parts, operand, given)?;
+    }
+    for &constant in &step.packed {
+        check_operand(parts, Operand::Constant(constant), given)?;
+        if parts.constants[constant.index()].dtype == DType::String {
+            return Err("a packed constant holds strings".to_owned());
+        }
+    }
+    for &result in &step.outputs {
+        match given.get_mut(result.index()) {
+            Some(given @ false) => *given = true,
+            Some(true) => return Err(format!("value {} is given twice", result.0)),
+            None => return Err(format!("value {} does not exist", result.0)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The plan: a compiled program with symbolic shapes.
+//!
+//! A plan is a straight list of [`Step`]s over [`PlanValue`]s. Four kinds of storage hold data:
+//! - constants lie in one [`Blob`], usually mapped from the plan's file;
+//! - inputs belong to the caller;
+//! - values lie in the arena of a session, at offsets that [`crate::Specialization`] computes from the shapes of the inputs;
+//! - values whose size depends on data, and values that only portable steps touch, live on the heap.
+//!
+//! Every `Plan` that exists was checked: indices are in range, each value is written once and before it is read, constants lie
+//! inside of the blob. Whether each step's kernel takes its operator, operands, constants and sizes is checked along with that when the plan
+//! has no symbols, else when it is specialized, and the lengths once more by the kernels, which are safe functions.
+
+mod check;
+mod kernel;
+mod text;
+
+use octofold_kernels::Isa;
+use octofold_ops::Op;
+use octofold_tensor::{DType, Dim};
+
+pub use kernel::Kernel;
+
+use crate::{Blob, PlanError, Specialization};
+
+/// The engine whose kernels and weight layouts a plan uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Engine {
+    /// Servers: prepacked weights, see `octofold_kernels::fbgemm`.
+    Fbgemm,
+}
+
+impl Engine {
+    /// The engine's name: `fbgemm`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fbgemm => "fbgemm",
+        }
+    }
+
+    /// The engine of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Fbgemm]
+            .into_iter()
+            .find(|engine| engine.name() == name)
+    }
+}
+
+/// The position of a value in [`Plan::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueIndex(pub u32);
+
+/// The position of a constant in [`Plan::constants`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConstantIndex(pub u32);
+
+impl ValueIndex {
+    /// The position.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl ConstantIndex {
+    /// The position.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a step reads, or an output gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// An optional operand that is not there, or weights that the step has in packed form.
+    Absent,
+    /// A value that an input or an earlier step gives.
+    Value(ValueIndex),
+    /// A constant.
+    Constant(ConstantIndex),
+}
+
+/// A value that inputs give and steps compute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanValue {
+    /// The name that the value has in the model.
+    pub name: String,
+    /// The element type.
+    pub dtype: DType,
+    /// The sizes, over the symbols of the inputs; `None` when they depend on data.
+    pub shape: Option<Vec<Dim>>,
+    /// Whether images lie channels-last in memory although the model says channels-first. Observers of a whole tensor need not mind;
+    /// those of channels do.
+    pub channels_last: bool,
+}
+
+/// A constant: elements of a tensor, or whatever a kernel packed, then as bytes of rank 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Constant {
+    /// The element type.
+    pub dtype: DType,
+    /// The sizes.
+    pub shape: Vec<usize>,
+    /// Where the elements start in the blob: a multiple of [`crate::ALIGN`].
+    pub offset: usize,
+    /// The number of bytes. Strings are stored as a 64-bit length and the characters, one after the other.
+    pub len: usize,
+}
+
+/// One step of a plan: an operator, and the kernel that computes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The name of the node that the step was made from.
+    pub name: String,
+    /// The names of the nodes of the model that the step stands for.
+    pub sources: Vec<String>,
+    /// What is computed, with all attributes.
+    pub op: Op,
+    /// How it is computed.
+    pub kernel: Kernel,
+    /// The operands, by the operator's slots.
+    pub inputs: Vec<Operand>,
+    /// The results, by the operator's slots.
+    pub outputs: Vec<ValueIndex>,
+    /// The sizes of the weights before they were packed, as the operator has them; empty where nothing is packed.
+    pub weights: Vec<usize>,
+    /// What the kernel wants beside the operands, in the order that [`Kernel`] says: packed weights, epilogue constants.
+    pub packed: Vec<ConstantIndex>,
+    /// Why no faster kernel was chosen; empty when there is nothing to explain.
+    pub note: String,
+}
+
+/// An output: a value or constant under the name that the caller knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanOutput {
+    /// The name.
+    pub name: String,
+    /// What is given.
+    pub value: Operand,
+}
+
+/// The parts of a plan, not yet checked; [`Plan::new`] checks them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanParts {
+    /// The name of the model.
+    pub name: String,
+    /// The engine.
+    pub engine: Engine,
+    /// The version of Octofold that made the plan.
+    pub version: String,
+    /// The least instruction set that runs the plan.
+    pub requires: Isa,
+    /// What the model's file said about the model, by key.
+    pub metadata: Vec<(String, String)>,
+    /// The values that the caller gives.
+    pub inputs: Vec<ValueIndex>,
+    /// What the caller gets.
+    pub outputs: Vec<PlanOutput>,
+    /// All values.
+    pub values: Vec<PlanValue>,
+    /// All constants.
+    pub constants: Vec<Constant>,
+    /// The steps in the order of execution.
+    pub steps: Vec<Step>,
+    /// The bytes of the constants.
+    pub blob: Blob,
+}
+
+/// A checked plan: a straight list of steps over values, with constants in a [`Blob`]. Every `Plan` that exists was checked; see
+/// [`Plan::new`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    parts: PlanParts,
+    taps: Vec<Tap>,
+}
+
+/// A place where a plan shows a value to an observer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// The name of the observed value.
+    pub id: String,
+    /// The step that shows it.
+    pub step: usize,
+}
+
+impl Plan {
+    /// Checks parts and makes a plan of them.
+    ///
+    /// # Errors
+    /// [`PlanError::Inconsistent`] or [`PlanError::Step`], for the first fault found.
+    pub fn new(parts: PlanParts) -> Result<Self, PlanError> {
+        check::check(&parts)?;
+        let steps = parts.steps.iter().enumerate();
+        let taps = steps.filter_map(|(step, Step { op, .. })| match op {
+            Op::Observe(observe) => Some(Tap {
+                id: observe.id.clone(),
+                step,
+            }),
+            _ => None,
+        });
+        let taps = taps.collect();
+        let plan = Self { parts, taps };
+        // Kernels can be bound to their steps now when all sizes are known; otherwise when they are.
+        if let Some(shapes) = plan.fixed_input_shapes() {
+            Specialization::new(&plan, &shapes, 1)?;
+        }
+        Ok(plan)
+    }
+
+    /// The parts.
+    pub fn parts(&self) -> &PlanParts {
+        &self.parts
+    }
+
+    /// The parts, taken apart, for making another plan.
+    pub fn into_parts(self) -> PlanParts {
+        self.parts
+    }
+
+    /// The name of the model.
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> Engine {
+        self.parts.engine
+    }
+
+    /// The least instruction set that runs the plan.
+    pub fn requires(&self) -> Isa {
+        self.parts.requires
+    }
+
+    /// What the model's file said about the model.
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.parts.metadata
+    }
+
+    /// The values that the caller gives: name, element type and sizes.
+    pub fn inputs(&self) -> impl ExactSizeIterator<Item = &PlanValue> {
+        self.parts.inputs.iter().map(|&index| self.value(index))
+    }
+
+    /// What the caller gets.
+    pub fn outputs(&self) -> &[PlanOutput] {
+        &self.parts.outputs
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[PlanValue] {
+        &self.parts.values
+    }
+
+    /// All constants.
+    pub fn constants(&self) -> &[Constant] {
+        &self.parts.constants
+    }
+
+    /// The steps in the order of execution.
+    pub fn steps(&self) -> &[Step] {
+        &self.parts.steps
+    }
+
+    /// The observed values, in the order in which a run shows them.
+    pub fn taps(&self) -> &[Tap] {
+        &self.taps
+    }
+
+    /// The bytes of all constants.
+    pub fn weight_bytes(&self) -> usize {
+        self.parts.blob.bytes().len()
+    }
+
+    /// A value of the plan.
+    pub(crate) fn value(&self, index: ValueIndex) -> &PlanValue {
+        // Plans are checked: every index that they hold is in range.
+        &self.parts.values[index.index()]
+    }
+
+    /// A constant of the plan.
+    pub(crate) fn constant(&self, index: ConstantIndex) -> &Constant {
+        &self.parts.constants[index.index()]
+    }
+
+    /// The bytes of a constant.
+    pub fn constant_bytes(&self, index: ConstantIndex) -> &[u8] {
+        let Constant { offset, len, .. } = *self.constant(index);
+        &self.parts.blob.bytes()[offset..offset + len]
+    }
+}

@@ -1,0 +1,364 @@
+//! The threads of a session: a caller and its workers, which share the items of one call at a time.
+//!
+//! A step of a few microseconds cannot wait for a general thread pool, so this one is small: workers spin for a moment after
+//! each call and then sleep. An atomic counter hands out items, so that a slow thread takes fewer of them. A worker that wakes
+//! late finds the call closed and does not hold it up.
+//!
+//! The results do not depend on the number of threads, since kernels compute each item alone.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::StepError;
+use crate::blob::AlignedBytes;
+
+/// Looks at the state before a worker sleeps: about 50 microseconds.
+const SPINS: u32 = 2_000;
+/// Set in the state while workers may enter the call.
+const OPEN: u64 = 1 << 31;
+/// The call's number is above this bit, the number of workers inside below [`OPEN`].
+const EPOCH: u32 = 32;
+
+/// What is called for every item of a call, with scratch memory of the thread.
+pub type Item<'a> = dyn Fn(usize, &mut [u8]) -> Result<(), StepError> + Sync + 'a;
+
+/// What every thread of a call runs, with its own number.
+type Body<'a> = dyn Fn(usize) + Sync + 'a;
+
+struct Shared {
+    /// The number of the call, whether it is open, and how many workers are inside of it.
+    state: AtomicU64,
+    /// The function of the call. Written by the caller while the call is closed and nobody is inside.
+    body: UnsafeCell<Option<*const Body<'static>>>,
+    sleeping: AtomicUsize,
+    door: Mutex<()>,
+    bell: Condvar,
+    stop: AtomicBool,
+    panicked: AtomicBool,
+}
+
+// SAFETY: `body` is written only by the caller that holds the pool's `busy` lock, while the state is closed and counts nobody inside; it
+// is read only by workers that entered while the state was open. The state's sequentially consistent operations order both. The
+// function that it points to is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it belongs to one thread.
+unsafe impl Send for Shared {}
+
+/// A caller's workers. See the [module](self).
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// One call at a time; calls do not nest.
+    busy: Mutex<()>,
+    /// One buffer a thread, kept from call to call.
+    scratch: Vec<Mutex<AlignedBytes>>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's included; 0 is taken for 1.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let threads = threads.max(1);
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            body: UnsafeCell::new(None),
+            sleeping: AtomicUsize::new(0),
+            door: Mutex::new(()),
+            bell: Condvar::new(),
+            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+        });
+        let mut pool = Self {
+            shared,
+            workers: Vec::new(),
+            busy: Mutex::new(()),
+            scratch: (0..threads).map(|_| Mutex::default()).collect(),
+        };
+        for number in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let thread = std::thread::Builder::new().name(format!("octofold-{number}"));
+            pool.workers
+                .push(thread.spawn(move || work(&shared, number))?);
+        }
+        Ok(pool)
+    }
+
+    /// The number of threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.scratch.len()
+    }
+
+    /// Calls `item(i, scratch)` for every `i` in `0..items`, each once, on all threads. The scratch has `scratch_len` bytes with any content.
+    ///
+    /// One item, or one thread, runs on the caller's thread at once. Calls must not nest.
+    ///
+    /// # Errors
+    /// The first error in the order of time; the items that were not yet handed out are dropped then. [`StepError::Worker`] after a panic.
+    pub fn run(&self, items: usize, scratch_len: usize, item: &Item<'_>) -> Result<(), StepError> {
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        let body = |thread: usize| {
+            let result = self.with_scratch(thread, scratch_len, |scratch| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= items {
+                        return Ok(());
+                    }
+                    item(index, scratch)?;
+                }
+            });
+            if let Err(error) = result {
+                next.store(items, Ordering::Relaxed);
+                lock(&failure).get_or_insert(error);
+            }
+        };
+        if items <= 1 || self.workers.is_empty() {
+            body(0);
+        } else {
+            self.broadcast(&body);
+            if self.shared.panicked.swap(false, Ordering::SeqCst) {
+                return Err(StepError::Worker);
+            }
+        }
+        failure
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), Err)
+    }
+
+    /// Cuts `output` into parts of `part` elements (the last may be shorter) and calls `each(start, part, scratch)` for every one, on all threads.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub fn run_parts<T: Send>(
+        &self,
+        output: &mut [T],
+        part: usize,
+        scratch_len: usize,
+        each: impl Fn(usize, &mut [T], &mut [u8]) -> Result<(), StepError> + Sync,
+    ) -> Result<(), StepError> {
+        struct Start<T>(*mut T);
+        // SAFETY: the pointer is only used for disjoint parts, each of which one thread has, and `T` may change threads.
+        unsafe impl<T: Send> Sync for Start<T> {}
+        impl<T> Start<T> {
+            fn at(&self, offset: usize) -> *mut T {
+                self.0.wrapping_add(offset)
+            }
+        }
+
+        let (len, part) = (output.len(), part.max(1));
+        let start = Start(output.as_mut_ptr());
+        self.run(len.div_ceil(part), scratch_len, &|index, scratch| {
+            let first = index * part;
+            let count = part.min(len - first);
+            // SAFETY: `first + count <= len`, so the part lies in `output`, which is borrowed for the whole call; `run` gives each index to one
+            // thread once, and the parts of different indices do not overlap.
+            let part = unsafe { std::slice::from_raw_parts_mut(start.at(first), count) };
+            each(first, part, scratch)
+        })
+    }
+
+    fn with_scratch<R>(
+        &self,
+        thread: usize,
+        len: usize,
+        run: impl FnOnce(&mut [u8]) -> Result<R, StepError>,
+    ) -> Result<R, StepError> {
+        if len == 0 {
+            return run(&mut []);
+        }
+        let mut scratch = lock(&self.scratch[thread]);
+        if scratch.bytes().len() < len {
+            *scratch = AlignedBytes::default();
+            let no_memory =
+                || StepError::invalid(format!("there is no memory for {len} bytes of scratch"));
+            *scratch = AlignedBytes::zeroed(len).ok_or_else(no_memory)?;
+        }
+        run(&mut scratch.bytes_mut()[..len])
+    }
+
+    /// Runs `body` on the caller's thread and on all workers that come in time; returns when none of them is in it any more.
+    fn broadcast(&self, body: &Body<'_>) {
+        /// Closes the call and waits for the workers inside, also when the caller's own part panics.
+        struct Close<'a>(&'a Shared);
+        impl Drop for Close<'_> {
+            fn drop(&mut self) {
+                self.0.state.fetch_and(!OPEN, Ordering::SeqCst);
+                let mut looks = 0_u32;
+                while self.0.state.load(Ordering::SeqCst) & (OPEN - 1) != 0 {
+                    looks += 1;
+                    if looks.is_multiple_of(1 << 14) {
+                        // The worker may wait for this very processor.
+                        std::thread::yield_now();
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        }
+
+        let _busy = lock(&self.busy);
+        let shared = &*self.shared;
+        // SAFETY: the lifetime is forgotten, but `Close` keeps this function from returning while any worker is inside, and workers
+        // read the pointer inside only. The call is closed and empty now, so that nobody reads the cell.
+        unsafe {
+            let body = std::mem::transmute::<*const Body<'_>, *const Body<'static>>(
+                std::ptr::from_ref(body),
+            );
+            *shared.body.get() = Some(body);
+        }
+        let epoch =
+            (shared.state.load(Ordering::SeqCst) >> EPOCH).wrapping_add(1) & u64::from(u32::MAX);
+        let close = Close(shared);
+        shared.state.store(epoch << EPOCH | OPEN, Ordering::SeqCst);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            let _door = lock(&shared.door);
+            shared.bell.notify_all();
+        }
+        body(0);
+        drop(close);
+    }
+}
+
+/// A worker's life.
+fn work(shared: &Shared, number: usize) {
+    let mut last = 0_u64;
+    let mut spins = 0;
+    let news = |state: u64, last: u64| state & OPEN != 0 && state >> EPOCH != last;
+    while !shared.stop.load(Ordering::SeqCst) {
+        let state = shared.state.load(Ordering::SeqCst);
+        if news(state, last) {
+            let entered =
+                shared
+                    .state
+                    .compare_exchange(state, state + 1, Ordering::SeqCst, Ordering::SeqCst);
+            if entered.is_ok() {
+                last = state >> EPOCH;
+                // SAFETY: this worker is inside of the open call, so the caller has written the pointer and waits with its return.
+                let result = unsafe {
+                    (*shared.body.get())
+                        .map(|body| catch_unwind(AssertUnwindSafe(|| (*body)(number))))
+                };
+                if matches!(result, Some(Err(_))) {
+                    shared.panicked.store(true, Ordering::SeqCst);
+                }
+                shared.state.fetch_sub(1, Ordering::SeqCst);
+                spins = 0;
+            }
+            continue;
+        }
+        spins += 1;
+        if spins < SPINS {
+            std::hint::spin_loop();
+            continue;
+        }
+        let door = lock(&shared.door);
+        shared.sleeping.fetch_add(1, Ordering::SeqCst);
+        // The caller rings only when it sees a sleeper, so the state is looked at once more after that was made known.
+        let quiet = |(): &mut ()| {
+            !news(shared.state.load(Ordering::SeqCst), last) && !shared.stop.load(Ordering::SeqCst)
+        };
+        drop(
+            shared
+                .bell
+                .wait_while(door, quiet)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        shared.sleeping.fetch_sub(1, Ordering::SeqCst);
+        spins = 0;
+    }
+}
+
+/// Locks; what a panicking thread left behind is whole, since no lock here guards more than one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        {
+            let _door = lock(&self.shared.door);
+            self.shared.bell.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            // A worker's panic was reported by the call in which it happened.
+            drop(worker.join());
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_runs_once_on_any_number_of_threads() {
+        for threads in 1..5 {
+            let pool = Pool::new(threads).unwrap();
+            for round in 0..500_usize {
+                let mut output = vec![0_u32; round % 97];
+                let each = |first: usize, part: &mut [u32], scratch: &mut [u8]| {
+                    scratch.fill(1);
+                    part.iter_mut()
+                        .enumerate()
+                        .for_each(|(i, out)| *out += (first + i) as u32 + 1);
+                    Ok(())
+                };
+                pool.run_parts(&mut output, 1 + round % 5, 100, each)
+                    .unwrap();
+                assert!(
+                    output
+                        .iter()
+                        .enumerate()
+                        .all(|(i, &out)| out == i as u32 + 1)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn workers_that_sleep_are_woken() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..5 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            let count = AtomicUsize::new(0);
+            let item = |_, _: &mut [u8]| {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_micros(300));
+                Ok(())
+            };
+            pool.run(9, 0, &item).unwrap();
+            assert_eq!(count.into_inner(), 9);
+        }
+    }
+
+    #[test]
+    fn errors_end_the_call_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        let item = |index: usize, _: &mut [u8]| {
+            if index == 3 {
+                Err(StepError::invalid("three"))
+            } else {
+                Ok(())
+            }
+        };
+        assert!(
+            pool.run(1000, 0, &item)
+                .unwrap_err()
+                .to_string()
+                .contains("three")
+        );
+        assert!(pool.run(3, 0, &item).is_ok());
+    }
+}

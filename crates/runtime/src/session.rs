@@ -1,0 +1,568 @@
+//! Running a plan.
+//!
+//! A session owns what a run changes: the arena, the threads, and the [specializations](crate::Specialization) to the shapes that it has
+//! seen. Plans are shared by any number of sessions. After the first run with some shapes, a run allocates only its outputs and what
+//! portable steps need.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use octofold_kernels::Isa;
+use octofold_ops::Inputs;
+use octofold_tensor::{Shape, Tensor};
+use smallvec::SmallVec;
+
+use crate::blob::AlignedBytes;
+use crate::exec::{Call, Work};
+use crate::plan::{ConstantIndex, Kernel, Operand, Plan, Step, Tap, ValueIndex};
+use crate::pool::Pool;
+use crate::specialize::{Action, Place, Specialization};
+use crate::values::{tensor_bytes, tensor_bytes_mut, tensor_of};
+use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, TensorView};
+
+/// Most shapes that a session remembers.
+const REMEMBERED: usize = 16;
+
+/// How a session runs its plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// The number of threads; 0 takes as many as the processor runs at once.
+    pub threads: usize,
+    /// The instruction set; `None` takes the best one.
+    pub isa: Option<Isa>,
+}
+
+/// A plan with everything that running it takes: arena, threads, and the specializations to the shapes that it has seen.
+#[derive(Debug)]
+pub struct Session {
+    plan: Arc<Plan>,
+    isa: Isa,
+    pool: Pool,
+    /// Constants that portable steps, views and outputs use.
+    constants: Vec<Option<Tensor>>,
+    memory: Memory,
+    /// The latest first.
+    specializations: Vec<Arc<Specialization>>,
+    profile: Option<Profile>,
+}
+
+/// What a run reads and writes.
+#[derive(Default)]
+struct Memory {
+    arena: AlignedBytes,
+    tensors: Vec<Option<Tensor>>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({} bytes)", self.arena.bytes().len())
+    }
+}
+
+/// A function that is shown observed values.
+type Show<'a> = dyn FnMut(usize, &Tap, TensorView<'_>) -> Result<(), BoxError> + 'a;
+
+impl Session {
+    /// A session of a plan. A plan without symbols in its inputs is specialized at once, so that the first run takes no longer than others.
+    ///
+    /// # Errors
+    /// When the processor lacks the instruction set, threads cannot be started, or the plan cannot be executed.
+    pub fn new(plan: Arc<Plan>, options: SessionOptions) -> Result<Self, RunError> {
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        for needed in [plan.requires(), isa] {
+            if !needed.is_supported() {
+                return Err(RunError::Isa(needed));
+            }
+        }
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let constants = materialize(&plan)?;
+        let mut session = Self {
+            isa,
+            pool: Pool::new(threads).map_err(RunError::Threads)?,
+            constants,
+            memory: Memory::default(),
+            specializations: Vec::new(),
+            profile: None,
+            plan,
+        };
+        if let Some(shapes) = session.plan.fixed_input_shapes() {
+            session.specialize(&shapes)?;
+        }
+        Ok(session)
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The instruction set whose kernels run.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The number of threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Runs the plan on inputs by name, in any order; gives the outputs by name, in the plan's order.
+    ///
+    /// # Errors
+    /// When an input is missing, unknown or does not fit, or a step fails.
+    pub fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, RunError> {
+        self.execute(inputs, None)
+    }
+
+    /// As [`Session::run`], showing each observed value to `show` when it is known: with its position in [`Plan::taps`] and the tap.
+    ///
+    /// # Errors
+    /// As [`Session::run`], and the errors of `show`.
+    pub fn run_with_taps(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        mut show: impl FnMut(usize, &Tap, TensorView<'_>) -> Result<(), BoxError>,
+    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        self.execute(inputs, Some(&mut show))
+    }
+
+    /// Prepares the plan for shapes of its inputs, in the order of [`Plan::inputs`], as the first run with them would.
+    ///
+    /// # Errors
+    /// When the shapes do not fit the plan, or there is no memory for the arena.
+    pub fn specialize(&mut self, inputs: &[Shape]) -> Result<Arc<Specialization>, RunError> {
+        let known = self
+            .specializations
+            .iter()
+            .position(|known| known.inputs == inputs);
+        if let Some(position) = known {
+            self.specializations[..=position].rotate_right(1);
+        } else {
+            let made = Specialization::new(&self.plan, inputs, self.pool.threads())?;
+            self.specializations.truncate(REMEMBERED - 1);
+            self.specializations.insert(0, Arc::new(made));
+        }
+        let latest = Arc::clone(&self.specializations[0]);
+        let bytes = latest.arena_bytes();
+        if self.memory.arena.bytes().len() < bytes {
+            self.memory.arena = AlignedBytes::default();
+            self.memory.arena = AlignedBytes::zeroed(bytes).ok_or(RunError::Memory(bytes))?;
+        }
+        Ok(latest)
+    }
+
+    /// Starts to measure the steps of every run, from zero; or stops it.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.profile = on.then(Profile::default);
+    }
+
+    /// The times since profiling was turned on; `None` when it is off.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    fn execute(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        mut show: Option<&mut Show<'_>>,
+    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        let started = Instant::now();
+        let (tensors, shapes) = self.take_inputs(inputs)?;
+        let specialization = self.specialize(&shapes)?;
+        self.memory.tensors.clear();
+        self.memory.tensors.resize(self.plan.values().len(), None);
+        for (&input, tensor) in self.plan.parts().inputs.iter().zip(tensors) {
+            self.memory.tensors[input.index()] = Some(tensor);
+        }
+        let plan = Arc::clone(&self.plan);
+        for (index, step) in plan.steps().iter().enumerate() {
+            let began = self.profile.is_some().then(Instant::now);
+            self.step(&specialization, index, show.as_deref_mut())
+                .map_err(|source| RunError::Step {
+                    index,
+                    name: step.name.clone(),
+                    operator: step.op.name(),
+                    kernel: step.kernel.name(),
+                    source: Box::new(source),
+                })?;
+            for &value in &specialization.drops[index] {
+                self.memory.tensors[value.index()] = None;
+            }
+            if let Some(began) = began {
+                self.record(&specialization, index, began.elapsed());
+            }
+        }
+        let outputs = plan.outputs().iter().map(|output| {
+            let tensor = match output.value {
+                Operand::Value(value) => self.memory.tensors[value.index()].clone(),
+                Operand::Constant(constant) => self.constants[constant.index()].clone(),
+                Operand::Absent => None,
+            };
+            // Outputs have tensors of their own: see `Specialization`.
+            let lost =
+                || PlanError::Inconsistent(format!("output `{}` was not computed", output.name));
+            Ok((output.name.clone(), tensor.ok_or_else(lost)?))
+        });
+        let outputs = outputs.collect::<Result<_, PlanError>>()?;
+        self.memory.tensors.clear();
+        if let Some(profile) = &mut self.profile {
+            profile.runs += 1;
+            profile.total += started.elapsed();
+        }
+        Ok(outputs)
+    }
+
+    /// The inputs in the plan's order, with their shapes.
+    fn take_inputs(
+        &self,
+        inputs: &[(&str, Tensor)],
+    ) -> Result<(Vec<Tensor>, Vec<Shape>), RunError> {
+        let mut found: Vec<Option<Tensor>> = vec![None; self.plan.inputs().len()];
+        for (name, tensor) in inputs {
+            let fail = |reason: String| RunError::Input {
+                name: (*name).to_owned(),
+                reason,
+            };
+            let Some((position, input)) = self
+                .plan
+                .inputs()
+                .enumerate()
+                .find(|(_, input)| input.name == *name)
+            else {
+                let known: Vec<_> = self
+                    .plan
+                    .inputs()
+                    .map(|input| format!("`{}`", input.name))
+                    .collect();
+                let (name, known) = ((*name).to_owned(), known.join(", "));
+                return Err(RunError::UnknownInput { name, known });
+            };
+            if tensor.dtype() != input.dtype {
+                return Err(fail(format!(
+                    "has elements of type {}, expected {}",
+                    tensor.dtype(),
+                    input.dtype
+                )));
+            }
+            if found[position].replace(tensor.clone()).is_some() {
+                return Err(fail("is given twice".to_owned()));
+            }
+        }
+        let mut tensors = Vec::with_capacity(found.len());
+        for (tensor, input) in found.into_iter().zip(self.plan.inputs()) {
+            let missing = || RunError::Input {
+                name: input.name.clone(),
+                reason: "is missing".to_owned(),
+            };
+            tensors.push(tensor.ok_or_else(missing)?);
+        }
+        let shapes = tensors
+            .iter()
+            .map(|tensor| Shape::from_slice(tensor.shape()))
+            .collect();
+        Ok((tensors, shapes))
+    }
+
+    fn step(
+        &mut self,
+        specialization: &Specialization,
+        index: usize,
+        show: Option<&mut Show<'_>>,
+    ) -> Result<(), StepError> {
+        let step = &self.plan.steps()[index];
+        match &specialization.actions[index] {
+            Action::Portable => {
+                self.memory
+                    .portable(&self.plan, &self.constants, specialization, step)
+            }
+            Action::View(tap) => {
+                self.memory
+                    .view(&self.plan, &self.constants, specialization, step)?;
+                match (show, tap) {
+                    (Some(show), &Some(tap)) => {
+                        self.memory
+                            .show(&self.plan, specialization, step, tap, show)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Action::Kernel(work) => {
+                let environment = (self.isa, &self.pool);
+                self.memory
+                    .kernel(&self.plan, specialization, step, &**work, environment)
+            }
+        }
+    }
+
+    fn record(&mut self, specialization: &Specialization, index: usize, time: Duration) {
+        let Some(profile) = &mut self.profile else {
+            return;
+        };
+        if profile.steps.is_empty() {
+            profile.steps = self.plan.steps().iter().map(new_step_profile).collect();
+        }
+        let step = &self.plan.steps()[index];
+        let measured = &mut profile.steps[index];
+        measured.total += time;
+        measured.best = measured.best.min(time);
+        measured.macs = specialization.costs[index].macs;
+        measured.integer = specialization.costs[index].integer;
+        let shape = step
+            .outputs
+            .first()
+            .and_then(|&value| specialization.shape(value))
+            .unwrap_or(&[]);
+        if measured.shape != shape {
+            measured.shape = shape.to_vec();
+        }
+    }
+}
+
+fn new_step_profile(step: &Step) -> StepProfile {
+    StepProfile {
+        name: step.name.clone(),
+        operator: step.op.name(),
+        kernel: step.kernel.name(),
+        shape: Vec::new(),
+        macs: 0,
+        integer: false,
+        best: Duration::MAX,
+        total: Duration::ZERO,
+    }
+}
+
+/// Copies the constants out of the blob that portable steps, views and outputs use.
+fn materialize(plan: &Plan) -> Result<Vec<Option<Tensor>>, RunError> {
+    let mut constants = vec![None; plan.constants().len()];
+    let steps = plan
+        .steps()
+        .iter()
+        .filter(|step| matches!(step.kernel, Kernel::Portable | Kernel::View));
+    let operands = steps.flat_map(|step| step.inputs.iter().copied());
+    for operand in operands.chain(plan.outputs().iter().map(|output| output.value)) {
+        let Operand::Constant(index) = operand else {
+            continue;
+        };
+        let slot: &mut Option<Tensor> = &mut constants[index.index()];
+        if slot.is_none() {
+            let constant = plan.constant(index);
+            let tensor = tensor_of(constant.dtype, &constant.shape, plan.constant_bytes(index));
+            let faulty = |error: StepError| {
+                PlanError::Inconsistent(format!("constant {}: {error}", index.0))
+            };
+            *slot = Some(tensor.map_err(faulty)?);
+        }
+    }
+    Ok(constants)
+}
+
+impl Memory {
+    /// The tensor of an operand; values in the arena are copied.
+    fn tensor(
+        &self,
+        plan: &Plan,
+        constants: &[Option<Tensor>],
+        specialization: &Specialization,
+        operand: Operand,
+    ) -> Result<Option<Tensor>, StepError> {
+        let lost = || StepError::invalid("an operand was not computed");
+        match operand {
+            Operand::Absent => Ok(None),
+            Operand::Constant(ConstantIndex(index)) => {
+                constants[index as usize].clone().ok_or_else(lost).map(Some)
+            }
+            Operand::Value(value) => match &specialization.places[value.index()] {
+                Place::Tensor => self.tensors[value.index()]
+                    .clone()
+                    .ok_or_else(lost)
+                    .map(Some),
+                Place::Arena(range) => {
+                    let shape = specialization.shape(value).unwrap_or(&[]);
+                    let bytes = &self.arena.bytes()[range.clone()];
+                    tensor_of(plan.value(value).dtype, shape, bytes).map(Some)
+                }
+            },
+        }
+    }
+
+    fn portable(
+        &mut self,
+        plan: &Plan,
+        constants: &[Option<Tensor>],
+        specialization: &Specialization,
+        step: &Step,
+    ) -> Result<(), StepError> {
+        let operands: SmallVec<[Option<Tensor>; 4]> = step
+            .inputs
+            .iter()
+            .map(|&operand| self.tensor(plan, constants, specialization, operand))
+            .collect::<Result<_, _>>()?;
+        let references: SmallVec<[Option<&Tensor>; 4]> =
+            operands.iter().map(Option::as_ref).collect();
+        let results = step.op.evaluate(Inputs(&references), step.outputs.len())?;
+        if results.len() < step.outputs.len() {
+            return Err(StepError::invalid(format!(
+                "{} results instead of {}",
+                results.len(),
+                step.outputs.len()
+            )));
+        }
+        for (&value, tensor) in step.outputs.iter().zip(results) {
+            let dtype = plan.value(value).dtype;
+            let shape = specialization.shape(value);
+            if tensor.dtype() != dtype || shape.is_some_and(|shape| shape != tensor.shape()) {
+                return Err(StepError::Result {
+                    found_type: tensor.dtype(),
+                    found: tensor.shape().to_vec(),
+                    expected_type: dtype,
+                    expected: shape.unwrap_or(&[]).to_vec(),
+                });
+            }
+            match &specialization.places[value.index()] {
+                Place::Tensor => self.tensors[value.index()] = Some(tensor),
+                Place::Arena(range) => {
+                    // Type and shape are those of the plan, so the lengths are equal.
+                    let bytes = tensor_bytes(&tensor).unwrap_or(&[]);
+                    self.arena.bytes_mut()[range.clone()].copy_from_slice(bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn view(
+        &mut self,
+        plan: &Plan,
+        constants: &[Option<Tensor>],
+        specialization: &Specialization,
+        step: &Step,
+    ) -> Result<(), StepError> {
+        let (Some(&operand), &[result]) = (step.inputs.first(), &*step.outputs) else {
+            return Err(StepError::invalid("a view has one operand and one result"));
+        };
+        if specialization.places[result.index()] == Place::Tensor {
+            let tensor = self.tensor(plan, constants, specialization, operand)?;
+            let shape = specialization.shape(result).unwrap_or(&[]);
+            let tensor = tensor
+                .map(|tensor| tensor.reshaped(shape.iter().copied()))
+                .transpose()?;
+            self.tensors[result.index()] = tensor;
+        }
+        Ok(())
+    }
+
+    fn show(
+        &self,
+        plan: &Plan,
+        specialization: &Specialization,
+        step: &Step,
+        index: usize,
+        show: &mut Show<'_>,
+    ) -> Result<(), StepError> {
+        let (&[result], Some(tap)) = (&*step.outputs, plan.taps().get(index)) else {
+            return Err(StepError::invalid("a tap without a value"));
+        };
+        let value = plan.value(result);
+        let unseen = || StepError::invalid(format!("a tap does not show {}", value.dtype));
+        let view = TensorView {
+            dtype: value.dtype,
+            shape: specialization.shape(result).unwrap_or(&[]),
+            bytes: match &specialization.places[result.index()] {
+                Place::Arena(range) => &self.arena.bytes()[range.clone()],
+                Place::Tensor => self.tensors[result.index()]
+                    .as_ref()
+                    .and_then(tensor_bytes)
+                    .ok_or_else(unseen)?,
+            },
+            channels_last: value.channels_last,
+        };
+        show(index, tap, view).map_err(|source| StepError::Tap {
+            id: tap.id.clone(),
+            source,
+        })
+    }
+
+    fn kernel(
+        &mut self,
+        plan: &Plan,
+        specialization: &Specialization,
+        step: &Step,
+        work: &dyn Work,
+        (isa, pool): (Isa, &Pool),
+    ) -> Result<(), StepError> {
+        let &[result] = &*step.outputs else {
+            return Err(StepError::invalid("a kernel gives one result"));
+        };
+        let packed: SmallVec<[&[u8]; 4]> = step
+            .packed
+            .iter()
+            .map(|&index| plan.constant_bytes(index))
+            .collect();
+        match &specialization.places[result.index()] {
+            Place::Arena(range) => {
+                // The result is cut out of the arena; operands lie before or behind it.
+                let (before, rest) = self.arena.bytes_mut().split_at_mut(range.start);
+                let (output, behind) = rest.split_at_mut(range.len());
+                let parts = [(0, &*before), (range.end, &*behind)];
+                let operands = operands(plan, specialization, step, &parts, &self.tensors)?;
+                let (operands, packed) = (&*operands, &*packed);
+                work.run(Call {
+                    isa,
+                    pool,
+                    operands,
+                    packed,
+                    output,
+                })
+            }
+            Place::Tensor => {
+                let shape = specialization.shape(result).unwrap_or(&[]);
+                let mut tensor = Tensor::zeros(plan.value(result).dtype, shape.iter().copied())?;
+                {
+                    let parts = [(0, self.arena.bytes())];
+                    let operands = operands(plan, specialization, step, &parts, &self.tensors)?;
+                    let (operands, packed) = (&*operands, &*packed);
+                    let output = tensor_bytes_mut(&mut tensor)?;
+                    work.run(Call {
+                        isa,
+                        pool,
+                        operands,
+                        packed,
+                        output,
+                    })?;
+                }
+                self.tensors[result.index()] = Some(tensor);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The bytes of a step's operands; `arena` are the parts of the arena that are not being written, with their offsets.
+fn operands<'a>(
+    plan: &'a Plan,
+    specialization: &Specialization,
+    step: &Step,
+    arena: &[(usize, &'a [u8])],
+    tensors: &'a [Option<Tensor>],
+) -> Result<SmallVec<[&'a [u8]; 4]>, StepError> {
+    let value = |value: ValueIndex| match &specialization.places[value.index()] {
+        Place::Tensor => tensors[value.index()].as_ref().and_then(tensor_bytes),
+        Place::Arena(range) => {
+            let inside = |&(offset, bytes): &(usize, &'a [u8])| {
+                bytes.get(range.start.checked_sub(offset)?..range.end.checked_sub(offset)?)
+            };
+            arena.iter().find_map(inside)
+        }
+    };
+    let bytes = |operand: &Operand| match *operand {
+        Operand::Absent => Ok(&[][..]),
+        Operand::Constant(index) => Ok(plan.constant_bytes(index)),
+        Operand::Value(index) => value(index).ok_or_else(|| {
+            StepError::invalid("an operand overlaps the result or was not computed")
+        }),
+    };
+    step.inputs.iter().map(bytes).collect()
+}
