@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The compiler passes of Octofold.
+#![forbid(unsafe_code)]
+
+pub mod annotate;
+pub mod backend;
+pub mod config;
+pub mod convert;
+pub mod expand;
+pub mod fuse;
+pub mod layout;
+pub mod lower;
+pub mod manager;
+pub mod observe;
+pub mod pass;
+pub mod pattern;
+pub mod pipeline;
+pub mod rewrite;
+pub mod simplify;
+mod support;

@@ -1,0 +1,194 @@
+//! Expansion: float operators of the `octofold` domain back to the ONNX operators that they stand for.
+//!
+//! What is exported must run anywhere, and the reference QDQ graph has standard semantics only.
+
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ops::families::{
+    Activation, Add, AutoPad, BinaryKind, Clip, Conv, FusedBinary, FusedConv, FusedLinear, Gemm,
+    MatMul, Mul, Relu, Sigmoid,
+};
+use octofold_tensor::Tensor;
+
+use crate::op;
+use crate::pass::{Pass, PassError, PassReport};
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, apply_rewrites};
+use crate::support;
+
+/// Expands fused float operators.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExpandFused;
+
+impl Pass for ExpandFused {
+    fn name(&self) -> &'static str {
+        "expand-fused"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&ExpandOne])
+    }
+}
+
+struct ExpandOne;
+
+impl Rewrite for ExpandOne {
+    fn name(&self) -> &'static str {
+        "expand"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "fused",
+            op!(FusedConv | FusedLinear | FusedBinary | Swish),
+            [],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("fused");
+        match graph.node(id).op() {
+            Op::FusedConv(op) if op.x.is_none() => Ok(expand_conv(graph, id, op)),
+            Op::FusedLinear(op) if op.x.is_none() => Ok(expand_linear(graph, id, op)),
+            Op::FusedBinary(op) if op.y.is_none() => Ok(expand_binary(graph, id, op)),
+            Op::Swish(op) if op.alpha == 1.0 => Ok(expand_swish(graph, id)),
+            Op::Swish(_) => Err(Skip::because(
+                "a Swish with a factor is younger than the opset that we write",
+            )),
+            _ => Err(Skip::because("an integer operator has no ONNX form")),
+        }
+    }
+}
+
+/// What expansion adds to a patch: nodes in a chain, the last of which replaces the fused one.
+struct Chain<'a> {
+    graph: &'a Graph,
+    id: NodeId,
+    patch: Patch,
+}
+
+impl<'a> Chain<'a> {
+    fn new(graph: &'a Graph, id: NodeId) -> Self {
+        Self {
+            graph,
+            id,
+            patch: Patch::new(),
+        }
+    }
+
+    /// The node that the name stands for, or one that follows it.
+    fn node(
+        &mut self,
+        suffix: &str,
+        op: impl Into<Op>,
+        inputs: Vec<Option<PatchValue>>,
+    ) -> PatchValue {
+        let node = self.graph.node(self.id);
+        self.patch.node(
+            format!("{}{suffix}", node.name()),
+            op,
+            inputs,
+            node.sources().to_vec(),
+        )
+    }
+
+    fn finish(mut self, activation: Activation, value: PatchValue) -> Patch {
+        let last = match activation {
+            Activation::None => value,
+            Activation::Relu => self.node("_Relu", Relu {}, vec![Some(value)]),
+            Activation::Clip { min, max } => {
+                let name = self.graph.node(self.id).name();
+                let mut bound = |end: &str, x: f32| {
+                    Some(
+                        self.patch
+                            .constant(format!("{name}_{end}"), Tensor::scalar(x)),
+                    )
+                };
+                let (min, max) = (bound("min", min), bound("max", max));
+                self.node("_Clip", Clip {}, vec![Some(value), min, max])
+            }
+        };
+        self.patch
+            .replace(support::result(self.graph, self.id), last);
+        self.patch.remove(self.id);
+        self.patch
+    }
+}
+
+fn expand_conv(graph: &Graph, id: NodeId, op: &FusedConv) -> Patch {
+    let mut inputs = support::operands(graph, id);
+    let residual = inputs.get(3).copied().flatten();
+    inputs.truncate(3);
+    while inputs.last() == Some(&None) {
+        inputs.pop();
+    }
+    let conv = Conv {
+        auto_pad: AutoPad::NotSet,
+        dilations: op.dilations.clone(),
+        group: op.group,
+        kernel_shape: kernel_shape(graph, id),
+        pads: op.pads.clone(),
+        strides: op.strides.clone(),
+    };
+    let mut chain = Chain::new(graph, id);
+    let mut value = chain.node("", conv, inputs);
+    if let Some(residual) = residual {
+        value = chain.node("_Add", Add {}, vec![Some(value), Some(residual)]);
+    }
+    chain.finish(op.activation, value)
+}
+
+/// Height and width of a convolution's kernel, from its weights.
+fn kernel_shape(graph: &Graph, id: NodeId) -> Vec<i64> {
+    let shape = support::operand_type(graph, id, 1)
+        .and_then(|ty| ty.known_shape())
+        .unwrap_or_default();
+    shape.iter().skip(2).map(|&size| size as i64).collect()
+}
+
+fn expand_linear(graph: &Graph, id: NodeId, op: &FusedLinear) -> Patch {
+    let inputs = support::operands(graph, id);
+    let bias = inputs.get(2).copied().flatten();
+    let matrix = support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) == Some(2);
+    let mut chain = Chain::new(graph, id);
+    let value = match bias {
+        Some(bias) if !matrix => {
+            let product = chain.node("", MatMul {}, inputs[..2].to_vec());
+            chain.node("_Add", Add {}, vec![Some(product), Some(bias)])
+        }
+        Some(_) => chain.node(
+            "",
+            Gemm {
+                alpha: 1.0,
+                beta: 1.0,
+                transA: false,
+                transB: false,
+            },
+            inputs,
+        ),
+        None => chain.node("", MatMul {}, inputs),
+    };
+    chain.finish(op.activation, value)
+}
+
+/// `x · sigmoid(x)`: ONNX has `Swish` only since opset 24.
+fn expand_swish(graph: &Graph, id: NodeId) -> Patch {
+    let x = support::operands(graph, id);
+    let mut chain = Chain::new(graph, id);
+    let sigmoid = chain.node("_Sigmoid", Sigmoid {}, x.clone());
+    let product = chain.node(
+        "",
+        Mul {},
+        vec![x.first().copied().flatten(), Some(sigmoid)],
+    );
+    chain.finish(Activation::None, product)
+}
+
+fn expand_binary(graph: &Graph, id: NodeId, op: &FusedBinary) -> Patch {
+    let mut chain = Chain::new(graph, id);
+    let inputs = support::operands(graph, id);
+    let value = match op.kind {
+        BinaryKind::Add => chain.node("", Add {}, inputs),
+        BinaryKind::Mul => chain.node("", Mul {}, inputs),
+    };
+    chain.finish(op.activation, value)
+}

@@ -1,0 +1,165 @@
+//! Activations that bound a result become part of the operator that gives it: ReLU, ReLU6 and any other Clip.
+
+use octofold_ir::{Graph, NodeId, Op, Patch};
+use octofold_ops::families::{
+    Activation, AutoPad, BinaryKind, Conv, FusedBinary, FusedConv, Layout,
+};
+
+use crate::op;
+use crate::pass::{Pass, PassError, PassReport};
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
+use crate::support;
+
+/// Fuses ReLU and Clip into convolutions, linear layers, sums and products.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FuseActivations;
+
+impl Pass for FuseActivations {
+    fn name(&self) -> &'static str {
+        "fuse-activations"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&FuseActivation])
+    }
+}
+
+/// The activation that a node computes, when it is one that can be fused.
+fn activation_of(graph: &Graph, id: NodeId) -> Result<Activation, Skip> {
+    let node = graph.node(id);
+    match node.op() {
+        Op::Relu(_) => Ok(Activation::Relu),
+        Op::Clip(_) => {
+            let bound = |slot: usize, open: f32| match node.input(slot) {
+                None => Ok(open),
+                Some(value) => {
+                    support::scalar(graph, value).ok_or(Skip::because("a bound is not constant"))
+                }
+            };
+            let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
+            if min.is_nan() || max.is_nan() || min > max {
+                return Err(Skip::because("the bounds are no range"));
+            }
+            Ok(Activation::Clip { min, max })
+        }
+        _ => Err(Skip::NoMatch),
+    }
+}
+
+/// `second(first(x))` as one activation, when it is one.
+fn compose(first: Activation, second: Activation) -> Activation {
+    if first == Activation::None {
+        return second;
+    }
+    let (min, max) = first.bounds();
+    let (min, max) = (second.apply(min), second.apply(max));
+    if (min, max) == (0.0, f32::INFINITY) {
+        Activation::Relu
+    } else {
+        Activation::Clip { min, max }
+    }
+}
+
+/// A two-dimensional f32 convolution with explicit pads as a fused operator, with what its attributes leave out filled in.
+pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<FusedConv, Skip> {
+    let image = support::operand_type(graph, id, 0);
+    if image.and_then(|ty| ty.rank()) != Some(4) {
+        return Err(Skip::because(
+            "only two-dimensional convolutions have kernels",
+        ));
+    }
+    if conv.auto_pad != AutoPad::NotSet {
+        return Err(Skip::because("the pads are not explicit"));
+    }
+    let or = |list: &[i64], length, default| {
+        if list.is_empty() {
+            vec![default; length]
+        } else {
+            list.to_vec()
+        }
+    };
+    Ok(FusedConv {
+        strides: or(&conv.strides, 2, 1),
+        pads: or(&conv.pads, 4, 0),
+        dilations: or(&conv.dilations, 2, 1),
+        group: conv.group,
+        activation: Activation::None,
+        layout: Layout::Nchw,
+        x: None,
+        w_scale: vec![],
+        y: None,
+        residual: None,
+        sum: None,
+    })
+}
+
+struct FuseActivation;
+
+impl Rewrite for FuseActivation {
+    fn name(&self) -> &'static str {
+        "fuse-activation"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let producer = Pattern::node(
+            "producer",
+            op!(Conv | FusedConv | FusedLinear | Add | Mul | FusedBinary),
+            [],
+        );
+        Pattern::node("activation", op!(Relu | Clip), [producer])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, last) = (found.node("producer"), found.node("activation"));
+        let float =
+            graph.value(support::result(graph, id)).ty().dtype == octofold_tensor::DType::F32;
+        if !float {
+            return Err(Skip::NoMatch);
+        }
+        let activation = activation_of(graph, last)?;
+        let binary = |kind| FusedBinary {
+            kind,
+            activation,
+            a: None,
+            b: None,
+            y: None,
+        };
+        let fused: Op = match graph.node(id).op() {
+            Op::Conv(conv) => FusedConv {
+                activation,
+                ..fused_conv(graph, id, conv)?
+            }
+            .into(),
+            Op::FusedConv(conv) if conv.y.is_none() => FusedConv {
+                activation: compose(conv.activation, activation),
+                ..conv.clone()
+            }
+            .into(),
+            Op::FusedLinear(linear) if linear.y.is_none() => {
+                let mut linear = linear.clone();
+                linear.activation = compose(linear.activation, activation);
+                linear.into()
+            }
+            Op::FusedBinary(old) if old.y.is_none() => {
+                let mut old = old.clone();
+                old.activation = compose(old.activation, activation);
+                old.into()
+            }
+            Op::Add(_) => binary(BinaryKind::Add).into(),
+            Op::Mul(_) => binary(BinaryKind::Mul).into(),
+            _ => return Err(Skip::NoMatch),
+        };
+        let mut patch = Patch::new();
+        let made = patch.node(
+            graph.node(id).name(),
+            fused,
+            support::operands(graph, id),
+            sources_of(graph, [id, last]),
+        );
+        patch.replace(support::result(graph, last), made);
+        patch.remove(last);
+        patch.remove(id);
+        Ok(patch)
+    }
+}

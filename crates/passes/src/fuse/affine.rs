@@ -1,0 +1,348 @@
+//! Affine functions of the channels, folded into the weights before them.
+//!
+//! `y = k·conv(x, W, b) + t = conv(x, k·W, k·b + t)` with one `k` and one `t` an output channel. A batch norm has
+//! `k = γ/√(σ² + ε)` and `t = β - k·μ`; a product with and a sum with a per-channel constant have the
+//! obvious ones. The arithmetic is done in f64 and rounded once.
+
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ops::families::{Activation, Add, Mul};
+use octofold_tensor::Tensor;
+
+use crate::op;
+use crate::pass::{Pass, PassError, PassReport};
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
+use crate::support;
+
+/// Folds batch norms, products and sums with constants into convolutions and linear layers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FuseAffine;
+
+impl Pass for FuseAffine {
+    fn name(&self) -> &'static str {
+        "fuse-affine"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&FoldBatchNorm, &FoldScaleOrShift])
+    }
+}
+
+/// Makes a batch norm that follows no convolution a product and a sum.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LowerBatchNorms;
+
+impl Pass for LowerBatchNorms {
+    fn name(&self) -> &'static str {
+        "lower-batch-norms"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&BatchNormToScale])
+    }
+}
+
+/// The factor and the summand of each channel.
+struct Affine {
+    scale: Vec<f64>,
+    shift: Vec<f64>,
+}
+
+/// Reads the affine function of a batch norm at inference.
+fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
+    let node = graph.node(id);
+    let Op::BatchNormalization(op) = node.op() else {
+        return Err(Skip::NoMatch);
+    };
+    if op.training_mode {
+        return Err(Skip::because("the batch norm is in training mode"));
+    }
+    let statistic = |slot: usize| {
+        let values = node
+            .input(slot)
+            .and_then(|value| support::floats(graph, value));
+        values.ok_or(Skip::because(
+            "the statistics of the batch norm are not f32 constants",
+        ))
+    };
+    let (gamma, beta, mean, variance) =
+        (statistic(1)?, statistic(2)?, statistic(3)?, statistic(4)?);
+    let scale: Vec<f64> = gamma
+        .iter()
+        .zip(variance)
+        .map(|(&gamma, &variance)| {
+            f64::from(gamma) / (f64::from(variance) + f64::from(op.epsilon)).sqrt()
+        })
+        .collect();
+    let shift = beta
+        .iter()
+        .zip(mean)
+        .zip(&scale)
+        .map(|((&beta, &mean), scale)| f64::from(beta) - f64::from(mean) * scale)
+        .collect();
+    if scale.iter().any(|k| !k.is_finite()) {
+        return Err(Skip::because("the batch norm divides by zero"));
+    }
+    Ok(Affine { scale, shift })
+}
+
+/// The operators with weights into which an affine function can be folded.
+fn weighted(symbol: &'static str) -> Pattern {
+    Pattern::node(
+        symbol,
+        op!(Conv | ConvTranspose | FusedLinear),
+        [Pattern::value("x"), Pattern::constant("w")],
+    )
+}
+
+/// The number of output channels of a node with weights, and the axis of the weights that holds them within a group.
+fn output_channels(graph: &Graph, id: NodeId) -> Option<(usize, usize, usize)> {
+    let weights = support::operand_type(graph, id, 1)?.known_shape()?;
+    match graph.node(id).op() {
+        Op::Conv(_) => Some((*weights.first()?, 0, 1)),
+        Op::ConvTranspose(op) => {
+            let groups = usize::try_from(op.group).ok()?;
+            Some((weights.get(1)?.checked_mul(groups)?, 1, groups))
+        }
+        Op::FusedLinear(op) if op.x.is_none() && op.activation == Activation::None => {
+            Some((*weights.get(1)?, 1, 1))
+        }
+        _ => None,
+    }
+}
+
+/// The weighted node with `affine` folded into it, in place of `last`.
+fn fold(graph: &Graph, id: NodeId, last: NodeId, affine: &Affine) -> Result<Patch, Skip> {
+    let node = graph.node(id);
+    let (channels, axis, groups) = output_channels(graph, id).ok_or(Skip::NoMatch)?;
+    if affine.scale.len() != channels {
+        return Err(Skip::because(format!(
+            "{} factors for {channels} channels",
+            affine.scale.len()
+        )));
+    }
+    let (Some(w), bias) = (node.input(1), node.input(2)) else {
+        return Err(Skip::NoMatch);
+    };
+    let weights = support::floats(graph, w).ok_or(Skip::because("the weights are not f32"))?;
+    let shape = graph.value(w).ty().known_shape().ok_or(Skip::NoMatch)?;
+    let inner: usize = shape[axis + 1..].iter().product();
+    let group_inputs = if groups > 1 {
+        shape[0] / groups
+    } else {
+        usize::MAX
+    };
+    // In a transposed convolution the output channel also depends on the group, that is, on the input channel.
+    let channel_of = |i: usize| {
+        let within = i / inner % shape[axis];
+        let group = if groups > 1 {
+            i / (inner * shape[axis]) / group_inputs
+        } else {
+            0
+        };
+        group * shape[axis] + within
+    };
+    let folded: Vec<f32> = weights
+        .iter()
+        .enumerate()
+        .map(|(i, &x)| (f64::from(x) * affine.scale[channel_of(i)]) as f32)
+        .collect();
+    let old_bias = match bias {
+        None => vec![0.0; channels],
+        Some(bias) => support::floats(graph, bias)
+            .ok_or(Skip::because("the bias is not constant"))?
+            .to_vec(),
+    };
+    if old_bias.len() != channels {
+        return Err(Skip::NoMatch);
+    }
+    let new_bias: Vec<f32> = (0..channels)
+        .map(|c| (f64::from(old_bias[c]) * affine.scale[c] + affine.shift[c]) as f32)
+        .collect();
+    if folded.iter().chain(&new_bias).any(|x| !x.is_finite()) {
+        return Err(Skip::because("the folded weights overflow"));
+    }
+    let mut patch = Patch::new();
+    let w_name = graph.value(w).name();
+    let weights = if affine.scale.iter().all(|&k| k == 1.0) {
+        w.into()
+    } else {
+        patch.constant(w_name, support::float_tensor(&shape, folded)?)
+    };
+    let bias_name = bias.map_or_else(
+        || bias_name(w_name),
+        |bias| graph.value(bias).name().to_owned(),
+    );
+    let bias = patch.constant(bias_name, Tensor::vector(new_bias));
+    let inputs = [
+        node.input(0).map(PatchValue::Existing),
+        Some(weights),
+        Some(bias),
+    ];
+    let made = patch.node(
+        node.name(),
+        node.op().clone(),
+        inputs,
+        sources_of(graph, [id, last]),
+    );
+    patch.replace(support::result(graph, last), made);
+    patch.remove(id);
+    patch.remove(last);
+    Ok(patch)
+}
+
+/// `layer1.conv.weight` has the bias `layer1.conv.bias`.
+fn bias_name(weight: &str) -> String {
+    match weight.strip_suffix("weight") {
+        Some(stem) => format!("{stem}bias"),
+        None => format!("{weight}.bias"),
+    }
+}
+
+struct FoldBatchNorm;
+
+impl Rewrite for FoldBatchNorm {
+    fn name(&self) -> &'static str {
+        "fold-batch-norm"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node("norm", op!(BatchNormalization), [weighted("weighted")])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let norm = found.node("norm");
+        let id = found.node("weighted");
+        // The channels of a batch norm are axis 1, those of a linear layer the last axis.
+        let matrix = support::operand_type(graph, norm, 0).and_then(|ty| ty.rank()) == Some(2);
+        if matches!(graph.node(id).op(), Op::FusedLinear(_)) && !matrix {
+            return Err(Skip::because(
+                "the batch norm's channels are not the layer's columns",
+            ));
+        }
+        fold(graph, id, norm, &batch_norm(graph, norm)?)
+    }
+}
+
+struct FoldScaleOrShift;
+
+impl Rewrite for FoldScaleOrShift {
+    fn name(&self) -> &'static str {
+        "fold-scale-or-shift"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::AnyOf(vec![
+            Pattern::commutative(
+                "node",
+                op!(Add | Mul),
+                weighted("weighted"),
+                Pattern::constant("c"),
+            ),
+            Pattern::node(
+                "node",
+                op!(Sub | Div),
+                [weighted("weighted"), Pattern::constant("c")],
+            ),
+        ])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, last) = (found.node("weighted"), found.node("node"));
+        let c = found.value("c").ok_or(Skip::NoMatch)?;
+        let (channels, ..) = output_channels(graph, id).ok_or(Skip::NoMatch)?;
+        let rank = graph
+            .value(support::result(graph, id))
+            .ty()
+            .rank()
+            .ok_or(Skip::NoMatch)?;
+        let constants = if matches!(graph.node(id).op(), Op::FusedLinear(_)) {
+            // The channels are the last axis: a rank-2 view puts them where the helper looks.
+            graph
+                .value(c)
+                .ty()
+                .rank()
+                .filter(|&c| c <= 1)
+                .and_then(|_| support::per_channel(graph, c, 2, channels))
+        } else {
+            support::per_channel(graph, c, rank, channels)
+        };
+        let constants =
+            constants.ok_or(Skip::because("the constant is not one element a channel"))?;
+        let constants: Vec<f64> = constants.into_iter().map(f64::from).collect();
+        let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
+        let affine = match graph.node(last).op() {
+            Op::Add(_) => Affine {
+                scale: ones,
+                shift: constants,
+            },
+            Op::Sub(_) => Affine {
+                scale: ones,
+                shift: constants.iter().map(|c| -c).collect(),
+            },
+            Op::Mul(_) => Affine {
+                scale: constants,
+                shift: zeros,
+            },
+            Op::Div(_) if constants.iter().all(|&c| c != 0.0) => Affine {
+                scale: constants.iter().map(|c| 1.0 / c).collect(),
+                shift: zeros,
+            },
+            _ => return Err(Skip::NoMatch),
+        };
+        fold(graph, id, last, &affine)
+    }
+}
+
+struct BatchNormToScale;
+
+impl Rewrite for BatchNormToScale {
+    fn name(&self) -> &'static str {
+        "batch-norm-to-scale"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node("norm", op!(BatchNormalization), [Pattern::value("x")])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let norm = found.node("norm");
+        let x = found.value("x").ok_or(Skip::NoMatch)?;
+        if graph.value(support::result(graph, norm)).ty().dtype != octofold_tensor::DType::F32 {
+            return Err(Skip::because("the batch norm is not f32"));
+        }
+        let affine = batch_norm(graph, norm)?;
+        let rank = graph
+            .value(x)
+            .ty()
+            .rank()
+            .ok_or(Skip::because("the rank is not known"))?;
+        let mut shape = vec![1; rank.saturating_sub(1)];
+        match shape.first_mut() {
+            Some(channels) => *channels = affine.scale.len(),
+            None => return Err(Skip::NoMatch),
+        }
+        let name = graph.node(norm).name();
+        let sources = sources_of(graph, [norm]);
+        let narrow = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect();
+        let mut patch = Patch::new();
+        let scale = patch.constant(
+            format!("{name}.scale"),
+            support::float_tensor(&shape, narrow(affine.scale))?,
+        );
+        let shift = patch.constant(
+            format!("{name}.shift"),
+            support::float_tensor(&shape, narrow(affine.shift))?,
+        );
+        let scaled = patch.node(
+            format!("{name}.scaled"),
+            Mul {},
+            [Some(x.into()), Some(scale)],
+            sources.clone(),
+        );
+        let made = patch.node(name, Add {}, [Some(scaled), Some(shift)], sources);
+        patch.replace(support::result(graph, norm), made);
+        patch.remove(norm);
+        Ok(patch)
+    }
+}

@@ -1,0 +1,13 @@
+//! Fusion: groups of operators that one kernel computes become one node.
+//!
+//! Batch norms and other affine functions of the channels are folded into the weights before them; activations become part
+//! of the operator whose result they bound. What the exporter folded already needs nothing.
+
+mod activation;
+mod affine;
+mod residual;
+
+pub use activation::FuseActivations;
+pub(crate) use activation::fused_conv;
+pub use affine::{FuseAffine, LowerBatchNorms};
+pub use residual::FuseResiduals;

@@ -1,0 +1,296 @@
+//! Layout: the operators that have kernels compute on [N, H, W, C], and conversions are explicit.
+//!
+//! One walk in order decides for each value of rank 4 in which layouts it exists. An operator with a layout attribute takes and gives NHWC; an
+//! operator that does not care follows its operands; any other takes and gives NCHW. A `Transpose` is inserted where a value is needed
+//! in a layout in which it does not exist yet, once a value. So conversions cancel between kernels and sink through
+//! quantization to the bytes, and only those at the edges remain.
+
+use std::collections::BTreeMap;
+
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
+use octofold_ops::families::{Layout, Transpose};
+use octofold_tensor::Tensor;
+
+use crate::pass::{Pass, PassError, PassReport};
+
+/// The axes of NHWC in NCHW order, and back.
+const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
+const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
+
+/// Makes lowered operators NHWC.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AssignLayouts;
+
+impl Pass for AssignLayouts {
+    fn name(&self) -> &'static str {
+        "assign-layouts"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        let graph_error = |source| PassError::Graph {
+            pass: self.name().to_owned(),
+            source,
+        };
+        let order = graph.order().map_err(graph_error)?;
+        let mut walk = Walk {
+            graph,
+            patch: Patch::new(),
+            nhwc: BTreeMap::new(),
+            nchw: BTreeMap::new(),
+            report: PassReport::default(),
+        };
+        for id in order {
+            walk.visit(id);
+        }
+        walk.give_outputs();
+        let Walk { patch, report, .. } = walk;
+        graph.apply(patch).map_err(graph_error)?;
+        graph.sweep_constants();
+        Ok(report)
+    }
+}
+
+/// What an operator asks of the layout of its operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// NHWC: it has kernels for nothing else.
+    Nhwc,
+    /// The layout that its operands already have.
+    Any,
+    /// NCHW: its attributes or its nature speak of the axes of ONNX.
+    Nchw,
+}
+
+struct Walk<'a> {
+    graph: &'a Graph,
+    patch: Patch,
+    /// The values that exist in NHWC.
+    nhwc: BTreeMap<ValueId, PatchValue>,
+    /// The values of nodes that now compute NHWC, converted back.
+    nchw: BTreeMap<ValueId, PatchValue>,
+    report: PassReport,
+}
+
+impl Walk<'_> {
+    fn rank(&self, value: ValueId) -> Option<usize> {
+        self.graph.value(value).ty().rank()
+    }
+
+    fn wish(&self, id: NodeId) -> Wish {
+        let node = self.graph.node(id);
+        let images = || {
+            node.inputs()
+                .iter()
+                .flatten()
+                .copied()
+                .filter(|&value| self.rank(value) == Some(4))
+        };
+        let all_images = || {
+            // Operands of lower rank than the images would broadcast along other axes, single numbers excepted.
+            let single = |value: ValueId| {
+                self.graph
+                    .value(value)
+                    .ty()
+                    .known_shape()
+                    .is_some_and(|shape| shape.iter().product::<usize>() == 1)
+            };
+            node.inputs()
+                .iter()
+                .flatten()
+                .all(|&value| self.rank(value) == Some(4) || single(value))
+        };
+        match node.op() {
+            Op::FusedConv(_) | Op::FusedPool(_) | Op::FusedGlobalPool(_) => Wish::Nhwc,
+            Op::FusedBinary(_)
+            | Op::FusedConcat(_)
+            | Op::Concat(_)
+            | Op::Add(_)
+            | Op::Sub(_)
+            | Op::Mul(_)
+            | Op::Div(_)
+                if all_images() =>
+            {
+                Wish::Any
+            }
+            Op::TableLookup(_)
+            | Op::Observe(_)
+            | Op::Relu(_)
+            | Op::Clip(_)
+            | Op::LeakyRelu(_)
+            | Op::Sigmoid(_)
+            | Op::HardSigmoid(_)
+            | Op::HardSwish(_)
+            | Op::Swish(_)
+            | Op::Tanh(_) => Wish::Any,
+            // One scale a channel speaks of an axis.
+            Op::QuantizeLinear(_) | Op::DequantizeLinear(_)
+                if node
+                    .input(1)
+                    .is_some_and(|scale| self.rank(scale) == Some(0)) =>
+            {
+                if images().next().is_some() {
+                    Wish::Any
+                } else {
+                    Wish::Nchw
+                }
+            }
+            _ => Wish::Nchw,
+        }
+    }
+
+    fn visit(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let runs_nhwc = match self.wish(id) {
+            Wish::Nhwc => true,
+            Wish::Any => {
+                let result_is_image = node
+                    .outputs()
+                    .first()
+                    .is_some_and(|&value| self.rank(value) == Some(4));
+                result_is_image
+                    && node
+                        .inputs()
+                        .iter()
+                        .flatten()
+                        .any(|value| self.nhwc.contains_key(value))
+            }
+            Wish::Nchw => false,
+        };
+        if runs_nhwc {
+            self.rebuild(id);
+        } else {
+            for (slot, value) in node.inputs().iter().enumerate() {
+                if let Some(value) = *value
+                    && self.needs_back(value)
+                {
+                    let back = self.in_nchw(value);
+                    self.patch.rewire(Use { node: id, slot }, back);
+                }
+            }
+        }
+    }
+
+    /// Makes a node again over NHWC operands.
+    fn rebuild(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let weighted = matches!(node.op(), Op::FusedConv(_));
+        let mut inputs = Vec::new();
+        for (slot, value) in node.inputs().iter().enumerate() {
+            // Weights and bias have no layout; single numbers need none.
+            let is_image = !(weighted && (slot == 1 || slot == 2));
+            inputs.push(value.map(|value| {
+                if is_image && self.rank(value) == Some(4) {
+                    self.in_nhwc(value)
+                } else {
+                    value.into()
+                }
+            }));
+        }
+        let result = node.outputs()[0];
+        let made = self.patch.node(
+            node.name(),
+            with_layout(node.op()),
+            inputs,
+            node.sources().to_vec(),
+        );
+        self.patch.remove(id);
+        self.patch.inherit(made, result);
+        self.nhwc.insert(result, made);
+        self.report.applied("nhwc", node.name(), "");
+    }
+
+    /// Whether a value no longer exists in NCHW.
+    fn needs_back(&self, value: ValueId) -> bool {
+        let producer = self.graph.value(value).producer();
+        producer.is_some_and(|producer| self.patch.removed().contains(&producer))
+    }
+
+    fn in_nhwc(&mut self, value: ValueId) -> PatchValue {
+        if let Some(&existing) = self.nhwc.get(&value) {
+            return existing;
+        }
+        let name = self.graph.value(value).name();
+        let converted = match self
+            .graph
+            .value(value)
+            .constant()
+            .and_then(transposed_constant)
+        {
+            Some(tensor) => self.patch.constant(format!("{name}.nhwc"), tensor),
+            None => {
+                let op = Transpose {
+                    perm: TO_NHWC.to_vec(),
+                };
+                let converted =
+                    self.patch
+                        .node(format!("{name}.to_nhwc"), op, [Some(value.into())], vec![]);
+                self.patch.name(converted, format!("{name}.nhwc"));
+                self.report.applied("convert", name, "to NHWC");
+                converted
+            }
+        };
+        self.nhwc.insert(value, converted);
+        converted
+    }
+
+    fn in_nchw(&mut self, value: ValueId) -> PatchValue {
+        if let Some(&existing) = self.nchw.get(&value) {
+            return existing;
+        }
+        let name = self.graph.value(value).name();
+        let source = self.in_nhwc(value);
+        let op = Transpose {
+            perm: TO_NCHW.to_vec(),
+        };
+        let converted = self
+            .patch
+            .node(format!("{name}.to_nchw"), op, [Some(source)], vec![]);
+        self.patch.name(converted, format!("{name}.nchw"));
+        self.report.applied("convert", name, "to NCHW");
+        self.nchw.insert(value, converted);
+        converted
+    }
+
+    /// Outputs have the layout of ONNX.
+    fn give_outputs(&mut self) {
+        for (index, output) in self.graph.outputs().iter().enumerate() {
+            if self.needs_back(output.value) {
+                let back = self.in_nchw(output.value);
+                self.patch.output(index, back);
+            }
+        }
+    }
+}
+
+/// The operator for NHWC operands.
+fn with_layout(op: &Op) -> Op {
+    let mut op = op.clone();
+    let nhwc_axis = |axis: &mut i64| {
+        let positive = if *axis < 0 { *axis + 4 } else { *axis };
+        *axis = TO_NHWC
+            .iter()
+            .position(|&from| from == positive)
+            .map_or(*axis, |position| position as i64);
+    };
+    match &mut op {
+        Op::FusedConv(conv) => conv.layout = Layout::Nhwc,
+        Op::FusedPool(pool) => pool.layout = Layout::Nhwc,
+        Op::FusedGlobalPool(pool) => pool.layout = Layout::Nhwc,
+        Op::FusedConcat(concat) => nhwc_axis(&mut concat.axis),
+        Op::Concat(concat) => nhwc_axis(&mut concat.axis),
+        _ => {}
+    }
+    op
+}
+
+/// A constant of rank 4 in NHWC.
+fn transposed_constant(tensor: &Tensor) -> Option<Tensor> {
+    let op: Op = Transpose {
+        perm: TO_NHWC.to_vec(),
+    }
+    .into();
+    op.evaluate(octofold_ops::Inputs(&[Some(tensor)]), 1)
+        .ok()?
+        .into_iter()
+        .next()
+}

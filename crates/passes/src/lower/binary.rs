@@ -1,0 +1,129 @@
+//! Sums, products and concatenations of quantized values.
+
+use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ops::families::{Activation, BinaryKind, FusedBinary, FusedConcat};
+
+use crate::lower::params::{dequantized, output_quantization};
+use crate::op;
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, sources_of};
+use crate::support;
+
+/// `Add` or `Mul` of two dequantized values, quantized.
+pub(super) struct QuantizedBinary;
+
+impl Rewrite for QuantizedBinary {
+    fn name(&self) -> &'static str {
+        "quantized-binary"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let binary = Pattern::node(
+            "binary",
+            op!(Add | Mul | FusedBinary),
+            [Pattern::value("a"), Pattern::value("b")],
+        );
+        Pattern::node("quantize", op!(QuantizeLinear), [binary])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.node("binary"), found.node("quantize"));
+        let (kind, activation) = match graph.node(id).op() {
+            Op::Add(_) => (BinaryKind::Add, Activation::None),
+            Op::Mul(_) => (BinaryKind::Mul, Activation::None),
+            Op::FusedBinary(op) if op.y.is_none() => (op.kind, op.activation),
+            _ => return Err(Skip::NoMatch),
+        };
+        let operand = |symbol| {
+            found
+                .value(symbol)
+                .and_then(|value| dequantized(graph, value))
+        };
+        let (Some(a), Some(b)) = (operand("a"), operand("b")) else {
+            // A function of one quantized value is another rule's matter.
+            return Err(Skip::NoMatch);
+        };
+        let y = output_quantization(graph, quantize, activation)?;
+        if a.dtype != b.dtype || a.dtype != y.dtype {
+            return Err(Skip::because(
+                "the operands and the result have different types",
+            ));
+        }
+        let op = FusedBinary {
+            kind,
+            activation: Activation::None,
+            a: Some(a.activation()?),
+            b: Some(b.activation()?),
+            y: Some(y),
+        };
+        let mut patch = Patch::new();
+        let inputs = [Some(a.value.into()), Some(b.value.into())];
+        let made = patch.node(graph.node(id).name(), op, inputs, sources_of(graph, [id]));
+        patch.replace(support::result(graph, quantize), made);
+        patch.remove(quantize);
+        patch.remove(id);
+        Ok(patch)
+    }
+}
+
+/// `Concat` of dequantized values, quantized.
+pub(super) struct QuantizedConcat;
+
+impl Rewrite for QuantizedConcat {
+    fn name(&self) -> &'static str {
+        "quantized-concat"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "quantize",
+            op!(QuantizeLinear),
+            [Pattern::node("concat", op!(Concat), [])],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.node("concat"), found.node("quantize"));
+        let Op::Concat(concat) = graph.node(id).op() else {
+            return Err(Skip::NoMatch);
+        };
+        let rank = graph
+            .value(support::result(graph, id))
+            .ty()
+            .rank()
+            .ok_or(Skip::because("the rank is not known"))?;
+        let axis = if concat.axis < 0 {
+            concat.axis + rank as i64
+        } else {
+            concat.axis
+        };
+        let y = output_quantization(graph, quantize, Activation::None)?;
+        let mut inputs: Vec<Option<PatchValue>> = Vec::new();
+        let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
+        for operand in graph.node(id).inputs() {
+            let quantized = operand.and_then(|operand| dequantized(graph, operand));
+            let quantized = quantized.ok_or(Skip::because("an operand is not quantized"))?;
+            let params = quantized.activation()?;
+            if quantized.dtype != y.dtype {
+                return Err(Skip::because(
+                    "the operands and the result have different types",
+                ));
+            }
+            inputs.push(Some(quantized.value.into()));
+            scales.push(params.scale);
+            zero_points.push(i64::from(params.zero_point));
+        }
+        let op = FusedConcat {
+            axis,
+            x_scale: scales,
+            x_zero_point: zero_points,
+            y,
+        };
+        let mut patch = Patch::new();
+        let made = patch.node(graph.node(id).name(), op, inputs, sources_of(graph, [id]));
+        patch.replace(support::result(graph, quantize), made);
+        patch.remove(quantize);
+        patch.remove(id);
+        Ok(patch)
+    }
+}

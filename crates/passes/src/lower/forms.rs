@@ -1,0 +1,254 @@
+//! The forms that kernels know: linear layers of dequantized weights, and float convolutions and pools.
+
+use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ops::families::{Activation, DequantizeLinear, FusedLinear};
+use octofold_quant::QuantParams;
+use octofold_tensor::Tensor;
+
+use crate::fuse::fused_conv;
+use crate::lower::params::{dequantized, real_constant};
+use crate::lower::pool::fused_pool;
+use crate::op;
+use crate::pass::{Pass, PassError, PassReport};
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
+use crate::support;
+
+/// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinearForms;
+
+impl Pass for LinearForms {
+    fn name(&self) -> &'static str {
+        "linear-forms"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&DequantizedLinear, &DequantizedBias])
+    }
+}
+
+/// Makes float convolutions and pools the operators that kernels know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LowerFloat;
+
+impl Pass for LowerFloat {
+    fn name(&self) -> &'static str {
+        "lower-float"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&FloatForm])
+    }
+}
+
+fn linear() -> FusedLinear {
+    FusedLinear {
+        activation: Activation::None,
+        x: None,
+        w_scale: vec![],
+        y: None,
+    }
+}
+
+struct DequantizedLinear;
+
+impl Rewrite for DequantizedLinear {
+    fn name(&self) -> &'static str {
+        "dequantized-linear"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let w = Pattern::node(
+            "dequantize",
+            op!(DequantizeLinear),
+            [Pattern::constant("w")],
+        );
+        Pattern::node("product", op!(Gemm | MatMul), [Pattern::value("x"), w])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("product");
+        let node = graph.node(id);
+        let (Some(x), Some(w)) = (node.input(0), node.input(1)) else {
+            return Err(Skip::NoMatch);
+        };
+        let transposed = match node.op() {
+            Op::Gemm(gemm) if gemm.transA || gemm.alpha != 1.0 || gemm.beta != 1.0 => {
+                return Err(Skip::because(
+                    "a Gemm with alpha, beta or a transposed first operand has no integer kernel",
+                ));
+            }
+            Op::Gemm(gemm) => gemm.transB,
+            _ => false,
+        };
+        let rank = |value| graph.value(value).ty().rank();
+        if rank(w) != Some(2) || rank(x).is_none_or(|rank| rank < 2) {
+            return Err(Skip::NoMatch);
+        }
+        let mut patch = Patch::new();
+        let weights = if transposed {
+            transpose_weights(graph, &mut patch, w)?
+        } else {
+            w.into()
+        };
+        let mut inputs = vec![Some(x.into()), Some(weights)];
+        inputs.extend(node.input(2).map(|bias| Some(PatchValue::Existing(bias))));
+        if let Some(bias) = node.input(2) {
+            let columns = graph
+                .value(support::result(graph, id))
+                .ty()
+                .shape
+                .as_ref()
+                .and_then(|dims| dims.last()?.known());
+            let single_row =
+                graph.value(bias).ty().known_shape().is_some_and(|shape| {
+                    shape.len() == 1 && shape[0] as i64 == columns.unwrap_or(-1)
+                });
+            if !single_row {
+                return Err(Skip::because("the bias is not one element a column"));
+            }
+        }
+        let made = patch.node(node.name(), linear(), inputs, sources_of(graph, [id]));
+        patch.replace(support::result(graph, id), made);
+        patch.remove(id);
+        Ok(patch)
+    }
+}
+
+/// The same dequantized weights as [K, N]: the integers are transposed, and the axis of the scales moves.
+fn transpose_weights(
+    graph: &Graph,
+    patch: &mut Patch,
+    w: octofold_ir::ValueId,
+) -> Result<PatchValue, Skip> {
+    let quantized =
+        dequantized(graph, w).ok_or(Skip::because("the weights have no constant parameters"))?;
+    let producer = graph.value(w).producer().ok_or(Skip::NoMatch)?;
+    let tensor = graph
+        .value(quantized.value)
+        .constant()
+        .ok_or(Skip::NoMatch)?;
+    let transposed =
+        transpose_matrix(tensor).ok_or(Skip::because("the weights are not 8-bit integers"))?;
+    let axis = match quantized.params {
+        QuantParams::PerTensor(_) => 1,
+        QuantParams::PerChannel { axis, .. } => 1_i64 - axis as i64,
+    };
+    let integers = patch.constant(graph.value(quantized.value).name(), transposed);
+    let op = DequantizeLinear {
+        axis,
+        block_size: 0,
+        output_dtype: 0,
+    };
+    let mut inputs = support::operands(graph, producer);
+    inputs[0] = Some(integers);
+    Ok(patch.node(graph.node(producer).name(), op, inputs, vec![]))
+}
+
+fn transpose_matrix(tensor: &Tensor) -> Option<Tensor> {
+    fn transpose<T: octofold_tensor::Element + Copy>(tensor: &Tensor) -> Option<Tensor> {
+        let &[rows, columns] = tensor.shape() else {
+            return None;
+        };
+        let values = tensor.values::<T>().ok()?;
+        let moved = (0..rows * columns)
+            .map(|i| values[i % rows * columns + i / rows])
+            .collect();
+        Tensor::new([columns, rows], moved).ok()
+    }
+    transpose::<i8>(tensor).or_else(|| transpose::<u8>(tensor))
+}
+
+/// A constant, or dequantized constant, added to a linear layer without bias.
+struct DequantizedBias;
+
+impl Rewrite for DequantizedBias {
+    fn name(&self) -> &'static str {
+        "dequantized-bias"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::commutative(
+            "add",
+            op!(Add),
+            Pattern::node("linear", op!(FusedLinear), []),
+            Pattern::value("bias"),
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, add) = (found.node("linear"), found.node("add"));
+        let bias = found.value("bias").ok_or(Skip::NoMatch)?;
+        let columns = graph
+            .value(support::result(graph, id))
+            .ty()
+            .shape
+            .as_ref()
+            .and_then(|dims| dims.last()?.known());
+        let shape = graph.value(bias).ty().known_shape().ok_or(Skip::NoMatch)?;
+        let fits = shape.len() == 1
+            && Some(shape[0] as i64) == columns
+            && real_constant(graph, bias).is_some();
+        if !fits || graph.node(id).input(2).is_some() {
+            return Err(Skip::NoMatch);
+        }
+        let Op::FusedLinear(op) = graph.node(id).op() else {
+            return Err(Skip::NoMatch);
+        };
+        if op.x.is_some() || op.activation != Activation::None {
+            return Err(Skip::NoMatch);
+        }
+        let mut inputs = support::operands(graph, id);
+        inputs.truncate(2);
+        inputs.push(Some(bias.into()));
+        let mut patch = Patch::new();
+        let made = patch.node(
+            graph.node(id).name(),
+            op.clone(),
+            inputs,
+            sources_of(graph, [id, add]),
+        );
+        patch.replace(support::result(graph, add), made);
+        patch.remove(add);
+        patch.remove(id);
+        Ok(patch)
+    }
+}
+
+struct FloatForm;
+
+impl Rewrite for FloatForm {
+    fn name(&self) -> &'static str {
+        "float-form"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "node",
+            op!(Conv | MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool),
+            [],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("node");
+        if graph.value(support::result(graph, id)).ty().dtype != octofold_tensor::DType::F32 {
+            return Err(Skip::NoMatch);
+        }
+        let op: Op = match graph.node(id).op() {
+            Op::Conv(conv) => fused_conv(graph, id, conv)?.into(),
+            _ => fused_pool(graph, id)?,
+        };
+        let mut patch = Patch::new();
+        let made = patch.node(
+            graph.node(id).name(),
+            op,
+            support::operands(graph, id),
+            sources_of(graph, [id]),
+        );
+        patch.replace(support::result(graph, id), made);
+        patch.remove(id);
+        Ok(patch)
+    }
+}

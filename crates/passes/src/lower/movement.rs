@@ -1,0 +1,167 @@
+//! Operators that move elements, on bytes: they keep values, so they keep parameters.
+
+use octofold_ir::{Graph, Op, Patch, PatchValue, Use};
+use octofold_quant::QuantParams;
+
+use crate::convert::integer_tensor;
+use crate::lower::params::{dequantized, quantizer, real_constant};
+use crate::op;
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, sources_of};
+use crate::support;
+
+/// A movement of a dequantized value, quantized. Where the parameters differ, a requantization follows.
+pub(super) struct QuantizedMovement;
+
+impl Rewrite for QuantizedMovement {
+    fn name(&self) -> &'static str {
+        "quantized-movement"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let movement = Pattern::node(
+            "movement",
+            op!(Reshape
+                | Flatten
+                | Squeeze
+                | Unsqueeze
+                | Transpose
+                | Identity
+                | Slice
+                | Expand
+                | Tile
+                | DepthToSpace
+                | SpaceToDepth
+                | Gather
+                | Pad),
+            [Pattern::node(
+                "dequantize",
+                op!(DequantizeLinear),
+                [Pattern::value("integers")],
+            )],
+        );
+        Pattern::node("quantize", op!(QuantizeLinear), [movement])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.node("movement"), found.node("quantize"));
+        let x = graph
+            .node(id)
+            .input(0)
+            .and_then(|value| dequantized(graph, value))
+            .ok_or(Skip::because("the input is not quantized"))?;
+        x.activation()?;
+        let mut patch = Patch::new();
+        let mut inputs = support::operands(graph, id);
+        inputs[0] = Some(x.value.into());
+        if matches!(graph.node(id).op(), Op::Pad(_)) {
+            // The real zero of a pad is the zero point.
+            let pads_zero = graph.node(id).input(2).is_none_or(|value| {
+                real_constant(graph, value).is_some_and(|reals| reals == [0.0])
+            });
+            if !pads_zero {
+                return Err(Skip::because("only a pad of zeros keeps its parameters"));
+            }
+            let zero_point = x.params.per_tensor().map_or(0, |params| params.zero_point);
+            let tensor = integer_tensor(x.dtype, &[], &[zero_point]).map_err(Skip::because)?;
+            let value = patch.constant(format!("{}.value", graph.node(id).name()), tensor);
+            inputs.resize(inputs.len().max(3), None);
+            inputs[2] = Some(value);
+        }
+        let made = patch.node(
+            graph.node(id).name(),
+            graph.node(id).op().clone(),
+            inputs,
+            sources_of(graph, [id]),
+        );
+        if quantizer(graph, quantize) == Some((x.dtype, x.params.clone())) {
+            patch.replace(support::result(graph, quantize), made);
+            patch.remove(quantize);
+        } else {
+            // The integers move with their own parameters; what is left is a requantization.
+            let result = support::result(graph, id);
+            if graph.single_use(result).is_none() {
+                return Err(Skip::because("the moved value is also read in float"));
+            }
+            let dequantize = found.node("dequantize");
+            let mut operands = support::operands(graph, dequantize);
+            operands[0] = Some(made);
+            let name = graph.node(dequantize).name();
+            let op = graph.node(dequantize).op().clone();
+            let real = patch.node(name, op, operands, vec![]);
+            patch.rewire(
+                Use {
+                    node: quantize,
+                    slot: 0,
+                },
+                real,
+            );
+        }
+        patch.remove(id);
+        Ok(patch)
+    }
+}
+
+/// Whether a `QuantizeLinear` after a movement has the parameters from before it: one scale, the same.
+fn same_parameters(
+    after: Option<(octofold_quant::QuantType, QuantParams)>,
+    before: (octofold_quant::QuantType, QuantParams),
+) -> Result<(), Skip> {
+    if before.1.per_tensor().is_none() {
+        return Err(Skip::because(
+            "values with one scale a channel are not moved as integers",
+        ));
+    }
+    if after.is_none() {
+        return Err(Skip::because(
+            "what reads the result is no quantizer with constant parameters",
+        ));
+    }
+    if after == Some(before) {
+        Ok(())
+    } else {
+        Err(Skip::because("the parameters before and after differ"))
+    }
+}
+
+/// A split of a dequantized value, each part quantized with the same parameters.
+pub(super) struct QuantizedSplit;
+
+impl Rewrite for QuantizedSplit {
+    fn name(&self) -> &'static str {
+        "quantized-split"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node("split", op!(Split), [Pattern::value("x")])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("split");
+        let x = found
+            .value("x")
+            .and_then(|value| dequantized(graph, value))
+            .ok_or(Skip::NoMatch)?;
+        let outputs = graph.node(id).outputs();
+        let mut patch = Patch::new();
+        let mut inputs: Vec<Option<PatchValue>> = support::operands(graph, id);
+        inputs[0] = Some(x.value.into());
+        let op = graph.node(id).op().clone();
+        let made = patch.node_with_outputs(
+            graph.node(id).name(),
+            op,
+            inputs,
+            outputs.len(),
+            sources_of(graph, [id]),
+        );
+        for (&part, new) in outputs.iter().zip(made) {
+            let reader = graph.single_use(part).map(|used| used.node);
+            let quantize = reader.ok_or(Skip::because("a part is not read by one quantizer"))?;
+            same_parameters(quantizer(graph, quantize), (x.dtype, x.params.clone()))?;
+            patch.replace(support::result(graph, quantize), new);
+            patch.remove(quantize);
+        }
+        patch.remove(id);
+        Ok(patch)
+    }
+}

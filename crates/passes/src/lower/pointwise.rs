@@ -1,0 +1,221 @@
+//! Functions of one quantized value by table.
+//!
+//! The table is made by the operator's own portable implementation on the 256 real values, in f64 where the operator has it,
+//! so every operator that acts element by element is covered and none can differ from the interpreter.
+
+use octofold_ir::{Graph, NodeId, Patch, ValueId};
+use octofold_ops::Inputs;
+use octofold_ops::families::{Activation, OutputQuantization, TableLookup};
+use octofold_quant::{QParams, QuantType, affine, requantize};
+use octofold_tensor::Tensor;
+
+use crate::lower::params::{Quantized, dequantized, output_quantization};
+use crate::op;
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, sources_of};
+use crate::support;
+
+/// `QuantizeLinear` of a dequantized value: nothing when the parameters are equal, a table when they differ.
+pub(super) struct Requantize;
+
+impl Rewrite for Requantize {
+    fn name(&self) -> &'static str {
+        "requantize"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "quantize",
+            op!(QuantizeLinear),
+            [Pattern::node("dequantize", op!(DequantizeLinear), [])],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let quantize = found.node("quantize");
+        let x = graph
+            .node(quantize)
+            .input(0)
+            .and_then(|value| dequantized(graph, value));
+        let x = x.ok_or(Skip::because("the parameters are not constant"))?;
+        if graph.value(x.value).constant().is_some() {
+            return Err(Skip::NoMatch);
+        }
+        let from = x.activation()?;
+        let y = output_quantization(graph, quantize, Activation::None)?;
+        if x.dtype == y.dtype && from == y.params {
+            return Ok(support::replace_node(graph, quantize, x.value));
+        }
+        let entries = bytes(x.dtype).map(|q| requantize::rescale(q, from, y.params, y.lo, y.hi));
+        table_patch(
+            graph,
+            quantize,
+            quantize,
+            &x,
+            &y,
+            entries.map(|q| q as u8).collect(),
+        )
+    }
+}
+
+/// A function of one dequantized value, quantized.
+pub(super) struct QuantizedPointwise;
+
+impl Rewrite for QuantizedPointwise {
+    fn name(&self) -> &'static str {
+        "quantized-pointwise"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let function = Pattern::node(
+            "function",
+            op!(Relu
+                | LeakyRelu
+                | Clip
+                | Sigmoid
+                | HardSigmoid
+                | HardSwish
+                | Tanh
+                | Erf
+                | Gelu
+                | Elu
+                | Selu
+                | Celu
+                | Softplus
+                | Softsign
+                | Mish
+                | Swish
+                | ThresholdedRelu
+                | Exp
+                | Abs
+                | Neg
+                | Add
+                | Sub
+                | Mul
+                | Div
+                | FusedBinary),
+            [],
+        );
+        Pattern::node("quantize", op!(QuantizeLinear), [function])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.node("function"), found.node("quantize"));
+        let operands = graph.node(id).inputs().iter().flatten();
+        let computed = operands.filter(|&&value| graph.value(value).constant().is_none());
+        if computed.count() > 1 {
+            // A sum or product of two values is another rule's matter.
+            return Err(Skip::NoMatch);
+        }
+        let Some((slot, value)) = single_operand(graph, id) else {
+            return Err(Skip::because(
+                "it is no function of one value and constants",
+            ));
+        };
+        let x = dequantized(graph, value).ok_or(Skip::because("the input is not quantized"))?;
+        let from = x.activation()?;
+        let y = output_quantization(graph, quantize, Activation::None)?;
+        let reals = function_values(graph, id, slot, x.dtype, from)?;
+        let entries = reals
+            .iter()
+            .map(|&real| affine::quantize(real, y.params, y.lo, y.hi) as u8)
+            .collect();
+        let mut patch = table_patch(graph, id, quantize, &x, &y, entries)?;
+        patch.remove(id);
+        Ok(patch)
+    }
+}
+
+/// The slot and value of the only operand that is not a constant; constants must be single numbers, so that they do not broadcast.
+fn single_operand(graph: &Graph, id: NodeId) -> Option<(usize, ValueId)> {
+    let mut operands = graph
+        .node(id)
+        .inputs()
+        .iter()
+        .enumerate()
+        .filter_map(|(slot, value)| Some((slot, (*value)?)));
+    let is_parameter = |value: ValueId| support::scalar(graph, value).is_some();
+    let computed: Vec<(usize, ValueId)> = operands
+        .by_ref()
+        .filter(|&(_, value)| !is_parameter(value))
+        .collect();
+    match computed.as_slice() {
+        [single] => Some(*single),
+        _ => None,
+    }
+}
+
+/// The quantized values of the 256 bytes, in the order of the bytes.
+fn bytes(dtype: QuantType) -> impl Iterator<Item = i32> {
+    (0..=255_u8).map(move |byte| {
+        if dtype.is_signed() {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        }
+    })
+}
+
+/// What a node gives for the 256 real values of its one operand.
+fn function_values(
+    graph: &Graph,
+    id: NodeId,
+    slot: usize,
+    dtype: QuantType,
+    from: QParams,
+) -> Result<Vec<f32>, Skip> {
+    let reals = Tensor::vector(bytes(dtype).map(|q| affine::dequantize(q, from)).collect());
+    let node = graph.node(id);
+    let operands: Vec<Option<&Tensor>> = node
+        .inputs()
+        .iter()
+        .enumerate()
+        .map(|(index, value)| {
+            if index == slot {
+                Some(&reals)
+            } else {
+                value.and_then(|value| graph.value(value).constant())
+            }
+        })
+        .collect();
+    let results = node
+        .op()
+        .evaluate(Inputs(&operands), 1)
+        .map_err(|error| Skip::because(error.to_string()))?;
+    let values = results
+        .first()
+        .and_then(|tensor| tensor.values::<f32>().ok())
+        .filter(|values| values.len() == 256);
+    values.map(<[f32]>::to_vec).ok_or(Skip::because(
+        "the function does not act element by element",
+    ))
+}
+
+/// A patch that puts a table in the place of the nodes up to `quantize`.
+fn table_patch(
+    graph: &Graph,
+    named: NodeId,
+    quantize: NodeId,
+    x: &Quantized,
+    y: &OutputQuantization,
+    entries: Vec<u8>,
+) -> Result<Patch, Skip> {
+    let mut patch = Patch::new();
+    let name = graph.node(named).name();
+    let table = if y.dtype.is_signed() {
+        Tensor::vector(entries.into_iter().map(|byte| byte as i8).collect())
+    } else {
+        Tensor::vector(entries)
+    };
+    let table = patch.constant(format!("{name}.table"), table);
+    let sources = sources_of(graph, [named]);
+    let made = patch.node(
+        name,
+        TableLookup {},
+        [Some(x.value.into()), Some(table)],
+        sources,
+    );
+    patch.replace(support::result(graph, quantize), made);
+    patch.remove(quantize);
+    Ok(patch)
+}

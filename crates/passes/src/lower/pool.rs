@@ -1,0 +1,136 @@
+//! Pooling of quantized values, and of float ones for the kernels.
+
+use octofold_ir::{Graph, NodeId, Op, Patch};
+use octofold_ops::families::{Activation, AutoPad, FusedGlobalPool, FusedPool, Layout, PoolKind};
+
+use crate::lower::params::{dequantized, output_quantization};
+use crate::op;
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, sources_of};
+use crate::support;
+
+/// The pool operator of our own for an ONNX one, without quantization.
+pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
+    if support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) != Some(4) {
+        return Err(Skip::because("only two-dimensional pools have kernels"));
+    }
+    let or = |list: &[i64], length, default| {
+        if list.is_empty() {
+            vec![default; length]
+        } else {
+            list.to_vec()
+        }
+    };
+    let explicit = |auto_pad| {
+        if auto_pad == AutoPad::NotSet {
+            Ok(())
+        } else {
+            Err(Skip::because("the pads are not explicit"))
+        }
+    };
+    let global = |kind| FusedGlobalPool {
+        kind,
+        layout: Layout::Nchw,
+        x: None,
+        y: None,
+    };
+    Ok(match graph.node(id).op() {
+        Op::MaxPool(pool) => {
+            explicit(pool.auto_pad)?;
+            if graph.node(id).outputs().len() > 1 {
+                return Err(Skip::because("the indices of a max pool have no kernel"));
+            }
+            FusedPool {
+                kind: PoolKind::Max,
+                kernel_shape: pool.kernel_shape.clone(),
+                strides: or(&pool.strides, 2, 1),
+                pads: or(&pool.pads, 4, 0),
+                dilations: or(&pool.dilations, 2, 1),
+                ceil_mode: pool.ceil_mode,
+                count_include_pad: false,
+                layout: Layout::Nchw,
+                x: None,
+                y: None,
+            }
+            .into()
+        }
+        Op::AveragePool(pool) => {
+            explicit(pool.auto_pad)?;
+            FusedPool {
+                kind: PoolKind::Average,
+                kernel_shape: pool.kernel_shape.clone(),
+                strides: or(&pool.strides, 2, 1),
+                pads: or(&pool.pads, 4, 0),
+                dilations: or(&pool.dilations, 2, 1),
+                ceil_mode: pool.ceil_mode,
+                count_include_pad: pool.count_include_pad,
+                layout: Layout::Nchw,
+                x: None,
+                y: None,
+            }
+            .into()
+        }
+        Op::GlobalMaxPool(_) => global(PoolKind::Max).into(),
+        Op::GlobalAveragePool(_) => global(PoolKind::Average).into(),
+        _ => return Err(Skip::NoMatch),
+    })
+}
+
+/// A pool of a dequantized value, quantized.
+pub(super) struct QuantizedPool;
+
+impl Rewrite for QuantizedPool {
+    fn name(&self) -> &'static str {
+        "quantized-pool"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let pool = Pattern::node(
+            "pool",
+            op!(MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool),
+            [Pattern::value("x")],
+        );
+        Pattern::node("quantize", op!(QuantizeLinear), [pool])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.node("pool"), found.node("quantize"));
+        let x = found
+            .value("x")
+            .and_then(|value| dequantized(graph, value))
+            .ok_or(Skip::because("the input is not quantized"))?;
+        let y = output_quantization(graph, quantize, Activation::None)?;
+        if x.dtype != y.dtype {
+            return Err(Skip::because(
+                "the operand and the result have different types",
+            ));
+        }
+        let params = Some(x.activation()?);
+        let op: Op = match fused_pool(graph, id)? {
+            Op::FusedPool(pool) => FusedPool {
+                x: params,
+                y: Some(y),
+                ..pool
+            }
+            .into(),
+            Op::FusedGlobalPool(pool) => FusedGlobalPool {
+                x: params,
+                y: Some(y),
+                ..pool
+            }
+            .into(),
+            other => other,
+        };
+        let mut patch = Patch::new();
+        let made = patch.node(
+            graph.node(id).name(),
+            op,
+            [Some(x.value.into())],
+            sources_of(graph, [id]),
+        );
+        patch.replace(support::result(graph, quantize), made);
+        patch.remove(quantize);
+        patch.remove(id);
+        Ok(patch)
+    }
+}

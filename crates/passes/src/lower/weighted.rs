@@ -1,0 +1,316 @@
+//! Convolutions and linear layers on integers.
+
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ops::families::{Activation, FusedConv, FusedLinear, OutputQuantization};
+use octofold_quant::weights::quantize_bias;
+use octofold_quant::{QParams, QuantParams, QuantType};
+use octofold_tensor::Tensor;
+
+use crate::fuse::fused_conv;
+use crate::lower::params::{dequantized, output_quantization, real_constant, small_integers};
+use crate::op;
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, sources_of};
+use crate::support;
+
+/// A convolution between dequantized operands and a `QuantizeLinear`.
+pub(super) struct QuantizedConv;
+/// A convolution of dequantized operands whose result is wanted in float.
+pub(super) struct FloatResultConv;
+/// A linear layer between dequantized operands and a `QuantizeLinear`.
+pub(super) struct QuantizedLinear;
+/// A linear layer of dequantized operands whose result is wanted in float.
+pub(super) struct FloatResultLinear;
+
+fn layer(accepts: crate::pattern::Accepts) -> Pattern {
+    let dequantize =
+        |symbol| Pattern::node(symbol, op!(DequantizeLinear), [Pattern::value(symbol)]);
+    Pattern::node("layer", accepts, [dequantize("x"), dequantize("w")])
+}
+
+impl Rewrite for QuantizedConv {
+    fn name(&self) -> &'static str {
+        "quantized-conv"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "quantize",
+            op!(QuantizeLinear),
+            [layer(op!(Conv | FusedConv))],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        lower(graph, found.node("layer"), Some(found.node("quantize")))
+    }
+}
+
+impl Rewrite for FloatResultConv {
+    fn name(&self) -> &'static str {
+        "quantized-conv-float-result"
+    }
+
+    fn pattern(&self) -> Pattern {
+        layer(op!(Conv | FusedConv))
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        lower(graph, found.node("layer"), None)
+    }
+}
+
+impl Rewrite for QuantizedLinear {
+    fn name(&self) -> &'static str {
+        "quantized-linear"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node("quantize", op!(QuantizeLinear), [layer(op!(FusedLinear))])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        lower(graph, found.node("layer"), Some(found.node("quantize")))
+    }
+}
+
+impl Rewrite for FloatResultLinear {
+    fn name(&self) -> &'static str {
+        "quantized-linear-float-result"
+    }
+
+    fn pattern(&self) -> Pattern {
+        layer(op!(FusedLinear))
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        lower(graph, found.node("layer"), None)
+    }
+}
+
+/// The integer weights of a layer as s8 with zero point 0, and their scales.
+fn weights(graph: &Graph, id: NodeId, axis: usize) -> Result<(Tensor, Vec<f32>), Skip> {
+    let quantized = graph.node(id).input(1).and_then(|w| dequantized(graph, w));
+    let quantized = quantized.ok_or(Skip::because("the weights have no constant parameters"))?;
+    let tensor = graph
+        .value(quantized.value)
+        .constant()
+        .ok_or(Skip::because("the weights are not constant"))?;
+    let middle = match quantized.dtype {
+        QuantType::Int8 => 0,
+        // u8 around 128 is s8 around 0.
+        QuantType::Uint8 => 128,
+        other => {
+            return Err(Skip::because(format!(
+                "{other} weights have no integer kernel"
+            )));
+        }
+    };
+    let channels = match &quantized.params {
+        QuantParams::PerTensor(params) => vec![*params],
+        QuantParams::PerChannel { axis: own, .. } if *own != axis => {
+            return Err(Skip::because(
+                "the scales of the weights do not belong to the output channels",
+            ));
+        }
+        QuantParams::PerChannel { channels, .. } => channels.clone(),
+    };
+    if channels.iter().any(|channel| channel.zero_point != middle) {
+        return Err(Skip::because(
+            "weights with a zero point have no integer kernel",
+        ));
+    }
+    let tensor = if middle == 0 {
+        tensor.clone()
+    } else {
+        let integers = small_integers(tensor).ok_or(Skip::NoMatch)?;
+        let shifted: Vec<i8> = integers.iter().map(|&q| (q - middle) as i8).collect();
+        Tensor::new(tensor.shape().iter().copied(), shifted)
+            .map_err(|error| Skip::because(error.to_string()))?
+    };
+    Ok((
+        tensor,
+        channels.iter().map(|channel| channel.scale).collect(),
+    ))
+}
+
+/// The bias of a layer with a quantized result: i32 on the scale `s_x·s_w`.
+fn integer_bias(
+    graph: &Graph,
+    id: NodeId,
+    x: QParams,
+    scales: &[f32],
+    channels: usize,
+) -> Result<Option<Vec<i32>>, Skip> {
+    let Some(bias) = graph.node(id).input(2) else {
+        return Ok(None);
+    };
+    let expected = |channel: usize| x.scale * scales[channel % scales.len()];
+    if let Some(quantized) = dequantized(graph, bias)
+        && quantized.dtype == QuantType::Int32
+        && let Some(integers) = graph
+            .value(quantized.value)
+            .constant()
+            .and_then(small_integers)
+    {
+        let same = (0..integers.len()).all(|channel| {
+            // A file may hold the product rounded in another order.
+            quantized.params.channel(channel).is_some_and(|params| {
+                params.zero_point == 0 && (params.scale / expected(channel) - 1.0).abs() < 1e-5
+            })
+        });
+        if same && integers.len() == channels {
+            return Ok(Some(integers));
+        }
+    }
+    let reals = real_constant(graph, bias).ok_or(Skip::because("the bias is not constant"))?;
+    let pairs: Vec<QParams> = scales
+        .iter()
+        .map(|&scale| QParams {
+            scale,
+            zero_point: 0,
+        })
+        .collect();
+    let params = if let [single] = pairs.as_slice() {
+        QuantParams::PerTensor(*single)
+    } else {
+        QuantParams::PerChannel {
+            axis: 0,
+            channels: pairs,
+        }
+    };
+    let (integers, _) = quantize_bias(&reals, x.scale, &params)
+        .map_err(|error| Skip::because(error.to_string()))?;
+    Ok(Some(integers))
+}
+
+/// Whether every accumulator fits 32 bits: `255·Σ|w| + |b| < 2^31` a channel.
+fn check_accumulator(
+    weights: &[i8],
+    channel_of: impl Fn(usize) -> usize,
+    bias: Option<&[i32]>,
+    channels: usize,
+) -> Result<(), Skip> {
+    let mut bounds: Vec<i64> = (0..channels)
+        .map(|c| bias.map_or(0, |bias| i64::from(bias[c]).abs()))
+        .collect();
+    for (index, &w) in weights.iter().enumerate() {
+        bounds[channel_of(index)] += 255 * i64::from(w).abs();
+    }
+    match bounds.iter().position(|&bound| bound >= 1 << 31) {
+        None => Ok(()),
+        Some(channel) => Err(Skip::because(format!(
+            "the accumulator of channel {channel} may leave 32 bits"
+        ))),
+    }
+}
+
+/// The integer operator for a layer; with `quantize` its result is quantized, without it float.
+fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, Skip> {
+    let node = graph.node(id);
+    let x_value = node.input(0).ok_or(Skip::NoMatch)?;
+    let x = dequantized(graph, x_value).ok_or(Skip::because(
+        "the parameters of the input are not constant",
+    ))?;
+    let x_params = x.activation()?;
+    let is_conv = !matches!(node.op(), Op::FusedLinear(_));
+    let axis = usize::from(!is_conv);
+    let (w, scales) = weights(graph, id, axis)?;
+    let channels = w.shape().get(axis).copied().ok_or(Skip::NoMatch)?;
+    let last = quantize.unwrap_or(id);
+    if let Some(quantize) = quantize
+        && graph.single_use(support::result(graph, id)).is_none()
+    {
+        let name = graph.node(quantize).name();
+        return Err(Skip::because(format!(
+            "the result is read beside `{name}`, so it stays float"
+        )));
+    }
+    let (activation, op): (Activation, LayerOp) = match node.op() {
+        Op::Conv(conv) => (
+            Activation::None,
+            LayerOp::Conv(fused_conv(graph, id, conv)?),
+        ),
+        Op::FusedConv(conv) if conv.x.is_none() && node.input(3).is_none() => {
+            (conv.activation, LayerOp::Conv(conv.clone()))
+        }
+        Op::FusedLinear(linear) if linear.x.is_none() => (linear.activation, LayerOp::Linear),
+        _ => return Err(Skip::NoMatch),
+    };
+    let y = quantize
+        .map(|quantize| output_quantization(graph, quantize, activation))
+        .transpose()?;
+    let integers = w
+        .values::<i8>()
+        .map_err(|error| Skip::because(error.to_string()))?;
+    let inner: usize = w.shape().iter().skip(axis + 1).product();
+    let channel_of = |index: usize| index / inner.max(1) % channels.max(1);
+    let mut patch = Patch::new();
+    let bias_name = node
+        .input(2)
+        .map(|bias| format!("{}_lowered", graph.value(bias).name()));
+    let bias: Option<Tensor> = if y.is_some() {
+        let bias = integer_bias(graph, id, x_params, &scales, channels)?;
+        check_accumulator(integers, channel_of, bias.as_deref(), channels)?;
+        bias.map(Tensor::vector)
+    } else {
+        check_accumulator(integers, channel_of, None, channels)?;
+        let reals = node.input(2).map(|bias| {
+            real_constant(graph, bias).ok_or(Skip::because("the bias is not constant"))
+        });
+        reals.transpose()?.map(Tensor::vector)
+    };
+    let w_name = node.input(1).map_or("weights", |w| graph.value(w).name());
+    let w = patch.constant(format!("{w_name}_lowered"), w);
+    let mut inputs: Vec<Option<PatchValue>> = vec![Some(x.value.into()), Some(w)];
+    if let Some(bias) = bias {
+        inputs.push(Some(patch.constant(bias_name.unwrap_or_default(), bias)));
+    }
+    let float_activation = if y.is_some() {
+        Activation::None
+    } else {
+        activation
+    };
+    let op = op.quantized(x_params, scales, y, float_activation);
+    let made = patch.node(node.name(), op, inputs, sources_of(graph, [id]));
+    patch.replace(support::result(graph, last), made);
+    patch.remove(id);
+    if let Some(quantize) = quantize {
+        patch.remove(quantize);
+    }
+    Ok(patch)
+}
+
+/// The float layer that becomes an integer one.
+enum LayerOp {
+    Conv(FusedConv),
+    Linear,
+}
+
+impl LayerOp {
+    fn quantized(
+        self,
+        x: QParams,
+        w_scale: Vec<f32>,
+        y: Option<OutputQuantization>,
+        activation: Activation,
+    ) -> Op {
+        match self {
+            Self::Conv(conv) => FusedConv {
+                x: Some(x),
+                w_scale,
+                y,
+                activation,
+                ..conv
+            }
+            .into(),
+            Self::Linear => FusedLinear {
+                x: Some(x),
+                w_scale,
+                y,
+                activation,
+            }
+            .into(),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The pass manager: runs passes in order, verifies the graph around each, and keeps their reports.
+
+use octofold_ir::{Graph, verify};
+
+use crate::pass::{Pass, PassError, PassReport};
+
+/// How a list of passes is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ManagerOptions {
+    /// Whether the graph is verified before the first pass and after each; always done in debug builds.
+    pub verify: bool,
+    /// Stops after so many passes, to find the one that goes wrong.
+    pub stop_after: Option<usize>,
+}
+
+/// The report of one pass of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassRun {
+    /// The pass's name.
+    pub pass: &'static str,
+    /// What it did.
+    pub report: PassReport,
+}
+
+/// Runs passes in order; gives their reports.
+///
+/// # Errors
+/// When a pass fails, or the verifier finds faults.
+pub fn run_passes(
+    graph: &mut Graph,
+    passes: &[&dyn Pass],
+    options: ManagerOptions,
+) -> Result<Vec<PassRun>, PassError> {
+    run_passes_with(graph, passes, options, |_, _| {})
+}
+
+/// As [`run_passes`], showing the graph to `after` after each pass (`--print-after`).
+///
+/// # Errors
+/// As [`run_passes`].
+pub fn run_passes_with(
+    graph: &mut Graph,
+    passes: &[&dyn Pass],
+    options: ManagerOptions,
+    mut after: impl FnMut(&'static str, &Graph),
+) -> Result<Vec<PassRun>, PassError> {
+    let verifying = options.verify || cfg!(debug_assertions);
+    let check = |graph: &Graph, pass: &dyn Pass, when| {
+        if !verifying {
+            return Ok(());
+        }
+        verify(graph).map_err(|source| PassError::Verify {
+            pass: pass.name().to_owned(),
+            when,
+            source,
+        })
+    };
+    let mut runs = Vec::new();
+    for (index, pass) in passes
+        .iter()
+        .take(options.stop_after.unwrap_or(usize::MAX))
+        .enumerate()
+    {
+        if index == 0 {
+            check(graph, *pass, "before")?;
+        }
+        let report = pass.run(graph)?;
+        if report.changed() {
+            // A rewrite may have made more known downstream than the types said before.
+            graph.refresh_types().map_err(|source| PassError::Graph {
+                pass: pass.name().to_owned(),
+                source,
+            })?;
+        }
+        check(graph, *pass, "after")?;
+        after(pass.name(), graph);
+        runs.push(PassRun {
+            pass: pass.name(),
+            report,
+        });
+    }
+    Ok(runs)
+}

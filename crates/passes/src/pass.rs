@@ -1,0 +1,131 @@
+//! What a pass is, and what it reports.
+
+use std::fmt;
+
+use octofold_ir::{Graph, GraphError, VerifyError};
+
+/// A transformation of a graph.
+pub trait Pass: Sync {
+    /// The name by which users select the pass: words joined by hyphens.
+    fn name(&self) -> &'static str;
+
+    /// Transforms the graph and tells what was done where, and what was not done and why.
+    ///
+    /// # Errors
+    /// When the graph refuses a change that the pass takes for right.
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError>;
+}
+
+/// Whether a rule was applied at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was; the text says what came of it.
+    Applied(String),
+    /// It matched and was not applied; the text says why.
+    Skipped(String),
+}
+
+/// What a rule did at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The name of the node or value.
+    pub place: String,
+    /// The rule's name.
+    pub rule: String,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, text) = match &self.outcome {
+            Outcome::Applied(text) => ("applied", text),
+            Outcome::Skipped(text) => ("skipped", text),
+        };
+        let separator = if text.is_empty() { "" } else { ": " };
+        write!(f, "{} `{}` {word}{separator}{text}", self.rule, self.place)
+    }
+}
+
+/// What a pass did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PassReport {
+    /// The events, in the order of the graph.
+    pub events: Vec<Event>,
+}
+
+impl PassReport {
+    /// Adds an [`Outcome::Applied`] event.
+    pub fn applied(&mut self, rule: &str, place: &str, text: impl Into<String>) {
+        self.events.push(Event {
+            place: place.to_owned(),
+            rule: rule.to_owned(),
+            outcome: Outcome::Applied(text.into()),
+        });
+    }
+
+    /// Adds an [`Outcome::Skipped`] event.
+    pub fn skipped(&mut self, rule: &str, place: &str, reason: impl Into<String>) {
+        self.events.push(Event {
+            place: place.to_owned(),
+            rule: rule.to_owned(),
+            outcome: Outcome::Skipped(reason.into()),
+        });
+    }
+
+    /// Whether the pass changed the graph.
+    pub fn changed(&self) -> bool {
+        self.events
+            .iter()
+            .any(|event| matches!(event.outcome, Outcome::Applied(_)))
+    }
+}
+
+impl fmt::Display for PassReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for event in &self.events {
+            writeln!(f, "{event}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a pass failed. A pass that finds nothing to do does not fail.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PassError {
+    /// The graph refused a change.
+    #[error("pass `{pass}`: {source}")]
+    Graph {
+        /// The pass.
+        pass: String,
+        /// What the graph says.
+        source: GraphError,
+    },
+    /// The verifier found faults before or after a pass.
+    #[error("{when} pass `{pass}`: {source}")]
+    Verify {
+        /// The pass.
+        pass: String,
+        /// `before` or `after`.
+        when: &'static str,
+        /// The faults.
+        source: VerifyError,
+    },
+    /// A node that cannot be transformed as asked.
+    #[error("node `{node}`: {reason}")]
+    Node {
+        /// The node's name.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// A pass of that name does not exist.
+    #[error("there is no pass `{name}`; the passes are {known}")]
+    UnknownPass {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+}

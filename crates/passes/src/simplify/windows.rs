@@ -1,0 +1,228 @@
+//! Canonical forms of sliding windows: explicit pads, and pads that belong to the window.
+
+use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ops::families::{AutoPad, PadMode};
+
+use crate::op;
+use crate::pass::{Pass, PassError, PassReport};
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
+use crate::support;
+
+/// Makes the pads of convolutions and pools explicit, and merges a `Pad` before them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CanonicalizeWindows;
+
+impl Pass for CanonicalizeWindows {
+    fn name(&self) -> &'static str {
+        "canonicalize-windows"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        apply_rewrites(graph, self.name(), &[&ExplicitPads, &MergePad])
+    }
+}
+
+/// The window of a convolution or pool, whatever its operator.
+struct Window {
+    auto_pad: AutoPad,
+    kernel: Vec<i64>,
+    strides: Vec<i64>,
+    dilations: Vec<i64>,
+    pads: Vec<i64>,
+}
+
+fn window_of(graph: &Graph, id: octofold_ir::NodeId) -> Option<Window> {
+    let rank = support::operand_type(graph, id, 0)?
+        .rank()?
+        .checked_sub(2)?;
+    let or = |list: &[i64], length: usize, default: i64| {
+        if list.is_empty() {
+            vec![default; length]
+        } else {
+            list.to_vec()
+        }
+    };
+    let window =
+        |auto_pad, kernel: Vec<i64>, strides: &[i64], dilations: &[i64], pads: &[i64]| Window {
+            auto_pad,
+            kernel,
+            strides: or(strides, rank, 1),
+            dilations: or(dilations, rank, 1),
+            pads: or(pads, 2 * rank, 0),
+        };
+    match graph.node(id).op() {
+        Op::Conv(conv) => {
+            let weights = support::operand_type(graph, id, 1)?.known_shape()?;
+            let kernel = weights.iter().skip(2).map(|&size| size as i64).collect();
+            Some(window(
+                conv.auto_pad,
+                kernel,
+                &conv.strides,
+                &conv.dilations,
+                &conv.pads,
+            ))
+        }
+        Op::MaxPool(pool) => Some(window(
+            pool.auto_pad,
+            pool.kernel_shape.clone(),
+            &pool.strides,
+            &pool.dilations,
+            &pool.pads,
+        )),
+        Op::AveragePool(pool) => Some(window(
+            pool.auto_pad,
+            pool.kernel_shape.clone(),
+            &pool.strides,
+            &pool.dilations,
+            &pool.pads,
+        )),
+        _ => None,
+    }
+}
+
+/// The operator with other pads, all else equal.
+fn with_pads(op: &Op, pads: Vec<i64>) -> Option<Op> {
+    let mut op = op.clone();
+    match &mut op {
+        Op::Conv(conv) => (conv.auto_pad, conv.pads) = (AutoPad::NotSet, pads),
+        Op::MaxPool(pool) => (pool.auto_pad, pool.pads) = (AutoPad::NotSet, pads),
+        Op::AveragePool(pool) => (pool.auto_pad, pool.pads) = (AutoPad::NotSet, pads),
+        _ => return None,
+    }
+    Some(op)
+}
+
+/// `auto_pad` becomes `pads`, where the sizes are known (a stride of 1 needs no sizes).
+struct ExplicitPads;
+
+impl Rewrite for ExplicitPads {
+    fn name(&self) -> &'static str {
+        "explicit-pads"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node("node", op!(Conv | MaxPool | AveragePool), [])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("node");
+        let window = window_of(graph, id).ok_or(Skip::NoMatch)?;
+        if window.auto_pad == AutoPad::NotSet {
+            return Err(Skip::NoMatch);
+        }
+        let dims = support::operand_type(graph, id, 0)
+            .and_then(|ty| ty.shape.clone())
+            .ok_or(Skip::NoMatch)?;
+        let axes = window.kernel.len();
+        let mut pads = vec![0; 2 * axes];
+        if window.auto_pad != AutoPad::Valid {
+            for axis in 0..axes {
+                let extent = (window.kernel[axis] - 1) * window.dilations[axis] + 1;
+                let stride = window.strides[axis];
+                let total = match dims[axis + 2].known() {
+                    _ if stride == 1 => extent - 1,
+                    Some(size) => ((size + stride - 1) / stride - 1) * stride + extent - size,
+                    None => {
+                        return Err(Skip::because(
+                            "`auto_pad` with a stride over a symbolic size",
+                        ));
+                    }
+                };
+                let total = total.max(0);
+                let small = total / 2;
+                let (begin, end) = if window.auto_pad == AutoPad::SameUpper {
+                    (small, total - small)
+                } else {
+                    (total - small, small)
+                };
+                (pads[axis], pads[axis + axes]) = (begin, end);
+            }
+        }
+        let op = with_pads(graph.node(id).op(), pads).ok_or(Skip::NoMatch)?;
+        replace_op(graph, id, op, support::operands(graph, id), &[id])
+    }
+}
+
+/// A node that takes the place of `id`: another operator or other operands, the same results.
+fn replace_op(
+    graph: &Graph,
+    id: octofold_ir::NodeId,
+    op: Op,
+    inputs: Vec<Option<PatchValue>>,
+    nodes: &[octofold_ir::NodeId],
+) -> Result<Patch, Skip> {
+    let mut patch = Patch::new();
+    let outputs = graph.node(id).outputs();
+    let sources = sources_of(graph, nodes.iter().copied());
+    let made = patch.node_with_outputs(graph.node(id).name(), op, inputs, outputs.len(), sources);
+    for (&old, new) in outputs.iter().zip(made) {
+        patch.replace(old, new);
+    }
+    for &node in nodes {
+        patch.remove(node);
+    }
+    Ok(patch)
+}
+
+/// A constant `Pad` of height and width with zeros, followed by a convolution.
+struct MergePad;
+
+impl Rewrite for MergePad {
+    fn name(&self) -> &'static str {
+        "merge-pad"
+    }
+
+    fn pattern(&self) -> Pattern {
+        let pad = Pattern::node(
+            "pad",
+            op!(Pad),
+            [Pattern::value("x"), Pattern::constant("pads")],
+        );
+        Pattern::node("conv", op!(Conv), [pad])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let (conv, pad) = (found.node("conv"), found.node("pad"));
+        let Op::Pad(attributes) = graph.node(pad).op() else {
+            return Err(Skip::NoMatch);
+        };
+        let value = graph
+            .node(pad)
+            .input(2)
+            .map_or(Some(0.0), |value| support::scalar(graph, value));
+        if attributes.mode != PadMode::Constant
+            || value != Some(0.0)
+            || graph.node(pad).input(3).is_some()
+        {
+            return Err(Skip::because(
+                "only a constant pad of zeros belongs to a convolution",
+            ));
+        }
+        let window = window_of(graph, conv).ok_or(Skip::NoMatch)?;
+        if window.auto_pad != AutoPad::NotSet {
+            return Err(Skip::NoMatch);
+        }
+        let added = found
+            .value("pads")
+            .and_then(|pads| support::integers(graph, pads))
+            .ok_or(Skip::NoMatch)?;
+        let (axes, rank) = (window.kernel.len(), window.kernel.len() + 2);
+        let outer = [0, 1, rank, rank + 1];
+        if added.len() != 2 * rank
+            || added.iter().any(|&pad| pad < 0)
+            || outer.iter().any(|&i| added[i] != 0)
+        {
+            return Err(Skip::because("the pad is not of height and width alone"));
+        }
+        let mut pads = window.pads;
+        for axis in 0..axes {
+            pads[axis] += added[axis + 2];
+            pads[axis + axes] += added[axis + 2 + rank];
+        }
+        let op = with_pads(graph.node(conv).op(), pads).ok_or(Skip::NoMatch)?;
+        let mut inputs = support::operands(graph, conv);
+        inputs[0] = found.value("x").map(PatchValue::Existing);
+        replace_op(graph, conv, op, inputs, &[pad, conv])
+    }
+}

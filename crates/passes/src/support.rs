@@ -1,0 +1,91 @@
+//! Small questions that many rules ask of a graph.
+
+use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
+use octofold_tensor::{Dim, Tensor};
+
+use crate::rewrite::Skip;
+
+/// The elements of a float constant.
+pub(crate) fn floats(graph: &Graph, value: ValueId) -> Option<&[f32]> {
+    graph.value(value).constant()?.values::<f32>().ok()
+}
+
+/// The single element of a float constant.
+pub(crate) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
+    match floats(graph, value)? {
+        [single] => Some(*single),
+        _ => None,
+    }
+}
+
+/// The numbers of a small integer constant, also of one that inference found to be constant.
+pub(crate) fn integers(graph: &Graph, value: ValueId) -> Option<Vec<i64>> {
+    graph
+        .value(value)
+        .contents()?
+        .iter()
+        .map(Dim::known)
+        .collect()
+}
+
+/// The type of a node's operand.
+pub(crate) fn operand_type(graph: &Graph, node: NodeId, slot: usize) -> Option<&TensorType> {
+    Some(graph.value(graph.node(node).input(slot)?).ty())
+}
+
+/// The first result of a node.
+///
+/// Every operator has at least one result, which the graph has checked when the node was added.
+pub(crate) fn result(graph: &Graph, node: NodeId) -> ValueId {
+    graph.node(node).outputs()[0]
+}
+
+/// The operands of a node as values for a patch.
+pub(crate) fn operands(graph: &Graph, node: NodeId) -> Vec<Option<PatchValue>> {
+    graph
+        .node(node)
+        .inputs()
+        .iter()
+        .map(|input| input.map(PatchValue::Existing))
+        .collect()
+}
+
+/// A constant of f32 elements.
+///
+/// # Errors
+/// When the elements do not fill the shape, which the rule reports as its reason.
+pub(crate) fn float_tensor(shape: &[usize], values: Vec<f32>) -> Result<Tensor, Skip> {
+    Tensor::new(shape.iter().copied(), values).map_err(|error| Skip::because(error.to_string()))
+}
+
+/// A patch that replaces the first result of `node` by another value and removes the node.
+pub(crate) fn replace_node(graph: &Graph, node: NodeId, value: impl Into<PatchValue>) -> Patch {
+    let mut patch = Patch::new();
+    patch.replace(result(graph, node), value);
+    patch.remove(node);
+    patch
+}
+
+/// The elements of a float constant that broadcasts along the channels of a value [N, C, …]: one element a
+/// channel, a single element repeated.
+pub(crate) fn per_channel(
+    graph: &Graph,
+    value: ValueId,
+    rank: usize,
+    channels: usize,
+) -> Option<Vec<f32>> {
+    let tensor = graph.value(value).constant()?;
+    let values = tensor.values::<f32>().ok()?;
+    if values.len() == 1 && tensor.rank() <= rank {
+        return Some(vec![values[0]; channels]);
+    }
+    // Seen from the right, as broadcasting does: the channel axis is the only one that is not 1.
+    let channel_axis = (tensor.rank() + 1).checked_sub(rank)?;
+    let only_channels = tensor.rank() <= rank
+        && tensor
+            .shape()
+            .iter()
+            .enumerate()
+            .all(|(axis, &size)| size == 1 || axis == channel_axis);
+    (only_channels && values.len() == channels).then(|| values.to_vec())
+}

@@ -1,0 +1,344 @@
+//! Passes, by example: each file under `passes/` is a graph and the steps to run it through; the snapshot shows the graph before and after
+//! and the reports. One behaviour a file, one folder a pass.
+//!
+//! The steps stand in comments at the head of a file, one a line, and are carried out in order:
+//!
+//! ```text
+//! # passes: NAME, …         passes or stages, as `pipeline::named` knows them
+//! # annotate: PRESET        shows the annotations
+//! # observe: PRESET         inserts observers
+//! # convert: PRESET         converts with the statistics given
+//! # range: VALUE LOW HIGH   what calibration saw of a value
+//! # float: MODULE           leaves a module float; `float-type` an operator type
+//! # weights: TYPE           another type for weights; `activations` for activations
+//! # reduced-weights:        weights of seven bits
+//! ```
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use octofold_ir::{Graph, text};
+use octofold_passes::annotate::{Annotations, NodeAnnotation, annotate};
+use octofold_passes::backend::BackendConfig;
+use octofold_passes::config::{Addresses, ObjectTypes, Preset, QConfig, QConfigMapping};
+use octofold_passes::convert::{Convert, Statistics};
+use octofold_passes::manager::{ManagerOptions, run_passes};
+use octofold_passes::observe::InsertObservers;
+use octofold_passes::pass::{Pass, PassError};
+use octofold_passes::pipeline;
+use octofold_quant::{Granularity, ObserverKind, ObserverState, QuantRange, QuantSpec, QuantType};
+
+/// One file on its way through its steps.
+struct Case {
+    graph: Graph,
+    addresses: Addresses,
+    types: ObjectTypes,
+    mapping: QConfigMapping,
+    statistics: Statistics,
+    edits: Vec<(String, String)>,
+    shown: String,
+}
+
+impl Case {
+    fn new(graph: Graph) -> Self {
+        let shown = format!("{graph}");
+        Self {
+            addresses: Addresses::of(&graph),
+            types: ObjectTypes::of(&graph),
+            graph,
+            mapping: QConfigMapping::default(),
+            statistics: Statistics::new(),
+            edits: Vec::new(),
+            shown,
+        }
+    }
+
+    fn step(&mut self, key: &str, value: &str) {
+        match key {
+            "passes" => {
+                for name in value.split(',') {
+                    let passes = pipeline::named(name.trim()).unwrap();
+                    self.run(name.trim(), &passes);
+                }
+            }
+            "annotate" => {
+                let annotations = self.annotations(value);
+                writeln!(self.shown, "\n--- annotations").unwrap();
+                self.show_annotations(&annotations);
+            }
+            "observe" => {
+                let annotations = self.annotations(value);
+                self.run(
+                    "insert-observers",
+                    &[&InsertObservers {
+                        annotations: &annotations,
+                    }],
+                );
+            }
+            "convert" => {
+                let annotations = self.annotations(value);
+                let statistics = std::mem::take(&mut self.statistics);
+                self.run(
+                    "convert",
+                    &[&Convert {
+                        annotations: &annotations,
+                        statistics: &statistics,
+                    }],
+                );
+            }
+            "range" => {
+                let words: Vec<&str> = value.split_whitespace().collect();
+                let [name, low, high] = words[..] else {
+                    panic!("range: VALUE LOW HIGH")
+                };
+                let mut state = ObserverState::new(&ObserverKind::MinMax);
+                state
+                    .observe(&[low.parse().unwrap(), high.parse().unwrap()])
+                    .unwrap();
+                self.statistics.insert(name.to_owned(), state);
+            }
+            "float" => {
+                self.mapping.module_name.insert(value.to_owned(), None);
+            }
+            "float-type" => {
+                self.mapping.object_type.insert(value.to_owned(), None);
+            }
+            "weights" | "activations" | "reduced-weights" => {
+                self.edits.push((key.to_owned(), value.to_owned()))
+            }
+            _ => panic!("`{key}` is no step"),
+        }
+    }
+
+    fn qconfig(&self, preset: &str) -> QConfig {
+        let mut config = preset.parse::<Preset>().unwrap().qconfig();
+        for (key, value) in &self.edits {
+            match key.as_str() {
+                "weights" => {
+                    let range = QuantRange::symmetric(value.parse::<QuantType>().unwrap());
+                    (
+                        config.weight.dtype,
+                        config.weight.quant_min,
+                        config.weight.quant_max,
+                    ) = (range.dtype, range.min, range.max);
+                }
+                "activations" => config = config.with_activation_type(value.parse().unwrap()),
+                _ => config = config.with_reduced_weights(),
+            }
+        }
+        config
+    }
+
+    fn annotations(&mut self, preset: &str) -> Annotations {
+        self.mapping.global = Some(self.qconfig(preset));
+        annotate(
+            &self.graph,
+            &self.mapping,
+            &BackendConfig::fbgemm(),
+            &self.addresses,
+            &self.types,
+        )
+        .unwrap()
+    }
+
+    fn run(&mut self, title: &str, passes: &[&dyn Pass]) {
+        // The verifier runs around every pass.
+        let result = run_passes(
+            &mut self.graph,
+            passes,
+            ManagerOptions {
+                verify: true,
+                stop_after: None,
+            },
+        );
+        writeln!(self.shown, "\n--- {title}").unwrap();
+        self.show_result(result.map(|runs| {
+            let several = runs.len() > 1;
+            let mut text = String::new();
+            for run in runs
+                .iter()
+                .filter(|run| !several || !run.report.events.is_empty())
+            {
+                if several {
+                    writeln!(text, "{}:", run.pass).unwrap();
+                }
+                write!(text, "{}", run.report).unwrap();
+            }
+            text
+        }));
+    }
+
+    fn show_result(&mut self, result: Result<String, PassError>) {
+        match result {
+            Err(error) => writeln!(self.shown, "error: {error}").unwrap(),
+            Ok(report) => {
+                let report = if report.is_empty() {
+                    "nothing to do\n".to_owned()
+                } else {
+                    report
+                };
+                write!(self.shown, "{report}\n{}", self.graph).unwrap();
+                self.check_text();
+            }
+        }
+    }
+
+    /// Whatever passes make can be printed and read back.
+    fn check_text(&self) {
+        let options = text::PrintOptions {
+            data: Some("data.bin".to_owned()),
+        };
+        let printed = text::print(&self.graph, &options);
+        let read = text::parse(&printed.text, Some(&printed.data))
+            .unwrap_or_else(|error| panic!("{error}\n{}", printed.text));
+        assert_eq!(
+            octofold_ir::testing::difference(&self.graph, &read),
+            None,
+            "{}",
+            printed.text
+        );
+    }
+
+    fn show_annotations(&mut self, annotations: &Annotations) {
+        for (&id, annotation) in &annotations.nodes {
+            let name = self.graph.node(id).name();
+            match annotation {
+                NodeAnnotation::Float { reason } => {
+                    writeln!(self.shown, "node {name}: float, {reason}").unwrap()
+                }
+                NodeAnnotation::Quantized {
+                    class,
+                    weight,
+                    origin,
+                } => {
+                    let weight = weight
+                        .map(|spec| format!(", weights {}", show_spec(&spec)))
+                        .unwrap_or_default();
+                    writeln!(self.shown, "node {name}: {class} ({origin}){weight}").unwrap();
+                }
+            }
+        }
+        for (&id, annotation) in &annotations.values {
+            let (name, observed) = (
+                self.graph.value(id).name(),
+                self.graph.value(annotation.observed).name(),
+            );
+            let shares = if observed == name {
+                String::new()
+            } else {
+                format!(", as `{observed}`")
+            };
+            writeln!(
+                self.shown,
+                "value {name}: {}{shares}",
+                show_spec(&annotation.spec)
+            )
+            .unwrap();
+        }
+    }
+}
+
+fn show_spec(spec: &QuantSpec) -> String {
+    let granularity = match spec.granularity {
+        Granularity::PerTensor => String::new(),
+        Granularity::PerChannel { axis } => format!(" a channel of axis {axis}"),
+    };
+    format!(
+        "{} {}..={} {:?}{granularity} {}",
+        spec.dtype, spec.quant_min, spec.quant_max, spec.scheme, spec.observer
+    )
+}
+
+/// The snapshot of a file.
+fn run_file(path: &Path) -> String {
+    let source = std::fs::read_to_string(path).unwrap();
+    let graph =
+        text::parse(&source, None).unwrap_or_else(|error| panic!("{}:{error}", path.display()));
+    let mut case = Case::new(graph);
+    for line in source.lines() {
+        let Some((key, value)) = line
+            .strip_prefix("# ")
+            .and_then(|line| line.split_once(':'))
+        else {
+            break;
+        };
+        case.step(key, value.trim());
+    }
+    case.shown
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/passes")
+        .join(name)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn run_folder(name: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("snapshots/passes");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    for path in files(&folder(name)) {
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let shown = run_file(&path);
+        settings.bind(|| insta::assert_snapshot!(format!("{name}__{stem}"), shown));
+    }
+}
+
+macro_rules! folders {
+    ($($test:ident = $folder:literal),* $(,)?) => {
+        $(#[test]
+        fn $test() {
+            run_folder($folder);
+        })*
+
+        #[test]
+        fn every_folder_is_run() {
+            let found: Vec<String> =
+                files(&folder("")).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+            let mut known = vec![$($folder),*];
+            known.sort_unstable();
+            assert_eq!(found, known);
+        }
+
+        #[test]
+        fn every_pass_has_a_folder() {
+            let known = [$($folder),*];
+            for pass in pipeline::all() {
+                assert!(known.contains(&pass.name()), "{}", pass.name());
+            }
+        }
+    };
+}
+
+folders! {
+    annotations = "annotate",
+    assign_layouts = "assign-layouts",
+    canonicalize = "canonicalize",
+    canonicalize_windows = "canonicalize-windows",
+    convert = "convert",
+    eliminate_dead = "eliminate-dead",
+    eliminate_duplicates = "eliminate-duplicates",
+    eliminate_identities = "eliminate-identities",
+    expand_fused = "expand-fused",
+    fold_constants = "fold-constants",
+    fuse_activations = "fuse-activations",
+    fuse_affine = "fuse-affine",
+    fuse_quantized_residuals = "fuse-quantized-residuals",
+    fuse_residuals = "fuse-residuals",
+    linear_forms = "linear-forms",
+    lower_batch_norms = "lower-batch-norms",
+    lower_float = "lower-float",
+    lower_quantized = "lower-quantized",
+    observe = "observe",
+    stages = "stages",
+}
