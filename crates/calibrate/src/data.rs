@@ -1,0 +1,556 @@
+//! Data sets: batches of named inputs from archives and folders.
+//!
+//! A `.npz` archive holds one array a model input. An array of one rank more than the input holds one sample an index; an array of the
+//! input's rank is cut along axis 0 into the model's batches (a symbolic batch takes as many as asked for). A folder of
+//! archives is read one after the other, and a folder of images holds one sample a file, its sub-folders being the
+//! classes. Images of bytes, from files or arrays, go through the input's [`Preprocess`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use octofold_tensor::npy::{NpyError, read_file};
+use octofold_tensor::{DType, Dim, Tensor, TensorError};
+
+use crate::preprocess::{Color, Image, ImageLayout, Preprocess};
+
+/// The inputs of one run, by name.
+pub type Batch = Vec<(String, Tensor)>;
+
+/// What a model takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    /// The input's name.
+    pub name: String,
+    /// The element type.
+    pub dtype: DType,
+    /// The dimensions, the batch first.
+    pub shape: Vec<Dim>,
+}
+
+/// How a data set is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataOptions {
+    /// The array of each input, where the names differ.
+    pub map: BTreeMap<String, String>,
+    /// The preprocessing of each input.
+    pub preprocess: BTreeMap<String, Preprocess>,
+    /// The number of samples a run, where the model leaves it open.
+    pub batch: usize,
+    /// The largest number of samples that is read.
+    pub samples: Option<usize>,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            map: BTreeMap::new(),
+            preprocess: BTreeMap::new(),
+            batch: 32,
+            samples: None,
+        }
+    }
+}
+
+/// Why data could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file or folder cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// An archive is malformed.
+    #[error("{path}: {source}")]
+    Array {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: NpyError,
+    },
+    /// An image cannot be decoded.
+    #[error("{path}: {source}")]
+    Image {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: image::ImageError,
+    },
+    /// An array that an input needs is absent.
+    #[error("{path} has no array `{array}` for the input `{input}`; it has {found}")]
+    Missing {
+        /// The file.
+        path: String,
+        /// The array looked for.
+        array: String,
+        /// The input.
+        input: String,
+        /// The arrays that are there.
+        found: String,
+    },
+    /// An array that does not suit the input.
+    #[error("input `{input}`: {reason}")]
+    Fit {
+        /// The input.
+        input: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An image that preprocessing cannot bring into form.
+    #[error("preprocessing: {0}")]
+    Preprocess(String),
+    /// Nothing to read.
+    #[error("{0} holds no samples")]
+    Empty(String),
+    /// A tensor could not be made.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// Where the samples of a data set lie.
+enum Source {
+    /// Archives, read one after the other.
+    Archives(Vec<PathBuf>),
+    /// Image files with their class.
+    Images(Vec<(PathBuf, i64)>),
+}
+
+/// A data set for a model.
+pub struct DataSet {
+    source: Source,
+    inputs: Vec<InputSpec>,
+    options: DataOptions,
+    path: PathBuf,
+}
+
+impl DataSet {
+    /// A data set at `path` for a model that takes `inputs`. The samples are read when they are asked for.
+    ///
+    /// # Errors
+    /// When the path cannot be read or holds neither archives nor images.
+    pub fn open(
+        path: &Path,
+        inputs: Vec<InputSpec>,
+        options: DataOptions,
+    ) -> Result<Self, DataError> {
+        let io = |source| DataError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let source = if std::fs::metadata(path).map_err(io)?.is_dir() {
+            folder_source(path)?
+        } else {
+            Source::Archives(vec![path.to_owned()])
+        };
+        Ok(Self {
+            source,
+            inputs,
+            options,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Calls `visit` with each batch and the number of samples in it, until all are read or the limit is reached.
+    ///
+    /// # Errors
+    /// When data cannot be read or do not fit, and the errors of `visit`.
+    pub fn for_each<E: From<DataError>>(
+        &self,
+        mut visit: impl FnMut(Batch, usize) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let limit = self.options.samples.unwrap_or(usize::MAX);
+        let mut count = 0;
+        let mut pass = |batch: Batch, samples: usize| -> Result<bool, E> {
+            visit(batch, samples)?;
+            count += samples;
+            Ok(count < limit)
+        };
+        match &self.source {
+            Source::Archives(files) => {
+                'files: for file in files {
+                    let arrays = self.arrays(file)?;
+                    let mut start = 0;
+                    while let Some((batch, samples)) = self.cut(&arrays, start, limit)? {
+                        start += samples;
+                        if !pass(batch, samples)? {
+                            break 'files;
+                        }
+                    }
+                }
+            }
+            Source::Images(files) => {
+                let (input, preprocess) = self.image_input()?;
+                let size = self.batch_size(input);
+                let files = &files[..files.len().min(limit)];
+                for chunk in files.chunks(size) {
+                    let images: Result<Vec<Image>, DataError> = chunk
+                        .iter()
+                        .map(|(path, _)| decode(path, preprocess.color))
+                        .collect();
+                    let tensor = stack_images(&images?, &preprocess, input)?;
+                    if !pass(vec![(input.name.clone(), tensor)], chunk.len())? {
+                        break;
+                    }
+                }
+            }
+        }
+        if count == 0 {
+            return Err(DataError::Empty(self.path.display().to_string()).into());
+        }
+        Ok(count)
+    }
+
+    /// The class of each sample: an integer array of the archives, or the sub-folder of each image.
+    ///
+    /// # Errors
+    /// When the array is absent or does not hold integers.
+    pub fn labels(&self, array: &str) -> Result<Vec<i64>, DataError> {
+        let mut labels = Vec::new();
+        match &self.source {
+            Source::Images(files) => labels.extend(files.iter().map(|(_, class)| *class)),
+            Source::Archives(files) => {
+                for file in files {
+                    let found = read(file)?;
+                    let tensor = find(&found, array, "labels", file)?;
+                    labels.extend(integers(tensor).ok_or_else(|| DataError::Fit {
+                        input: array.to_owned(),
+                        reason: format!("labels are integers, not {}", tensor.dtype()),
+                    })?);
+                }
+            }
+        }
+        labels.truncate(self.options.samples.unwrap_or(usize::MAX));
+        Ok(labels)
+    }
+
+    /// The array of each input, in the order of the inputs.
+    fn arrays(&self, file: &Path) -> Result<Vec<Tensor>, DataError> {
+        let found = read(file)?;
+        let arrays = self.inputs.iter().map(|input| {
+            let preprocessed = self
+                .options
+                .preprocess
+                .get(&input.name)
+                .and_then(|preprocess| preprocess.array.as_ref());
+            let wanted = self
+                .options
+                .map
+                .get(&input.name)
+                .or(preprocessed)
+                .unwrap_or(&input.name);
+            // A single array needs no name when there is a single input.
+            match found.as_slice() {
+                [(_, only)] if self.inputs.len() == 1 => Ok(only.clone()),
+                _ => find(&found, wanted, &input.name, file).cloned(),
+            }
+        });
+        arrays.collect()
+    }
+
+    /// The batch that begins at sample `start`, and its number of samples; `None` at the end.
+    fn cut(
+        &self,
+        arrays: &[Tensor],
+        start: usize,
+        limit: usize,
+    ) -> Result<Option<(Batch, usize)>, DataError> {
+        let mut batch = Batch::new();
+        let mut samples = None;
+        for (input, array) in self.inputs.iter().zip(arrays) {
+            let total = array.shape().first().copied().unwrap_or(1);
+            if start >= total {
+                return Ok(None);
+            }
+            let form = self.form(input, array)?;
+            let size = match form {
+                Form::OneEach => 1,
+                Form::Batched | Form::Images => self.batch_size(input),
+            };
+            let end = total
+                .min(start.saturating_add(size))
+                .min(limit.max(start + 1));
+            let part = slice(array, start, end)?;
+            let tensor = match form {
+                Form::OneEach => part.reshaped(array.shape()[1..].iter().copied())?,
+                Form::Batched => part,
+                Form::Images => {
+                    let preprocess = self
+                        .options
+                        .preprocess
+                        .get(&input.name)
+                        .cloned()
+                        .unwrap_or_default();
+                    stack_images(
+                        &images_of(&part, preprocess.layout, &input.name)?,
+                        &preprocess,
+                        input,
+                    )?
+                }
+            };
+            if *samples.get_or_insert(end - start) != end - start {
+                return Err(DataError::Fit {
+                    input: input.name.clone(),
+                    reason: "the inputs have different numbers of samples".to_owned(),
+                });
+            }
+            batch.push((input.name.clone(), tensor));
+        }
+        Ok(samples.map(|samples| (batch, samples)))
+    }
+
+    /// How the samples of an array are laid out for an input.
+    fn form(&self, input: &InputSpec, array: &Tensor) -> Result<Form, DataError> {
+        let rank = input.shape.len();
+        let bytes_for_floats = array.dtype() == DType::U8 && input.dtype == DType::F32;
+        let fail = |reason: String| DataError::Fit {
+            input: input.name.clone(),
+            reason,
+        };
+        if bytes_for_floats && rank == 4 && array.rank() == 4 {
+            return Ok(Form::Images);
+        }
+        if array.dtype() != input.dtype {
+            return Err(fail(format!(
+                "the array holds {}, the model takes {}",
+                array.dtype(),
+                input.dtype
+            )));
+        }
+        match array.rank() {
+            r if r == rank + 1 => Ok(Form::OneEach),
+            r if r == rank && rank > 0 => Ok(Form::Batched),
+            r => Err(fail(format!(
+                "an array of rank {r} for an input of rank {rank}"
+            ))),
+        }
+    }
+
+    fn batch_size(&self, input: &InputSpec) -> usize {
+        let fixed = input
+            .shape
+            .first()
+            .and_then(Dim::known)
+            .and_then(|size| usize::try_from(size).ok());
+        fixed.unwrap_or(self.options.batch).max(1)
+    }
+
+    /// The single input that takes images, and its preprocessing.
+    fn image_input(&self) -> Result<(&InputSpec, Preprocess), DataError> {
+        match self.inputs.as_slice() {
+            [input] => Ok((
+                input,
+                self.options
+                    .preprocess
+                    .get(&input.name)
+                    .cloned()
+                    .unwrap_or_default(),
+            )),
+            _ => Err(DataError::Preprocess(
+                "a folder of images serves models of one input".to_owned(),
+            )),
+        }
+    }
+}
+
+/// How the samples of an array are laid out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Each index is one complete input.
+    OneEach,
+    /// Axis 0 is the batch.
+    Batched,
+    /// Each index is an image of bytes.
+    Images,
+}
+
+fn read(file: &Path) -> Result<Vec<(String, Tensor)>, DataError> {
+    read_file(file).map_err(|source| DataError::Array {
+        path: file.display().to_string(),
+        source,
+    })
+}
+
+fn find<'a>(
+    arrays: &'a [(String, Tensor)],
+    array: &str,
+    input: &str,
+    file: &Path,
+) -> Result<&'a Tensor, DataError> {
+    let found = arrays
+        .iter()
+        .find(|(name, _)| name == array)
+        .map(|(_, tensor)| tensor);
+    found.ok_or_else(|| DataError::Missing {
+        path: file.display().to_string(),
+        array: array.to_owned(),
+        input: input.to_owned(),
+        found: arrays
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
+}
+
+fn integers(tensor: &Tensor) -> Option<Vec<i64>> {
+    if let Ok(values) = tensor.values::<i64>() {
+        return Some(values.to_vec());
+    }
+    if let Ok(values) = tensor.values::<i32>() {
+        return Some(values.iter().map(|&value| value.into()).collect());
+    }
+    tensor
+        .values::<u8>()
+        .ok()
+        .map(|values| values.iter().map(|&value| value.into()).collect())
+}
+
+/// The samples `start..end` along axis 0.
+fn slice(tensor: &Tensor, start: usize, end: usize) -> Result<Tensor, DataError> {
+    let row: usize = tensor.shape().iter().skip(1).product();
+    let shape = std::iter::once(end - start).chain(tensor.shape().iter().skip(1).copied());
+    macro_rules! cut {
+        ($($type:ty),*) => {
+            $(if let Ok(values) = tensor.values::<$type>() {
+                return Ok(Tensor::new(shape, values[start * row..end * row].to_vec())?);
+            })*
+        };
+    }
+    cut!(f32, u8, i64, i32, i8, f64, bool, u16, i16, u32, u64);
+    Err(DataError::Preprocess(format!(
+        "arrays of {} cannot be cut",
+        tensor.dtype()
+    )))
+}
+
+/// The images of an array [N, H, W, C] or [N, C, H, W].
+fn images_of(tensor: &Tensor, layout: ImageLayout, input: &str) -> Result<Vec<Image>, DataError> {
+    let fail = || DataError::Fit {
+        input: input.to_owned(),
+        reason: "images are arrays of rank 4".to_owned(),
+    };
+    let &[count, a, b, c] = tensor.shape() else {
+        return Err(fail());
+    };
+    let samples = tensor.values::<u8>()?;
+    let (height, width, channels) = if layout == ImageLayout::Nhwc {
+        (a, b, c)
+    } else {
+        (b, c, a)
+    };
+    let size = a * b * c;
+    let images = (0..count).map(|index| {
+        let planes = &samples[index * size..(index + 1) * size];
+        let samples = match layout {
+            ImageLayout::Nhwc => planes.to_vec(),
+            ImageLayout::Nchw => {
+                let pixels = height * width;
+                (0..size)
+                    .map(|i| planes[i % channels * pixels + i / channels])
+                    .collect()
+            }
+        };
+        Image {
+            height,
+            width,
+            channels,
+            samples,
+        }
+    });
+    Ok(images.collect())
+}
+
+/// Preprocessed images as one batch.
+fn stack_images(
+    images: &[Image],
+    preprocess: &Preprocess,
+    input: &InputSpec,
+) -> Result<Tensor, DataError> {
+    let mut values = Vec::new();
+    let mut shape = [0; 3];
+    for image in images {
+        let (this, mut channel_values) = preprocess.apply(image)?;
+        if !values.is_empty() && this != shape {
+            return Err(DataError::Fit {
+                input: input.name.clone(),
+                reason: format!(
+                    "images of {shape:?} and {this:?} in one batch; `resize` brings them to one size"
+                ),
+            });
+        }
+        shape = this;
+        values.append(&mut channel_values);
+    }
+    Ok(Tensor::new(
+        [images.len(), shape[0], shape[1], shape[2]],
+        values,
+    )?)
+}
+
+fn decode(path: &Path, color: Color) -> Result<Image, DataError> {
+    let image = image::open(path).map_err(|source| DataError::Image {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(Image::from_dynamic(&image, color))
+}
+
+/// The archives of a folder, or its images with the classes of its sub-folders, in the order of their names.
+fn folder_source(path: &Path) -> Result<Source, DataError> {
+    let mut entries = list(path)?;
+    let archives: Vec<PathBuf> = entries
+        .iter()
+        .filter(|path| has_extension(path, &["npz", "npy"]))
+        .cloned()
+        .collect();
+    if !archives.is_empty() {
+        return Ok(Source::Archives(archives));
+    }
+    let is_image = |path: &PathBuf| has_extension(path, &["png", "jpg", "jpeg", "bmp"]);
+    let classes: Vec<PathBuf> = entries
+        .iter()
+        .filter(|path| path.is_dir())
+        .cloned()
+        .collect();
+    let mut images: Vec<(PathBuf, i64)> = Vec::new();
+    for (class, folder) in classes.iter().enumerate() {
+        images.extend(
+            list(folder)?
+                .into_iter()
+                .filter(is_image)
+                .map(|path| (path, class as i64)),
+        );
+    }
+    if classes.is_empty() {
+        entries.retain(is_image);
+        images.extend(entries.into_iter().map(|path| (path, 0)));
+    }
+    if images.is_empty() {
+        return Err(DataError::Empty(path.display().to_string()));
+    }
+    Ok(Source::Images(images))
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().to_lowercase());
+    extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
+}
+
+fn list(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let io = |source| DataError::Io {
+        path: path.display().to_string(),
+        source,
+    };
+    let entries = std::fs::read_dir(path).map_err(io)?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io)?;
+    paths.sort();
+    Ok(paths)
+}

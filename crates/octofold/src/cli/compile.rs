@@ -1,0 +1,49 @@
+//! `octofold compile`: a model to an executable plan.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::source::Execution;
+
+#[derive(Args)]
+pub(crate) struct Compile {
+    /// The model: float, or quantized by anyone.
+    model: PathBuf,
+    /// The plan to write.
+    #[arg(short, long, value_name = "PLAN.oct")]
+    output: PathBuf,
+    /// The processor to compile for; x86 plans serve every x86 instruction set.
+    #[arg(long, default_value = "native")]
+    target: String,
+    /// Fixed sizes of an input: NAME=1x3x640x640.
+    #[arg(long, value_name = "NAME=SIZES")]
+    shape: Vec<String>,
+    #[command(flatten)]
+    quantization: Quantization,
+    #[command(flatten)]
+    execution: Execution,
+}
+
+impl Compile {
+    pub(crate) fn execute(&self) -> Result<()> {
+        match self.target.as_str() {
+            "native" | "scalar" | "avx2" | "avx512vnni" => {}
+            other => bail!(
+                "--target {other}: there are no kernels for it; there are native, scalar, avx2 and avx512vnni"
+            ),
+        }
+        let model = load_model(&self.model, &self.shape)?;
+        let graph = match self.quantization.algorithm()? {
+            None => model.graph,
+            Some(algorithm) => self
+                .quantization
+                .reference(model, algorithm, &self.execution)?,
+        };
+        let (lowered, _) = octofold::lower(&graph)?;
+        octofold::compile(&lowered)?.save(&self.output)?;
+        Ok(())
+    }
+}

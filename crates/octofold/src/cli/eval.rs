@@ -1,0 +1,79 @@
+//! `octofold eval`: the accuracy of a plan or model on labelled data.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use octofold::calibrate::Accuracy;
+use octofold::calibrate::accuracy::inputs_of;
+
+use crate::cli::output::progress;
+use crate::cli::source::{DataArguments, Execution, session_of};
+
+#[derive(Args)]
+pub(crate) struct Eval {
+    /// The plan or model.
+    model: PathBuf,
+    /// The data: an archive, or a folder of archives or images.
+    #[arg(long)]
+    data: PathBuf,
+    /// The array that holds the classes.
+    #[arg(long)]
+    labels: String,
+    /// The metric: top1, top5, ….
+    #[arg(long, default_value = "top1")]
+    metric: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    arguments: DataArguments,
+    #[command(flatten)]
+    execution: Execution,
+}
+
+impl Eval {
+    pub(crate) fn execute(&self) -> Result<()> {
+        let k = self
+            .metric
+            .strip_prefix("top")
+            .and_then(|k| k.parse().ok())
+            .filter(|&k: &usize| k > 0);
+        let Some(k) = k else {
+            bail!(
+                "--metric {}: there are top1, top5 and other topN",
+                self.metric
+            );
+        };
+        let mut session = session_of(&self.model, &self.execution)?;
+        let inputs = octofold::inputs_of_plan(session.plan());
+        let data = self.arguments.open(&self.data, inputs)?;
+        let labels = data.labels(&self.labels)?;
+        let mut accuracy = Accuracy::top(k);
+        let bar = progress("evaluating");
+        data.for_each(|batch, samples| {
+            let outputs = session.run(&inputs_of(&batch))?;
+            let (_, scores) = outputs
+                .first()
+                .ok_or_else(|| anyhow!("the model has no output"))?;
+            accuracy.add(scores, &labels)?;
+            bar.inc(samples as u64);
+            Ok::<(), anyhow::Error>(())
+        })?;
+        bar.finish_and_clear();
+        let (value, samples) = (accuracy.value(), accuracy.correct.len());
+        if self.json {
+            println!(
+                "{}",
+                serde_json::json!({ "metric": self.metric, "value": value, "samples": samples })
+            );
+        } else {
+            println!(
+                "{}: {:.2} % of {samples} samples",
+                self.metric,
+                100.0 * value
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! `octofold inspect`: what a plan or model is made of.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use octofold::codegen::Report;
+use octofold::runtime::Plan;
+use octofold::tensor::Tensor;
+use octofold::{FloatNode, Model, float_nodes};
+
+use crate::cli::output::write_whole;
+use crate::cli::source::{is_plan, plan_of, zero_inputs};
+
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// The plan or model.
+    model: PathBuf,
+    /// Write a drawing of the model in the DOT language.
+    #[arg(long, value_name = "FILE")]
+    dot: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub(crate) fn execute(&self) -> Result<()> {
+        if let Some(path) = &self.dot {
+            anyhow::ensure!(!is_plan(&self.model), "--dot draws models, not plans");
+            let model = Model::load(&self.model)?;
+            let drawing = octofold::ir::dot::to_dot(&model.graph);
+            write_whole(path, |file| {
+                Ok(std::io::Write::write_all(file, drawing.as_bytes())?)
+            })?;
+        }
+        let plan = plan_of(&self.model)?;
+        let shapes: Vec<_> = zero_inputs(&plan)?
+            .iter()
+            .map(|(_, tensor)| Tensor::shape(tensor).into())
+            .collect();
+        let report = Report::new(&plan, &shapes)?;
+        let float = float_steps(&plan, &report);
+        if !self.json {
+            print!("{}", plan.to_text());
+            println!(
+                "{:.2} % of {} multiply-accumulates on integers",
+                100.0 * report.integer_mac_share(),
+                report.macs()
+            );
+            println!(
+                "{} bytes of weights, {} bytes of arena",
+                report.weight_bytes, report.arena_bytes
+            );
+            for node in &float {
+                println!("float {} ({}): {}", node.node, node.operator, node.reason);
+            }
+            return Ok(());
+        }
+        let steps: Vec<serde_json::Value> = report
+            .steps
+            .iter()
+            .map(|step| {
+                serde_json::json!({
+                    "name": step.name, "operator": step.operator, "kernel": step.kernel.name(), "note": step.note,
+                    "sources": step.sources, "shape": step.shape, "macs": step.macs, "integer": step.integer,
+                })
+            })
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({
+                "name": plan.name(),
+                "engine": plan.engine().name(),
+                "int8_mac_share": report.integer_mac_share(),
+                "macs": report.macs(),
+                "float_nodes": float,
+                "arena_bytes": report.arena_bytes,
+                "weight_bytes": report.weight_bytes,
+                "steps": steps,
+            })
+        );
+        Ok(())
+    }
+}
+
+/// The nodes that compute in float: as the compiler recorded them, and every float step that it did not record.
+fn float_steps(plan: &Plan, report: &Report) -> Vec<FloatNode> {
+    let metadata = plan
+        .metadata()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut nodes = float_nodes(metadata).unwrap_or_default();
+    for step in report
+        .steps
+        .iter()
+        .filter(|step| step.macs > 0 && !step.integer)
+    {
+        let known = step
+            .sources
+            .iter()
+            .any(|source| nodes.iter().any(|node| node.node == *source));
+        if !known {
+            let reason = if step.note.is_empty() {
+                "its operands are not quantized".to_owned()
+            } else {
+                step.note.clone()
+            };
+            nodes.push(FloatNode {
+                node: step.name.clone(),
+                operator: step.operator.to_owned(),
+                reason,
+            });
+        }
+    }
+    nodes
+}

@@ -1,0 +1,73 @@
+//! The commands, one a file, and what they share.
+
+mod bench;
+mod check;
+mod compare;
+mod compile;
+mod demo;
+mod eval;
+mod inspect;
+mod opt;
+mod output;
+mod quantization;
+mod quantize;
+mod run;
+mod source;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// A quantizing graph compiler for ONNX models.
+#[derive(Parser)]
+#[command(name = "octofold", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// Log what is done; twice for more.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Compile a model to an executable plan.
+    Compile(compile::Compile),
+    /// Write a quantized model as standard ONNX with QuantizeLinear and DequantizeLinear.
+    Quantize(quantize::Quantize),
+    /// Tell what would be quantized, what not and why.
+    Check(check::Check),
+    /// Run a plan or model on inputs.
+    Run(run::Run),
+    /// Score a plan or model on labelled data.
+    Eval(eval::Eval),
+    /// Time a plan or model.
+    Bench(bench::Bench),
+    /// Compare a candidate with its reference on data.
+    Compare(compare::Compare),
+    /// Tell what a plan or model is made of.
+    Inspect(inspect::Inspect),
+    /// Run passes on a graph and print it as text.
+    Opt(opt::Opt),
+    /// Run ONNX backend tests.
+    Test(test::Test),
+    /// Quantize and run the models that come with Octofold.
+    Demo(demo::Demo),
+}
+
+/// Carries out a command.
+pub(crate) fn execute(command: Command) -> Result<()> {
+    match command {
+        Command::Compile(command) => command.execute(),
+        Command::Quantize(command) => command.execute(),
+        Command::Check(command) => command.execute(),
+        Command::Run(command) => command.execute(),
+        Command::Eval(command) => command.execute(),
+        Command::Bench(command) => command.execute(),
+        Command::Compare(command) => command.execute(),
+        Command::Inspect(command) => command.execute(),
+        Command::Opt(command) => command.execute(),
+        Command::Test(command) => command.execute(),
+        Command::Demo(command) => command.execute(),
+    }
+}

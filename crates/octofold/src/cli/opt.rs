@@ -1,0 +1,66 @@
+//! `octofold opt`: passes on a graph, printed as text.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use octofold::Model;
+use octofold::passes::manager::{ManagerOptions, run_passes_with};
+use octofold::passes::pass::Pass;
+use octofold::passes::pipeline;
+
+#[derive(Args)]
+pub(crate) struct Opt {
+    /// The model, as ONNX or text.
+    model: PathBuf,
+    /// The passes or stages (simplify, fuse, lower, layout) to run.
+    #[arg(long, value_delimiter = ',', default_value = "simplify,fuse")]
+    passes: Vec<String>,
+    /// Print the graph after every pass, or after the named one.
+    #[arg(long, value_name = "all|PASS")]
+    print_after: Option<String>,
+    /// Stop after so many passes.
+    #[arg(long, value_name = "N")]
+    stop_after: Option<usize>,
+    /// Tell what each pass did and did not do.
+    #[arg(long)]
+    explain: bool,
+}
+
+impl Opt {
+    pub(crate) fn execute(&self) -> Result<()> {
+        let mut graph = Model::load(&self.model)?.graph;
+        let mut passes: Vec<&dyn Pass> = Vec::new();
+        for name in &self.passes {
+            passes.extend(pipeline::named(name)?);
+        }
+        let options = ManagerOptions {
+            verify: true,
+            stop_after: self.stop_after,
+        };
+        let runs = run_passes_with(&mut graph, &passes, options, |pass, graph| {
+            if self
+                .print_after
+                .as_deref()
+                .is_some_and(|wanted| wanted == "all" || wanted == pass)
+            {
+                println!("# after {pass}\n{graph}");
+            }
+        })?;
+        if self.explain {
+            for run in &runs {
+                print!(
+                    "# {}\n{}",
+                    run.pass,
+                    run.report
+                        .to_string()
+                        .lines()
+                        .map(|line| format!("#   {line}\n"))
+                        .collect::<String>()
+                );
+            }
+        }
+        print!("{graph}");
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! `octofold run`: a plan or model on inputs.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use octofold::tensor::npy;
+
+use crate::cli::output::write_whole;
+use crate::cli::source::{Execution, read_inputs, select, session_of};
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// The plan or model.
+    model: PathBuf,
+    /// The inputs: an archive, or NAME=FILE.npy.
+    #[arg(long, required = true, num_args = 1.., value_name = "IN.npz|NAME=FILE.npy")]
+    input: Vec<String>,
+    /// The archive of outputs to write.
+    #[arg(long, value_name = "OUT.npz")]
+    output: PathBuf,
+    #[command(flatten)]
+    execution: Execution,
+}
+
+impl Run {
+    pub(crate) fn execute(&self) -> Result<()> {
+        let mut session = session_of(&self.model, &self.execution)?;
+        let inputs = read_inputs(&self.input)?;
+        let outputs = session.run(&select(session.plan(), &inputs))?;
+        write_whole(&self.output, |file| Ok(npy::write_npz(file, &outputs)?))
+    }
+}

@@ -1,0 +1,115 @@
+//! The fate of every node of a model: quantized how, or left float why.
+
+use std::collections::BTreeMap;
+
+use octofold_ir::Graph;
+use octofold_passes::annotate::{Annotations, NodeAnnotation};
+use octofold_quant::Granularity;
+use serde::{Deserialize, Serialize};
+
+use crate::graph_mode::Model;
+
+/// The key under which a graph and a plan keep their float nodes, as JSON.
+pub const FLOAT_NODES: &str = "octofold.float_nodes";
+
+/// What becomes of a node of the model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fate {
+    /// The node's name.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// The names by which a configuration can address it.
+    pub addresses: Vec<String>,
+    /// The node that computes it after fusion; absent when simplification removed it.
+    pub fused_into: Option<String>,
+    /// Whether it runs on integers.
+    pub quantized: bool,
+    /// How it is quantized, or why it stays float, or why it is gone.
+    pub explanation: String,
+}
+
+/// A node that stays float, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatNode {
+    /// The node's name.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// Why it stays float.
+    pub reason: String,
+}
+
+/// The fate of each node of a model, in the model's order.
+pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> Vec<Fate> {
+    let mut homes = BTreeMap::new();
+    for id in fused.node_ids() {
+        for source in fused.node(id).sources() {
+            homes.insert(source.as_str(), id);
+        }
+    }
+    let fate = |id| {
+        let node = model.graph.node(id);
+        let home = homes.get(node.name()).copied();
+        let (quantized, explanation) = match home.and_then(|home| annotations.nodes.get(&home)) {
+            None => (
+                false,
+                "folded into a constant or removed by simplification".to_owned(),
+            ),
+            Some(NodeAnnotation::Float { reason }) => (false, reason.clone()),
+            Some(NodeAnnotation::Quantized {
+                class,
+                weight,
+                origin,
+            }) => {
+                let weights = weight.map_or_else(String::new, |weight| {
+                    let granularity = match weight.granularity {
+                        Granularity::PerTensor => "one scale",
+                        Granularity::PerChannel { .. } => "one scale a channel",
+                    };
+                    format!(", weights {} with {granularity}", weight.dtype)
+                });
+                (true, format!("{class} on integers{weights} ({origin})"))
+            }
+        };
+        Fate {
+            node: node.name().to_owned(),
+            operator: node.op().name().to_owned(),
+            addresses: model
+                .addresses
+                .of_node(&model.graph, id)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            fused_into: home.map(|home| fused.node(home).name().to_owned()),
+            quantized,
+            explanation,
+        }
+    };
+    model.graph.node_ids().map(fate).collect()
+}
+
+/// Writes the float nodes into the graph's metadata, so that exported models and plans can tell.
+pub(crate) fn record_float_nodes(graph: &mut Graph, fates: &[Fate]) {
+    let float = fates
+        .iter()
+        .filter(|fate| !fate.quantized && fate.fused_into.is_some());
+    let nodes: Vec<FloatNode> = float
+        .map(|fate| FloatNode {
+            node: fate.node.clone(),
+            operator: fate.operator.clone(),
+            reason: fate.explanation.clone(),
+        })
+        .collect();
+    // Strings alone cannot fail to serialize.
+    let text = serde_json::to_string(&nodes).unwrap_or_default();
+    graph.metadata_mut().insert(FLOAT_NODES.to_owned(), text);
+}
+
+/// The float nodes that a compiler recorded; `None` where none did.
+pub fn float_nodes<'a>(
+    mut metadata: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<Vec<FloatNode>> {
+    let (_, text) = metadata.find(|(key, _)| *key == FLOAT_NODES)?;
+    serde_json::from_str(text).ok()
+}

@@ -1,0 +1,260 @@
+//! Graph mode: patterns are found, fused, observed and converted automatically.
+//!
+//! Each function is one stage and usable alone; what it takes and gives can be printed, verified, exported and run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use octofold_calibrate::{DataSet, InputSpec};
+use octofold_codegen::CodegenOptions;
+use octofold_ir::{Graph, onnx};
+use octofold_passes::annotate::{Annotations, annotate};
+use octofold_passes::backend::BackendConfig;
+use octofold_passes::config::{Addresses, ObjectTypes, QConfigMapping};
+use octofold_passes::convert::{Convert, Statistics};
+use octofold_passes::expand::ExpandFused;
+use octofold_passes::manager::{ManagerOptions, PassRun, run_passes};
+use octofold_passes::observe::InsertObservers;
+use octofold_passes::pipeline;
+use octofold_quant::QuantSpec;
+use octofold_runtime::{Plan, Session, SessionOptions};
+use octofold_tensor::Dim;
+
+use crate::Error;
+use crate::fate::{Fate, fates, record_float_nodes};
+
+/// A model as it was imported, with the names by which its operators can be found.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The graph, before any pass.
+    pub graph: Graph,
+    /// The addresses of its nodes.
+    pub addresses: Addresses,
+    /// The operator types of its nodes.
+    pub types: ObjectTypes,
+}
+
+impl Model {
+    /// Reads a model from an ONNX file, or from its text form when the name ends in `.txt` or `.onnxtxt`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or needs what Octofold does not have.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let is_text = path
+            .extension()
+            .is_some_and(|extension| extension == "txt" || extension == "onnxtxt");
+        let graph = if is_text {
+            octofold_ir::text::read_file(path)?
+        } else {
+            onnx::import(path, &onnx::ImportOptions::default())?
+        };
+        Ok(Self::new(graph))
+    }
+
+    /// A model from a graph before any pass.
+    pub fn new(graph: Graph) -> Self {
+        Self {
+            addresses: Addresses::of(&graph),
+            types: ObjectTypes::of(&graph),
+            graph,
+        }
+    }
+
+    /// What the model takes.
+    pub fn inputs(&self) -> Vec<InputSpec> {
+        inputs_of(&self.graph)
+    }
+}
+
+/// What a graph takes.
+pub fn inputs_of(graph: &Graph) -> Vec<InputSpec> {
+    let inputs = graph.inputs().iter().map(|&id| {
+        let value = graph.value(id);
+        InputSpec {
+            name: value.name().to_owned(),
+            dtype: value.ty().dtype,
+            shape: value.ty().shape.clone().unwrap_or_default(),
+        }
+    });
+    inputs.collect()
+}
+
+/// What a plan takes.
+pub fn inputs_of_plan(plan: &Plan) -> Vec<InputSpec> {
+    let inputs = plan.inputs().map(|input| InputSpec {
+        name: input.name.clone(),
+        dtype: input.dtype,
+        shape: input.shape.clone().unwrap_or_default(),
+    });
+    inputs.collect()
+}
+
+/// A model that is ready for calibration.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The simplified and fused float graph.
+    pub graph: Graph,
+    /// The same graph with observers.
+    pub observed: Graph,
+    /// The decision for every node and value.
+    pub annotations: Annotations,
+    /// What becomes of each node of the model.
+    pub fates: Vec<Fate>,
+    /// What the passes did.
+    pub runs: Vec<PassRun>,
+}
+
+/// Simplifies and fuses a float graph.
+///
+/// # Errors
+/// When the graph is not sound.
+pub fn optimize(graph: &mut Graph) -> Result<Vec<PassRun>, Error> {
+    let mut runs = run_passes(graph, pipeline::SIMPLIFY, ManagerOptions::default())?;
+    runs.extend(run_passes(
+        graph,
+        pipeline::FUSE,
+        ManagerOptions::default(),
+    )?);
+    Ok(runs)
+}
+
+/// Simplifies, fuses, annotates and observes a model (torch's `prepare_fx`).
+///
+/// # Errors
+/// When a setting matches nothing in the model, or the graph is not sound.
+pub fn prepare(
+    model: Model,
+    mapping: &QConfigMapping,
+    backend: &BackendConfig,
+) -> Result<Prepared, Error> {
+    let unmatched = mapping.unmatched(&model.addresses, &model.types);
+    if !unmatched.is_empty() {
+        return Err(Error::Unmatched(unmatched));
+    }
+    let mut graph = model.graph.clone();
+    let mut runs = optimize(&mut graph)?;
+    let annotations = annotate(&graph, mapping, backend, &model.addresses, &model.types)?;
+    let mut observed = graph.clone();
+    runs.extend(run_passes(
+        &mut observed,
+        &[&InsertObservers {
+            annotations: &annotations,
+        }],
+        ManagerOptions::default(),
+    )?);
+    let fates = fates(&model, &graph, &annotations);
+    record_float_nodes(&mut graph, &fates);
+    graph
+        .metadata_mut()
+        .insert("octofold.engine".to_owned(), backend.name.clone());
+    graph.metadata_mut().insert(
+        "octofold.version".to_owned(),
+        env!("CARGO_PKG_VERSION").to_owned(),
+    );
+    Ok(Prepared {
+        graph,
+        observed,
+        annotations,
+        fates,
+        runs,
+    })
+}
+
+impl Prepared {
+    /// The specification of each observed value, by its name.
+    pub fn specs(&self) -> BTreeMap<String, QuantSpec> {
+        let observed = self.annotations.observed();
+        observed
+            .map(|(id, spec)| (self.graph.value(id).name().to_owned(), *spec))
+            .collect()
+    }
+
+    /// A session of the compiled observed graph.
+    ///
+    /// # Errors
+    /// When the graph cannot be compiled.
+    pub fn session(&self, options: SessionOptions) -> Result<Session, Error> {
+        let mut graph = self.observed.clone();
+        run_passes(&mut graph, pipeline::LOWER, ManagerOptions::default())?;
+        run_passes(&mut graph, pipeline::LAYOUT, ManagerOptions::default())?;
+        Ok(Session::new(Arc::new(compile(&graph)?), options)?)
+    }
+}
+
+/// Runs the observed graph over data and gives what was observed. `progress` is told the number of samples seen so far.
+///
+/// # Errors
+/// When data do not fit the model, or a value is NaN or infinite.
+pub fn calibrate(
+    prepared: &Prepared,
+    data: &DataSet,
+    options: SessionOptions,
+    progress: impl FnMut(usize),
+) -> Result<Statistics, Error> {
+    let mut session = prepared.session(options)?;
+    Ok(octofold_calibrate::calibrate(
+        &mut session,
+        data,
+        &prepared.specs(),
+        progress,
+    )?)
+}
+
+/// Converts a prepared model to the reference QDQ graph: standard ONNX, for [`onnx::export`] or [`lower`] (torch's `convert_to_reference_fx`).
+///
+/// # Errors
+/// When statistics of a value are missing, or weights cannot be quantized.
+pub fn convert(prepared: &Prepared, statistics: &Statistics) -> Result<Graph, Error> {
+    let mut graph = prepared.graph.clone();
+    let convert = Convert {
+        annotations: &prepared.annotations,
+        statistics,
+    };
+    run_passes(
+        &mut graph,
+        &[&convert, &ExpandFused],
+        ManagerOptions::default(),
+    )?;
+    Ok(graph)
+}
+
+/// Lowers a float or QDQ graph to what [`compile`] takes, whoever made it.
+///
+/// # Errors
+/// When the graph is not sound.
+pub fn lower(graph: &Graph) -> Result<(Graph, Vec<PassRun>), Error> {
+    let mut graph = graph.clone();
+    let mut runs = optimize(&mut graph)?;
+    runs.extend(run_passes(
+        &mut graph,
+        pipeline::LOWER,
+        ManagerOptions::default(),
+    )?);
+    runs.extend(run_passes(
+        &mut graph,
+        pipeline::LAYOUT,
+        ManagerOptions::default(),
+    )?);
+    Ok((graph, runs))
+}
+
+/// Makes an executable plan of a lowered graph.
+///
+/// # Errors
+/// When the graph has a cycle or weights cannot be packed.
+pub fn compile(graph: &Graph) -> Result<Plan, Error> {
+    Ok(octofold_codegen::compile(
+        graph,
+        &CodegenOptions::default(),
+    )?)
+}
+
+/// Gives an input's symbolic dimensions the sizes of a shape: `--shape NAME=1x3x640x640`.
+///
+/// # Errors
+/// When the input does not exist or the shape does not fit it.
+pub fn fix_shape(graph: &Graph, input: &str, shape: &[i64]) -> Result<Graph, Error> {
+    let known: Vec<Dim> = shape.iter().map(|&size| Dim::Known(size)).collect();
+    Ok(graph.with_input_shape(input, &known)?)
+}
