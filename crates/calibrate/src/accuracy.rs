@@ -95,8 +95,11 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_smaller_index() {
-        let scores =
-            Tensor::new([3, 3], vec![0.1, 0.7, 0.2, 0.5, 0.5, 0.0, 0.0, 0.1, 0.2]).unwrap();
+        let scores = Tensor::new(
+            [3, 3],
+            vec![0.1_f32, 0.7, 0.2, 0.5, 0.5, 0.0, 0.0, 0.1, 0.2],
+        )
+        .unwrap();
         let mut top1 = Accuracy::top(1);
         top1.add(&scores, &[1, 1, 0]).unwrap();
         assert_eq!(top1.correct, [true, false, false]);

@@ -11,10 +11,10 @@ use octofold::quant::metrics::{ErrorStatistics, mcnemar_exact};
 
 use common::{MODELS, TEST, bits, data, load, plan, quantized, session};
 
-/// The least signal-to-noise ratio of the logits in dB, two below what was measured when the models were made.
-const LEAST_SQNR_DB: [f64; 2] = [30.0, 27.0];
+/// The least signal-to-noise ratio of the logits in dB, two below what was measured: 33.7 and 33.1.
+const LEAST_SQNR_DB: [f64; 2] = [31.5, 31.0];
 /// The least accuracy in float: that the data are read as in training.
-const LEAST_ACCURACY: f64 = 0.92;
+const LEAST_ACCURACY: f64 = 0.93;
 
 #[test]
 fn int8_is_as_good_as_float() -> Result<()> {
@@ -51,9 +51,8 @@ fn int8_is_as_good_as_float() -> Result<()> {
         );
         if p <= 0.05 || sqnr_db < least || before.value() < LEAST_ACCURACY || error.nonfinite() > 0
         {
-            faults.push(line.clone());
+            faults.push(line);
         }
-        println!("{line}");
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())

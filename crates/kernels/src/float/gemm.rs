@@ -59,24 +59,57 @@ pub(super) fn product(
     if !a_view.fits(rows, k, a.len()) || !b_view.fits(k, cols, b.len()) {
         return Err(KernelError::Shape("a product leaves its operands"));
     }
-    // SAFETY: every element that the strides address lies in its slice, as `fits` found (strides fit isize as the
-    // last offset does, or are never multiplied by more than 0); the output is exclusive and its rows do not overlap.
+    // `gemm` cuts deeper sums into parts whose number depends on the rows and columns. Cut here, an element's sum is
+    // rounded the same way whatever else is computed beside it: in a batch of any size, by any number of threads.
+    for start in (0..k).step_by(DEPTH) {
+        let depth = DEPTH.min(k - start);
+        // SAFETY: every element that the strides address lies in its slice, as `fits` found (strides fit isize as the
+        // last offset does, or are never multiplied by more than 0), and `start + depth` is at most `k`; the rows of
+        // the output do not overlap.
+        unsafe {
+            accumulate(
+                (rows, start, depth, cols),
+                (a, a_view),
+                (b, b_view),
+                (output, view),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The deepest sum that `gemm` adds up in one go.
+const DEPTH: usize = 512;
+
+/// Adds the products of columns `start..start + depth` of `a` with these rows of `b` to the output; the first part, from 0, overwrites it.
+///
+/// # Safety
+/// `rows` × (`start` + `depth`) elements of `a`, (`start` + `depth`) × `cols` of `b` and `rows` × `cols` of the output must lie in
+/// their slices, and the rows of the output must not overlap.
+unsafe fn accumulate(
+    (rows, start, depth, cols): (usize, usize, usize, usize),
+    (a, a_view): (&[f32], View),
+    (b, b_view): (&[f32], View),
+    (output, view): (&mut [f32], View),
+) {
+    let first = start == 0;
+    // SAFETY: the caller vouches for the elements; the output is exclusive.
     unsafe {
         gemm::gemm(
             rows,
             cols,
-            k,
+            depth,
             output.as_mut_ptr().add(view.offset),
             view.col_stride as isize,
             view.row_stride as isize,
-            false,
-            a.as_ptr().add(a_view.offset),
+            !first,
+            a.as_ptr().add(a_view.offset + start * a_view.col_stride),
             a_view.col_stride as isize,
             a_view.row_stride as isize,
-            b.as_ptr().add(b_view.offset),
+            b.as_ptr().add(b_view.offset + start * b_view.row_stride),
             b_view.col_stride as isize,
             b_view.row_stride as isize,
-            0.0,
+            if first { 0.0 } else { 1.0 },
             1.0,
             false,
             false,
@@ -84,5 +117,4 @@ pub(super) fn product(
             Parallelism::None,
         );
     }
-    Ok(())
 }

@@ -1,5 +1,13 @@
 //! The commands, one a file, and what they share.
 
+/// In the place of the standard macros, which panic when the reader of a pipe has gone.
+macro_rules! print {
+    ($($argument:tt)*) => { $crate::cli::output::print(format_args!($($argument)*)) };
+}
+macro_rules! println {
+    ($($argument:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($argument)*))) };
+}
+
 mod bench;
 mod check;
 mod compare;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use octofold::Model;
 use octofold::passes::manager::{ManagerOptions, run_passes_with};
@@ -33,6 +33,18 @@ impl Opt {
         let mut passes: Vec<&dyn Pass> = Vec::new();
         for name in &self.passes {
             passes.extend(pipeline::named(name)?);
+        }
+        if let Some(wanted) = self
+            .print_after
+            .as_deref()
+            .filter(|&wanted| wanted != "all")
+            && passes.iter().all(|pass| pass.name() != wanted)
+        {
+            let names: Vec<&str> = passes.iter().map(|pass| pass.name()).collect();
+            bail!(
+                "--print-after {wanted}: no such pass runs; there are {}",
+                names.join(", ")
+            );
         }
         let options = ManagerOptions {
             verify: true,

@@ -15,13 +15,33 @@ pub(crate) fn write_whole(
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".octofold-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // What the user's mask leaves of these, as for any new file.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder
+        .tempfile_in(folder)
         .with_context(|| format!("cannot write in {}", folder.display()))?;
     write(file.as_file_mut())?;
     file.as_file_mut().flush()?;
     file.persist(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
+}
+
+/// Prints a part of the result. Whoever reads it may stop before the end, as `head` does, which changes nothing about the rest of
+/// the command: files are still written, and the status is still right.
+pub(crate) fn print(text: std::fmt::Arguments<'_>) {
+    if let Err(error) = std::io::stdout().write_fmt(text)
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("error: cannot print: {error}");
+        std::process::exit(1);
+    }
 }
 
 /// A counter of samples on stderr, when that is a terminal.

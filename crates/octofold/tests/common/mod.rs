@@ -1,6 +1,8 @@
 //! What the tests of the facade share: the own models, their data, and the way from a model to a plan.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod command;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
