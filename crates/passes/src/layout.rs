@@ -2,8 +2,8 @@
 //!
 //! One walk in order decides for each value of rank 4 in which layouts it exists. An operator with a layout attribute takes and gives NHWC; an
 //! operator that does not care follows its operands; any other takes and gives NCHW. A `Transpose` is inserted where a value is needed
-//! in a layout in which it does not exist yet, once a value. So conversions cancel between kernels and sink through
-//! quantization to the bytes, and only those at the edges remain.
+//! in a layout in which it does not exist yet, once a value. So conversions cancel between kernels, an
+//! input is converted after it became bytes, and only conversions at the edges remain.
 
 use std::collections::BTreeMap;
 

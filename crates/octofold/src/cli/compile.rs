@@ -37,6 +37,9 @@ impl Compile {
         }
         let model = load_model(&self.model, &self.shape)?;
         let graph = match self.quantization.algorithm()? {
+            None if self.quantization.is_given() => bail!(
+                "the flags say how to quantize, but nothing says to: --calibrate DATA for static quantization"
+            ),
             None => model.graph,
             Some(algorithm) => self
                 .quantization

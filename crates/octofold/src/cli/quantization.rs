@@ -80,6 +80,21 @@ impl Quantization {
         Ok(self.algorithm.or(implied).or(configured))
     }
 
+    /// Whether a flag says how to quantize, which means nothing to a float plan.
+    pub(crate) fn is_given(&self) -> bool {
+        let named = [
+            &self.preset,
+            &self.observer,
+            &self.activation_type,
+            &self.weight_type,
+        ];
+        named.into_iter().any(Option::is_some)
+            || self.per_tensor
+            || self.reduce_range
+            || !self.exclude.is_empty()
+            || !self.op_types.is_empty()
+    }
+
     /// The engine's abilities.
     pub(crate) fn backend(&self) -> Result<BackendConfig> {
         let configured = self.data.config()?.backend;
