@@ -1,6 +1,7 @@
 //! Small questions that many rules ask of a graph.
 
 use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
+use octofold_ops::families::{Activation, FusedLinear};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::rewrite::Skip;
@@ -88,4 +89,14 @@ pub(crate) fn per_channel(
             .enumerate()
             .all(|(axis, &size)| size == 1 || axis == channel_axis);
     (only_channels && values.len() == channels).then(|| values.to_vec())
+}
+
+/// A linear layer without quantization or activation.
+pub(crate) fn float_linear() -> FusedLinear {
+    FusedLinear {
+        activation: Activation::None,
+        x: None,
+        w_scale: vec![],
+        y: None,
+    }
 }

@@ -1,7 +1,7 @@
 //! The forms that kernels know: linear layers of dequantized weights, and float convolutions and pools.
 
 use octofold_ir::{Graph, Op, Patch, PatchValue};
-use octofold_ops::families::{Activation, DequantizeLinear, FusedLinear};
+use octofold_ops::families::{Activation, DequantizeLinear};
 use octofold_quant::QuantParams;
 use octofold_tensor::Tensor;
 
@@ -39,15 +39,6 @@ impl Pass for LowerFloat {
 
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
         apply_rewrites(graph, self.name(), &[&FloatForm])
-    }
-}
-
-fn linear() -> FusedLinear {
-    FusedLinear {
-        activation: Activation::None,
-        x: None,
-        w_scale: vec![],
-        y: None,
     }
 }
 
@@ -109,7 +100,12 @@ impl Rewrite for DequantizedLinear {
                 return Err(Skip::because("the bias is not one element a column"));
             }
         }
-        let made = patch.node(node.name(), linear(), inputs, sources_of(graph, [id]));
+        let made = patch.node(
+            node.name(),
+            support::float_linear(),
+            inputs,
+            sources_of(graph, [id]),
+        );
         patch.replace(support::result(graph, id), made);
         patch.remove(id);
         Ok(patch)

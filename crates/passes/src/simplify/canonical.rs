@@ -4,9 +4,7 @@
 //! becomes global pooling, and the ways to write Swish and HardSwish become these operators.
 
 use octofold_ir::{Graph, Op, Patch, PatchValue};
-use octofold_ops::families::{
-    Activation, FusedLinear, GlobalAveragePool, HardSwish, Relu, Reshape, Swish,
-};
+use octofold_ops::families::{Activation, GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::op;
@@ -95,16 +93,6 @@ impl Rewrite for ReshapeSizes {
     }
 }
 
-/// A linear layer without quantization or activation.
-fn linear() -> FusedLinear {
-    FusedLinear {
-        activation: Activation::None,
-        x: None,
-        w_scale: vec![],
-        y: None,
-    }
-}
-
 /// `Gemm` with constant weights and bias: alpha, beta and the transpose go into the constants.
 struct GemmToLinear;
 
@@ -177,7 +165,7 @@ impl Rewrite for GemmToLinear {
         }
         let made = patch.node(
             graph.node(id).name(),
-            linear(),
+            support::float_linear(),
             inputs,
             sources_of(graph, [id]),
         );
@@ -226,7 +214,7 @@ impl Rewrite for MatMulToLinear {
         let mut patch = Patch::new();
         let made = patch.node(
             graph.node(id).name(),
-            linear(),
+            support::float_linear(),
             [Some(x.into()), Some(w.into())],
             sources_of(graph, [id]),
         );
