@@ -11,7 +11,7 @@ use octofold_kernels::shared::add::{Operand, add};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
 use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use octofold_kernels::shared::mul::mul;
-use octofold_kernels::shared::pool::{average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::pool::{Averaging, average_pool, global_average_pool, max_pool};
 use octofold_kernels::shared::quantize::{
     dequantize, dequantize_nhwc_to_nchw, quantize, quantize_nchw_to_nhwc,
 };
@@ -120,8 +120,21 @@ fn pooling(c: &mut Criterion) {
         all(c, &format!("max_pool_{name}"), elements, |isa| {
             max_pool(isa, &shape, &input, FROM, to, 0..rows, &mut output)
         });
+        let averaging = Averaging {
+            count_padding: false,
+            columns_first: true,
+        };
         all(c, &format!("average_pool_{name}"), elements, |isa| {
-            average_pool(isa, &shape, false, &input, FROM, to, 0..rows, &mut output)
+            average_pool(
+                isa,
+                &shape,
+                averaging,
+                &input,
+                FROM,
+                to,
+                0..rows,
+                &mut output,
+            )
         });
     }
     let shape = ImageShape {

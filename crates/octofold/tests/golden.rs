@@ -219,8 +219,9 @@ fn integers(tensor: &Tensor) -> Result<Vec<i32>> {
     })
 }
 
-/// Which elements of a windowed mean lie on a tie between two integers. ONNX Runtime rounds its means in float there, one way or the
-/// other, and its quantizer gives pools the scale of their operand, so that ties are frequent.
+/// Which elements of a windowed mean lie on a tie between two integers. ONNX Runtime's integer kernel puts the zero point inside the
+/// rounding, which sends half of them another way than its float operators go when the zero point is odd; and its quantizer gives pools
+/// the scale of their operand, so that ties are frequent.
 fn ties_of_mean(op: &Op, operand: Option<&Tensor>) -> Result<Option<Vec<bool>>> {
     let Op::FusedPool(pool) = op else {
         return Ok(None);
@@ -302,8 +303,8 @@ fn for_each_result(
     Ok(())
 }
 
-/// Checks each operator against the arrays of one file.
-fn check_operators(name: &str, file: &str) -> Result<()> {
+/// Checks each operator against the arrays of one file, which ONNX Runtime's float operators or its integer kernels computed.
+fn check_operators(name: &str, file: &str, integer_kernels: bool) -> Result<()> {
     let (graph, inputs) = (lowered_apart(&model(name)?)?, arrays(name)?);
     let mut golden = arrays(file)?;
     golden.insert("input".to_owned(), inputs["input"].clone());
@@ -315,7 +316,11 @@ fn check_operators(name: &str, file: &str) -> Result<()> {
             return check_floats(shown.found, shown.expected, 1e-6, 0.0);
         }
         let op = graph.node(shown.node).op();
-        let ties = ties_of_mean(op, shown.operand)?;
+        let ties = if integer_kernels {
+            ties_of_mean(op, shown.operand)?
+        } else {
+            None
+        };
         let difference = Difference::of(shown.found, shown.expected, ties.as_deref())?;
         if difference.largest > 1 || !difference.is_nearly_none() {
             faults.push(format!("{} `{}`: {difference:?}", op.name(), shown.name));
@@ -337,14 +342,14 @@ fn check_operators(name: &str, file: &str) -> Result<()> {
 /// The definition: float operators between dequantized values.
 #[test]
 fn operators_agree_with_the_definition() {
-    for_all(&QUANTIZED, |name| check_operators(name, name));
+    for_all(&QUANTIZED, |name| check_operators(name, name, false));
 }
 
 /// ONNX Runtime's integer kernels.
 #[test]
 fn operators_agree_with_the_integer_kernels() {
     for_all(&QUANTIZED, |name| {
-        check_operators(name, &format!("{name}.optimized"))
+        check_operators(name, &format!("{name}.optimized"), true)
     });
 }
 

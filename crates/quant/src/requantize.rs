@@ -67,6 +67,14 @@ pub fn mean(sum: i32, count: usize, from: QParams, to: QParams, lo: i32, hi: i32
     )
 }
 
+/// The mean of a window whose `count` dequantized values have the f32 sum `sum`: `rne(f32(f32(sum / n) / s_y)) + z_y`.
+///
+/// This is the reference graph's own arithmetic (dequantize, `AveragePool`, quantize) and not that of [`mean`]: where operand and result
+/// have one scale, means of an even count lie on ties, and the rounding of the float sum decides them.
+pub fn real_mean(sum: f32, count: usize, to: QParams, lo: i32, hi: i32) -> i32 {
+    to_steps(sum / count as f32 / to.scale, to.zero_point, lo, hi)
+}
+
 /// The multiplier of [`mean`]: `f32(s / f32(n·s_y))`.
 pub fn mean_multiplier(count: usize, from: QParams, to: QParams) -> f32 {
     from.scale / (count as f32 * to.scale)

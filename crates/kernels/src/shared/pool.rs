@@ -3,10 +3,11 @@
 //! - Maximum: the largest value of the window, moved to the target by `octofold_quant::requantize::rescale`
 //!   (which is monotonic, so the order does not matter). Padding never wins; a window that holds only padding
 //!   gives the lower bound.
-//! - Average: `octofold_quant::requantize::mean` of the exact integer sum `Σ(q - z)`. Padding adds nothing to the sum; it
-//!   counts as elements when `count_padding` says so. An empty window gives zero.
-//!
-//! All sums are exact: in 32 bits, and in 16 bits on the way for up to 257 values (257 · 255 < 2^16).
+//! - Average: `octofold_quant::requantize::real_mean` of the window's real values, added up in f32 in the order that the caller names:
+//!   the arithmetic of dequantize, `AveragePool` and quantize. Padding adds nothing to the sum; it counts as elements when
+//!   [`Averaging`] says so. An empty window gives zero.
+//! - Global average: `octofold_quant::requantize::mean` of the exact integer sum `Σ(q - z)`, in 32 bits, and in 16 bits on the
+//!   way for up to 257 values (257 · 255 < 2^16).
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use octofold_quant::requantize::mean_multiplier;
 
 use super::dispatch::isa_versions;
 use super::rescale::Rescaler;
-use super::{Quant8, Target8, Writer, check_range, product};
+use super::{Quant8, Reader, Target8, Writer, check_range, product};
 use crate::error::check_len;
 use crate::{Isa, KernelError};
 
@@ -292,11 +293,10 @@ fn max_row_loop(
 
 /// The mean of each window and channel, for the output rows `rows` of `batch · out_h`.
 ///
-/// With `count_padding` the divisor counts the padding that the shape names (never what lies beyond it). Layouts
-/// are those of [`max_pool`].
+/// Layouts are those of [`max_pool`].
 ///
 /// # Errors
-/// As [`max_pool`], and for a window whose sum 32 bits do not hold (more than 8 421 504 values).
+/// As [`max_pool`].
 #[expect(
     clippy::too_many_arguments,
     reason = "one argument each for shape, data, meaning and range"
@@ -304,7 +304,7 @@ fn max_row_loop(
 pub fn average_pool(
     isa: Isa,
     shape: &PoolShape,
-    count_padding: bool,
+    averaging: Averaging,
     input: &[u8],
     from: Quant8,
     to: Target8,
@@ -312,95 +312,120 @@ pub fn average_pool(
     output: &mut [u8],
 ) -> Result<(), KernelError> {
     shape.check_slices(input.len(), &rows, output.len())?;
-    let window = shape.kernel_h.min(shape.in_h) * shape.kernel_w.min(shape.in_w);
-    check_sum(window)?;
     from.check()?;
     to.check()?;
-    let means = Means::new(from, to);
+    let reals = Reals {
+        reader: from.reader(),
+        scale: from.params.scale,
+        step: to.quant.params.scale,
+        writer: to.writer(),
+    };
     let width = shape.out_w * shape.channels;
-    let mut sums = vec![0; (shape.in_w + 1) * shape.channels];
+    let mut sums = vec![0.0; (shape.in_w + 1) * shape.channels];
     for (row, output) in rows.zip(output.chunks_exact_mut(width)) {
-        average_row(
-            isa,
-            shape,
-            count_padding,
-            input,
-            means,
-            row,
-            &mut sums,
-            output,
-        )?;
+        average_row(isa, shape, averaging, input, reals, row, &mut sums, output)?;
     }
     Ok(())
+}
+
+/// How the values of a window become a mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Averaging {
+    /// Whether the divisor counts the padding that the shape names (never what lies beyond it).
+    pub count_padding: bool,
+    /// Whether each column is added up first and then the sums of the columns, instead of one value after the other, row by row.
+    pub columns_first: bool,
+}
+
+/// The constants of windowed means.
+#[derive(Clone, Copy)]
+struct Reals {
+    reader: Reader,
+    /// The scale of the operand.
+    scale: f32,
+    /// The scale of the result.
+    step: f32,
+    writer: Writer,
+}
+
+impl Reals {
+    /// Adds the real values of bytes to sums.
+    #[inline(always)]
+    fn add(self, sums: &mut [f32], bytes: &[u8]) {
+        for (sum, &byte) in sums.iter_mut().zip(bytes) {
+            *sum += self.reader.steps(byte) * self.scale;
+        }
+    }
+
+    /// The quantized means of `count` values from their sums.
+    #[inline(always)]
+    fn write(self, sums: &[f32], count: usize, output: &mut [u8]) {
+        let count = count.max(1) as f32;
+        for (y, sum) in output.iter_mut().zip(sums) {
+            *y = self.writer.byte(sum / count / self.step);
+        }
+    }
 }
 
 isa_versions!(
     #[expect(clippy::too_many_arguments, reason = "the arguments of the kernel and its scratch memory")]
     fn average_row(
         shape: &PoolShape,
-        count_padding: bool,
+        averaging: Averaging,
         input: &[u8],
-        means: Means,
+        reals: Reals,
         row: usize,
-        sums: &mut [i32],
+        sums: &mut [f32],
         output: &mut [u8],
     ) = average_row_loop
 );
 
-/// One row of means; like the maxima, down all columns first, then across. `sums` has room for
-/// the sum of each column and channel, and for those of one window.
+/// One row of means. `sums` has room for the sum of each column and channel, and for those of one window.
 #[inline(always)]
 fn average_row_loop(
     shape: &PoolShape,
-    count_padding: bool,
+    averaging: Averaging,
     input: &[u8],
-    means: Means,
+    reals: Reals,
     row: usize,
-    sums: &mut [i32],
+    sums: &mut [f32],
     output: &mut [u8],
 ) {
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
     let vertical = shape.window_h(row % shape.out_h);
     let (columns, sums) = sums.split_at_mut(shape.in_w * channels);
-    columns.fill(0);
-    for y in vertical.positions() {
-        let values = &input[(base + y) * columns.len()..][..columns.len()];
-        for (sum, &value) in columns.iter_mut().zip(values) {
-            *sum += i32::from(value ^ means.flip);
+    let width = columns.len();
+    let input_row = |y: usize| &input[(base + y) * width..][..width];
+    if averaging.columns_first {
+        columns.fill(0.0);
+        for y in vertical.positions() {
+            reals.add(columns, input_row(y));
         }
     }
     for (x, output) in output.chunks_exact_mut(channels).enumerate() {
         let horizontal = shape.window_w(x);
-        let valid = vertical.len * horizontal.len;
-        let count = if count_padding {
+        sums.fill(0.0);
+        if averaging.columns_first {
+            for x in horizontal.positions() {
+                let column = &columns[x * channels..][..channels];
+                sums.iter_mut()
+                    .zip(column)
+                    .for_each(|(sum, column)| *sum += column);
+            }
+        } else {
+            for y in vertical.positions() {
+                for x in horizontal.positions() {
+                    reals.add(sums, &input_row(y)[x * channels..][..channels]);
+                }
+            }
+        }
+        let count = if averaging.count_padding {
             vertical.padded * horizontal.padded
         } else {
-            valid
+            vertical.len * horizontal.len
         };
-        if horizontal.len == 3 {
-            let zeros = means.zero_sum(valid);
-            let multiplier = means.multiplier(count);
-            let [left, middle, right] = [0, 1, 2].map(|tap| {
-                let x = horizontal.start + tap * horizontal.step;
-                &columns[x * channels..][..channels]
-            });
-            for (((y, a), b), c) in output.iter_mut().zip(left).zip(middle).zip(right) {
-                *y = means.writer.byte((zeros + a + b + c) as f32 * multiplier);
-            }
-            continue;
-        }
-        sums.fill(means.zero_sum(valid));
-        for x in horizontal.positions() {
-            let column = &columns[x * channels..][..channels];
-            sums.iter_mut()
-                .zip(column)
-                .for_each(|(sum, column)| *sum += column);
-        }
-        let multiplier = means.multiplier(count);
-        for (y, sum) in output.iter_mut().zip(&*sums) {
-            *y = means.writer.byte(*sum as f32 * multiplier);
-        }
+        reals.write(sums, count, output);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A window that lies over borders only, as some attributes make it, has the lowest value of the type as its maximum, and 0 as its mean.
 
-use octofold_tensor::{Dim, Tensor};
+use octofold_tensor::{DType, Dim, Tensor};
 
 use super::AutoPad;
 use super::number::{Number, for_numbers};
@@ -38,7 +38,7 @@ attributes! {
 attributes! {
     /// ONNX `AveragePool` (opset 19, 22): the mean of each window.
     ///
-    /// Input: `x` [N, C, D1, …], float. Output: [N, C, O1, …].
+    /// Input: `x` [N, C, D1, …], float. Output: [N, C, O1, …]. f32 is added up in f32, in the order of [`SumOrder`]; other types in f64.
     "" "AveragePool"
     pub struct AveragePool {
         /// How the borders follow from the input's size.
@@ -105,8 +105,54 @@ pub(crate) struct WindowView<'a> {
     pub(crate) position: usize,
     /// The flat indices of the elements, row-major.
     pub(crate) elements: &'a [usize],
+    /// The number of elements along the last axis.
+    pub(crate) columns: usize,
     /// The number of taps over elements and borders.
     pub(crate) with_borders: usize,
+}
+
+impl WindowView<'_> {
+    /// The sum of the window's values in f32, in the given order.
+    pub(crate) fn sum(&self, order: SumOrder, value: impl Fn(usize) -> f32) -> f32 {
+        let elements = self.elements;
+        let sum = |sum: f32, x: f32| sum + x;
+        match order {
+            SumOrder::Rows => elements.iter().map(|&e| value(e)).fold(0.0, sum),
+            SumOrder::Columns => (0..self.columns)
+                .map(|column| {
+                    let down = elements.iter().skip(column).step_by(self.columns);
+                    down.map(|&e| value(e)).fold(0.0, sum)
+                })
+                .fold(0.0, sum),
+        }
+    }
+}
+
+/// The order in which the values of a window are added up. Sums in f32 depend on it, and quantized means of an even number of values
+/// depend on the last bit of the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SumOrder {
+    /// One value after the other, row by row.
+    Rows,
+    /// First down each column, then across the columns.
+    Columns,
+}
+
+impl SumOrder {
+    /// ONNX Runtime's order (MLAS's pooling kernels): columns for dense windows that move by at most two, rows otherwise.
+    pub fn of_window(stride_w: usize, dilated: bool) -> Self {
+        if stride_w <= 2 && !dilated {
+            Self::Columns
+        } else {
+            Self::Rows
+        }
+    }
+
+    /// The order for a window over some axes.
+    pub(crate) fn of(slides: &[Slide]) -> Self {
+        let stride = slides.last().map_or(1, |slide| slide.stride);
+        Self::of_window(stride, slides.iter().any(|slide| slide.dilation > 1))
+    }
 }
 
 /// Passes every position of a window to `visit`, row-major.
@@ -117,18 +163,20 @@ pub(crate) fn for_each_window(slides: &[Slide], mut visit: impl FnMut(WindowView
     for_each_index(&sizes, |index| {
         elements.clear();
         elements.push(0);
-        let mut with_borders = 1_usize;
+        let (mut with_borders, mut columns) = (1_usize, 0);
         for (slide, &at) in slides.iter().zip(index) {
             let outer = std::mem::take(&mut elements);
             elements.extend(outer.iter().flat_map(|&outer| {
                 let inside = slide.taps(at).filter_map(move |tap| slide.element(at, tap));
                 inside.map(move |element| outer * slide.input + element)
             }));
+            columns = elements.len() / outer.len().max(1);
             with_borders = with_borders.saturating_mul(slide.taps_with_borders(at));
         }
         visit(WindowView {
             position,
             elements: &elements,
+            columns,
             with_borders,
         });
         position += 1;
@@ -286,16 +334,23 @@ impl Operator for AveragePool {
         }
         let (planes, size_in) = (shape[0] * shape[1], checked_elements(&x.shape()[2..])?);
         let size_out = y.len() / planes;
+        let (order, single) = (SumOrder::of(&slides), x.dtype() == DType::F32);
         for_each_window(&slides, |view| {
             let count = if self.count_include_pad {
                 view.with_borders
             } else {
                 view.elements.len()
-            };
+            }
+            .max(1);
             for plane in 0..planes {
                 let values = &values[plane * size_in..][..size_in];
-                let sum: f64 = view.elements.iter().map(|&element| values[element]).sum();
-                y[plane * size_out + view.position] = sum / count.max(1) as f64;
+                y[plane * size_out + view.position] = if single {
+                    let sum = view.sum(order, |element| values[element] as f32);
+                    f64::from(sum / count as f32)
+                } else {
+                    let sum: f64 = view.elements.iter().map(|&element| values[element]).sum();
+                    sum / count as f64
+                };
             }
         });
         Ok(vec![real_tensor(x.dtype(), &shape, y)?])

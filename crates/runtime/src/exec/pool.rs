@@ -1,9 +1,9 @@
 //! Pooling of quantized values, channels-last.
 
-use octofold_kernels::shared::pool::{average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::pool::{Averaging, average_pool, global_average_pool, max_pool};
 use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind};
+use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, SumOrder};
 
 use super::{Arguments, BYTES, Call, Work, part_len};
 use crate::StepError;
@@ -97,7 +97,7 @@ pub(super) fn part(shape: &PoolShape) -> usize {
 struct Pool {
     kind: PoolKind,
     shape: PoolShape,
-    count_padding: bool,
+    averaging: Averaging,
     from: Quant8,
     target: Target8,
     part: usize,
@@ -120,9 +120,14 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let shape = pool_shape(op, arguments)?;
     // Refuses sizes that describe no pooling.
     shape.rows()?;
+    let dilated = shape.dilation_h > 1 || shape.dilation_w > 1;
+    let order = SumOrder::of_window(shape.stride_w, dilated);
     Ok(Box::new(Pool {
         kind: op.kind,
-        count_padding: op.count_include_pad,
+        averaging: Averaging {
+            count_padding: op.count_include_pad,
+            columns_first: order == SumOrder::Columns,
+        },
         from: arguments.operand(0)?.quant(x)?,
         target: arguments.target(y)?,
         part: part(&shape),
@@ -143,7 +148,7 @@ impl Work for Pool {
                     PoolKind::Average => average_pool(
                         call.isa,
                         shape,
-                        self.count_padding,
+                        self.averaging,
                         input,
                         from,
                         target,

@@ -131,6 +131,30 @@ fn compare(
     }
 }
 
+const AVERAGING: [Averaging; 3] = [
+    averaging(false, true),
+    averaging(true, true),
+    averaging(false, false),
+];
+
+const fn averaging(count_padding: bool, columns_first: bool) -> Averaging {
+    Averaging {
+        count_padding,
+        columns_first,
+    }
+}
+
+/// The sum of reals column by column; `taps` says where each real lies.
+fn sum_of_columns(shape: &PoolShape, taps: &[usize], reals: &[f32]) -> f32 {
+    let mut columns: std::collections::BTreeMap<usize, f32> = Default::default();
+    for (tap, real) in taps.iter().zip(reals) {
+        *columns
+            .entry(tap / shape.channels % shape.in_w)
+            .or_default() += real;
+    }
+    columns.values().fold(0.0, |sum, column| sum + column)
+}
+
 #[test]
 fn windows_match_loops_over_all_taps() {
     let mut random = Random::new(5);
@@ -145,7 +169,7 @@ fn windows_match_loops_over_all_taps() {
                     quants()[(i + 3) % 6]
                 };
                 let (p, q) = (from.params, to.quant.params);
-                let (mut max, mut mean, mut padded_mean) = (Vec::new(), Vec::new(), Vec::new());
+                let (mut max, mut means) = (Vec::new(), vec![Vec::new(); AVERAGING.len()]);
                 windows(&shape, |_, taps, padded| {
                     let values = taps.iter().map(|&tap| from.value(input[tap]));
                     let best = values.clone().max();
@@ -153,18 +177,29 @@ fn windows_match_loops_over_all_taps() {
                         best.map_or(to.lo, |best| requantize::rescale(best, p, q, to.lo, to.hi))
                             as u8,
                     );
-                    let sum = values.map(|value| value - p.zero_point).sum();
-                    let count = taps.len().max(1);
-                    mean.push(requantize::mean(sum, count, p, q, to.lo, to.hi) as u8);
-                    let count = padded.max(1);
-                    padded_mean.push(requantize::mean(sum, count, p, q, to.lo, to.hi) as u8);
+                    let reals: Vec<f32> = values
+                        .map(|value| (value - p.zero_point) as f32 * p.scale)
+                        .collect();
+                    for (averaging, means) in AVERAGING.iter().zip(&mut means) {
+                        let sum = if averaging.columns_first {
+                            sum_of_columns(&shape, taps, &reals)
+                        } else {
+                            reals.iter().fold(0.0, |sum, real| sum + real)
+                        };
+                        let count = if averaging.count_padding {
+                            padded
+                        } else {
+                            taps.len()
+                        };
+                        means.push(requantize::real_mean(sum, count.max(1), q, to.lo, to.hi) as u8);
+                    }
                 });
                 compare(&shape, &max, |isa, rows, output| {
                     max_pool(isa, &shape, &input, from, to, rows, output)
                 });
-                for (count_padding, expected) in [(false, &mean), (true, &padded_mean)] {
+                for (averaging, expected) in AVERAGING.into_iter().zip(&means) {
                     compare(&shape, expected, |isa, rows, output| {
-                        average_pool(isa, &shape, count_padding, &input, from, to, rows, output)
+                        average_pool(isa, &shape, averaging, &input, from, to, rows, output)
                     });
                 }
             }

@@ -8,7 +8,7 @@ use super::{
     quantized_input,
 };
 use crate::families::AutoPad;
-use crate::families::pool::{for_each_window, maximum};
+use crate::families::pool::{SumOrder, for_each_window, maximum};
 use crate::families::support::checked_elements;
 use crate::families::window::{Slide, Window, WindowAttributes};
 use crate::{Arity, Inputs, OpError, Operator};
@@ -30,10 +30,21 @@ fn pool_quantization(
     }
 }
 
+/// What becomes of the values of a window.
+#[derive(Clone, Copy)]
+enum Reduction {
+    /// Their maximum.
+    Max,
+    /// Their mean, of reals added up in f32 in an order.
+    WindowMean(SumOrder),
+    /// Their mean, of the exact sum.
+    ExactMean,
+}
+
 /// Pools the planes of an input; what is read and written is the same for windows and whole planes.
 fn pool(
     inputs: Inputs<'_>,
-    (layout, kind): (Layout, PoolKind),
+    (layout, reduction): (Layout, Reduction),
     slides: &[Slide],
     count_include_pad: bool,
     quantization: Option<(QParams, OutputQuantization)>,
@@ -68,22 +79,30 @@ fn pool(
         for (batch, channel) in planes.each() {
             let at = |element: usize| planes.index(batch, channel, size_in, element);
             let elements = view.elements.iter();
-            let value = match (quantization, kind) {
-                (None, PoolKind::Max) => {
+            let value = match (quantization, reduction) {
+                (None, Reduction::Max) => {
                     Finished::Float(maximum(elements.map(|&e| (e, numbers[at(e)]))).1)
                 }
-                (None, PoolKind::Average) => {
+                (None, Reduction::WindowMean(order)) => {
+                    Finished::Float(view.sum(order, |e| numbers[at(e)]) / count as f32)
+                }
+                (None, Reduction::ExactMean) => {
                     let sum: f64 = elements.map(|&e| f64::from(numbers[at(e)])).sum();
                     Finished::Float((sum / count as f64) as f32)
                 }
-                (Some((_, y)), PoolKind::Max) => {
+                (Some((_, y)), Reduction::Max) => {
                     let q = elements
                         .map(|&e| bytes[at(e)])
                         .max()
                         .unwrap_or(x_params.zero_point);
                     Finished::Quantized(requantize::rescale(q, x_params, y.params, y.lo, y.hi))
                 }
-                (Some((_, y)), PoolKind::Average) => {
+                (Some((_, y)), Reduction::WindowMean(order)) => {
+                    let real = |e| (bytes[at(e)] - x_params.zero_point) as f32 * x_params.scale;
+                    let sum = view.sum(order, real);
+                    Finished::Quantized(requantize::real_mean(sum, count, y.params, y.lo, y.hi))
+                }
+                (Some((_, y)), Reduction::ExactMean) => {
                     let sum: i64 = elements
                         .map(|&e| i64::from(bytes[at(e)] - x_params.zero_point))
                         .sum();
@@ -144,10 +163,13 @@ impl Operator for FusedPool {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
         let slides = self.window()?.over(&[height, width])?;
-        let how = (self.layout, self.kind);
+        let reduction = match self.kind {
+            PoolKind::Max => Reduction::Max,
+            PoolKind::Average => Reduction::WindowMean(SumOrder::of(&slides)),
+        };
         Ok(vec![pool(
             inputs,
-            how,
+            (self.layout, reduction),
             &slides,
             self.count_include_pad,
             self.quantization()?,
@@ -182,9 +204,13 @@ impl Operator for FusedGlobalPool {
             end: 0,
         };
         let slides = [whole(height), whole(width)];
+        let reduction = match self.kind {
+            PoolKind::Max => Reduction::Max,
+            PoolKind::Average => Reduction::ExactMean,
+        };
         Ok(vec![pool(
             inputs,
-            (self.layout, self.kind),
+            (self.layout, reduction),
             &slides,
             false,
             self.quantization()?,
