@@ -9,7 +9,9 @@
 //! # observe: PRESET         inserts observers
 //! # convert: PRESET         converts with the statistics given
 //! # range: VALUE LOW HIGH   what calibration saw of a value
-//! # float: MODULE           leaves a module float; `float-type` an operator type
+//! # float: MODULE           leaves a module float; `float-type` an operator type, `float-region` what lies between two values
+//! # wide: MODULE            gives a module activations of 16 bits
+//! # given: VALUE SCALE ZERO_POINT   sets the parameters of a value
 //! # weights: TYPE           another type for weights; `activations` for activations
 //! # reduced-weights:        weights of seven bits
 //! ```
@@ -19,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use octofold_ir::{Graph, text};
 use octofold_passes::annotate::{Annotations, NodeAnnotation, annotate};
-use octofold_passes::backend::BackendConfig;
-use octofold_passes::config::{Addresses, ObjectTypes, Preset, QConfig, QConfigMapping};
+use octofold_passes::backend::{BackendConfig, Execution};
+use octofold_passes::config::{ModelNames, Preset, QConfig, QConfigMapping, Resolver, SpecEdit};
 use octofold_passes::convert::{Convert, Statistics};
 use octofold_passes::manager::{ManagerOptions, run_passes};
 use octofold_passes::observe::InsertObservers;
@@ -31,8 +33,7 @@ use octofold_quant::{Granularity, ObserverKind, ObserverState, QuantRange, Quant
 /// One file on its way through its steps.
 struct Case {
     graph: Graph,
-    addresses: Addresses,
-    types: ObjectTypes,
+    names: ModelNames,
     mapping: QConfigMapping,
     statistics: Statistics,
     edits: Vec<(String, String)>,
@@ -43,8 +44,7 @@ impl Case {
     fn new(graph: Graph) -> Self {
         let shown = format!("{graph}");
         Self {
-            addresses: Addresses::of(&graph),
-            types: ObjectTypes::of(&graph),
+            names: ModelNames::of(&graph),
             graph,
             mapping: QConfigMapping::default(),
             statistics: Statistics::new(),
@@ -100,6 +100,24 @@ impl Case {
             "float" => {
                 self.mapping.module_name.insert(value.to_owned(), None);
             }
+            "float-region" => {
+                let (from, to) = value.split_once(' ').expect("float-region: FROM TO");
+                self.mapping = std::mem::take(&mut self.mapping).exclude_region(from, to);
+            }
+            "wide" => {
+                let config = QConfig::default().with_activation_type(QuantType::Uint16);
+                self.mapping
+                    .module_name
+                    .insert(value.to_owned(), Some(config));
+            }
+            "given" => {
+                let words: Vec<&str> = value.split_whitespace().collect();
+                let [name, scale, zero_point] = words[..] else {
+                    panic!("given: VALUE SCALE ZERO_POINT")
+                };
+                let edit = SpecEdit::fixed(scale.parse().unwrap(), zero_point.parse().unwrap());
+                self.mapping.values.insert(name.to_owned(), edit);
+            }
             "float-type" => {
                 self.mapping.object_type.insert(value.to_owned(), None);
             }
@@ -131,14 +149,9 @@ impl Case {
 
     fn annotations(&mut self, preset: &str) -> Annotations {
         self.mapping.global = Some(self.qconfig(preset));
-        annotate(
-            &self.graph,
-            &self.mapping,
-            &BackendConfig::fbgemm(),
-            &self.addresses,
-            &self.types,
-        )
-        .unwrap()
+        let resolver = Resolver::new(&self.mapping, &self.names);
+        let values = &self.mapping.values;
+        annotate(&self.graph, &resolver, values, &BackendConfig::fbgemm()).unwrap()
     }
 
     fn run(&mut self, title: &str, passes: &[&dyn Pass]) {
@@ -202,6 +215,7 @@ impl Case {
     fn show_annotations(&mut self, annotations: &Annotations) {
         for (&id, annotation) in &annotations.nodes {
             let name = self.graph.node(id).name();
+            let origin = &annotations.settings[&id].origin;
             match annotation {
                 NodeAnnotation::Float { reason } => {
                     writeln!(self.shown, "node {name}: float, {reason}").unwrap()
@@ -209,12 +223,20 @@ impl Case {
                 NodeAnnotation::Quantized {
                     class,
                     weight,
-                    origin,
+                    execution,
                 } => {
+                    let execution = match execution {
+                        Execution::Integer => "",
+                        Execution::Reference => " on reals",
+                    };
                     let weight = weight
                         .map(|spec| format!(", weights {}", show_spec(&spec)))
                         .unwrap_or_default();
-                    writeln!(self.shown, "node {name}: {class} ({origin}){weight}").unwrap();
+                    writeln!(
+                        self.shown,
+                        "node {name}: {class}{execution} ({origin}){weight}"
+                    )
+                    .unwrap();
                 }
             }
         }
@@ -234,6 +256,16 @@ impl Case {
                 show_spec(&annotation.spec)
             )
             .unwrap();
+        }
+        for (used, annotation) in &annotations.conversions {
+            let name = self.graph.node(used.node).name();
+            let spec = show_spec(&annotation.spec);
+            writeln!(self.shown, "operand {} of {name}: {spec}", used.slot).unwrap();
+        }
+        for unhonoured in &annotations.unhonoured {
+            let (setting, place) = (&unhonoured.setting, &unhonoured.place);
+            let reason = &unhonoured.reason;
+            writeln!(self.shown, "not honoured: {setting} for {place}: {reason}").unwrap();
         }
     }
 }

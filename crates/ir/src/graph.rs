@@ -147,7 +147,7 @@ pub struct Output {
 }
 
 /// An operand slot that a value fills.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Use {
     /// The node that reads the value.
     pub node: NodeId,
@@ -172,6 +172,7 @@ pub struct Graph {
     value_names: HashMap<String, ValueId>,
     node_names: HashMap<String, NodeId>,
     metadata: IndexMap<String, String>,
+    modules: HashMap<String, String>,
     flow: StableDiGraph<Vertex, usize>,
 }
 
@@ -197,6 +198,16 @@ impl Graph {
     /// What the file says about the model, for changing.
     pub fn metadata_mut(&mut self) -> &mut IndexMap<String, String> {
         &mut self.metadata
+    }
+
+    /// The module of the exporting program that a node of the file belongs to, where the exporter wrote it into the file.
+    pub fn module(&self, node: &str) -> Option<&str> {
+        self.modules.get(node).map(String::as_str)
+    }
+
+    /// Records the module of a node, by the node's name.
+    pub fn set_module(&mut self, node: &str, module: impl Into<String>) {
+        self.modules.insert(node.to_owned(), module.into());
     }
 
     /// The values that the caller gives, in order.

@@ -5,14 +5,18 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use octofold_calibrate::Preprocess;
-use octofold_passes::config::{ModuleOrder, Preset, QConfig, QConfigMapping, UnknownPreset};
+use octofold_passes::config::{
+    EditError, Exclusions, ModuleOrder, Preset, QConfig, QConfigMapping, Region, SpecEdit,
+    UnknownPreset,
+};
 use octofold_quant::observer::ObserverKindError;
 use octofold_quant::spec::SpecError;
-use octofold_quant::{
-    Granularity, ObserverKind, QuantRange, QuantSpec, QuantType, Scheme, UnknownQuantType,
-};
+use octofold_quant::{Granularity, ObserverKind, QuantType, Scheme, UnknownQuantType};
 use regex::Regex;
 use serde::Deserialize;
+
+use crate::eager::Eager;
+use crate::graph_mode::UnmatchedPolicy;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +52,19 @@ pub enum ConfigError {
     /// QConfigs that extend each other.
     #[error("[qconfig.{0}] extends itself")]
     Cycle(String),
-    /// A setting that this version does not have yet.
-    #[error("{0} is not supported yet")]
-    Unsupported(String),
+    /// A word that a key cannot have.
+    #[error("{key} = \"{word}\": there are {known}")]
+    Word {
+        /// The key.
+        key: &'static str,
+        /// The word.
+        word: String,
+        /// The words that exist.
+        known: &'static str,
+    },
+    /// Eager mode without a section that says what to do.
+    #[error("mode = \"eager\" needs a section [eager]: nothing else is done in eager mode")]
+    NoEager,
     /// A scheme that does not exist.
     #[error(
         "`{0}` is no qscheme; there are per_tensor_affine, per_tensor_symmetric, per_channel_affine and per_channel_symmetric"
@@ -65,6 +79,14 @@ pub enum ConfigError {
     /// A preset that does not exist.
     #[error(transparent)]
     Preset(#[from] UnknownPreset),
+    /// Keys that contradict each other.
+    #[error("{place}: {source}")]
+    Edit {
+        /// The table.
+        place: String,
+        /// What is wrong.
+        source: EditError,
+    },
     /// Settings that contradict each other.
     #[error("[qconfig.{name}]: {source}")]
     Spec {
@@ -85,10 +107,20 @@ pub struct Config {
     pub algorithm: Option<String>,
     /// The engine, when one is named.
     pub backend: Option<String>,
-    /// Which operators get which QConfig, when that is said.
+    /// What becomes of settings without effect.
+    pub unmatched: UnmatchedPolicy,
+    /// Whether the ranges of channels are equalized, in graph mode.
+    pub equalize: bool,
+    /// Whether biases are corrected with calibration data.
+    pub bias_correction: bool,
+    /// Which operators get which QConfig in graph mode, when that is said.
     pub mapping: Option<QConfigMapping>,
+    /// What is done in eager mode, when that is the mode.
+    pub eager: Option<Eager>,
     /// The preprocessing of each input.
     pub inputs: BTreeMap<String, Preprocess>,
+    /// Sections that the mode does not use.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -100,9 +132,14 @@ struct File {
     backend: Option<String>,
     unmatched: Option<String>,
     #[serde(default)]
+    equalize: bool,
+    #[serde(default)]
+    bias_correction: bool,
+    #[serde(default)]
     qconfig: IndexMap<String, QConfigTable>,
     qconfig_mapping: Option<MappingTable>,
-    eager: Option<toml::Table>,
+    exclude: Option<ExcludeTable>,
+    eager: Option<EagerTable>,
     #[serde(default)]
     input: BTreeMap<String, Preprocess>,
 }
@@ -120,11 +157,68 @@ struct QConfigTable {
 #[serde(deny_unknown_fields)]
 struct SpecTable {
     dtype: Option<String>,
+    bits: Option<u32>,
     qscheme: Option<String>,
-    observer: Option<String>,
+    observer: Option<ObserverTable>,
+    reduce_range: Option<bool>,
     quant_min: Option<i32>,
     quant_max: Option<i32>,
     eps: Option<f32>,
+    scale: Option<f32>,
+    zero_point: Option<i32>,
+}
+
+/// An observer by its name, with its main setting behind `=`, or as a table with all settings.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum ObserverTable {
+    Name(String),
+    Settings(ObserverKind),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExcludeTable {
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    types: Vec<String>,
+    #[serde(default)]
+    regions: Vec<RegionTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegionTable {
+    from: String,
+    to: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EagerTable {
+    #[serde(default)]
+    fuse: Vec<Vec<String>>,
+    #[serde(default)]
+    quant_stub: Vec<StubTable>,
+    #[serde(default)]
+    dequant_stub: Vec<String>,
+    #[serde(default)]
+    qconfig: IndexMap<String, String>,
+    #[serde(default)]
+    equalize: Vec<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StubTable {
+    value: String,
+    #[serde(default = "default_name")]
+    qconfig: String,
+}
+
+fn default_name() -> String {
+    "default".to_owned()
 }
 
 #[derive(Default, Deserialize)]
@@ -139,6 +233,8 @@ struct MappingTable {
     module_name: IndexMap<String, String>,
     #[serde(default)]
     module_name_object_type_order: Vec<OrderTable>,
+    #[serde(default)]
+    value: IndexMap<String, SpecTable>,
 }
 
 #[derive(Deserialize)]
@@ -181,42 +277,121 @@ impl Config {
             path: name.to_owned(),
             source,
         })?;
-        if file.version != 1 {
-            return Err(ConfigError::Version(file.version));
-        }
-        if file.mode.as_deref().is_some_and(|mode| mode != "graph") || file.eager.is_some() {
-            return Err(ConfigError::Unsupported("eager mode".to_owned()));
-        }
-        if file
-            .unmatched
-            .as_deref()
-            .is_some_and(|unmatched| unmatched != "error")
-        {
-            return Err(ConfigError::Unsupported(
-                "`unmatched` other than \"error\"".to_owned(),
-            ));
-        }
-        let mapping = file
-            .qconfig_mapping
-            .as_ref()
-            .map(|mapping| file.mapping(mapping))
-            .transpose()?;
-        let only_default = match mapping {
-            None if file.qconfig.contains_key("default") => {
-                file.qconfig("default")?.map(QConfigMapping::global)
-            }
-            mapping => mapping,
-        };
-        Ok(Self {
-            algorithm: file.algorithm,
-            backend: file.backend,
-            mapping: only_default,
-            inputs: file.input,
-        })
+        file.config()
     }
 }
 
 impl File {
+    fn config(self) -> Result<Config, ConfigError> {
+        if self.version != 1 {
+            return Err(ConfigError::Version(self.version));
+        }
+        let unmatched = match self.unmatched.as_deref() {
+            None | Some("error") => UnmatchedPolicy::Error,
+            Some("warn") => UnmatchedPolicy::Warn,
+            Some(word) => return Err(word_error("unmatched", word, "error and warn")),
+        };
+        let is_eager = match self.mode.as_deref() {
+            None | Some("graph") => false,
+            Some("eager") => true,
+            Some(word) => return Err(word_error("mode", word, "graph and eager")),
+        };
+        // What the mode does not use must make sense all the same.
+        let eager = self
+            .eager
+            .as_ref()
+            .map(|table| self.eager(table))
+            .transpose()?;
+        let mapping = self.graph_mapping()?;
+        let mut warnings = Vec::new();
+        let eager = match (is_eager, eager) {
+            (true, None) => return Err(ConfigError::NoEager),
+            (false, Some(_)) => {
+                warnings.push("[eager] is not used: the mode is \"graph\"".to_owned());
+                None
+            }
+            (_, eager) => eager,
+        };
+        if is_eager {
+            let unused = [
+                (self.qconfig_mapping.is_some(), "[qconfig_mapping]"),
+                (self.exclude.is_some(), "[exclude]"),
+                (self.equalize, "equalize = true"),
+            ];
+            let unused = unused.into_iter().filter(|(is_there, _)| *is_there);
+            warnings.extend(unused.map(|(_, what)| {
+                format!("{what} is not used: the mode is \"eager\", in which only [eager] counts")
+            }));
+        }
+        Ok(Config {
+            algorithm: self.algorithm,
+            backend: self.backend,
+            unmatched,
+            equalize: self.equalize && !is_eager,
+            bias_correction: self.bias_correction,
+            mapping: mapping.filter(|_| !is_eager),
+            eager,
+            inputs: self.input,
+            warnings,
+        })
+    }
+
+    /// What graph mode does; `None` where the file does not say.
+    fn graph_mapping(&self) -> Result<Option<QConfigMapping>, ConfigError> {
+        let mut mapping = match &self.qconfig_mapping {
+            Some(table) => Some(self.mapping(table)?),
+            None if self.qconfig.contains_key("default") || self.exclude.is_some() => {
+                let global = self.qconfig("default")?;
+                Some(QConfigMapping::default().set_global(global))
+            }
+            None => None,
+        };
+        if let Some(mapping) = &mut mapping {
+            mapping.preset = self.preset()?;
+            if let Some(exclude) = &self.exclude {
+                let region = |region: &RegionTable| Region {
+                    from: region.from.clone(),
+                    to: region.to.clone(),
+                };
+                mapping.exclude = Exclusions {
+                    names: exclude.names.clone(),
+                    types: exclude.types.clone(),
+                    regions: exclude.regions.iter().map(region).collect(),
+                };
+            }
+        }
+        Ok(mapping)
+    }
+
+    /// The preset that the default QConfig starts from.
+    fn preset(&self) -> Result<Option<Preset>, ConfigError> {
+        let named = self.qconfig.get("default");
+        let named = named.and_then(|table| table.preset.as_deref());
+        Ok(named.map(str::parse).transpose()?)
+    }
+
+    fn eager(&self, table: &EagerTable) -> Result<Eager, ConfigError> {
+        let mut eager = Eager {
+            preset: self.preset()?,
+            equalize: table.equalize.clone(),
+            ..Eager::default()
+        };
+        eager.config.fuse = table.fuse.clone();
+        eager.config.dequant_stubs = table.dequant_stub.clone();
+        for stub in &table.quant_stub {
+            let none = || ConfigError::UnknownQConfig {
+                name: format!("none (of the quant_stub at `{}`)", stub.value),
+                known: "a stub needs a qconfig".to_owned(),
+            };
+            let qconfig = self.qconfig(&stub.qconfig)?.ok_or_else(none)?;
+            eager = eager.quant_stub(&stub.value, qconfig);
+        }
+        for (module, name) in &table.qconfig {
+            eager = eager.qconfig(module, self.qconfig(name)?);
+        }
+        Ok(eager)
+    }
+
     /// The QConfig of a name; `none` leaves operators float.
     fn qconfig(&self, name: &str) -> Result<Option<QConfig>, ConfigError> {
         if name == "none" {
@@ -253,11 +428,18 @@ impl File {
             if let Some(preset) = &table.preset {
                 config = preset.parse::<Preset>()?.qconfig();
             }
+            let of = |source| ConfigError::Edit {
+                place: format!("[qconfig.{name}]"),
+                source,
+            };
             if let Some(activation) = &table.activation {
-                activation.apply(&mut config.activation)?;
+                activation
+                    .edit()?
+                    .apply(&mut config.activation)
+                    .map_err(of)?;
             }
             if let Some(weight) = &table.weight {
-                weight.apply(&mut config.weight)?;
+                weight.edit()?.apply(&mut config.weight).map_err(of)?;
             }
         }
         for spec in [&config.activation, &config.weight] {
@@ -296,37 +478,55 @@ impl File {
                 qconfig: self.qconfig(&entry.qconfig)?,
             });
         }
+        for (value, table) in &table.value {
+            mapping = mapping.set_value(value, table.edit()?);
+        }
         Ok(mapping)
     }
 }
 
 impl SpecTable {
-    fn apply(&self, spec: &mut QuantSpec) -> Result<(), ConfigError> {
-        if let Some(scheme) = &self.qscheme {
-            let (granularity, kind) = match scheme.as_str() {
+    fn edit(&self) -> Result<SpecEdit, ConfigError> {
+        let scheme = |scheme: &String| {
+            let per_channel = Granularity::PerChannel { axis: 0 };
+            Ok(match scheme.as_str() {
                 "per_tensor_affine" => (Granularity::PerTensor, Scheme::Affine),
                 "per_tensor_symmetric" => (Granularity::PerTensor, Scheme::Symmetric),
-                "per_channel_affine" => (Granularity::PerChannel { axis: 0 }, Scheme::Affine),
-                "per_channel_symmetric" => (Granularity::PerChannel { axis: 0 }, Scheme::Symmetric),
+                "per_channel_affine" => (per_channel, Scheme::Affine),
+                "per_channel_symmetric" => (per_channel, Scheme::Symmetric),
                 _ => return Err(ConfigError::Scheme(scheme.clone())),
+            })
+        };
+        let observer = |observer: &ObserverTable| {
+            let kind = match observer {
+                ObserverTable::Name(name) => name.parse::<ObserverKind>()?,
+                ObserverTable::Settings(kind) => {
+                    kind.check()?;
+                    *kind
+                }
             };
-            (spec.granularity, spec.scheme) = (granularity, kind);
-        }
-        if let Some(dtype) = &self.dtype {
-            let dtype: QuantType = dtype.parse()?;
-            let range = if spec.scheme == Scheme::Affine {
-                QuantRange::full(dtype)
-            } else {
-                QuantRange::symmetric(dtype)
-            };
-            (spec.dtype, spec.quant_min, spec.quant_max) = (dtype, range.min, range.max);
-        }
-        if let Some(observer) = &self.observer {
-            spec.observer = observer.parse::<ObserverKind>()?;
-        }
-        spec.quant_min = self.quant_min.unwrap_or(spec.quant_min);
-        spec.quant_max = self.quant_max.unwrap_or(spec.quant_max);
-        spec.eps = self.eps.unwrap_or(spec.eps);
-        Ok(())
+            Ok::<_, ConfigError>(kind)
+        };
+        let dtype = self.dtype.as_ref().map(|name| name.parse::<QuantType>());
+        Ok(SpecEdit {
+            dtype: dtype.transpose()?,
+            bits: self.bits,
+            qscheme: self.qscheme.as_ref().map(scheme).transpose()?,
+            observer: self.observer.as_ref().map(observer).transpose()?,
+            reduce_range: self.reduce_range,
+            quant_min: self.quant_min,
+            quant_max: self.quant_max,
+            eps: self.eps,
+            scale: self.scale,
+            zero_point: self.zero_point,
+        })
+    }
+}
+
+fn word_error(key: &'static str, word: &str, known: &'static str) -> ConfigError {
+    ConfigError::Word {
+        key,
+        word: word.to_owned(),
+        known,
     }
 }

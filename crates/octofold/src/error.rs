@@ -4,11 +4,15 @@ use octofold_calibrate::{AccuracyError, CalibrateError, DataError};
 use octofold_codegen::CodegenError;
 use octofold_ir::GraphError;
 use octofold_ir::onnx::{ExportError, ImportError};
+use octofold_passes::annotate::Unhonoured;
+use octofold_passes::backend::BackendError;
 use octofold_passes::config::UnmatchedSetting;
+use octofold_passes::eager::EagerFault;
 use octofold_passes::pass::PassError;
 use octofold_runtime::{PlanError, RunError};
 
 use crate::config::ConfigError;
+use crate::provenance::StatisticsError;
 
 /// The error of the front door: one variant a stage.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +34,38 @@ pub enum Error {
     #[error(transparent)]
     Pass(#[from] PassError),
     /// Settings that apply to nothing in the model.
-    #[error("{}", describe_unmatched(.0))]
+    #[error("{}", lines(.0, describe_unmatched))]
     Unmatched(Vec<UnmatchedSetting>),
+    /// Settings that the engine cannot honour.
+    #[error("{}", lines(.0, describe_unhonoured))]
+    Unhonoured(Vec<Unhonoured>),
+    /// Places where what was written in eager mode cannot be done.
+    #[error("{}", lines(.0, ToString::to_string))]
+    Eager(Vec<EagerFault>),
+    /// A table of an engine's abilities that cannot be read.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Something that was prepared for another engine.
+    #[error(
+        "{what} was prepared for the engine {prepared_for} and is used with {used_with}: prepare it again for {used_with}, or \
+         say that it may be used with another engine (compile --allow-other-engine)"
+    )]
+    EngineMismatch {
+        /// The model or the statistics.
+        what: String,
+        /// The engine that it was prepared for.
+        prepared_for: String,
+        /// The engine that it is used with.
+        used_with: String,
+    },
+    /// An engine that can be prepared for and has no kernels here.
+    #[error(
+        "the engine {0} has no kernels yet: prepare for it (quantize --backend {0}), and compile for fbgemm"
+    )]
+    NoKernels(String),
+    /// A file of statistics that cannot be read or written.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
     /// The configuration file is malformed or asks for what does not exist.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -55,13 +89,24 @@ pub enum Error {
     Accuracy(#[from] AccuracyError),
 }
 
-fn describe_unmatched(settings: &[UnmatchedSetting]) -> String {
-    let lines = settings.iter().map(|unmatched| {
-        let nearest = unmatched.nearest.join("`, `");
-        format!(
-            "the setting `{}` matches nothing in the model; the nearest names are `{nearest}`",
-            unmatched.setting
-        )
-    });
-    lines.collect::<Vec<_>>().join("\n")
+/// One line an item.
+fn lines<T>(items: &[T], describe: impl Fn(&T) -> String) -> String {
+    items.iter().map(describe).collect::<Vec<_>>().join("\n")
+}
+
+/// A setting that matches nothing, in words.
+pub(crate) fn describe_unmatched(unmatched: &UnmatchedSetting) -> String {
+    let nearest = unmatched.nearest.join("`, `");
+    format!(
+        "the setting `{}` matches nothing in the model; the nearest names are `{nearest}`",
+        unmatched.setting
+    )
+}
+
+/// A setting that is not honoured, in words.
+pub(crate) fn describe_unhonoured(unhonoured: &Unhonoured) -> String {
+    format!(
+        "the setting `{}` cannot be honoured for `{}`: {}",
+        unhonoured.setting, unhonoured.place, unhonoured.reason
+    )
 }

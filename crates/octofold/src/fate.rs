@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use octofold_ir::Graph;
 use octofold_passes::annotate::{Annotations, NodeAnnotation};
+use octofold_passes::backend::Execution;
 use octofold_quant::Granularity;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,12 @@ pub struct Fate {
     pub addresses: Vec<String>,
     /// The node that computes it after fusion; absent when simplification removed it.
     pub fused_into: Option<String>,
-    /// Whether it runs on integers.
+    /// Whether it is quantized.
     pub quantized: bool,
+    /// Its QConfig; absent for a node that is left float or gone.
+    pub qconfig: Option<String>,
+    /// The setting that the QConfig, or its absence, comes from.
+    pub origin: String,
     /// How it is quantized, or why it stays float, or why it is gone.
     pub explanation: String,
 }
@@ -51,7 +56,9 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
     let fate = |id| {
         let node = model.graph.node(id);
         let home = homes.get(node.name()).copied();
-        let (quantized, explanation) = match home.and_then(|home| annotations.nodes.get(&home)) {
+        let annotation = home.and_then(|home| annotations.nodes.get(&home));
+        let setting = home.and_then(|home| annotations.settings.get(&home));
+        let (quantized, explanation) = match annotation {
             None => (
                 false,
                 "folded into a constant or removed by simplification".to_owned(),
@@ -60,8 +67,14 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
             Some(NodeAnnotation::Quantized {
                 class,
                 weight,
-                origin,
+                execution,
             }) => {
+                let how = match execution {
+                    Execution::Integer => "on integers",
+                    Execution::Reference => {
+                        "on reals between quantized values, as there is no integer kernel for their type"
+                    }
+                };
                 let weights = weight.map_or_else(String::new, |weight| {
                     let granularity = match weight.granularity {
                         Granularity::PerTensor => "one scale",
@@ -69,20 +82,23 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
                     };
                     format!(", weights {} with {granularity}", weight.dtype)
                 });
-                (true, format!("{class} on integers{weights} ({origin})"))
+                (true, format!("{class} {how}{weights}"))
             }
         };
+        let qconfig = setting.and_then(|setting| setting.qconfig.as_ref());
         Fate {
             node: node.name().to_owned(),
             operator: node.op().name().to_owned(),
             addresses: model
-                .addresses
-                .of_node(&model.graph, id)
+                .names
+                .addresses(&model.graph, id)
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
             fused_into: home.map(|home| fused.node(home).name().to_owned()),
             quantized,
+            qconfig: qconfig.map(ToString::to_string),
+            origin: setting.map_or_else(String::new, |setting| setting.origin.clone()),
             explanation,
         }
     };

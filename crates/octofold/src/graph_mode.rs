@@ -11,7 +11,7 @@ use octofold_codegen::CodegenOptions;
 use octofold_ir::{Graph, onnx};
 use octofold_passes::annotate::{Annotations, annotate};
 use octofold_passes::backend::BackendConfig;
-use octofold_passes::config::{Addresses, ObjectTypes, QConfigMapping};
+use octofold_passes::config::{ModelNames, QConfigMapping, Resolver};
 use octofold_passes::convert::{Convert, Statistics};
 use octofold_passes::expand::ExpandFused;
 use octofold_passes::manager::{ManagerOptions, PassRun, run_passes};
@@ -22,17 +22,17 @@ use octofold_runtime::{Plan, Session, SessionOptions};
 use octofold_tensor::Dim;
 
 use crate::Error;
+use crate::error::{describe_unhonoured, describe_unmatched};
 use crate::fate::{Fate, fates, record_float_nodes};
+use crate::provenance::Provenance;
 
 /// A model as it was imported, with the names by which its operators can be found.
 #[derive(Clone, Debug)]
 pub struct Model {
     /// The graph, before any pass.
     pub graph: Graph,
-    /// The addresses of its nodes.
-    pub addresses: Addresses,
-    /// The operator types of its nodes.
-    pub types: ObjectTypes,
+    /// The names of its nodes.
+    pub names: ModelNames,
 }
 
 impl Model {
@@ -55,8 +55,7 @@ impl Model {
     /// A model from a graph before any pass.
     pub fn new(graph: Graph) -> Self {
         Self {
-            addresses: Addresses::of(&graph),
-            types: ObjectTypes::of(&graph),
+            names: ModelNames::of(&graph),
             graph,
         }
     }
@@ -103,6 +102,8 @@ pub struct Prepared {
     pub fates: Vec<Fate>,
     /// What the passes did.
     pub runs: Vec<PassRun>,
+    /// Settings that match nothing or cannot be honoured, where that is no error.
+    pub warnings: Vec<String>,
 }
 
 /// Simplifies and fuses a float graph.
@@ -110,54 +111,107 @@ pub struct Prepared {
 /// # Errors
 /// When the graph is not sound.
 pub fn optimize(graph: &mut Graph) -> Result<Vec<PassRun>, Error> {
-    let mut runs = run_passes(graph, pipeline::SIMPLIFY, ManagerOptions::default())?;
-    runs.extend(run_passes(
+    Ok(pipeline::simplify_and_fuse(
         graph,
-        pipeline::FUSE,
-        ManagerOptions::default(),
-    )?);
-    Ok(runs)
+        &BackendConfig::fbgemm(),
+    )?)
+}
+
+/// What becomes of a setting that matches nothing in the model, or that the engine cannot honour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnmatchedPolicy {
+    /// An error.
+    #[default]
+    Error,
+    /// A warning, in [`Prepared::warnings`].
+    Warn,
+}
+
+/// What [`prepare_with`] does beside what the mapping says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrepareOptions {
+    /// What becomes of settings without effect.
+    pub unmatched: UnmatchedPolicy,
+    /// Whether the ranges of neighbouring layers' channels are equalized first.
+    pub equalize: bool,
 }
 
 /// Simplifies, fuses, annotates and observes a model (torch's `prepare_fx`).
 ///
 /// # Errors
-/// When a setting matches nothing in the model, or the graph is not sound.
+/// When a setting matches nothing in the model or the engine cannot honour it, or the graph is not sound.
 pub fn prepare(
     model: Model,
     mapping: &QConfigMapping,
     backend: &BackendConfig,
 ) -> Result<Prepared, Error> {
-    let unmatched = mapping.unmatched(&model.addresses, &model.types);
-    if !unmatched.is_empty() {
-        return Err(Error::Unmatched(unmatched));
+    prepare_with(model, mapping, backend, PrepareOptions::default())
+}
+
+/// As [`prepare`], with options.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(
+    model: Model,
+    mapping: &QConfigMapping,
+    backend: &BackendConfig,
+    options: PrepareOptions,
+) -> Result<Prepared, Error> {
+    let resolver = Resolver::new(mapping, &model.names);
+    let (harmless, unmatched): (Vec<_>, Vec<_>) = resolver
+        .unmatched()
+        .iter()
+        .cloned()
+        .partition(|unmatched| unmatched.harmless);
+    let mut warnings: Vec<String> = harmless.iter().map(describe_unmatched).collect();
+    match options.unmatched {
+        UnmatchedPolicy::Error if !unmatched.is_empty() => return Err(Error::Unmatched(unmatched)),
+        _ => warnings.extend(unmatched.iter().map(describe_unmatched)),
     }
     let mut graph = model.graph.clone();
-    let mut runs = optimize(&mut graph)?;
-    let annotations = annotate(&graph, mapping, backend, &model.addresses, &model.types)?;
+    let runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
+    //EQ
+    let annotations = annotate(&graph, &resolver, &mapping.values, backend)?;
+    let unhonoured = &annotations.unhonoured;
+    match options.unmatched {
+        UnmatchedPolicy::Error if !unhonoured.is_empty() => {
+            return Err(Error::Unhonoured(unhonoured.clone()));
+        }
+        _ => warnings.extend(unhonoured.iter().map(describe_unhonoured)),
+    }
+    let provenance = Provenance::of(backend, mapping.preset);
+    observe(&model, graph, annotations, runs, warnings, &provenance)
+}
+
+/// Inserts the observers of annotations, and records where the model comes from and what becomes of its nodes.
+pub(crate) fn observe(
+    model: &Model,
+    mut graph: Graph,
+    annotations: Annotations,
+    mut runs: Vec<PassRun>,
+    warnings: Vec<String>,
+    provenance: &Provenance,
+) -> Result<Prepared, Error> {
     let mut observed = graph.clone();
+    let insert = InsertObservers {
+        annotations: &annotations,
+    };
     runs.extend(run_passes(
         &mut observed,
-        &[&InsertObservers {
-            annotations: &annotations,
-        }],
+        &[&insert],
         ManagerOptions::default(),
     )?);
-    let fates = fates(&model, &graph, &annotations);
+    let fates = fates(model, &graph, &annotations);
     record_float_nodes(&mut graph, &fates);
-    graph
-        .metadata_mut()
-        .insert("octofold.engine".to_owned(), backend.name.clone());
-    graph.metadata_mut().insert(
-        "octofold.version".to_owned(),
-        env!("CARGO_PKG_VERSION").to_owned(),
-    );
+    provenance.record(graph.metadata_mut());
     Ok(Prepared {
         graph,
         observed,
         annotations,
         fates,
         runs,
+        warnings,
     })
 }
 
@@ -176,8 +230,7 @@ impl Prepared {
     /// When the graph cannot be compiled.
     pub fn session(&self, options: SessionOptions) -> Result<Session, Error> {
         let mut graph = self.observed.clone();
-        run_passes(&mut graph, pipeline::LOWER, ManagerOptions::default())?;
-        run_passes(&mut graph, pipeline::LAYOUT, ManagerOptions::default())?;
+        pipeline::lower(&mut graph, &BackendConfig::fbgemm())?;
         Ok(Session::new(Arc::new(compile(&graph)?), options)?)
     }
 }
@@ -224,18 +277,22 @@ pub fn convert(prepared: &Prepared, statistics: &Statistics) -> Result<Graph, Er
 /// # Errors
 /// When the graph is not sound.
 pub fn lower(graph: &Graph) -> Result<(Graph, Vec<PassRun>), Error> {
+    lower_for(graph, &BackendConfig::fbgemm())
+}
+
+/// As [`lower`], with the patterns that a user added to an engine. A graph that was prepared for another engine is refused: see
+/// [`Provenance::forget`] for the explicit choice to lower it all the same.
+///
+/// # Errors
+/// When the graph is not sound, or was prepared for another engine.
+pub fn lower_for(graph: &Graph, backend: &BackendConfig) -> Result<(Graph, Vec<PassRun>), Error> {
+    Provenance::read(graph.metadata()).require_engine(&backend.name, "the model")?;
+    if backend.name != BackendConfig::fbgemm().name {
+        return Err(Error::NoKernels(backend.name.clone()));
+    }
     let mut graph = graph.clone();
-    let mut runs = optimize(&mut graph)?;
-    runs.extend(run_passes(
-        &mut graph,
-        pipeline::LOWER,
-        ManagerOptions::default(),
-    )?);
-    runs.extend(run_passes(
-        &mut graph,
-        pipeline::LAYOUT,
-        ManagerOptions::default(),
-    )?);
+    let mut runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
+    runs.extend(pipeline::lower(&mut graph, backend)?);
     Ok((graph, runs))
 }
 

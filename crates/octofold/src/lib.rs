@@ -22,15 +22,17 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod eager;
 mod error;
 mod fate;
 mod graph_mode;
+mod provenance;
 
 pub use error::Error;
 pub use fate::{FLOAT_NODES, Fate, FloatNode, float_nodes};
 pub use graph_mode::{
-    Model, Prepared, calibrate, compile, convert, fix_shape, inputs_of, inputs_of_plan, lower,
-    optimize, prepare,
+    Model, PrepareOptions, Prepared, UnmatchedPolicy, calibrate, compile, convert, fix_shape,
+    inputs_of, inputs_of_plan, lower, lower_for, optimize, prepare, prepare_with,
 };
 pub use octofold_calibrate as calibrate;
 pub use octofold_codegen as codegen;
@@ -41,3 +43,4 @@ pub use octofold_passes as passes;
 pub use octofold_quant as quant;
 pub use octofold_runtime as runtime;
 pub use octofold_tensor as tensor;
+pub use provenance::{Provenance, StatisticsError, StatisticsFile};

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
-use octofold::Model;
 use octofold::ir::{Graph, interpret, text};
 use octofold::kernels::Isa;
 use octofold::kernels::table::{self, Family};
@@ -16,6 +15,7 @@ use octofold::passes::convert::Statistics;
 use octofold::quant::{QuantRange, QuantType, Scheme};
 use octofold::runtime::{Kernel, Plan};
 use octofold::tensor::Tensor;
+use octofold::{Model, PrepareOptions, UnmatchedPolicy};
 
 use common::{noise, plan, session};
 
@@ -349,10 +349,14 @@ fn what_the_table_lists_has_kernels() -> Result<()> {
             "{class}"
         );
         // Without weights, their type and granularity are nothing.
-        let weights = if class.has_weights() {
-            &capability.weights[..]
+        let weights: Vec<QuantType> = if class.has_weights() {
+            capability
+                .weights
+                .iter()
+                .map(|config| config.dtype)
+                .collect()
         } else {
-            &[QuantType::Int8]
+            vec![QuantType::Int8]
         };
         let granularities = if capability.per_channel_weights {
             &[false, true][..]
@@ -365,8 +369,8 @@ fn what_the_table_lists_has_kernels() -> Result<()> {
             .collect();
         ensure!(!own.is_empty(), "{class} has no example");
         for example in own {
-            for &activation in &capability.activations {
-                for &weight in weights {
+            for activation in capability.activations.iter().map(|config| config.dtype) {
+                for &weight in &weights {
                     for &per_channel in granularities {
                         check_case(example, activation, weight, per_channel).with_context(
                             || {
@@ -414,11 +418,20 @@ fn kernels_are_those_of_the_table() -> Result<()> {
 /// what the float plan does.
 fn stays_float(example: &Example, qconfig: QConfig, words: &[&str]) -> Result<()> {
     let graph = example.float()?;
-    let prepared = octofold::prepare(
-        Model::new(graph.clone()),
-        &QConfigMapping::global(qconfig),
-        &BackendConfig::fbgemm(),
-    )?;
+    let (model, mapping) = (Model::new(graph.clone()), QConfigMapping::global(qconfig));
+    let backend = BackendConfig::fbgemm();
+    let strict = octofold::prepare(model.clone(), &mapping, &backend);
+    ensure!(
+        matches!(strict, Err(octofold::Error::Unhonoured(_))),
+        "{}: what cannot be honoured is an error",
+        example.operator
+    );
+    let options = PrepareOptions {
+        unmatched: UnmatchedPolicy::Warn,
+        ..PrepareOptions::default()
+    };
+    let prepared = octofold::prepare_with(model, &mapping, &backend, options)?;
+    ensure!(!prepared.warnings.is_empty(), "no warning");
     ensure!(
         prepared.annotations.values.is_empty(),
         "{}: values are quantized",
@@ -454,7 +467,8 @@ fn types_that_the_table_lacks_stay_float_and_are_named() -> Result<()> {
             .capability(example.class)
             .context("a class of the table")?;
         for dtype in TYPES {
-            if !capability.activations.contains(&dtype) {
+            let known = capability.activations.iter().chain(&capability.reference);
+            if known.into_iter().all(|known| known.dtype != dtype) {
                 let qconfig = QConfig::default().with_activation_type(dtype);
                 stays_float(
                     example,
@@ -462,7 +476,8 @@ fn types_that_the_table_lacks_stay_float_and_are_named() -> Result<()> {
                     &["fbgemm", dtype.name(), example.class.name(), "activations"],
                 )?;
             }
-            if example.class.has_weights() && !capability.weights.contains(&dtype) {
+            let mut weights = capability.weights.iter();
+            if example.class.has_weights() && weights.all(|known| known.dtype != dtype) {
                 let mut qconfig = QConfig::default();
                 let range = QuantRange::symmetric(dtype);
                 (

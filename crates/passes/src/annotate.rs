@@ -1,19 +1,21 @@
 //! Annotation: from the user's wishes and the engine's abilities to a decision for every node and value.
 //!
-//! Graph mode works backwards from the layers with weights, which alone make quantization worth it: a layer demands its input
-//! quantized; an operator without weights is quantized when what it computes is demanded. So the last layer gives float from
-//! its accumulator, and what only feeds the outputs stays float. Values whose parameters must be equal (before and after a reshape or a
-//! max pool) share one observer. Insertion passes only follow the table made here.
+//! [`annotate`] is graph mode's way to a table of decisions; [`crate::eager`] is the other. Graph mode works backwards from the layers with
+//! weights, which alone make quantization worth it: a layer demands its input quantized; an operator without weights is
+//! quantized when what it computes is demanded. So the last layer gives float from its accumulator, and what only feeds the outputs
+//! stays float. What the user leaves float changes nothing else: an operator that would have been demanded without that exclusion stays quantized
+//! where its operands are. Values whose parameters must be equal (before and after a reshape or a max pool) share one
+//! observer; a reader that wants another type than its operand has gets its own conversion. Insertion passes only follow the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
-use octofold_ir::{Graph, GraphError, NodeId, Op, ValueId};
-use octofold_quant::{Granularity, QuantSpec, QuantType};
+use octofold_ir::{Graph, GraphError, NodeId, Op, Use, ValueId};
+use octofold_quant::{Granularity, ObserverKind, QuantSpec, QuantType};
 use octofold_tensor::DType;
 
-use crate::backend::{BackendConfig, Observation, OpClass, classify};
-use crate::config::{Addresses, ObjectTypes, QConfig, QConfigMapping};
+use crate::backend::{BackendConfig, Execution, Observation, OpClass};
+use crate::config::{QConfig, Resolver, SpecEdit};
 use crate::support;
 
 /// How a value is quantized.
@@ -28,14 +30,14 @@ pub struct ValueAnnotation {
 /// What becomes of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodeAnnotation {
-    /// It runs on integers.
+    /// It is quantized.
     Quantized {
         /// Its class.
         class: OpClass,
         /// How its weights are quantized, when it has some.
         weight: Option<QuantSpec>,
-        /// The setting that decided, in words.
-        origin: String,
+        /// Whether an integer kernel computes it.
+        execution: Execution,
     },
     /// It stays float.
     Float {
@@ -44,13 +46,41 @@ pub enum NodeAnnotation {
     },
 }
 
+/// The QConfig of a node and the setting that it comes from, in words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeSetting {
+    /// The QConfig; `None` leaves the node float.
+    pub qconfig: Option<QConfig>,
+    /// The setting.
+    pub origin: String,
+}
+
+/// A setting that the engine cannot honour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unhonoured {
+    /// The setting, in words.
+    pub setting: String,
+    /// The node or value that it is about.
+    pub place: String,
+    /// Why not.
+    pub reason: String,
+}
+
 /// The decision for every node and every quantized value of a fused float graph.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Annotations {
     /// The quantized values.
     pub values: IndexMap<ValueId, ValueAnnotation>,
+    /// Operands that a reader takes in another type than the value has.
+    pub conversions: IndexMap<Use, ValueAnnotation>,
+    /// The quantized values that an output of the graph gives dequantized. Other outputs give what is computed before it is quantized.
+    pub dequantized_outputs: BTreeSet<ValueId>,
     /// All nodes.
     pub nodes: IndexMap<NodeId, NodeAnnotation>,
+    /// The QConfigs of all nodes.
+    pub settings: IndexMap<NodeId, NodeSetting>,
+    /// The settings that are not honoured, in the order of the graph.
+    pub unhonoured: Vec<Unhonoured>,
 }
 
 impl Annotations {
@@ -63,148 +93,224 @@ impl Annotations {
         own.map(|(id, annotation)| (*id, &annotation.spec))
     }
 
-    /// Whether a node runs on integers.
+    /// Whether a node is quantized.
     pub fn is_quantized(&self, node: NodeId) -> bool {
         matches!(
             self.nodes.get(&node),
             Some(NodeAnnotation::Quantized { .. })
         )
     }
+
+    /// How the operand of a node is quantized: its own conversion, or as the value is.
+    pub fn of_operand(&self, graph: &Graph, used: Use) -> Option<&ValueAnnotation> {
+        self.conversions
+            .get(&used)
+            .or_else(|| self.values.get(&graph.node(used.node).input(used.slot)?))
+    }
 }
 
-/// What annotation knows of a node that may be quantized.
-struct Candidate<'a> {
-    class: OpClass,
-    qconfig: &'a QConfig,
-    origin: String,
+/// A node that may be quantized.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) class: OpClass,
+    pub(crate) qconfig: QConfig,
+    pub(crate) execution: Execution,
 }
 
-/// Decides for every node of a fused float graph.
+impl Candidate {
+    /// What the engine says of a node under a QConfig.
+    pub(crate) fn new(
+        graph: &Graph,
+        id: NodeId,
+        qconfig: &QConfig,
+        backend: &BackendConfig,
+    ) -> Result<Self, Refusal> {
+        let class = backend.classify(graph, id).map_err(Refusal::Operator)?;
+        if class.has_weights()
+            && let Some(reason) = backend.refuses_weight(class, &qconfig.weight)
+        {
+            return Err(Refusal::QConfig(reason));
+        }
+        let execution = backend
+            .execution(class, &qconfig.activation)
+            .map_err(Refusal::QConfig)?;
+        Ok(Self {
+            class,
+            qconfig: qconfig.clone(),
+            execution,
+        })
+    }
+}
+
+/// Why a node is no candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Nothing could quantize the operator.
+    Operator(String),
+    /// The engine can, but not so.
+    QConfig(String),
+}
+
+/// Decides for every node of a fused float graph, in graph mode.
 ///
 /// # Errors
 /// When the graph has a cycle.
 pub fn annotate(
     graph: &Graph,
-    mapping: &QConfigMapping,
+    resolver: &Resolver<'_>,
+    values: &IndexMap<String, SpecEdit>,
     backend: &BackendConfig,
-    addresses: &Addresses,
-    types: &ObjectTypes,
 ) -> Result<Annotations, GraphError> {
     let order = graph.order()?;
-    let mut candidates: BTreeMap<NodeId, Candidate<'_>> = BTreeMap::new();
+    let mut annotations = Annotations::default();
+    let mut candidates: BTreeMap<NodeId, Candidate> = BTreeMap::new();
+    // The classes of all nodes, those included that the user leaves float.
+    let mut classes: BTreeMap<NodeId, OpClass> = BTreeMap::new();
     let mut float: BTreeMap<NodeId, String> = BTreeMap::new();
+    let mut refused: Vec<(String, bool, NodeId, String)> = Vec::new();
     for &id in &order {
-        match candidate(graph, id, mapping, backend, addresses, types) {
+        let resolved = resolver.resolve(graph, id);
+        annotations.settings.insert(
+            id,
+            NodeSetting {
+                qconfig: resolved.qconfig.cloned(),
+                origin: resolved.origin.clone(),
+            },
+        );
+        let class = backend.classify(graph, id);
+        if let Ok(class) = class {
+            classes.insert(id, class);
+        }
+        let Some(qconfig) = resolved.qconfig else {
+            let reason = match class {
+                Err(reason) if resolved.named => reason,
+                _ => format!("the configuration leaves it float ({})", resolved.origin),
+            };
+            float.insert(id, reason);
+            continue;
+        };
+        match Candidate::new(graph, id, qconfig, backend) {
             Ok(candidate) => {
                 candidates.insert(id, candidate);
             }
-            Err(reason) => {
+            Err(Refusal::Operator(reason)) => {
+                if resolved.named {
+                    refused.push((resolved.origin, false, id, reason.clone()));
+                }
+                float.insert(id, reason);
+            }
+            Err(Refusal::QConfig(reason)) => {
+                refused.push((resolved.origin, true, id, reason.clone()));
                 float.insert(id, reason);
             }
         }
     }
-    // A node that turns out to have no kernel for its operand's type demands nothing any more, which may change others.
-    loop {
-        let quantized = demanded_nodes(graph, &order, &candidates);
-        let values = annotate_values(graph, &order, &candidates, &quantized, backend);
-        let refused = quantized.iter().find_map(|&id| {
-            let class = candidates[&id].class;
-            let operands = activation_operands(graph, id);
-            let reason = operands
-                .iter()
-                .find_map(|value| backend.refuses_activation(class, &values.get(value)?.spec));
-            reason.map(|reason| (id, reason))
-        });
-        if let Some((id, reason)) = refused {
-            candidates.remove(&id);
-            float.insert(id, reason);
-            continue;
+    let quantized = quantized_nodes(graph, &order, &candidates, &classes);
+    // A setting may name a module in which only some operators can be quantized; it fails when none can.
+    for (origin, asks_too_much, id, reason) in refused {
+        let helps = |other: &NodeId| annotations.settings[other].origin == origin;
+        if asks_too_much || !candidates.keys().any(helps) {
+            annotations.unhonoured.push(Unhonoured {
+                setting: origin,
+                place: graph.node(id).name().to_owned(),
+                reason,
+            });
         }
-        let nodes = order.iter().map(|id| {
-            (
-                *id,
-                node_annotation(graph, *id, &candidates, &quantized, &float),
-            )
-        });
-        return Ok(Annotations {
-            values,
-            nodes: nodes.collect(),
-        });
     }
-}
-
-fn candidate<'a>(
-    graph: &Graph,
-    id: NodeId,
-    mapping: &'a QConfigMapping,
-    backend: &BackendConfig,
-    addresses: &Addresses,
-    types: &ObjectTypes,
-) -> Result<Candidate<'a>, String> {
-    let resolved = mapping.resolve(graph, id, addresses, types);
-    let class = classify(graph, id)?;
-    let qconfig = resolved
-        .qconfig
-        .ok_or_else(|| format!("the configuration leaves it float ({})", resolved.origin))?;
-    if class.has_weights()
-        && let Some(reason) = backend.refuses_weight(class, &qconfig.weight)
-    {
-        return Err(reason);
-    }
-    if let Some(reason) = backend.refuses_activation(class, &qconfig.activation) {
-        return Err(reason);
-    }
-    Ok(Candidate {
-        class,
-        qconfig,
-        origin: resolved.origin,
-    })
-}
-
-/// The operands of a node that carry activations: all that are f32, the weights and bias of a layer excepted.
-pub(crate) fn activation_operands(graph: &Graph, id: NodeId) -> Vec<ValueId> {
-    let node = graph.node(id);
-    let weighted = matches!(
-        node.op(),
-        Op::Conv(_) | Op::FusedConv(_) | Op::FusedLinear(_)
+    annotate_values(
+        graph,
+        &order,
+        &candidates,
+        &quantized,
+        backend,
+        &mut annotations,
     );
-    // Bounds, sizes and single constant numbers are part of the operator, not activations.
-    let only_first = weighted
-        || !matches!(
-            node.op(),
-            Op::Add(_) | Op::Mul(_) | Op::FusedBinary(_) | Op::Concat(_)
-        );
-    let count = if only_first { 1 } else { node.inputs().len() };
+    override_values(graph, values, backend, &candidates, &mut annotations);
+    for id in order {
+        let annotation = match candidates.get(&id) {
+            Some(candidate) if quantized.contains(&id) => quantized_node(graph, id, candidate),
+            Some(_) => NodeAnnotation::Float {
+                reason: "no quantized layer reads its result".to_owned(),
+            },
+            None => NodeAnnotation::Float {
+                reason: float.remove(&id).unwrap_or_default(),
+            },
+        };
+        annotations.nodes.insert(id, annotation);
+    }
+    Ok(annotations)
+}
+
+/// The operands of a node that carry activations, as uses: all that are f32, the weights and bias of a layer excepted.
+pub(crate) fn activation_uses(graph: &Graph, id: NodeId) -> Vec<(Use, ValueId)> {
+    let node = graph.node(id);
+    // Bounds, sizes, weights and single constant numbers are part of the operator, not activations.
+    let count = match node.op() {
+        Op::Add(_) | Op::Mul(_) | Op::FusedBinary(_) | Op::Concat(_) => node.inputs().len(),
+        Op::Pow(_) | Op::Min(_) | Op::Max(_) => node.inputs().len(),
+        _ => 1,
+    };
     let single = |value: ValueId| support::scalar(graph, value).is_some();
-    let operands = node.inputs().iter().take(count).flatten().copied();
+    let operands = node.inputs().iter().take(count).enumerate();
     operands
-        .filter(|&value| graph.value(value).ty().dtype == DType::F32 && !single(value))
+        .filter_map(|(slot, value)| Some((Use { node: id, slot }, (*value)?)))
+        .filter(|&(_, value)| graph.value(value).ty().dtype == DType::F32 && !single(value))
         .collect()
 }
 
-/// The nodes to quantize: layers with weights, and what computes a demanded value.
-fn demanded_nodes(
+/// The values of [`activation_uses`].
+pub(crate) fn activation_operands(
+    graph: &Graph,
+    id: NodeId,
+) -> impl Iterator<Item = ValueId> + use<> {
+    activation_uses(graph, id)
+        .into_iter()
+        .map(|(_, value)| value)
+}
+
+/// The nodes to quantize: layers with weights, what computes a demanded value, and what would have computed one without
+/// exclusions and has quantized operands.
+fn quantized_nodes(
     graph: &Graph,
     order: &[NodeId],
-    candidates: &BTreeMap<NodeId, Candidate<'_>>,
+    candidates: &BTreeMap<NodeId, Candidate>,
+    classes: &BTreeMap<NodeId, OpClass>,
 ) -> BTreeSet<NodeId> {
-    let mut demanded: BTreeSet<ValueId> = BTreeSet::new();
-    let mut quantized = BTreeSet::new();
-    for &id in order.iter().rev() {
-        let Some(candidate) = candidates.get(&id) else {
-            continue;
+    let mut quantized = demanded_nodes(graph, order, |id| Some(candidates.get(&id)?.class));
+    let everything = demanded_nodes(graph, order, |id| classes.get(&id).copied());
+    for &id in order {
+        let mut operands = activation_operands(graph, id);
+        let is_open = everything.contains(&id) && candidates.contains_key(&id);
+        let computed = |value: ValueId| {
+            let producer = graph.value(value).producer();
+            producer.is_some_and(|producer| quantized.contains(&producer))
         };
-        let wanted = graph
-            .node(id)
-            .outputs()
-            .iter()
-            .any(|result| demanded.contains(result));
-        if candidate.class.has_weights() || wanted {
+        if is_open && operands.all(computed) {
             quantized.insert(id);
-            demanded.extend(activation_operands(graph, id));
         }
     }
     quantized
+}
+
+/// The nodes with a class that compute what layers with weights demand, and these layers.
+fn demanded_nodes(
+    graph: &Graph,
+    order: &[NodeId],
+    class_of: impl Fn(NodeId) -> Option<OpClass>,
+) -> BTreeSet<NodeId> {
+    let mut demanded: BTreeSet<ValueId> = BTreeSet::new();
+    let mut nodes = BTreeSet::new();
+    for &id in order.iter().rev() {
+        let Some(class) = class_of(id) else {
+            continue;
+        };
+        let mut results = graph.node(id).outputs().iter();
+        if class.has_weights() || results.any(|result| demanded.contains(result)) {
+            nodes.insert(id);
+            demanded.extend(activation_operands(graph, id));
+        }
+    }
+    nodes
 }
 
 /// The parameters that a function's range fixes: sigmoid and hard-sigmoid lie in 0..1, tanh in -1..1.
@@ -217,89 +323,192 @@ fn fixed_spec(op: &Op, spec: &QuantSpec) -> Option<QuantSpec> {
     }
 }
 
-/// The specification and observer of every value that a quantized node reads.
-fn annotate_values(
+/// The specification and observer of every value that a quantized node reads, and of those that only operators without weights
+/// compute: these have no float result.
+pub(crate) fn annotate_values(
     graph: &Graph,
     order: &[NodeId],
-    candidates: &BTreeMap<NodeId, Candidate<'_>>,
+    candidates: &BTreeMap<NodeId, Candidate>,
     quantized: &BTreeSet<NodeId>,
     backend: &BackendConfig,
-) -> IndexMap<ValueId, ValueAnnotation> {
-    let mut values: IndexMap<ValueId, ValueAnnotation> = IndexMap::new();
+    annotations: &mut Annotations,
+) {
     for &id in order.iter().filter(|id| quantized.contains(id)) {
-        for operand in activation_operands(graph, id) {
-            if values.contains_key(&operand) {
-                continue;
+        let candidate = &candidates[&id];
+        let wish = per_tensor(candidate.qconfig.activation);
+        for (used, operand) in activation_uses(graph, id) {
+            if !annotations.values.contains_key(&operand) {
+                let annotation = new_annotation(
+                    graph,
+                    operand,
+                    wish,
+                    candidates,
+                    quantized,
+                    backend,
+                    annotations,
+                );
+                annotations.values.insert(operand, annotation);
             }
-            // The producer's wish decides; a value that no quantized node computes takes its reader's.
-            let producer = graph
-                .value(operand)
-                .producer()
-                .filter(|producer| quantized.contains(producer));
-            let decider = producer.unwrap_or(id);
-            let mut spec = candidates[&decider].qconfig.activation;
-            spec.granularity = Granularity::PerTensor;
-            let shares = producer.is_some_and(|producer| {
-                let class = candidates[&producer].class;
-                backend.capability(class).is_some_and(|capability| {
-                    capability.observation == Observation::SharedWithInput
-                })
-            });
-            let source = producer
-                .filter(|_| shares)
-                .and_then(|producer| graph.node(producer).input(0));
-            let annotation = match source.and_then(|source| values.get(&source)) {
-                Some(shared) => shared.clone(),
-                None => {
-                    if let Some(producer) = producer
-                        && let Some(fixed) = fixed_spec(graph.node(producer).op(), &spec)
-                    {
-                        spec = fixed;
-                    }
-                    ValueAnnotation {
-                        spec,
-                        observed: operand,
-                    }
-                }
-            };
-            values.insert(operand, annotation);
+            let given = &annotations.values[&operand];
+            if given.spec.dtype != wish.dtype {
+                // The value's observer serves both; what it saw does not depend on the type.
+                let spec = QuantSpec {
+                    observer: given.spec.observer,
+                    ..wish
+                };
+                let observed = given.observed;
+                annotations
+                    .conversions
+                    .insert(used, ValueAnnotation { spec, observed });
+            }
+        }
+        if candidate.class.has_weights() {
+            continue;
+        }
+        for &result in graph.node(id).outputs() {
+            let is_read = !graph.uses(result).is_empty();
+            if is_read
+                && graph.value(result).ty().dtype == DType::F32
+                && !annotations.values.contains_key(&result)
+            {
+                let annotation = new_annotation(
+                    graph,
+                    result,
+                    wish,
+                    candidates,
+                    quantized,
+                    backend,
+                    annotations,
+                );
+                annotations.values.insert(result, annotation);
+            }
         }
     }
-    values
 }
 
-fn node_annotation(
-    graph: &Graph,
-    id: NodeId,
-    candidates: &BTreeMap<NodeId, Candidate<'_>>,
-    quantized: &BTreeSet<NodeId>,
-    float: &BTreeMap<NodeId, String>,
-) -> NodeAnnotation {
-    match candidates.get(&id) {
-        Some(candidate) if quantized.contains(&id) => {
-            let mut weight = candidate
-                .class
-                .has_weights()
-                .then_some(candidate.qconfig.weight);
-            if let Some(QuantSpec {
-                granularity: Granularity::PerChannel { axis },
-                ..
-            }) = &mut weight
-            {
-                // Output channels are axis 0 of a convolution's weights and axis 1 of a linear layer's.
-                *axis = usize::from(matches!(graph.node(id).op(), Op::FusedLinear(_)));
-            }
-            NodeAnnotation::Quantized {
-                class: candidate.class,
-                weight,
-                origin: candidate.origin.clone(),
-            }
-        }
-        Some(_) => NodeAnnotation::Float {
-            reason: "no quantized layer reads its result".to_owned(),
-        },
-        None => NodeAnnotation::Float {
-            reason: float.get(&id).cloned().unwrap_or_default(),
-        },
+/// Activations have one scale a tensor, whatever a QConfig for weights and activations alike says.
+fn per_tensor(spec: QuantSpec) -> QuantSpec {
+    QuantSpec {
+        granularity: Granularity::PerTensor,
+        ..spec
     }
+}
+
+/// The annotation of a value: what its producer wishes or shares, or the wish of the first reader where no quantized node computes it.
+fn new_annotation(
+    graph: &Graph,
+    value: ValueId,
+    reader: QuantSpec,
+    candidates: &BTreeMap<NodeId, Candidate>,
+    quantized: &BTreeSet<NodeId>,
+    backend: &BackendConfig,
+    annotations: &Annotations,
+) -> ValueAnnotation {
+    let producer = graph.value(value).producer();
+    let Some(producer) = producer.filter(|producer| quantized.contains(producer)) else {
+        return ValueAnnotation {
+            spec: reader,
+            observed: value,
+        };
+    };
+    let candidate = &candidates[&producer];
+    let capability = backend.capability(candidate.class);
+    let shares =
+        capability.is_some_and(|capability| capability.observation == Observation::SharedWithInput);
+    let first = Use {
+        node: producer,
+        slot: 0,
+    };
+    if shares && let Some(shared) = annotations.of_operand(graph, first) {
+        return shared.clone();
+    }
+    let wish = per_tensor(candidate.qconfig.activation);
+    ValueAnnotation {
+        spec: fixed_spec(graph.node(producer).op(), &wish).unwrap_or(wish),
+        observed: value,
+    }
+}
+
+/// Applies the settings of single values. A value that shares its parameters changes all that share them.
+pub(crate) fn override_values(
+    graph: &Graph,
+    edits: &IndexMap<String, SpecEdit>,
+    backend: &BackendConfig,
+    candidates: &BTreeMap<NodeId, Candidate>,
+    annotations: &mut Annotations,
+) {
+    for (name, edit) in edits {
+        let mut refuse = |reason: &str| {
+            annotations.unhonoured.push(Unhonoured {
+                setting: format!("value {name}"),
+                place: name.clone(),
+                reason: reason.to_owned(),
+            });
+        };
+        let Some((id, annotation)) = graph
+            .value_named(name)
+            .and_then(|id| annotations.values.get(&id).map(|found| (id, found.clone())))
+        else {
+            refuse("the value is not quantized: nothing quantized reads it under this name");
+            continue;
+        };
+        let mut spec = annotation.spec;
+        if let Err(error) = edit.apply(&mut spec) {
+            refuse(&error.to_string());
+            continue;
+        }
+        if let Err(error) = spec.check() {
+            refuse(&error.to_string());
+            continue;
+        }
+        // The type decides which kernels run, and that is the operator's matter.
+        if spec.dtype != annotation.spec.dtype {
+            refuse(
+                "a value has the type of the operator that computes it: set that operator's qconfig",
+            );
+            continue;
+        }
+        let users = graph.value(id).producer().into_iter();
+        let users = users.chain(graph.uses(id).into_iter().map(|used| used.node));
+        let refusal = users
+            .filter_map(|node| candidates.get(&node))
+            .find_map(|candidate| backend.execution(candidate.class, &spec).err());
+        if let Some(reason) = refusal {
+            refuse(&reason);
+            continue;
+        }
+        let shared = |other: &&mut ValueAnnotation| other.observed == annotation.observed;
+        for value in annotations.values.values_mut().filter(shared) {
+            value.spec = spec;
+        }
+        for conversion in annotations.conversions.values_mut().filter(shared) {
+            conversion.spec.observer = spec.observer;
+        }
+    }
+}
+
+/// The annotation of a quantized node.
+pub(crate) fn quantized_node(graph: &Graph, id: NodeId, candidate: &Candidate) -> NodeAnnotation {
+    let mut weight = candidate
+        .class
+        .has_weights()
+        .then_some(candidate.qconfig.weight);
+    if let Some(QuantSpec {
+        granularity: Granularity::PerChannel { axis },
+        ..
+    }) = &mut weight
+    {
+        // Output channels are axis 0 of a convolution's weights and axis 1 of a linear layer's.
+        *axis = usize::from(matches!(graph.node(id).op(), Op::FusedLinear(_)));
+    }
+    NodeAnnotation::Quantized {
+        class: candidate.class,
+        weight,
+        execution: candidate.execution,
+    }
+}
+
+/// Whether a specification needs no observation.
+pub(crate) fn is_fixed(spec: &QuantSpec) -> bool {
+    matches!(spec.observer, ObserverKind::Fixed(_))
 }

@@ -1,18 +1,27 @@
 //! What an engine's kernels can do, as data.
 //!
-//! A [`BackendConfig`] lists, for each class of operators, the types and granularities that have an integer kernel, and how the
-//! result is observed. Annotation asks nothing else, so a wish that the engine cannot honour is known, and reported,
-//! before anything is calibrated. A test of the facade proves the table equal to the table of kernels.
+//! A [`BackendConfig`] lists, for each class of operators, the operators of ONNX that belong to it, the types, bounds and granularities that have
+//! an integer kernel, how the result is observed, and which operators are fused with which (torch's `BackendConfig`, a
+//! list of patterns with `DTypeConfig`s and an `ObservationType`). Annotation and fusion ask nothing else, so a wish that the engine cannot
+//! honour is known, and reported, before anything is calibrated. The table can be printed as TOML, edited, and given back; in Rust,
+//! rewrites of the user's own can be added to it. A test of the facade proves the built-in table equal to the table of kernels.
 
 use std::fmt;
+use std::sync::Arc;
 
 use octofold_ir::{Graph, NodeId, Op};
 use octofold_ops::families::{BinaryKind, PadMode};
 use octofold_quant::{Granularity, QuantSpec, QuantType, Scheme};
 use octofold_tensor::DType;
+use serde::{Deserialize, Serialize};
+
+use crate::config::nearest;
+use crate::lower::acts_element_by_element;
+use crate::rewrite::{Rewrite, Scope};
 
 /// A class of operators that kernels treat alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OpClass {
     /// Two-dimensional convolution with constant weights, any groups.
     Conv,
@@ -63,7 +72,8 @@ impl fmt::Display for OpClass {
 }
 
 /// How the result of an operator gets its quantization parameters (torch's `ObservationType`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Observation {
     /// The result has an observer of its own.
     Own,
@@ -71,59 +81,291 @@ pub enum Observation {
     SharedWithInput,
 }
 
+/// A type that kernels take, and the integers of it that they take (torch's `DTypeWithConstraints`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DTypeConfig {
+    /// The type.
+    pub dtype: QuantType,
+    /// No integer below this may be in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant_min: Option<i32>,
+    /// No integer above this may be in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant_max: Option<i32>,
+    /// The smallest scale; a specification's `eps` must not be below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_min: Option<f32>,
+}
+
+impl From<QuantType> for DTypeConfig {
+    /// A type without constraints.
+    fn from(dtype: QuantType) -> Self {
+        Self {
+            dtype,
+            quant_min: None,
+            quant_max: None,
+            scale_min: None,
+        }
+    }
+}
+
+impl DTypeConfig {
+    /// Why a specification of this type is refused.
+    fn refuses(&self, spec: &QuantSpec) -> Option<String> {
+        let (low, high) = (spec.quant_min, spec.quant_max);
+        if self.quant_min.is_some_and(|bound| low < bound) {
+            return Some(format!("{} below {}", spec.dtype, self.quant_min?));
+        }
+        if self.quant_max.is_some_and(|bound| high > bound) {
+            return Some(format!("{} above {}", spec.dtype, self.quant_max?));
+        }
+        if self.scale_min.is_some_and(|bound| spec.eps < bound) {
+            return Some(format!("scales below {:?}", self.scale_min?));
+        }
+        None
+    }
+}
+
 /// What the kernels of one class can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Capability {
     /// The class.
     pub class: OpClass,
-    /// The types of activations.
-    pub activations: Vec<QuantType>,
-    /// The types of weights; empty where there are none.
-    pub weights: Vec<QuantType>,
-    /// Whether weights may have one scale a channel.
-    pub per_channel_weights: bool,
+    /// The operators of ONNX that are quantized as one of this class. Those of `pointwise` may be any that act element by element.
+    pub operators: Vec<String>,
     /// How the result is observed.
     pub observation: Observation,
+    /// Whether weights may have one scale a channel.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_channel_weights: bool,
+    /// The types of activations that integer kernels take.
+    pub activations: Vec<DTypeConfig>,
+    /// The types of activations for which there is no integer kernel: the values are quantized, and the operator computes on reals
+    /// between them, as the reference graph says. They cost speed and save accuracy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reference: Vec<DTypeConfig>,
+    /// The types of weights; empty where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<DTypeConfig>,
+}
+
+impl Capability {
+    /// Whether an operator is one of the class.
+    fn lists(&self, operator: &str) -> bool {
+        self.operators.iter().any(|own| own == operator)
+    }
+}
+
+/// How a quantized operator computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// By an integer kernel.
+    Integer,
+    /// On reals between quantized values.
+    Reference,
 }
 
 /// What an engine can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackendConfig {
-    /// The engine's name.
+    /// The name of the engine whose kernels run: `fbgemm` or `qnnpack`.
     pub name: String,
+    /// The operators that are fused, from the first to the last: `Conv + BatchNormalization + Relu`.
+    pub fusions: Vec<String>,
     /// One entry a class.
     pub capabilities: Vec<Capability>,
+    /// What the user added, in the order in which it is tried, before the engine's own rules.
+    #[serde(skip)]
+    pub patterns: Vec<BackendPattern>,
+}
+
+/// A pattern that a user adds to an engine: rewrites that take part in the fuse stage and in the lower stage.
+///
+/// A fusing rewrite replaces float operators by one that a capability lists, so that it is annotated, observed and quantized as a whole.
+/// A lowering rewrite replaces `DequantizeLinear → … → QuantizeLinear` by operators that compute on integers.
+#[derive(Clone, Default)]
+pub struct BackendPattern {
+    /// Runs at the head of the fuse stage.
+    pub fuse: Option<Arc<dyn Rewrite + Send + Sync>>,
+    /// Runs at the head of the lower stage.
+    pub lower: Option<Arc<dyn Rewrite + Send + Sync>>,
+}
+
+impl fmt::Debug for BackendPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |rule: &Option<Arc<dyn Rewrite + Send + Sync>>| {
+            rule.as_ref().map(|rule| rule.name().to_owned())
+        };
+        f.debug_struct("BackendPattern")
+            .field("fuse", &name(&self.fuse))
+            .field("lower", &name(&self.lower))
+            .finish()
+    }
+}
+
+/// Why a table of abilities cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// No TOML of this form.
+    #[error(transparent)]
+    Toml(#[from] toml::de::Error),
+    /// An engine that does not exist.
+    #[error("`{name}` is no engine; there are fbgemm and qnnpack")]
+    Engine {
+        /// The name.
+        name: String,
+    },
+    /// A fusion that the compiler does not know.
+    #[error("`{fusion}` is no fusion of the compiler; the nearest are `{}`", .nearest.join("`, `"))]
+    Fusion {
+        /// The fusion.
+        fusion: String,
+        /// Those that are nearest.
+        nearest: Vec<String>,
+    },
+    /// An operator that ONNX or the compiler does not know.
+    #[error("`{operator}` of the class {class} is no operator; the nearest are `{}`", .nearest.join("`, `"))]
+    Operator {
+        /// The operator.
+        operator: String,
+        /// The class that lists it.
+        class: OpClass,
+        /// Those that are nearest.
+        nearest: Vec<String>,
+    },
+    /// A class that is listed twice.
+    #[error("the class {0} is listed twice")]
+    Twice(OpClass),
+}
+
+/// The operators whose results an activation or an affine function can be fused into.
+const ACTIVATED: [&str; 4] = ["Conv", "Linear", "Add", "Mul"];
+
+/// Every fusion of the compiler, as a row of operators. `Linear` is a Gemm or MatMul with constant weights.
+fn all_fusions() -> Vec<String> {
+    let mut fusions = Vec::new();
+    for first in ["Conv", "ConvTranspose", "Linear"] {
+        for affine in ["BatchNormalization", "Add", "Sub", "Mul", "Div"] {
+            fusions.push(format!("{first} + {affine}"));
+        }
+    }
+    for first in ACTIVATED {
+        fusions.extend(["Relu", "Clip"].map(|activation| format!("{first} + {activation}")));
+    }
+    fusions
 }
 
 impl BackendConfig {
+    /// The engine of a name, with its own table.
+    ///
+    /// # Errors
+    /// When there is no such engine.
+    pub fn named(name: &str) -> Result<Self, BackendError> {
+        match name {
+            "fbgemm" => Ok(Self::fbgemm()),
+            "qnnpack" => Ok(Self::qnnpack()),
+            _ => Err(BackendError::Engine {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
     /// The FBGEMM-like engine for x86: u8 or s8 activations, s8 weights with one scale a tensor or a channel.
     pub fn fbgemm() -> Self {
-        let bytes = || vec![QuantType::Uint8, QuantType::Int8];
-        let entry = |class: OpClass, observation| Capability {
+        use Observation::{Own, SharedWithInput};
+        use OpClass as C;
+        let types = |types: &[QuantType]| types.iter().map(|&dtype| dtype.into()).collect();
+        let entry = |class: OpClass, observation, operators: &[&str]| Capability {
             class,
-            activations: bytes(),
-            weights: if class.has_weights() {
-                vec![QuantType::Int8]
-            } else {
-                vec![]
-            },
-            per_channel_weights: class.has_weights(),
+            operators: operators.iter().map(|&name| name.to_owned()).collect(),
             observation,
+            per_channel_weights: class.has_weights(),
+            activations: types(&[QuantType::Uint8, QuantType::Int8]),
+            reference: types(&[QuantType::Uint16, QuantType::Int16]),
+            weights: types(if class.has_weights() {
+                &[QuantType::Int8]
+            } else {
+                &[]
+            }),
         };
         Self {
             name: "fbgemm".to_owned(),
+            fusions: all_fusions(),
             capabilities: vec![
-                entry(OpClass::Conv, Observation::Own),
-                entry(OpClass::Linear, Observation::Own),
-                entry(OpClass::Add, Observation::Own),
-                entry(OpClass::Mul, Observation::Own),
-                entry(OpClass::Concat, Observation::Own),
-                entry(OpClass::MaxPool, Observation::SharedWithInput),
-                entry(OpClass::AveragePool, Observation::Own),
-                entry(OpClass::Pointwise, Observation::Own),
-                entry(OpClass::Movement, Observation::SharedWithInput),
+                entry(C::Conv, Own, &["Conv"]),
+                entry(C::Linear, Own, &["Gemm", "MatMul"]),
+                entry(C::Add, Own, &["Add"]),
+                entry(C::Mul, Own, &["Mul"]),
+                entry(C::Concat, Own, &["Concat"]),
+                entry(C::MaxPool, SharedWithInput, &["MaxPool", "GlobalMaxPool"]),
+                entry(C::AveragePool, Own, &["AveragePool", "GlobalAveragePool"]),
+                entry(C::Pointwise, Own, &POINTWISE),
+                entry(C::Movement, SharedWithInput, &MOVEMENT),
             ],
+            patterns: Vec::new(),
         }
+    }
+
+    /// The QNNPACK-like engine for ARM: the same operators and types.
+    pub fn qnnpack() -> Self {
+        Self {
+            name: "qnnpack".to_owned(),
+            ..Self::fbgemm()
+        }
+    }
+
+    /// Reads a table that [`BackendConfig::to_toml`] wrote and somebody edited.
+    ///
+    /// # Errors
+    /// When it has unknown keys, operators or fusions, or lists a class twice.
+    pub fn from_toml(text: &str) -> Result<Self, BackendError> {
+        let config: Self = toml::from_str(text)?;
+        Self::named(&config.name)?;
+        let known = all_fusions();
+        for fusion in &config.fusions {
+            if !known.contains(fusion) {
+                return Err(BackendError::Fusion {
+                    fusion: fusion.clone(),
+                    nearest: nearest(fusion, known.iter().map(String::as_str)),
+                });
+            }
+        }
+        for (index, capability) in config.capabilities.iter().enumerate() {
+            let class = capability.class;
+            if config.capabilities[..index]
+                .iter()
+                .any(|other| other.class == class)
+            {
+                return Err(BackendError::Twice(class));
+            }
+            for operator in &capability.operators {
+                if !Op::NAMES.contains(&("", operator)) {
+                    return Err(BackendError::Operator {
+                        operator: operator.clone(),
+                        class,
+                        nearest: nearest(operator, Op::NAMES.iter().map(|(_, name)| *name)),
+                    });
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// The table as TOML, for [`BackendConfig::from_toml`]. Patterns of the user's own are code and not in it.
+    pub fn to_toml(&self) -> String {
+        // Strings, numbers and lists alone cannot fail to serialize.
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// The same with a pattern of the user's own.
+    #[must_use]
+    pub fn with_pattern(mut self, pattern: BackendPattern) -> Self {
+        self.patterns.push(pattern);
+        self
     }
 
     /// What the kernels of a class can do.
@@ -133,55 +375,152 @@ impl BackendConfig {
             .find(|capability| capability.class == class)
     }
 
-    /// Why an activation of this specification has no kernel in a class; `None` when it has.
-    pub fn refuses_activation(&self, class: OpClass, spec: &QuantSpec) -> Option<String> {
+    /// How an operator with activations of this specification computes.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn execution(&self, class: OpClass, spec: &QuantSpec) -> Result<Execution, String> {
         let Some(capability) = self.capability(class) else {
-            return Some(format!("{} has no {class} kernels", self.name));
+            return Err(format!("{} has no {class} kernels", self.name));
         };
-        if !capability.activations.contains(&spec.dtype) {
-            return Some(format!(
-                "{} has no {class} kernel for {} activations",
-                self.name, spec.dtype
-            ));
-        }
         if spec.granularity != Granularity::PerTensor {
-            return Some("activations have one scale a tensor".to_owned());
+            return Err("activations have one scale a tensor".to_owned());
         }
-        None
+        let of = |types: &[DTypeConfig]| {
+            types
+                .iter()
+                .find(|config| config.dtype == spec.dtype)
+                .copied()
+        };
+        let (found, execution) = match (of(&capability.activations), of(&capability.reference)) {
+            (Some(found), _) => (found, Execution::Integer),
+            (None, Some(found)) => (found, Execution::Reference),
+            (None, None) => {
+                return Err(format!(
+                    "{} has no {class} kernel for {} activations",
+                    self.name, spec.dtype
+                ));
+            }
+        };
+        match found.refuses(spec) {
+            None => Ok(execution),
+            Some(what) => Err(format!(
+                "{} has no {class} kernel for activations of {what}",
+                self.name
+            )),
+        }
     }
 
     /// Why weights of this specification have no kernel in a class; `None` when they have.
     pub fn refuses_weight(&self, class: OpClass, spec: &QuantSpec) -> Option<String> {
+        let kernel = format!("{} has no {class} kernel", self.name);
         let Some(capability) = self.capability(class) else {
-            return Some(format!("{} has no {class} kernels", self.name));
+            return Some(format!("{kernel}s"));
         };
-        if !capability.weights.contains(&spec.dtype) {
-            return Some(format!(
-                "{} has no {class} kernel for {} weights",
-                self.name, spec.dtype
-            ));
-        }
+        let mut types = capability.weights.iter();
+        let Some(found) = types.find(|config| config.dtype == spec.dtype) else {
+            return Some(format!("{kernel} for {} weights", spec.dtype));
+        };
         if spec.scheme == Scheme::Affine {
-            return Some(format!(
-                "{} has no {class} kernel for weights with a zero point",
-                self.name
-            ));
+            return Some(format!("{kernel} for weights with a zero point"));
         }
         if spec.granularity != Granularity::PerTensor && !capability.per_channel_weights {
-            return Some(format!(
-                "{} has no {class} kernel for weights with one scale a channel",
-                self.name
-            ));
+            return Some(format!("{kernel} for weights with one scale a channel"));
         }
-        None
+        found
+            .refuses(spec)
+            .map(|what| format!("{kernel} for weights of {what}"))
+    }
+
+    /// The class of a node of a fused float graph.
+    ///
+    /// # Errors
+    /// Why no integer kernel suits the node.
+    pub fn classify(&self, graph: &Graph, id: NodeId) -> Result<OpClass, String> {
+        let class = classify(graph, id, self)?;
+        let node = graph.node(id);
+        let lists = |name: &str| {
+            let capability = self.capability(class);
+            capability.is_some_and(|capability| capability.lists(name))
+        };
+        let listed = match (node.op(), class) {
+            (Op::FusedConv(_), _) => lists("Conv"),
+            (Op::FusedLinear(_), _) => lists("Gemm") || lists("MatMul"),
+            // A sum or product with a constant is a function of one value.
+            (Op::FusedBinary(_) | Op::Add(_) | Op::Mul(_), OpClass::Pointwise) => true,
+            (Op::FusedBinary(_), OpClass::Mul) => lists("Mul"),
+            (Op::FusedBinary(_), _) => lists("Add"),
+            (op, _) => lists(op.name()),
+        };
+        if listed {
+            Ok(class)
+        } else {
+            let name = node.op().name();
+            Err(format!("the table of {} does not list {name}", self.name))
+        }
     }
 }
 
-/// The class of a node of a fused float graph.
-///
-/// # Errors
-/// Why no integer kernel suits the node.
-pub fn classify(graph: &Graph, id: NodeId) -> Result<OpClass, String> {
+impl Scope for BackendConfig {
+    /// Whether the table lists the fusion of two operators.
+    fn allows(&self, graph: &Graph, nodes: &[NodeId]) -> bool {
+        let name = |id: NodeId| match graph.node(id).op() {
+            Op::FusedConv(_) => "Conv",
+            Op::FusedLinear(_) => "Linear",
+            Op::FusedBinary(op) if op.kind == BinaryKind::Mul => "Mul",
+            Op::FusedBinary(_) => "Add",
+            op => op.name(),
+        };
+        let names: Vec<&str> = nodes.iter().map(|&id| name(id)).collect();
+        let fusion = names.join(" + ");
+        self.fusions.contains(&fusion)
+    }
+}
+
+/// The functions of one value that are quantized by default.
+const POINTWISE: [&str; 20] = [
+    "Relu",
+    "LeakyRelu",
+    "Clip",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Erf",
+    "Gelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Softplus",
+    "Softsign",
+    "Mish",
+    "Swish",
+    "ThresholdedRelu",
+    "Exp",
+    "Abs",
+    "Neg",
+];
+
+/// The operators that move elements and are quantized by default.
+const MOVEMENT: [&str; 14] = [
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Identity",
+    "Slice",
+    "Split",
+    "Expand",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Gather",
+    "Pad",
+];
+
+/// The class whose kernels could compute a node, whatever operators its capability lists.
+fn classify(graph: &Graph, id: NodeId, backend: &BackendConfig) -> Result<OpClass, String> {
     let node = graph.node(id);
     let name = node.op().name();
     let result = node.outputs().first().map(|&value| graph.value(value).ty());
@@ -203,6 +542,10 @@ pub fn classify(graph: &Graph, id: NodeId) -> Result<OpClass, String> {
             Err(format!("the {what} is not constant"))
         }
     };
+    let is_function = || {
+        let capability = backend.capability(OpClass::Pointwise);
+        POINTWISE.contains(&name) || capability.is_some_and(|capability| capability.lists(name))
+    };
     match node.op() {
         Op::Conv(_) | Op::FusedConv(_) if rank(0) != Some(4) => {
             Err("only two-dimensional convolutions have an integer kernel".to_owned())
@@ -221,32 +564,6 @@ pub fn classify(graph: &Graph, id: NodeId) -> Result<OpClass, String> {
         }
         Op::MaxPool(_) | Op::GlobalMaxPool(_) => Ok(OpClass::MaxPool),
         Op::AveragePool(_) | Op::GlobalAveragePool(_) => Ok(OpClass::AveragePool),
-        Op::Relu(_)
-        | Op::LeakyRelu(_)
-        | Op::Clip(_)
-        | Op::Sigmoid(_)
-        | Op::HardSigmoid(_)
-        | Op::HardSwish(_)
-        | Op::Tanh(_)
-        | Op::Erf(_)
-        | Op::Gelu(_)
-        | Op::Elu(_)
-        | Op::Selu(_)
-        | Op::Celu(_)
-        | Op::Softplus(_)
-        | Op::Softsign(_)
-        | Op::Mish(_)
-        | Op::Swish(_)
-        | Op::ThresholdedRelu(_)
-        | Op::Exp(_)
-        | Op::Abs(_)
-        | Op::Neg(_) => {
-            if (1..node.inputs().len()).all(|slot| node.input(slot).is_none() || constant(slot)) {
-                Ok(OpClass::Pointwise)
-            } else {
-                Err(format!("the bounds of {name} are not constant"))
-            }
-        }
         Op::Pad(pad)
             if pad.mode != PadMode::Constant
                 || node
@@ -255,28 +572,22 @@ pub fn classify(graph: &Graph, id: NodeId) -> Result<OpClass, String> {
         {
             Err("only a pad of zeros keeps its parameters".to_owned())
         }
-        Op::Reshape(_)
-        | Op::Flatten(_)
-        | Op::Squeeze(_)
-        | Op::Unsqueeze(_)
-        | Op::Transpose(_)
-        | Op::Identity(_)
-        | Op::Slice(_)
-        | Op::Split(_)
-        | Op::Expand(_)
-        | Op::Tile(_)
-        | Op::DepthToSpace(_)
-        | Op::SpaceToDepth(_)
-        | Op::Gather(_)
-        | Op::Pad(_) => {
+        Op::MatMul(_) => {
+            Err("the product of two computed matrices has no integer kernel".to_owned())
+        }
+        _ if MOVEMENT.contains(&name) => {
             if constant(0) {
                 Err("the operand is constant".to_owned())
             } else {
                 Ok(OpClass::Movement)
             }
         }
-        Op::MatMul(_) => {
-            Err("the product of two computed matrices has no integer kernel".to_owned())
+        op if is_function() && acts_element_by_element(op) => {
+            if (1..node.inputs().len()).all(|slot| node.input(slot).is_none() || constant(slot)) {
+                Ok(OpClass::Pointwise)
+            } else {
+                Err(format!("the bounds of {name} are not constant"))
+            }
         }
         _ => Err(format!("{name} has no integer kernel")),
     }

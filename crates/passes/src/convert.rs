@@ -13,7 +13,10 @@ use octofold_quant::{ObserverKind, ObserverState, QParams, QuantParams, QuantSpe
 use octofold_tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::annotate::{Annotations, NodeAnnotation, activation_operands};
+use crate::annotate::{
+    Annotations, NodeAnnotation, ValueAnnotation, activation_operands, is_fixed,
+};
+use crate::backend::Execution;
 use crate::pass::{Pass, PassError, PassReport};
 use crate::support;
 
@@ -27,6 +30,29 @@ pub struct Convert<'a> {
     pub annotations: &'a Annotations,
     /// What calibration observed.
     pub statistics: &'a Statistics,
+}
+
+/// The parameters of quantized values, and of operands that a reader takes in another type.
+#[derive(Default)]
+struct Parameters {
+    values: BTreeMap<ValueId, QParams>,
+    conversions: BTreeMap<Use, QParams>,
+}
+
+impl Parameters {
+    /// The parameters of a node's operand.
+    fn operand(&self, graph: &Graph, used: Use) -> Option<&QParams> {
+        self.conversions
+            .get(&used)
+            .or_else(|| self.values.get(&graph.node(used.node).input(used.slot)?))
+    }
+}
+
+/// What a min-max observer has seen of some values.
+fn range_state(values: &[f32]) -> Result<ObserverState, String> {
+    let mut state = ObserverState::new(&ObserverKind::MinMax);
+    state.observe(values).map_err(|error| error.to_string())?;
+    Ok(state)
 }
 
 /// The integers and parameters of a layer's weights and bias.
@@ -61,14 +87,8 @@ impl Pass for Convert<'_> {
             insert_layer(graph, &mut patch, &layer, &mut report)?;
         }
         for (&id, annotation) in &self.annotations.values {
-            self.insert_activation(
-                graph,
-                &mut patch,
-                id,
-                &annotation.spec,
-                params[&id],
-                &mut report,
-            )?;
+            let params = params.values[&id];
+            self.insert_activation(graph, &mut patch, id, annotation, params, &mut report)?;
         }
         graph.apply(patch).map_err(|source| PassError::Graph {
             pass: self.name().to_owned(),
@@ -80,50 +100,72 @@ impl Pass for Convert<'_> {
 }
 
 impl Convert<'_> {
-    /// The parameters of every quantized value.
-    fn parameters(&self, graph: &Graph) -> Result<BTreeMap<ValueId, QParams>, PassError> {
-        let mut own: BTreeMap<ValueId, QParams> = BTreeMap::new();
-        for (id, spec) in self.annotations.observed() {
-            let name = graph.value(id).name();
-            let fail = |reason: String| PassError::Node {
-                node: name.to_owned(),
-                reason,
-            };
-            let state = match (graph.value(id).constant(), &spec.observer) {
-                (Some(constant), _) => {
-                    // What is known needs no calibration; its exact range is its best.
-                    let mut state = ObserverState::new(&ObserverKind::MinMax);
-                    let values = constant
-                        .values::<f32>()
-                        .map_err(|error| fail(error.to_string()))?;
-                    state
-                        .observe(values)
-                        .map_err(|error| fail(error.to_string()))?;
-                    state
-                }
-                (None, ObserverKind::Fixed(_)) => spec.observer(),
-                (None, _) => self.statistics.get(name).cloned().ok_or_else(|| {
-                    fail("calibration has no statistics of this value".to_owned())
-                })?,
-            };
-            let (params, _) = spec
-                .finish(&state)
-                .map_err(|error| fail(error.to_string()))?;
-            let params = params
-                .per_tensor()
-                .ok_or_else(|| fail("an activation has one scale a tensor".to_owned()))?;
-            own.insert(id, params);
+    /// The parameters of every quantized value and of every conversion.
+    fn parameters(&self, graph: &Graph) -> Result<Parameters, PassError> {
+        // Values that share an observer and a specification have the same parameters; the search behind some observers takes time.
+        let mut known: Vec<(ValueId, QuantSpec, QParams)> = Vec::new();
+        let mut of = |annotation: &ValueAnnotation| {
+            let (observed, spec) = (annotation.observed, annotation.spec);
+            let same = known
+                .iter()
+                .find(|(id, other, _)| (*id, *other) == (observed, spec));
+            if let Some((.., params)) = same {
+                return Ok(*params);
+            }
+            let params = self.parameters_of(graph, observed, &spec)?;
+            known.push((observed, spec, params));
+            Ok(params)
+        };
+        let mut parameters = Parameters::default();
+        for (&id, annotation) in &self.annotations.values {
+            parameters.values.insert(id, of(annotation)?);
         }
-        let all = self.annotations.values.iter().map(|(&id, annotation)| {
-            let params = own.get(&annotation.observed).copied();
-            params
-                .map(|params| (id, params))
-                .ok_or_else(|| PassError::Node {
-                    node: graph.value(id).name().to_owned(),
-                    reason: "the value whose parameters it shares has none".to_owned(),
-                })
-        });
-        all.collect()
+        for (&used, annotation) in &self.annotations.conversions {
+            parameters.conversions.insert(used, of(annotation)?);
+        }
+        Ok(parameters)
+    }
+
+    /// The parameters that an observed value has under a specification.
+    fn parameters_of(
+        &self,
+        graph: &Graph,
+        id: ValueId,
+        spec: &QuantSpec,
+    ) -> Result<QParams, PassError> {
+        let value = graph.value(id);
+        let fail = |reason: String| PassError::Node {
+            node: value.name().to_owned(),
+            reason,
+        };
+        let own = self.annotations.values.get(&id);
+        let statistics = self.statistics.get(value.name());
+        let state = if is_fixed(spec) {
+            spec.observer()
+        } else if let Some(constant) = value.constant() {
+            // What is known needs no calibration; its exact range is its best.
+            let values = constant.values::<f32>();
+            let values = values.map_err(|error| fail(error.to_string()))?;
+            range_state(values).map_err(fail)?
+        } else if let Some(statistics) = statistics {
+            statistics.clone()
+        } else if let Some(ValueAnnotation { spec: given, .. }) = own
+            && let ObserverKind::Fixed(fixed) = given.observer
+        {
+            // Given parameters of one type say the range for another.
+            let end = |q: i32| (q - fixed.zero_point) as f32 * fixed.scale;
+            range_state(&[end(given.quant_min), end(given.quant_max)]).map_err(fail)?
+        } else {
+            return Err(fail(
+                "calibration has no statistics of this value".to_owned(),
+            ));
+        };
+        let (params, _) = spec
+            .finish(&state)
+            .map_err(|error| fail(error.to_string()))?;
+        params
+            .per_tensor()
+            .ok_or_else(|| fail("an activation has one scale a tensor".to_owned()))
     }
 
     fn weight_spec(&self, id: NodeId) -> Option<&QuantSpec> {
@@ -133,11 +175,24 @@ impl Convert<'_> {
         }
     }
 
+    fn is_reference(&self, id: NodeId) -> bool {
+        let annotation = self.annotations.nodes.get(&id);
+        annotation.is_some_and(|annotation| {
+            matches!(
+                annotation,
+                NodeAnnotation::Quantized {
+                    execution: Execution::Reference,
+                    ..
+                }
+            )
+        })
+    }
+
     fn quantize_layer(
         &self,
         graph: &Graph,
         id: NodeId,
-        params: &BTreeMap<ValueId, QParams>,
+        params: &Parameters,
     ) -> Result<Layer, PassError> {
         let node = graph.node(id);
         let fail = |reason: String| PassError::Node {
@@ -146,15 +201,15 @@ impl Convert<'_> {
         };
         let missing = || fail("a layer has a quantized input and constant weights".to_owned());
         let spec = self.weight_spec(id).ok_or_else(missing)?;
-        let (x, w) = node.input(0).zip(node.input(1)).ok_or_else(missing)?;
-        let input = params.get(&x).ok_or_else(missing)?;
+        let w = node.input(1).ok_or_else(missing)?;
+        let first = Use { node: id, slot: 0 };
+        let input = params.operand(graph, first).ok_or_else(missing)?;
         let input_range = self
             .annotations
-            .values
-            .get(&x)
+            .of_operand(graph, first)
             .map(|annotation| annotation.spec.range())
             .ok_or_else(missing)?;
-        let output = params.get(&support::result(graph, id));
+        let output = params.values.get(&support::result(graph, id));
         let weights = support::floats(graph, w).ok_or_else(missing)?;
         let shape = graph.value(w).ty().known_shape().ok_or_else(missing)?;
         let bias = node.input(2).and_then(|bias| support::floats(graph, bias));
@@ -165,10 +220,13 @@ impl Convert<'_> {
             output_scale: output.map(|output| output.scale),
             bias,
         };
-        let weights = quantize_weights(weights, &shape, spec, Some(&accumulation))
+        // A layer without an integer kernel has no accumulator to overflow, and keeps its float bias.
+        let accumulates = !self.is_reference(id);
+        let accumulation = accumulates.then_some(&accumulation);
+        let weights = quantize_weights(weights, &shape, spec, accumulation)
             .map_err(|error| fail(error.to_string()))?;
         let bias = match (bias, output) {
-            (Some(bias), Some(_)) => Some(
+            (Some(bias), Some(_)) if accumulates => Some(
                 quantize_bias(bias, input.scale, &weights.params)
                     .map_err(|error| fail(error.to_string()))?,
             ),
@@ -181,60 +239,101 @@ impl Convert<'_> {
         })
     }
 
-    /// Puts a quantized value's `QuantizeLinear` and `DequantizeLinear` between it and all its readers.
+    /// Puts a quantized value's `QuantizeLinear` and `DequantizeLinear` between it and all its readers, and those of a conversion
+    /// between them and the reader that asked for it.
     fn insert_activation(
         &self,
         graph: &Graph,
         patch: &mut Patch,
         id: ValueId,
-        spec: &QuantSpec,
+        annotation: &ValueAnnotation,
         params: QParams,
         report: &mut PassReport,
     ) -> Result<(), PassError> {
         let value = graph.value(id);
         let name = value.name();
-        let fail = |reason: String| PassError::Node {
-            node: name.to_owned(),
-            reason,
-        };
-        let scale = patch.constant(format!("{name}_scale"), Tensor::scalar(params.scale));
-        let zero_point = integer_tensor(spec.dtype, &[], &[params.zero_point]).map_err(fail)?;
-        let zero_point = patch.constant(format!("{name}_zero_point"), zero_point);
-        let quantize = QuantizeLinear {
-            axis: 1,
-            block_size: 0,
-            output_dtype: 0,
-            precision: 0,
-            saturate: true,
-        };
-        let quantized = patch.node(
-            format!("{name}_QuantizeLinear"),
-            quantize,
-            [Some(id.into()), Some(scale), Some(zero_point)],
-            vec![],
-        );
-        patch.name(quantized, format!("{name}_quantized"));
-        let real = dequantize(
-            patch,
-            &format!("{name}_DequantizeLinear"),
-            quantized,
-            scale,
-            zero_point,
-            1,
-        );
-        patch.name(real, format!("{name}_dequantized"));
+        let dtype = annotation.spec.dtype;
+        let real = quantize_dequantize(patch, name, id.into(), dtype, params)?;
+        report.applied("quantize", name, format!("{dtype} {params}"));
+        if self.annotations.dequantized_outputs.contains(&id) {
+            for (index, output) in graph.outputs().iter().enumerate() {
+                if output.value == id {
+                    patch.output(index, real);
+                }
+            }
+        }
+        // Readers that want the same other type share one conversion.
+        let mut converted: Vec<(&ValueAnnotation, PatchValue)> = Vec::new();
         for used in graph.uses(id) {
             // A constant operand of a float node stays what it is.
             let reads = value.constant().is_none()
                 || (self.annotations.is_quantized(used.node)
-                    && activation_operands(graph, used.node).contains(&id));
-            if reads {
-                patch.rewire(used, real);
+                    && activation_operands(graph, used.node).any(|operand| operand == id));
+            if !reads {
+                continue;
             }
+            let Some(wish) = self.annotations.conversions.get(&used) else {
+                patch.rewire(used, real);
+                continue;
+            };
+            let known = converted.iter().find(|(other, _)| *other == wish);
+            let other = match known {
+                Some((_, other)) => *other,
+                None => {
+                    let params = self.parameters_of(graph, wish.observed, &wish.spec)?;
+                    let dtype = wish.spec.dtype;
+                    let named = format!("{name}_{dtype}");
+                    let other = quantize_dequantize(patch, &named, real, dtype, params)?;
+                    report.applied("convert-type", name, format!("{dtype} {params}"));
+                    converted.push((wish, other));
+                    other
+                }
+            };
+            patch.rewire(used, other);
         }
-        report.applied("quantize", name, format!("{} {params}", spec.dtype));
         Ok(())
     }
+}
+
+/// A `QuantizeLinear` and a `DequantizeLinear` behind a value, whose name is the stem of theirs.
+fn quantize_dequantize(
+    patch: &mut Patch,
+    name: &str,
+    value: PatchValue,
+    dtype: QuantType,
+    params: QParams,
+) -> Result<PatchValue, PassError> {
+    let zero_point = integer_tensor(dtype, &[], &[params.zero_point]);
+    let zero_point = zero_point.map_err(|reason| PassError::Node {
+        node: name.to_owned(),
+        reason,
+    })?;
+    let scale = patch.constant(format!("{name}_scale"), Tensor::scalar(params.scale));
+    let zero_point = patch.constant(format!("{name}_zero_point"), zero_point);
+    let quantize = QuantizeLinear {
+        axis: 1,
+        block_size: 0,
+        output_dtype: 0,
+        precision: 0,
+        saturate: true,
+    };
+    let quantized = patch.node(
+        format!("{name}_QuantizeLinear"),
+        quantize,
+        [Some(value), Some(scale), Some(zero_point)],
+        vec![],
+    );
+    patch.name(quantized, format!("{name}_quantized"));
+    let real = dequantize(
+        patch,
+        &format!("{name}_DequantizeLinear"),
+        quantized,
+        scale,
+        zero_point,
+        1,
+    );
+    patch.name(real, format!("{name}_dequantized"));
+    Ok(real)
 }
 
 /// A `DequantizeLinear` node.

@@ -2,9 +2,8 @@
 
 use octofold_ir::{Graph, Patch};
 use octofold_ops::families::Observe;
-use octofold_quant::ObserverKind;
 
-use crate::annotate::Annotations;
+use crate::annotate::{Annotations, is_fixed};
 use crate::pass::{Pass, PassError, PassReport};
 
 /// Inserts an observer at each value of the annotations that decides parameters.
@@ -26,7 +25,7 @@ impl Pass for InsertObservers<'_> {
         let mut patch = Patch::new();
         for (id, spec) in self.annotations.observed() {
             let value = graph.value(id);
-            if value.constant().is_some() || matches!(spec.observer, ObserverKind::Fixed(_)) {
+            if value.constant().is_some() || is_fixed(spec) {
                 continue;
             }
             let observe = Observe {

@@ -6,14 +6,20 @@
 //! simplify → lower → layout                               what codegen takes
 //! ```
 
+use octofold_ir::Graph;
+
+use crate::backend::BackendConfig;
 use crate::fuse::{FuseActivations, FuseAffine, FuseResiduals, LowerBatchNorms};
 use crate::layout::AssignLayouts;
 use crate::lower::{FuseQuantizedResiduals, LinearForms, LowerFloat, LowerQuantized};
+use crate::manager::{ManagerOptions, PassRun, run_passes};
 use crate::pass::{Pass, PassError};
+use crate::rewrite::Scope;
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
     FoldConstants,
 };
+use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
 /// A stage of the compiler: a list of passes that belong together.
 pub type Stage = &'static [&'static dyn Pass];
@@ -30,17 +36,17 @@ pub const SIMPLIFY: Stage = &[
 
 /// Batch norms, biases and activations merged into the layers before them.
 pub const FUSE: Stage = &[
-    &FuseAffine,
+    &FuseAffine { scope: None },
     &LowerBatchNorms,
     &FoldConstants,
-    &FuseActivations,
+    &FuseActivations { scope: None },
     &EliminateDead,
 ];
 
 /// Integer operators in the place of dequantize–operate–quantize groups, kernel forms for the rest.
 pub const LOWER: Stage = &[
     &LinearForms,
-    &FuseActivations,
+    &FuseActivations { scope: None },
     &LowerQuantized,
     // What was lowered leaves dequantizers behind, which would count as readers of the values to fuse.
     &EliminateDead,
@@ -53,6 +59,61 @@ pub const LOWER: Stage = &[
 
 /// NHWC between kernels.
 pub const LAYOUT: Stage = &[&AssignLayouts, &EliminateIdentities, &EliminateDead];
+
+/// Simplifies a float graph and fuses what an engine fuses, the user's own patterns first: what graph mode's `prepare` begins with.
+///
+/// # Errors
+/// When a pass fails.
+pub fn simplify_and_fuse(
+    graph: &mut Graph,
+    backend: &BackendConfig,
+) -> Result<Vec<PassRun>, PassError> {
+    let mut runs = run_passes(graph, SIMPLIFY, ManagerOptions::default())?;
+    let scope: Option<&dyn Scope> = Some(backend);
+    let fuse: [&dyn Pass; 6] = [
+        &FuseUserPatterns { backend },
+        &FuseAffine { scope },
+        &LowerBatchNorms,
+        &FoldConstants,
+        &FuseActivations { scope },
+        &EliminateDead,
+    ];
+    runs.extend(run_passes(graph, &fuse, ManagerOptions::default())?);
+    Ok(runs)
+}
+
+/// Simplifies a float graph and fuses what a scope allows, and nothing else: what eager mode's `prepare` begins with.
+///
+/// # Errors
+/// When a pass fails.
+pub fn simplify_and_fuse_only(
+    graph: &mut Graph,
+    scope: &dyn Scope,
+) -> Result<Vec<PassRun>, PassError> {
+    let mut runs = run_passes(graph, SIMPLIFY, ManagerOptions::default())?;
+    let scope = Some(scope);
+    let fuse: [&dyn Pass; 4] = [
+        &FuseAffine { scope },
+        &FoldConstants,
+        &FuseActivations { scope },
+        &EliminateDead,
+    ];
+    runs.extend(run_passes(graph, &fuse, ManagerOptions::default())?);
+    Ok(runs)
+}
+
+/// Lowers a simplified and fused float or QDQ graph and lays it out, the user's own patterns first.
+///
+/// # Errors
+/// When a pass fails.
+pub fn lower(graph: &mut Graph, backend: &BackendConfig) -> Result<Vec<PassRun>, PassError> {
+    let own = LowerUserPatterns { backend };
+    let mut runs = run_passes(graph, &[&own], ManagerOptions::default())?;
+    for stage in [LOWER, LAYOUT] {
+        runs.extend(run_passes(graph, stage, ManagerOptions::default())?);
+    }
+    Ok(runs)
+}
 
 /// The passes that need nothing but a graph, in the order of the stages.
 pub fn all() -> Vec<&'static dyn Pass> {

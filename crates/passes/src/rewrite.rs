@@ -42,6 +42,12 @@ pub trait Rewrite: Sync {
     fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip>;
 }
 
+/// Which matches of rules may be applied: the fusions that an engine's table lists, or those that a user named.
+pub trait Scope: Sync {
+    /// Whether the nodes of a match, from the operands to the result, may become one.
+    fn allows(&self, graph: &Graph, nodes: &[NodeId]) -> bool;
+}
+
 /// Applies rules until none applies any more.
 ///
 /// A sweep goes from the outputs to the inputs and tries the rules in order at each node, so that a rule sees the largest
@@ -54,6 +60,19 @@ pub fn apply_rewrites(
     pass: &'static str,
     rules: &[&dyn Rewrite],
 ) -> Result<PassReport, PassError> {
+    apply_rewrites_within(graph, pass, rules, None)
+}
+
+/// As [`apply_rewrites`], to the matches that a scope allows.
+///
+/// # Errors
+/// As [`apply_rewrites`].
+pub fn apply_rewrites_within(
+    graph: &mut Graph,
+    pass: &'static str,
+    rules: &[&dyn Rewrite],
+    scope: Option<&dyn Scope>,
+) -> Result<PassReport, PassError> {
     let patterns: Vec<Pattern> = rules.iter().map(|rule| rule.pattern()).collect();
     let mut report = PassReport::default();
     let mut skipped = PassReport::default();
@@ -65,7 +84,15 @@ pub fn apply_rewrites(
             source,
         })?;
         for &id in order.iter().rev() {
-            changed |= visit(graph, id, rules, &patterns, &mut report, &mut skipped);
+            changed |= visit(
+                graph,
+                id,
+                rules,
+                &patterns,
+                scope,
+                &mut report,
+                &mut skipped,
+            );
         }
         if !changed {
             break;
@@ -83,6 +110,7 @@ fn visit(
     id: NodeId,
     rules: &[&dyn Rewrite],
     patterns: &[Pattern],
+    scope: Option<&dyn Scope>,
     report: &mut PassReport,
     skipped: &mut PassReport,
 ) -> bool {
@@ -90,6 +118,10 @@ fn visit(
         let Some(found) = pattern.matches(graph, id) else {
             continue;
         };
+        let matched: Vec<NodeId> = found.nodes().rev().collect();
+        if scope.is_some_and(|scope| !scope.allows(graph, &matched)) {
+            continue;
+        }
         let place = graph.node(id).name().to_owned();
         match rule.rewrite(graph, &found) {
             Err(Skip::NoMatch) => {}

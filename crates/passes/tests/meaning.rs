@@ -4,7 +4,7 @@ use octofold_ir::testing::{GraphOptions, Random, difference, random_graph, rando
 use octofold_ir::{Graph, interpret, interpret_with, text};
 use octofold_passes::annotate::annotate;
 use octofold_passes::backend::BackendConfig;
-use octofold_passes::config::{Addresses, ObjectTypes, QConfig, QConfigMapping};
+use octofold_passes::config::{ModelNames, QConfig, QConfigMapping, Resolver};
 use octofold_passes::convert::{Convert, Statistics};
 use octofold_passes::expand::ExpandFused;
 use octofold_passes::manager::{ManagerOptions, run_passes};
@@ -80,17 +80,12 @@ fn calibrate(graph: &Graph, inputs: &[(String, Tensor)]) -> Statistics {
 /// The reference graph of a float graph, quantized with its own ranges.
 fn reference(graph: &Graph, inputs: &[(String, Tensor)]) -> Graph {
     let mut graph = graph.clone();
-    let (addresses, types) = (Addresses::of(&graph), ObjectTypes::of(&graph));
+    let names = ModelNames::of(&graph);
     run(&mut graph, &[SIMPLIFY, FUSE].concat());
     let mapping = QConfigMapping::global(QConfig::default());
-    let annotations = annotate(
-        &graph,
-        &mapping,
-        &BackendConfig::fbgemm(),
-        &addresses,
-        &types,
-    )
-    .unwrap();
+    let resolver = Resolver::new(&mapping, &names);
+    let backend = BackendConfig::fbgemm();
+    let annotations = annotate(&graph, &resolver, &mapping.values, &backend).unwrap();
     let statistics = calibrate(&graph, inputs);
     run(
         &mut graph,

@@ -17,7 +17,9 @@ use super::names::Names;
 use super::opset::{self, Lowering, OldNode};
 use super::order::order;
 use super::proto::tensor_shape_proto::dimension;
-use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto};
+use super::proto::{
+    GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto, type_proto,
+};
 use super::scan::{Budget, ScanError, decode};
 use super::tensor::{element_type, read_sparse, read_tensor};
 use crate::{Graph, TensorType, ValueId};
@@ -358,7 +360,14 @@ impl Importer<'_> {
             }
         }
         opset::lower(&mut lowering, old)?;
+        let module = exporter_module(&node.metadata_props);
         for (output, id) in lowering.into_results() {
+            if let Some(module) = &module
+                && let Some(producer) = self.graph.value(id).producer()
+            {
+                let name = self.graph.node(producer).name().to_owned();
+                self.graph.set_module(&name, module.as_str());
+            }
             self.values.insert(output, id);
         }
         match node
@@ -556,6 +565,27 @@ fn input_type(info: &ValueInfoProto) -> Result<TensorType, ImportErrorKind> {
         });
     }
     Ok(TensorType::new(dtype, dims))
+}
+
+/// The module path that torch's exporters leave in a node's metadata: the list of scopes, `['', 'layer1', 'layer1.0', 'conv2d']`, whose last
+/// entry is the operation, or the same as a path, `: Net/layer1: Sequential/layer1.0: Block/conv2d: aten.conv2d.default`.
+fn exporter_module(entries: &[StringStringEntryProto]) -> Option<String> {
+    let entry = |key: &str| {
+        let entry = entries.iter().find(|entry| entry.key() == key);
+        entry.map(StringStringEntryProto::value)
+    };
+    let (scopes, separator) = match entry("pkg.torch.onnx.name_scopes") {
+        Some(scopes) => (scopes.trim_matches(['[', ']']), ','),
+        None => (entry("namespace")?, '/'),
+    };
+    let names = scopes.split(separator).map(|scope| {
+        let name = scope.split(':').next().unwrap_or_default();
+        name.trim().trim_matches(['\'', '"'])
+    });
+    let names: Vec<&str> = names.collect();
+    let (_operation, modules) = names.split_last()?;
+    let module = modules.iter().rev().find(|name| !name.is_empty())?;
+    Some((*module).to_owned())
 }
 
 /// Keeps what the file says about the model. The file's own entries win, so that an exported model keeps its origin.

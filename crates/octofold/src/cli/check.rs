@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::{Quantization, load_model, print_fate};
 
 #[derive(Args)]
 pub(crate) struct Check {
@@ -22,16 +22,19 @@ impl Check {
     pub(crate) fn execute(&self) -> Result<()> {
         let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
         if self.json {
-            println!("{}", serde_json::json!({ "nodes": prepared.fates }));
+            let warnings = &prepared.warnings;
+            println!(
+                "{}",
+                serde_json::json!({ "nodes": prepared.fates, "warnings": warnings })
+            );
             return Ok(());
         }
         for fate in &prepared.fates {
-            let word = if fate.quantized { "int8 " } else { "float" };
-            println!(
-                "{word} {} ({}): {}",
-                fate.node, fate.operator, fate.explanation
-            );
+            print_fate(fate);
             println!("      names: {}", fate.addresses.join(", "));
+            if let Some(qconfig) = &fate.qconfig {
+                println!("      qconfig: {qconfig}");
+            }
         }
         let quantized = prepared.fates.iter().filter(|fate| fate.quantized).count();
         println!(

@@ -36,7 +36,7 @@ impl Compile {
             ),
         }
         let model = load_model(&self.model, &self.shape)?;
-        let graph = match self.quantization.algorithm()? {
+        let mut graph = match self.quantization.algorithm()? {
             None if self.quantization.is_given() => bail!(
                 "the flags say how to quantize, but nothing says to: --calibrate DATA for static quantization"
             ),
@@ -45,7 +45,9 @@ impl Compile {
                 .quantization
                 .reference(model, algorithm, &self.execution)?,
         };
-        let (lowered, _) = octofold::lower(&graph)?;
+        self.quantization.accept_engine(&mut graph);
+        let backend = self.quantization.backend()?;
+        let (lowered, _) = octofold::lower_for(&graph, &backend)?;
         octofold::compile(&lowered)?.save(&self.output)?;
         Ok(())
     }

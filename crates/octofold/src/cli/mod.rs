@@ -8,7 +8,9 @@ macro_rules! println {
     ($($argument:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($argument)*))) };
 }
 
+mod backend;
 mod bench;
+mod calibrate;
 mod check;
 mod compare;
 mod compile;
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Compile(compile::Compile),
     /// Write a quantized model as standard ONNX with QuantizeLinear and DequantizeLinear.
     Quantize(quantize::Quantize),
+    /// Write what observers see of calibration data.
+    Calibrate(calibrate::Calibrate),
     /// Tell what would be quantized, what not and why.
     Check(check::Check),
     /// Run a plan or model on inputs.
@@ -55,6 +59,8 @@ pub(crate) enum Command {
     Compare(compare::Compare),
     /// Tell what a plan or model is made of.
     Inspect(inspect::Inspect),
+    /// Print the table of an engine's abilities.
+    Backend(backend::Backend),
     /// Run passes on a graph and print it as text.
     Opt(opt::Opt),
     /// Run ONNX backend tests.
@@ -68,12 +74,14 @@ pub(crate) fn execute(command: Command) -> Result<()> {
     match command {
         Command::Compile(command) => command.execute(),
         Command::Quantize(command) => command.execute(),
+        Command::Calibrate(command) => command.execute(),
         Command::Check(command) => command.execute(),
         Command::Run(command) => command.execute(),
         Command::Eval(command) => command.execute(),
         Command::Bench(command) => command.execute(),
         Command::Compare(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
+        Command::Backend(command) => command.execute(),
         Command::Opt(command) => command.execute(),
         Command::Test(command) => command.execute(),
         Command::Demo(command) => command.execute(),

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
+use octofold::config::Config;
 use octofold::ir::Graph;
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{Preset, QConfig, QConfigMapping};
-use octofold::quant::{ObserverKind, QuantRange, QuantType, Scheme};
-use octofold::{Model, Prepared};
+use octofold::passes::convert::Statistics;
+use octofold::quant::{ObserverKind, QuantType};
+use octofold::{Fate, Model, PrepareOptions, Prepared, Provenance, StatisticsFile};
 
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution};
@@ -22,6 +24,17 @@ pub(crate) enum Algorithm {
     Dynamic,
     /// Weights only.
     WeightOnly,
+    /// Ranges from training.
+    Qat,
+}
+
+/// What loses a bit.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReduceRange {
+    /// Weights, -64..64, as ONNX Runtime and NNCF have it.
+    Weights,
+    /// Activations, 0..127, as torch has it.
+    Activations,
 }
 
 /// How a model is quantized.
@@ -32,10 +45,19 @@ pub(crate) struct Quantization {
     algorithm: Option<Algorithm>,
     /// The calibration data: an archive, or a folder of archives or images.
     #[arg(long, value_name = "DATA")]
-    calibrate: Option<PathBuf>,
-    /// The engine.
+    pub(crate) calibrate: Option<PathBuf>,
+    /// What `octofold calibrate` observed, in place of a calibration.
+    #[arg(long, value_name = "STATS.json")]
+    statistics: Option<PathBuf>,
+    /// The engine: fbgemm or qnnpack.
     #[arg(long)]
     backend: Option<String>,
+    /// A table of the engine's abilities, as `octofold backend` prints it.
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "backend")]
+    backend_config: Option<PathBuf>,
+    /// Use statistics and models that were prepared for another engine.
+    #[arg(long)]
+    pub(crate) allow_other_engine: bool,
     /// Settings with another project's name: fbgemm, qnnpack, torch_fbgemm, torch_qnnpack, ort, nncf, symmetric.
     #[arg(long)]
     preset: Option<String>,
@@ -51,9 +73,15 @@ pub(crate) struct Quantization {
     /// One scale a weight tensor instead of one a channel.
     #[arg(long)]
     per_tensor: bool,
-    /// Weights of 7 bits.
+    /// Weights (or activations) of 7 bits.
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "weights")]
+    reduce_range: Option<ReduceRange>,
+    /// Equalize the ranges of neighbouring layers' channels first.
     #[arg(long)]
-    reduce_range: bool,
+    equalize: bool,
+    /// Correct biases for the mean error of quantized weights on the calibration data.
+    #[arg(long)]
+    bias_correction: bool,
     /// Names of nodes or modules to leave float.
     #[arg(long, num_args = 1.., value_name = "NAME")]
     exclude: Vec<String>,
@@ -73,15 +101,21 @@ impl Quantization {
         let configured = match self.data.config()?.algorithm {
             None => None,
             Some(name) => Some(Algorithm::from_str(&name, true).map_err(|_| {
-                anyhow!("`{name}` is no algorithm; there are static, dynamic and weight-only")
+                anyhow!("`{name}` is no algorithm; there are static, dynamic, weight-only and qat")
             })?),
         };
-        let implied = self.calibrate.as_ref().map(|_| Algorithm::Static);
+        let data = self.calibrate.as_ref().or(self.statistics.as_ref());
+        let implied = data.map(|_| Algorithm::Static);
         Ok(self.algorithm.or(implied).or(configured))
     }
 
     /// Whether a flag says how to quantize, which means nothing to a float plan.
     pub(crate) fn is_given(&self) -> bool {
+        self.changes_settings() || self.equalize || self.bias_correction
+    }
+
+    /// Whether a flag changes which operators are quantized, or how.
+    fn changes_settings(&self) -> bool {
         let named = [
             &self.preset,
             &self.observer,
@@ -90,35 +124,33 @@ impl Quantization {
         ];
         named.into_iter().any(Option::is_some)
             || self.per_tensor
-            || self.reduce_range
+            || self.reduce_range.is_some()
             || !self.exclude.is_empty()
             || !self.op_types.is_empty()
     }
 
     /// The engine's abilities.
     pub(crate) fn backend(&self) -> Result<BackendConfig> {
-        let configured = self.data.config()?.backend;
-        match self
-            .backend
-            .as_deref()
-            .or(configured.as_deref())
-            .unwrap_or("fbgemm")
-        {
-            "fbgemm" => Ok(BackendConfig::fbgemm()),
-            "qnnpack" => bail!("the qnnpack engine is not built yet; use --backend fbgemm"),
-            other => bail!("`{other}` is no engine; there is fbgemm"),
+        if let Some(path) = &self.backend_config {
+            let name = path.display();
+            let text = std::fs::read_to_string(path).with_context(|| name.to_string())?;
+            return BackendConfig::from_toml(&text).with_context(|| name.to_string());
         }
+        let configured = self.data.config()?.backend;
+        let name = self.backend.as_deref().or(configured.as_deref());
+        Ok(BackendConfig::named(name.unwrap_or("fbgemm"))?)
     }
 
     /// Which operators get which QConfig: the configuration file's, changed by the flags.
-    pub(crate) fn mapping(&self) -> Result<QConfigMapping> {
-        let mut mapping = self
-            .data
-            .config()?
-            .mapping
-            .unwrap_or_else(|| QConfigMapping::global(QConfig::default()));
+    fn mapping(&self, config: Config) -> Result<QConfigMapping> {
+        let mut mapping = match config.mapping {
+            Some(mapping) => mapping,
+            // The engine's own preset.
+            None => QConfigMapping::preset(self.backend()?.name.parse()?),
+        };
         if let Some(preset) = &self.preset {
-            mapping.global = Some(preset.parse::<Preset>()?.qconfig());
+            let preset = preset.parse::<Preset>()?;
+            (mapping.global, mapping.preset) = (Some(preset.qconfig()), Some(preset));
         }
         let edit = |config: &mut QConfig| -> Result<()> {
             if let Some(observer) = &self.observer {
@@ -130,23 +162,17 @@ impl Quantization {
                     .with_activation_type(dtype.parse::<QuantType>()?);
             }
             if let Some(dtype) = &self.weight_type {
-                let dtype = dtype.parse::<QuantType>()?;
-                let range = if config.weight.scheme == Scheme::Affine {
-                    QuantRange::full(dtype)
-                } else {
-                    QuantRange::symmetric(dtype)
-                };
-                (
-                    config.weight.dtype,
-                    config.weight.quant_min,
-                    config.weight.quant_max,
-                ) = (dtype, range.min, range.max);
+                *config = config.clone().with_weight_type(dtype.parse::<QuantType>()?);
             }
             if self.per_tensor {
                 *config = config.clone().per_tensor_weights();
             }
-            if self.reduce_range {
-                *config = config.clone().with_reduced_weights();
+            match self.reduce_range {
+                None => {}
+                Some(ReduceRange::Weights) => *config = config.clone().with_reduced_weights(),
+                Some(ReduceRange::Activations) => {
+                    *config = config.clone().with_reduced_activations();
+                }
             }
             Ok(())
         };
@@ -158,15 +184,60 @@ impl Quantization {
             }
         }
         for name in &self.exclude {
-            mapping = mapping.set_module_name(name, None);
+            mapping = mapping.exclude_name(name);
         }
         Ok(mapping)
     }
 
-    /// Simplifies, fuses, annotates and observes a model.
+    /// Simplifies, fuses, annotates and observes a model, in the mode that the configuration says.
     pub(crate) fn prepare(&self, model: Model) -> Result<Prepared> {
-        let mapping = self.mapping()?;
-        Ok(octofold::prepare(model, &mapping, &self.backend()?)?)
+        let config = self.data.config()?;
+        let backend = self.backend()?;
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let options = PrepareOptions {
+            unmatched: config.unmatched,
+            equalize: config.equalize || self.equalize,
+        };
+        let prepared = match &config.eager {
+            Some(_) if self.changes_settings() || self.equalize => bail!(
+                "in eager mode the section [eager] says what is quantized, and flags change nothing: write it there"
+            ),
+            Some(eager) => eager.prepare(model, &backend)?,
+            None => octofold::prepare_with(model, &self.mapping(config)?, &backend, options)?,
+        };
+        for warning in &prepared.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(prepared)
+    }
+
+    /// What calibration observes of a prepared model, or observed before.
+    pub(crate) fn statistics(
+        &self,
+        prepared: &Prepared,
+        execution: &Execution,
+    ) -> Result<Statistics> {
+        if let Some(path) = &self.statistics {
+            let file = StatisticsFile::load(path)?;
+            if !self.allow_other_engine {
+                let what = format!("{}: the file", path.display());
+                file.provenance
+                    .require_engine(&self.backend()?.name, &what)?;
+            }
+            return Ok(file.statistics);
+        }
+        let Some(path) = &self.calibrate else {
+            bail!("static quantization needs calibration data: --calibrate DATA");
+        };
+        let data = self.data.open(path, octofold::inputs_of(&prepared.graph))?;
+        let bar = progress("calibrating");
+        let statistics = octofold::calibrate(prepared, &data, execution.session()?, |seen| {
+            bar.set_position(seen as u64)
+        })?;
+        bar.finish_and_clear();
+        Ok(statistics)
     }
 
     /// The reference QDQ graph of a model, by the algorithm asked for.
@@ -184,34 +255,68 @@ impl Quantization {
             Algorithm::WeightOnly => bail!(
                 "weight-only quantization is not built yet; use --algorithm static with --calibrate DATA"
             ),
+            Algorithm::Qat => bail!(
+                "quantization-aware training is not built yet; use --algorithm static with --calibrate DATA"
+            ),
         }
-        let Some(path) = &self.calibrate else {
-            bail!("static quantization needs calibration data: --calibrate DATA");
-        };
-        let inputs = model.inputs();
-        let prepared = self.prepare(model)?;
+        let mut prepared = self.prepare(model)?;
         if self.explain {
             print_fates(&prepared);
         }
-        let data = self.data.open(path, inputs)?;
-        let bar = progress("calibrating");
-        let statistics = octofold::calibrate(&prepared, &data, execution.session()?, |seen| {
-            bar.set_position(seen as u64)
-        })?;
-        bar.finish_and_clear();
+        let statistics = self.statistics(&prepared, execution)?;
+        if self.bias_correction || self.data.config()?.bias_correction {
+            self.correct_biases(&mut prepared, &statistics, execution)?;
+        }
         Ok(octofold::convert(&prepared, &statistics)?)
+    }
+
+    fn correct_biases(
+        &self,
+        prepared: &mut Prepared,
+        statistics: &Statistics,
+        execution: &Execution,
+    ) -> Result<()> {
+        let Some(path) = &self.calibrate else {
+            bail!("bias correction runs the model on calibration data: --calibrate DATA");
+        };
+        let data = self.data.open(path, octofold::inputs_of(&prepared.graph))?;
+        let bar = progress("correcting biases");
+        let options = execution.session()?;
+        let report = octofold::passes::pass::PassReport::default();
+        let _ = (data, prepared, statistics);
+        bar.finish_and_clear();
+        for event in &report.events {
+            tracing::info!("{event}");
+        }
+        Ok(())
+    }
+
+    /// Lets a model that was prepared for another engine be used, where the user says so.
+    pub(crate) fn accept_engine(&self, graph: &mut Graph) {
+        if self.allow_other_engine {
+            Provenance::forget(graph.metadata_mut());
+        }
     }
 }
 
 /// Prints a line for each node of the model.
 pub(crate) fn print_fates(prepared: &Prepared) {
     for fate in &prepared.fates {
-        let word = if fate.quantized { "int8 " } else { "float" };
-        println!(
-            "{word} {} ({}): {}",
-            fate.node, fate.operator, fate.explanation
-        );
+        print_fate(fate);
     }
+}
+
+/// Prints the line of a node.
+pub(crate) fn print_fate(fate: &Fate) {
+    let word = if fate.quantized { "int8 " } else { "float" };
+    let setting = match fate.origin.as_str() {
+        "" => String::new(),
+        origin => format!(" ({origin})"),
+    };
+    println!(
+        "{word} {} ({}): {}{setting}",
+        fate.node, fate.operator, fate.explanation
+    );
 }
 
 /// The model of a file, with fixed shapes where `--shape` gives them.

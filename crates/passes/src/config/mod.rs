@@ -1,12 +1,18 @@
-//! What the user wishes: which values are quantized, and how.
+//! The user's wishes: which operators and values are quantized, and how.
 //!
 //! A [`QConfig`] says how the activations and weights of an operator are quantized; a [`QConfigMapping`] says which operators get which
-//! QConfig, with torch's words and torch's precedence; [`Addresses`] are the names by which users find the operators of a model.
+//! QConfig, with torch's words and torch's precedence; [`ModelNames`] are the names by which users find the operators of a model; a
+//! [`Resolver`] brings both together.
 
-mod addresses;
+mod edit;
 mod mapping;
+mod names;
 mod qconfig;
+mod resolve;
 
-pub use addresses::Addresses;
-pub use mapping::{ModuleOrder, ObjectTypes, QConfigMapping, Resolved, UnmatchedSetting};
+pub use edit::{EditError, SpecEdit};
+pub use mapping::{Exclusions, ModuleOrder, QConfigMapping, Region};
+pub use names::ModelNames;
+pub(crate) use names::{covers, nearest};
 pub use qconfig::{Preset, QConfig, UnknownPreset};
+pub use resolve::{Resolved, Resolver, UnmatchedSetting};

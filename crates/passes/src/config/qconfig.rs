@@ -1,8 +1,9 @@
 //! How the activations and weights of an operator are quantized.
 
+use std::fmt;
 use std::str::FromStr;
 
-use octofold_quant::{Granularity, ObserverKind, QuantRange, QuantSpec, QuantType, Scheme};
+use octofold_quant::{Granularity, ObserverKind, QuantSpec, QuantType, Scheme};
 
 /// How the activations and weights of an operator are quantized (torch's `QConfig`).
 ///
@@ -43,20 +44,68 @@ impl QConfig {
     /// The same with another type of activations, in its full range.
     #[must_use]
     pub fn with_activation_type(mut self, dtype: QuantType) -> Self {
-        let range = QuantRange::full(dtype);
-        (
-            self.activation.dtype,
-            self.activation.quant_min,
-            self.activation.quant_max,
-        ) = (dtype, range.min, range.max);
+        set_dtype(&mut self.activation, dtype);
+        self
+    }
+
+    /// The same with another type of weights, in its full range.
+    #[must_use]
+    pub fn with_weight_type(mut self, dtype: QuantType) -> Self {
+        set_dtype(&mut self.weight, dtype);
+        self
+    }
+
+    /// The same with activations of 7 bits (0..=127), as torch's `reduce_range` has them.
+    #[must_use]
+    pub fn with_reduced_activations(mut self) -> Self {
+        reduce(&mut self.activation);
         self
     }
 
     /// The same with weights of 7 bits (-64..=64), as ONNX Runtime's and NNCF's `reduce_range` have them.
     #[must_use]
     pub fn with_reduced_weights(mut self) -> Self {
-        (self.weight.quant_min, self.weight.quant_max) = (-64, 64);
+        reduce(&mut self.weight);
         self
+    }
+}
+
+/// A type, and its full range under the specification's scheme.
+fn set_dtype(spec: &mut QuantSpec, dtype: QuantType) {
+    let range = super::edit::full_range(dtype, spec.scheme);
+    (spec.dtype, spec.quant_min, spec.quant_max) = (range.dtype, range.min, range.max);
+}
+
+fn reduce(spec: &mut QuantSpec) {
+    let range = super::edit::reduced(spec);
+    (spec.quant_min, spec.quant_max) = (range.min, range.max);
+}
+
+impl fmt::Display for QConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (activation, weight) = (Spec(&self.activation), Spec(&self.weight));
+        write!(f, "activation {activation}, weight {weight}")
+    }
+}
+
+/// A specification in the words of the configuration file.
+struct Spec<'a>(&'a QuantSpec);
+
+impl fmt::Display for Spec<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = self.0;
+        let granularity = match spec.granularity {
+            Granularity::PerTensor => "per_tensor",
+            Granularity::PerChannel { .. } => "per_channel",
+        };
+        let scheme = match spec.scheme {
+            Scheme::Affine => "affine",
+            Scheme::Symmetric => "symmetric",
+            Scheme::SymmetricTorch => "symmetric_torch",
+        };
+        let (dtype, min, max) = (spec.dtype, spec.quant_min, spec.quant_max);
+        let observer = spec.observer;
+        write!(f, "{dtype} {min}..{max} {granularity}_{scheme} {observer}")
     }
 }
 
@@ -104,6 +153,19 @@ impl FromStr for Preset {
 }
 
 impl Preset {
+    /// The name, as [`FromStr`] reads it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fbgemm => "fbgemm",
+            Self::Qnnpack => "qnnpack",
+            Self::TorchFbgemm => "torch_fbgemm",
+            Self::TorchQnnpack => "torch_qnnpack",
+            Self::Ort => "ort",
+            Self::Nncf => "nncf",
+            Self::Symmetric => "symmetric",
+        }
+    }
+
     /// The settings that the preset stands for.
     pub fn qconfig(self) -> QConfig {
         let mut config = QConfig::default();

@@ -8,20 +8,23 @@ use octofold_ops::families::{
 use crate::op;
 use crate::pass::{Pass, PassError, PassReport};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
+use crate::rewrite::{Rewrite, Scope, Skip, apply_rewrites_within, sources_of};
 use crate::support;
 
 /// Fuses ReLU and Clip into convolutions, linear layers, sums and products.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FuseActivations;
+#[derive(Clone, Copy, Default)]
+pub struct FuseActivations<'a> {
+    /// The fusions that are wanted; all where there is none.
+    pub scope: Option<&'a dyn Scope>,
+}
 
-impl Pass for FuseActivations {
+impl Pass for FuseActivations<'_> {
     fn name(&self) -> &'static str {
         "fuse-activations"
     }
 
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FuseActivation])
+        apply_rewrites_within(graph, self.name(), &[&FuseActivation], self.scope)
     }
 }
 

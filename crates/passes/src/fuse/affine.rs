@@ -11,20 +11,28 @@ use octofold_tensor::Tensor;
 use crate::op;
 use crate::pass::{Pass, PassError, PassReport};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
+use crate::rewrite::{Rewrite, Scope, Skip, apply_rewrites, apply_rewrites_within, sources_of};
 use crate::support;
 
 /// Folds batch norms, products and sums with constants into convolutions and linear layers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FuseAffine;
+#[derive(Clone, Copy, Default)]
+pub struct FuseAffine<'a> {
+    /// The fusions that are wanted; all where there is none.
+    pub scope: Option<&'a dyn Scope>,
+}
 
-impl Pass for FuseAffine {
+impl Pass for FuseAffine<'_> {
     fn name(&self) -> &'static str {
         "fuse-affine"
     }
 
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FoldBatchNorm, &FoldScaleOrShift])
+        apply_rewrites_within(
+            graph,
+            self.name(),
+            &[&FoldBatchNorm, &FoldScaleOrShift],
+            self.scope,
+        )
     }
 }
 

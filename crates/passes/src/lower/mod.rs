@@ -19,6 +19,7 @@ use crate::pass::{Pass, PassError, PassReport};
 use crate::rewrite::{Rewrite, apply_rewrites};
 
 pub use forms::{LinearForms, LowerFloat};
+pub(crate) use pointwise::acts_element_by_element;
 pub use residual::FuseQuantizedResiduals;
 
 /// Replaces groups of `DequantizeLinear`, operators and `QuantizeLinear` by integer operators.

@@ -3,7 +3,7 @@
 //! The table is made by the operator's own portable implementation on the 256 real values, in f64 where the operator has it,
 //! so every operator that acts element by element is covered and none can differ from the interpreter.
 
-use octofold_ir::{Graph, NodeId, Patch, ValueId};
+use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::Inputs;
 use octofold_ops::families::{Activation, OutputQuantization, TableLookup};
 use octofold_quant::{QParams, QuantType, affine, requantize};
@@ -58,6 +58,51 @@ impl Rewrite for Requantize {
     }
 }
 
+/// Whether an operator computes each element from the elements at the same place, so that with one operand it is a table. Which of these
+/// are quantized by themselves is the backend's matter.
+pub(crate) fn acts_element_by_element(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Relu(_)
+            | Op::LeakyRelu(_)
+            | Op::Clip(_)
+            | Op::Sigmoid(_)
+            | Op::HardSigmoid(_)
+            | Op::HardSwish(_)
+            | Op::Tanh(_)
+            | Op::Erf(_)
+            | Op::Gelu(_)
+            | Op::Elu(_)
+            | Op::Selu(_)
+            | Op::Celu(_)
+            | Op::Softplus(_)
+            | Op::Softsign(_)
+            | Op::Mish(_)
+            | Op::Swish(_)
+            | Op::ThresholdedRelu(_)
+            | Op::Exp(_)
+            | Op::Abs(_)
+            | Op::Neg(_)
+            | Op::Log(_)
+            | Op::Sqrt(_)
+            | Op::Reciprocal(_)
+            | Op::Floor(_)
+            | Op::Ceil(_)
+            | Op::Round(_)
+            | Op::Sign(_)
+            | Op::Sin(_)
+            | Op::Cos(_)
+            | Op::Add(_)
+            | Op::Sub(_)
+            | Op::Mul(_)
+            | Op::Div(_)
+            | Op::Pow(_)
+            | Op::Min(_)
+            | Op::Max(_)
+            | Op::FusedBinary(_)
+    )
+}
+
 /// A function of one dequantized value, quantized.
 pub(super) struct QuantizedPointwise;
 
@@ -67,35 +112,7 @@ impl Rewrite for QuantizedPointwise {
     }
 
     fn pattern(&self) -> Pattern {
-        let function = Pattern::node(
-            "function",
-            op!(Relu
-                | LeakyRelu
-                | Clip
-                | Sigmoid
-                | HardSigmoid
-                | HardSwish
-                | Tanh
-                | Erf
-                | Gelu
-                | Elu
-                | Selu
-                | Celu
-                | Softplus
-                | Softsign
-                | Mish
-                | Swish
-                | ThresholdedRelu
-                | Exp
-                | Abs
-                | Neg
-                | Add
-                | Sub
-                | Mul
-                | Div
-                | FusedBinary),
-            [],
-        );
+        let function = Pattern::node("function", acts_element_by_element, []);
         Pattern::node("quantize", op!(QuantizeLinear), [function])
     }
 

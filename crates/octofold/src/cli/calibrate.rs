@@ -1,0 +1,38 @@
+//! `octofold calibrate`: what observers see of calibration data, as a file for `--statistics`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use octofold::{Provenance, StatisticsFile};
+
+use crate::cli::output::write_whole;
+use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::source::Execution;
+
+#[derive(Args)]
+pub(crate) struct Calibrate {
+    /// The float model.
+    model: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "STATS.json")]
+    output: PathBuf,
+    #[command(flatten)]
+    quantization: Quantization,
+    #[command(flatten)]
+    execution: Execution,
+}
+
+impl Calibrate {
+    pub(crate) fn execute(&self) -> Result<()> {
+        let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
+        let file = StatisticsFile {
+            statistics: self.quantization.statistics(&prepared, &self.execution)?,
+            provenance: Provenance::read(prepared.graph.metadata()),
+        };
+        write_whole(&self.output, |output| {
+            Ok(output.write_all(file.to_json().as_bytes())?)
+        })
+    }
+}

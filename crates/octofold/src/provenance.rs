@@ -1,0 +1,133 @@
+//! Where a quantized model, a plan or statistics come from: the engine, the preset and the version they were prepared with.
+//!
+//! They stand in the metadata of exported models and plans, and in the files of statistics. Using something with another engine is an
+//! error that says so, unless its origin is [forgotten](Provenance::forget) explicitly.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use octofold_passes::backend::BackendConfig;
+use octofold_passes::config::Preset;
+use octofold_passes::convert::Statistics;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The engine, the preset and the version that something was prepared with; empty where it does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The engine: `fbgemm` or `qnnpack`.
+    pub engine: Option<String>,
+    /// The preset that the settings started from; absent for settings without one.
+    pub preset: Option<String>,
+    /// The version of Octofold.
+    pub version: Option<String>,
+}
+
+const KEYS: [&str; 3] = ["octofold.engine", "octofold.preset", "octofold.version"];
+
+impl Provenance {
+    /// That of this program, preparing for an engine.
+    pub fn of(backend: &BackendConfig, preset: Option<Preset>) -> Self {
+        Self {
+            engine: Some(backend.name.clone()),
+            preset: preset.map(|preset| preset.name().to_owned()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        }
+    }
+
+    /// What the metadata of a graph or plan say.
+    pub fn read(metadata: &IndexMap<String, String>) -> Self {
+        let [engine, preset, version] = KEYS.map(|key| metadata.get(key).cloned());
+        Self {
+            engine,
+            preset,
+            version,
+        }
+    }
+
+    /// Writes it into metadata.
+    pub fn record(&self, metadata: &mut IndexMap<String, String>) {
+        for (key, value) in KEYS
+            .into_iter()
+            .zip([&self.engine, &self.preset, &self.version])
+        {
+            if let Some(value) = value {
+                metadata.insert(key.to_owned(), value.clone());
+            }
+        }
+    }
+
+    /// Removes the engine from metadata, so that another engine may be used.
+    pub fn forget(metadata: &mut IndexMap<String, String>) {
+        metadata.shift_remove(KEYS[0]);
+    }
+
+    /// Checks that something may be used with an engine. What does not say its engine may be.
+    ///
+    /// # Errors
+    /// [`Error::EngineMismatch`], about `what`.
+    pub fn require_engine(&self, engine: &str, what: &str) -> Result<(), Error> {
+        match &self.engine {
+            Some(own) if own != engine => Err(Error::EngineMismatch {
+                what: what.to_owned(),
+                prepared_for: own.clone(),
+                used_with: engine.to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What calibration observed, for a file, with where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatisticsFile {
+    /// The engine, preset and version.
+    pub provenance: Provenance,
+    /// The states of the observers, by the names of the values.
+    pub statistics: Statistics,
+}
+
+/// Why a file of statistics cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatisticsError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file holds no statistics.
+    #[error("{path}: {source}")]
+    Json {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        source: serde_json::Error,
+    },
+}
+
+impl StatisticsFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or holds something else.
+    pub fn load(path: &Path) -> Result<Self, StatisticsError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| StatisticsError::Io {
+            path: name.clone(),
+            source,
+        })?;
+        serde_json::from_str(&text).map_err(|source| StatisticsError::Json { path: name, source })
+    }
+
+    /// The file's content, as JSON.
+    pub fn to_json(&self) -> String {
+        // Maps with names as keys, numbers and lists cannot fail to serialize.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}

@@ -1,0 +1,397 @@
+//! The names by which users find the operators of a model.
+//!
+//! Many files have nodes without names, so a node answers to several, of five kinds: its own name, the names of its results, the module
+//! path that exporters leave in node names (`/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`), the prefix of its
+//! weights (`layer2.0.bn2.weight` → `layer2.0.bn2`), and the module that the exporter wrote into the node's metadata. A name in a
+//! configuration finds nodes by the first of these kinds in which something answers to it; modules contain what is below them.
+
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+use octofold_ir::{Graph, NodeId};
+
+/// What the nodes of an imported model are called, before any pass. A fused node answers to the names of all nodes that it
+/// stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelNames {
+    /// The nodes by their names, in the order of the model.
+    nodes: IndexMap<String, NamedNode>,
+    /// The names of the model's inputs.
+    inputs: Vec<String>,
+}
+
+/// The names of one node, the types and values around it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct NamedNode {
+    operator: String,
+    /// The values that it reads, constants excepted.
+    reads: Vec<String>,
+    results: Vec<String>,
+    path: Option<String>,
+    weights: Vec<String>,
+    exporter: Option<String>,
+}
+
+/// The kinds of names, in the order in which they are tried.
+const KINDS: [Kind; 5] = [
+    Kind::Node,
+    Kind::Value,
+    Kind::Path,
+    Kind::Weights,
+    Kind::Exporter,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Node,
+    Value,
+    Path,
+    Weights,
+    Exporter,
+}
+
+impl ModelNames {
+    /// The names of a graph's nodes.
+    pub fn of(graph: &Graph) -> Self {
+        let mut nodes = IndexMap::new();
+        // A model's nodes come in any order; ours is that of the data flow, or of their ids when a cycle has none.
+        let order = graph.order().unwrap_or_else(|_| graph.node_ids().collect());
+        for id in order {
+            let named = NamedNode::of(graph, id);
+            for source in graph.node(id).sources() {
+                nodes.insert(source.clone(), named.clone());
+            }
+        }
+        let inputs = graph.inputs().iter();
+        Self {
+            nodes,
+            inputs: inputs
+                .map(|&id| graph.value(id).name().to_owned())
+                .collect(),
+        }
+    }
+
+    /// The addresses of a node of any later stage: those of the model's nodes that it stands for.
+    pub fn addresses(&self, graph: &Graph, id: NodeId) -> Vec<&str> {
+        let sources = graph.node(id).sources().iter();
+        let mut found: Vec<&str> = Vec::new();
+        for (source, node) in sources.filter_map(|source| self.nodes.get_key_value(source)) {
+            for address in KINDS.into_iter().flat_map(|kind| node.names(source, kind)) {
+                if !found.contains(&address) {
+                    found.push(address);
+                }
+            }
+        }
+        found
+    }
+
+    /// The model's nodes that a name finds, in the order of the model.
+    pub fn find(&self, name: &str) -> Vec<&str> {
+        let of_kind = |kind: Kind| -> Vec<&str> {
+            let answers = |(source, node): &(&String, &NamedNode)| {
+                node.names(source, kind).any(|own| match kind {
+                    Kind::Node | Kind::Value => own == name,
+                    Kind::Path | Kind::Weights | Kind::Exporter => covers(name, own),
+                })
+            };
+            let found = self.nodes.iter().filter(answers);
+            found.map(|(source, _)| source.as_str()).collect()
+        };
+        let found = KINDS.into_iter().map(of_kind);
+        found
+            .into_iter()
+            .find(|found| !found.is_empty())
+            .unwrap_or_default()
+    }
+
+    /// The one node that a name means: the only one found, or the only one whose address it is to the letter.
+    ///
+    /// # Errors
+    /// The nodes that it finds, when it is none or several.
+    pub fn find_one(&self, name: &str) -> Result<&str, Vec<&str>> {
+        let found = self.find(name);
+        if let [single] = found.as_slice() {
+            return Ok(single);
+        }
+        let exact: Vec<&str> = found
+            .iter()
+            .copied()
+            .filter(|source| {
+                let node = &self.nodes[*source];
+                KINDS
+                    .into_iter()
+                    .any(|kind| node.names(source, kind).any(|own| own == name))
+            })
+            .collect();
+        match exact.as_slice() {
+            [single] => Ok(single),
+            _ => Err(found),
+        }
+    }
+
+    /// The model's nodes one of whose addresses a predicate accepts.
+    pub fn find_by<'a>(&'a self, accepts: impl Fn(&str) -> bool) -> Vec<&'a str> {
+        let found = self.nodes.iter().filter(|(source, node)| {
+            KINDS
+                .into_iter()
+                .any(|kind| node.names(source, kind).any(&accepts))
+        });
+        found.map(|(source, _)| source.as_str()).collect()
+    }
+
+    /// The model's nodes of an operator type.
+    pub fn of_type(&self, object_type: &str) -> Vec<&str> {
+        let found = self.nodes.iter();
+        found
+            .filter(|(_, node)| node.operator == object_type)
+            .map(|(source, _)| source.as_str())
+            .collect()
+    }
+
+    /// The model's nodes on the ways from one value to another: what reads `from`, directly or not, and is needed for `to`.
+    /// `None` where a value does not exist.
+    pub fn region(&self, from: &str, to: &str) -> Option<Vec<&str>> {
+        if !self.has_value(from) || !self.has_value(to) {
+            return None;
+        }
+        let mut reached: BTreeSet<&str> = BTreeSet::from([from]);
+        let mut after: BTreeSet<&str> = BTreeSet::new();
+        for (source, node) in &self.nodes {
+            if node
+                .reads
+                .iter()
+                .any(|value| reached.contains(value.as_str()))
+            {
+                after.insert(source);
+                reached.extend(node.results.iter().map(String::as_str));
+            }
+        }
+        let mut needed: BTreeSet<&str> = BTreeSet::from([to]);
+        let mut before: BTreeSet<&str> = BTreeSet::new();
+        for (source, node) in self.nodes.iter().rev() {
+            if node
+                .results
+                .iter()
+                .any(|value| needed.contains(value.as_str()))
+            {
+                before.insert(source);
+                // What computes `from` is before the region.
+                needed.extend(
+                    node.reads
+                        .iter()
+                        .map(String::as_str)
+                        .filter(|value| *value != from),
+                );
+            }
+        }
+        let inside = self.nodes.keys().map(String::as_str);
+        Some(
+            inside
+                .filter(|source| after.contains(source) && before.contains(source))
+                .collect(),
+        )
+    }
+
+    /// Whether the model has a value of this name that is no constant.
+    pub fn has_value(&self, name: &str) -> bool {
+        self.values().any(|value| value == name)
+    }
+
+    /// The names of all values that are no constants, in the order of the model.
+    pub fn values(&self) -> impl Iterator<Item = &str> {
+        let results = self.nodes.values().flat_map(|node| &node.results);
+        self.inputs.iter().chain(results).map(String::as_str)
+    }
+
+    /// Every address, in the order of the model.
+    pub fn all(&self) -> Vec<&str> {
+        let addresses = self.nodes.iter().flat_map(|(source, node)| {
+            KINDS
+                .into_iter()
+                .flat_map(move |kind| node.names(source, kind))
+        });
+        addresses.collect()
+    }
+
+    /// The operator types of the model, each once, sorted.
+    pub fn types(&self) -> Vec<&str> {
+        let types: BTreeSet<&str> = self
+            .nodes
+            .values()
+            .map(|node| node.operator.as_str())
+            .collect();
+        types.into_iter().collect()
+    }
+
+    /// The operator type of one of the model's nodes.
+    pub(crate) fn operator(&self, source: &str) -> Option<&str> {
+        Some(&self.nodes.get(source)?.operator)
+    }
+}
+
+impl NamedNode {
+    fn of(graph: &Graph, id: NodeId) -> Self {
+        let node = graph.node(id);
+        let operands = node.inputs().iter().flatten().map(|&id| graph.value(id));
+        let (constants, computed): (Vec<_>, Vec<_>) =
+            operands.partition(|value| value.constant().is_some());
+        let mut weights: Vec<String> = Vec::new();
+        for value in constants {
+            if let Some((prefix, _)) = value.name().rsplit_once('.')
+                && !weights.iter().any(|known| known == prefix)
+            {
+                weights.push(prefix.to_owned());
+            }
+        }
+        let results = node.outputs().iter();
+        Self {
+            operator: node.op().name().to_owned(),
+            reads: computed
+                .into_iter()
+                .map(|value| value.name().to_owned())
+                .collect(),
+            results: results
+                .map(|&id| graph.value(id).name().to_owned())
+                .collect(),
+            path: module_path(node.name()),
+            weights,
+            exporter: graph.module(node.name()).map(str::to_owned),
+        }
+    }
+
+    /// The names of a kind, of the node of the name `source`.
+    fn names<'a>(&'a self, source: &'a str, kind: Kind) -> impl Iterator<Item = &'a str> {
+        let (own, several): (Option<&str>, &[String]) = match kind {
+            Kind::Node => (Some(source), &[]),
+            Kind::Value => (None, &self.results),
+            Kind::Path => (self.path.as_deref(), &[]),
+            Kind::Weights => (None, &self.weights),
+            Kind::Exporter => (self.exporter.as_deref(), &[]),
+        };
+        own.into_iter()
+            .chain(several.iter().map(String::as_str))
+            .filter(|name| !name.is_empty())
+    }
+}
+
+/// Whether a setting for `name` applies to an address: the same, or a module that contains it. The empty name is the whole model.
+pub(crate) fn covers(name: &str, address: &str) -> bool {
+    name.is_empty()
+        || address == name
+        || (address.len() > name.len()
+            && address.starts_with(name)
+            && address.as_bytes()[name.len()] == b'.')
+}
+
+/// `/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`: each part that repeats the path so far extends it, others append.
+fn module_path(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.strip_prefix('/')?.split('/').collect();
+    let (_operator, modules) = parts.split_last()?;
+    let mut path = String::new();
+    for part in modules {
+        if path.is_empty() || covers(&path, part) {
+            path = (*part).to_owned();
+        } else {
+            path = format!("{path}.{part}");
+        }
+    }
+    (!path.is_empty()).then_some(path)
+}
+
+/// The three candidates with the smallest edit distance to a name.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Vec<String> {
+    let mut ranked: Vec<(usize, &str)> = candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(name, candidate), candidate))
+        .collect();
+    ranked.sort_unstable();
+    ranked.dedup();
+    let nearest = ranked.into_iter().take(3);
+    nearest.map(|(_, candidate)| candidate.to_owned()).collect()
+}
+
+/// Levenshtein's distance in bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_paths_of_torch_exports() {
+        assert_eq!(
+            module_path("/layer1/layer1.0/conv1/Conv").as_deref(),
+            Some("layer1.0.conv1")
+        );
+        assert_eq!(module_path("/conv1/Conv").as_deref(), Some("conv1"));
+        assert_eq!(module_path("/Relu"), None);
+        assert_eq!(module_path("Conv_12"), None);
+    }
+
+    #[test]
+    fn a_module_covers_what_it_contains() {
+        assert!(covers("layer2.0", "layer2.0.conv1"));
+        assert!(covers("layer2.0", "layer2.0"));
+        assert!(!covers("layer2.0", "layer2.01"));
+        assert!(!covers("layer2.0.conv1", "layer2.0"));
+        assert!(covers("", "layer2.0"));
+    }
+
+    #[test]
+    fn edit_distances() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(
+            nearest("conv", ["conv1", "bn1", "fc"]),
+            ["conv1", "bn1", "fc"]
+        );
+    }
+
+    #[test]
+    fn kinds_of_names_are_tried_in_order_and_regions_lie_between() {
+        let graph = octofold_ir::text::parse(
+            r#"<ir_version: 10, opset_import: ["" : 21]> g (float[1,2] x) => (y)
+            <float[2] "a.b.weight" = {1, 2}> {
+                [b] t = Relu (x)
+                "a.b" = Mul (t, "a.b.weight")
+                u = Exp ("a.b")
+                v = Neg (t)
+                y = Add (u, v)
+            }"#,
+            None,
+        )
+        .unwrap();
+        let names = ModelNames::of(&graph);
+        assert_eq!(names.find("b"), ["b"], "the node's name");
+        assert_eq!(names.find("t"), ["b"], "its result");
+        assert_eq!(names.find("a").len(), 1, "the module of its weights");
+        assert_eq!(names.find("a.b"), names.find("a"));
+        assert!(names.find("c").is_empty());
+        let operators = |from, to| {
+            let region = names.region(from, to)?;
+            region
+                .into_iter()
+                .map(|source| names.operator(source))
+                .collect::<Option<Vec<_>>>()
+        };
+        assert_eq!(operators("t", "u"), Some(vec!["Mul", "Exp"]));
+        assert_eq!(operators("t", "y"), Some(vec!["Mul", "Exp", "Neg", "Add"]));
+        assert_eq!(operators("u", "t"), Some(vec![]));
+        assert_eq!(operators("t", "w"), None);
+    }
+}

@@ -1,0 +1,216 @@
+//! From a mapping and a model's names to the QConfig of each node, and the settings that nothing answers to.
+
+use std::collections::BTreeSet;
+
+use octofold_ir::{Graph, NodeId, Op};
+
+use crate::config::{ModelNames, QConfig, QConfigMapping, covers, nearest};
+
+/// The QConfig of an operator, and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved<'a> {
+    /// The QConfig; `None` leaves the operator float.
+    pub qconfig: Option<&'a QConfig>,
+    /// The setting that decided, in words.
+    pub origin: String,
+    /// Whether the setting names the operator, its type or its module, in contrast to all operators.
+    pub named: bool,
+}
+
+/// A setting that no operator or value of the model answers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmatchedSetting {
+    /// The setting, in words.
+    pub setting: String,
+    /// The names of the model that are nearest to it.
+    pub nearest: Vec<String>,
+    /// Whether that does no harm: an operator type of ONNX that shall stay float, and that the model does not have.
+    pub harmless: bool,
+}
+
+/// The settings of a mapping, matched with the nodes of a model.
+#[derive(Clone, Debug)]
+pub struct Resolver<'a> {
+    global: Option<&'a QConfig>,
+    /// From the strongest to the weakest.
+    settings: Vec<Setting<'a>>,
+    unmatched: Vec<UnmatchedSetting>,
+}
+
+/// One setting and the model's nodes that it means.
+#[derive(Clone, Debug)]
+struct Setting<'a> {
+    origin: String,
+    qconfig: Option<&'a QConfig>,
+    nodes: BTreeSet<&'a str>,
+}
+
+impl<'a> Resolver<'a> {
+    /// Matches every setting of a mapping with the nodes of a model.
+    pub fn new(mapping: &'a QConfigMapping, names: &'a ModelNames) -> Self {
+        let mut resolver = Self {
+            global: mapping.global.as_ref(),
+            settings: Vec::new(),
+            unmatched: Vec::new(),
+        };
+        resolver.add_exclusions(mapping, names);
+        resolver.add_orders(mapping, names);
+        resolver.add_modules(mapping, names);
+        for (pattern, qconfig) in &mapping.module_name_regex {
+            let found = names.find_by(|name| pattern.is_match(name));
+            let origin = format!("module_name_regex {pattern}");
+            resolver.add(origin, qconfig.as_ref(), found, || {
+                nearest(pattern.as_str(), names.all())
+            });
+        }
+        for (object_type, qconfig) in &mapping.object_type {
+            let origin = format!("object_type {object_type}");
+            resolver.add_type(origin, qconfig.as_ref(), object_type, names);
+        }
+        for value in mapping.values.keys().filter(|name| !names.has_value(name)) {
+            resolver.unmatched.push(UnmatchedSetting {
+                setting: format!("value {value}"),
+                nearest: nearest(value, names.values()),
+                harmless: false,
+            });
+        }
+        resolver
+    }
+
+    /// The settings that apply to nothing in the model, with the nearest names.
+    pub fn unmatched(&self) -> &[UnmatchedSetting] {
+        &self.unmatched
+    }
+
+    /// The QConfig of a node of any later stage. A fused node gets the strongest setting of the nodes that it stands for.
+    pub fn resolve(&self, graph: &Graph, id: NodeId) -> Resolved<'a> {
+        let sources = graph.node(id).sources();
+        let means = |setting: &&Setting<'_>| {
+            sources
+                .iter()
+                .any(|source| setting.nodes.contains(source.as_str()))
+        };
+        if let Some(setting) = self.settings.iter().find(means) {
+            return Resolved {
+                qconfig: setting.qconfig,
+                origin: setting.origin.clone(),
+                named: true,
+            };
+        }
+        let origin = match self.global {
+            Some(_) => "global",
+            None => "no setting",
+        };
+        Resolved {
+            qconfig: self.global,
+            origin: origin.to_owned(),
+            named: false,
+        }
+    }
+
+    fn add(
+        &mut self,
+        origin: String,
+        qconfig: Option<&'a QConfig>,
+        found: Vec<&'a str>,
+        nearest: impl FnOnce() -> Vec<String>,
+    ) {
+        if found.is_empty() {
+            self.unmatched.push(UnmatchedSetting {
+                setting: origin,
+                nearest: nearest(),
+                harmless: false,
+            });
+            return;
+        }
+        self.settings.push(Setting {
+            origin,
+            qconfig,
+            nodes: found.into_iter().collect(),
+        });
+    }
+
+    fn add_type(
+        &mut self,
+        origin: String,
+        qconfig: Option<&'a QConfig>,
+        object_type: &str,
+        names: &'a ModelNames,
+    ) {
+        let found = names.of_type(object_type);
+        let absent = found.is_empty();
+        self.add(origin, qconfig, found, || {
+            nearest(object_type, names.types())
+        });
+        // One file may serve several models: what ONNX knows and the model lacks does stay float.
+        if absent
+            && qconfig.is_none()
+            && Op::NAMES.contains(&("", object_type))
+            && let Some(unmatched) = self.unmatched.last_mut()
+        {
+            unmatched.harmless = true;
+        }
+    }
+
+    fn add_exclusions(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
+        for name in &mapping.exclude.names {
+            let origin = format!("exclude {name}");
+            self.add(origin, None, names.find(name), || {
+                nearest(name, names.all())
+            });
+        }
+        for region in &mapping.exclude.regions {
+            let (from, to) = (&region.from, &region.to);
+            let origin = format!("exclude from {from} to {to}");
+            let found = names.region(from, to).unwrap_or_default();
+            self.add(origin, None, found, || {
+                let missing = if names.has_value(from) { to } else { from };
+                nearest(missing, names.values())
+            });
+        }
+        for object_type in &mapping.exclude.types {
+            self.add_type(
+                format!("exclude type {object_type}"),
+                None,
+                object_type,
+                names,
+            );
+        }
+    }
+
+    fn add_orders(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
+        for order in &mapping.module_name_object_type_order {
+            let (module, object_type) = (&order.module, &order.object_type);
+            let of_type = names.find(module);
+            let of_type = of_type
+                .into_iter()
+                .filter(|source| names.operator(source) == Some(object_type));
+            let found = of_type.skip(order.index).take(1).collect();
+            let origin = format!(
+                "module_name_object_type_order ({module}, {object_type}, {})",
+                order.index
+            );
+            self.add(origin, order.qconfig.as_ref(), found, || {
+                nearest(module, names.all())
+            });
+        }
+    }
+
+    /// The longest name first, as the innermost module decides.
+    fn add_modules(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
+        let mut modules: Vec<_> = mapping.module_name.iter().collect();
+        modules.sort_by_key(|(module, _)| std::cmp::Reverse(module.len()));
+        for (module, qconfig) in modules {
+            let origin = format!("module_name {module}");
+            // The empty name is the whole model, torch's outermost module.
+            let found = if module.is_empty() {
+                names.find_by(|name| covers("", name))
+            } else {
+                names.find(module)
+            };
+            self.add(origin, qconfig.as_ref(), found, || {
+                nearest(module, names.all())
+            });
+        }
+    }
+}
