@@ -1,6 +1,7 @@
 //! Old forms of operators become the newest one, with the same meaning.
 
 use octofold_ir::onnx::proto::{ModelProto, NodeProto};
+use octofold_ir::text::{self, PrintOptions};
 use octofold_ir::{Graph, interpret};
 use octofold_tensor::{DType, Tensor};
 
@@ -450,4 +451,57 @@ fn unknown_operators_and_versions_are_named() {
         .opset_import
         .push(onnx_support::import_of("ai.onnx.ml", 3));
     assert!(refusal(&foreign).contains("(ai.onnx.ml.Scaler, opset 3): unsupported operator"));
+}
+
+#[test]
+fn recurrent_layers_leave_out_results_and_come_back_as_they_were() {
+    let layer = |opset, outputs: &[&str], attributes: &[_]| {
+        let constants = [
+            ("w", counted(&[1, 8, 3])),
+            ("r", counted(&[1, 8, 2])),
+            ("lengths", Tensor::vector(vec![1_i32, 2])),
+            ("state", counted(&[1, 2, 2])),
+        ];
+        let inputs = ["x", "w", "r", "", "lengths", "", "state"];
+        let node = node("LSTM", &inputs, outputs, attributes);
+        let x = value("x", DType::F32, &[2, 2, 3]);
+        let last = outputs.iter().rfind(|name| !name.is_empty()).unwrap();
+        model(opset, &[x], &constants, &[node], &[last])
+    };
+    let attributes = [
+        word("direction", "reverse"),
+        float("clip", 0.5),
+        int("input_forget", 1),
+        int("hidden_size", 2),
+    ];
+    for opset in [7, 13, 14, 22] {
+        for outputs in [&["y", "", ""][..], &["", "", "c"], &["y", "h"]] {
+            let graph = graph(&layer(opset, outputs, &attributes));
+            assert_eq!(operators(&graph), ["LSTM"]);
+            octofold_ir::verify(&graph).unwrap();
+            let bytes = onnx_support::exported(&graph, &Default::default());
+            let again = octofold_ir::onnx::import_bytes(bytes, None, &Default::default()).unwrap();
+            assert_eq!(onnx_support::listing(&again), onnx_support::listing(&graph));
+            let options = PrintOptions {
+                data: Some("data.bin".to_owned()),
+            };
+            let printed = text::print(&graph, &options);
+            let read = text::parse(&printed.text, Some(&printed.data)).unwrap();
+            assert_eq!(onnx_support::listing(&read), onnx_support::listing(&graph));
+            assert_eq!(result(&read, &[2, 2, 3]), result(&graph, &[2, 2, 3]));
+        }
+    }
+    assert!(operators(&graph(&layer(14, &["y"], &[int("layout", 0)]))) == ["LSTM"]);
+    assert!(refusal(&layer(13, &["y"], &[int("layout", 0)])).contains("before opset 14"));
+    assert!(refusal(&layer(6, &["y"], &[])).contains("before opset 7 is not supported"));
+    let sequence = [int("output_sequence", 1)];
+    assert!(refusal(&layer(7, &["y"], &sequence)).contains("output_sequence"));
+    for (attribute, text) in [
+        (word("direction", "sideways"), "sideways"),
+        (float("clip", -1.0), "not positive"),
+        (int("hidden_size", 3), "has the size 2 where others have 3"),
+        (int("layout", 2), "neither 0 nor 1"),
+    ] {
+        assert!(refusal(&layer(14, &["y"], &[attribute])).contains(text));
+    }
 }

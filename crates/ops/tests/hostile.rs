@@ -1,6 +1,7 @@
 //! Operators on input that nobody checked: random attributes, types and shapes, extreme ones among them, must give a result or an
 //! error, never a panic, a hang or an allocation of absurd size.
 
+use octofold_ops::families::Lstm;
 use octofold_ops::{Attribute, AttributeMap, Inputs, Op};
 use octofold_tensor::{DType, Tensor, bf16, f16};
 
@@ -95,6 +96,10 @@ impl Source {
 
     fn tensor(&mut self, dtype: DType) -> Tensor {
         let shape = self.shape();
+        self.filled(&shape, dtype)
+    }
+
+    fn filled(&mut self, shape: &[usize], dtype: DType) -> Tensor {
         let count = if shape.contains(&0) {
             0
         } else {
@@ -154,6 +159,7 @@ impl Source {
             ("activation", &["relu", "clip"]),
             ("y_type", &["uint8", "int8"]),
             ("sum_type", &["uint8", "int8"]),
+            ("direction", &["forward", "reverse", "bidirectional"]),
         ];
         if let Some((_, words)) = WORDS.iter().find(|(word, _)| *word == name) {
             return Attribute::String(self.pick(words).to_owned());
@@ -167,7 +173,18 @@ impl Source {
                 Attribute::Ints(self.list(if name == "pads" { 4 } else { 2 }, Self::int))
             }
             "w_scale" => Attribute::Floats(self.list(2, Self::float)),
-            "alpha"
+            "activation_alpha" | "activation_beta" => Attribute::Floats(self.list(3, Self::float)),
+            "activations" => {
+                let names = ["Sigmoid", "TANH", "elu", "Affine", "ScaledTanh", "Cosine"];
+                let count = self.pick(&[3, 3, 6]);
+                let known = names.len() - usize::from(self.mild);
+                let names = (0..count).map(|_| self.pick(&names[..known]).to_owned());
+                Attribute::Strings(names.collect())
+            }
+            // Not a word, as that of our own operators.
+            "lstm_layout" => Attribute::Int(self.pick(&[0, 1, 1, 2])),
+            "clip"
+            | "alpha"
             | "beta"
             | "gamma"
             | "epsilon"
@@ -276,6 +293,19 @@ const ATTRIBUTES: &[(&str, &[&str])] = &[
         &["axis", "block_size", "output_dtype", "precision"],
     ),
     ("DequantizeLinear", &["axis", "block_size", "output_dtype"]),
+    (
+        "LSTM",
+        &[
+            "activation_alpha",
+            "activation_beta",
+            "activations",
+            "clip",
+            "direction",
+            "hidden_size",
+            "input_forget",
+            "lstm_layout",
+        ],
+    ),
     ("BatchNormalization", &["epsilon"]),
     ("InstanceNormalization", &["epsilon"]),
     (
@@ -390,13 +420,61 @@ fn random_op(source: &mut Source) -> Option<Op> {
             ("MaxPool" | "AveragePool" | "Pool", "kernel_shape") | (_, "kind" | "size")
         );
         if required || !source.chance(keep) {
-            map.insert(attribute, source.attribute(attribute));
+            let value = source.attribute(attribute);
+            map.insert(attribute.trim_start_matches("lstm_"), value);
         }
     }
     Op::from_attributes(domain, name, map).ok()
 }
 
+/// Inputs that fit, but for one size now and then; shapes at random never do.
+fn lstm_inputs(source: &mut Source, lstm: &Lstm) -> Vec<Option<Tensor>> {
+    let dtype = source.pick(&[DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16]);
+    let (steps, batch, input) = (source.pick(&[0, 1, 3]), source.pick(&[0, 1, 2]), 2);
+    let (hidden, directions) = (source.pick(&[1, 2]), lstm.direction.count());
+    let mut x = [steps, batch, input];
+    let mut state = [directions, batch, hidden];
+    if lstm.layout {
+        x.swap(0, 1);
+        state.swap(0, 1);
+    }
+    let shapes: [&[usize]; 8] = [
+        &x,
+        &[directions, 4 * hidden, input],
+        &[directions, 4 * hidden, hidden],
+        &[directions, 8 * hidden],
+        &[batch],
+        &state,
+        &state,
+        &[directions, 3 * hidden],
+    ];
+    let count = 3 + (source.next() % 6) as usize;
+    let inputs = shapes.into_iter().take(count).enumerate();
+    let inputs = inputs.map(|(index, shape)| {
+        let mut shape = shape.to_vec();
+        if !source.mild && source.chance(6) {
+            let axis = (source.next() % shape.len() as u64) as usize;
+            shape[axis] = source.pick(&[0, 1, 3]);
+            if shape.contains(&0) && source.chance(2) {
+                // No elements, but axes that no memory holds.
+                let huge = source.pick(&[1 << 20, 1 << 40, usize::MAX / 4]);
+                shape
+                    .iter_mut()
+                    .filter(|size| **size > 0)
+                    .for_each(|size| *size = huge);
+            }
+        }
+        let dtype = if index == 4 { DType::I32 } else { dtype };
+        let absent = index > 2 && source.chance(3) || !source.mild && source.chance(12);
+        (!absent).then(|| source.filled(&shape, dtype))
+    });
+    inputs.collect()
+}
+
 fn random_inputs(source: &mut Source, op: &Op) -> Vec<Option<Tensor>> {
+    if let Op::Lstm(lstm) = op {
+        return lstm_inputs(source, lstm);
+    }
     let arity = op.arity().inputs;
     let span = arity.end().min(&9) - arity.start().min(&9);
     let count = arity.start() + (source.next() % (span as u64 + 1)) as usize;

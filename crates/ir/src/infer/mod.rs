@@ -29,6 +29,7 @@ mod pad;
 mod pool;
 mod quantize;
 mod quantized;
+mod recurrent;
 mod reduce;
 mod resize;
 mod select;
@@ -245,6 +246,7 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::Where(op) => binary::r#where(op, cx),
         Op::Softmax(op) => softmax::softmax(op, cx),
         Op::LogSoftmax(op) => softmax::log_softmax(op, cx),
+        Op::Lstm(op) => recurrent::lstm(op, cx),
         Op::ReduceSum(op) => reduce::reduce_sum(op, cx),
         Op::ReduceMean(op) => reduce::reduce_mean(op, cx),
         Op::ReduceMax(op) => reduce::reduce_max(op, cx),

@@ -8,6 +8,7 @@
 mod arithmetic;
 mod microsoft;
 mod quantized;
+mod recurrent;
 mod shape;
 mod window;
 
@@ -358,6 +359,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
         "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "QLinearMatMul" => {
             quantized::check(cx, &old)?
         }
+        "LSTM" if version < 14 => recurrent::lstm(&old)?,
         _ => {}
     }
     cx.finish(old)
