@@ -5,6 +5,7 @@ pub mod annotate;
 pub mod backend;
 pub mod config;
 pub mod convert;
+pub mod equalize;
 pub mod expand;
 pub mod fuse;
 pub mod layout;

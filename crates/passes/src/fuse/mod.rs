@@ -8,6 +8,6 @@ mod affine;
 mod residual;
 
 pub use activation::FuseActivations;
-pub(crate) use activation::fused_conv;
+pub(crate) use activation::{activation_of, fused_conv};
 pub use affine::{FuseAffine, LowerBatchNorms};
 pub use residual::FuseResiduals;
