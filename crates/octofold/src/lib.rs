@@ -25,6 +25,7 @@ pub mod config;
 mod error;
 mod fate;
 mod graph_mode;
+mod repair;
 
 pub use error::Error;
 pub use fate::{FLOAT_NODES, Fate, FloatNode, float_nodes};
@@ -41,3 +42,4 @@ pub use octofold_passes as passes;
 pub use octofold_quant as quant;
 pub use octofold_runtime as runtime;
 pub use octofold_tensor as tensor;
+pub use repair::correct_biases;

@@ -30,9 +30,9 @@ pub struct Convert<'a> {
 }
 
 /// The integers and parameters of a layer's weights and bias.
-struct Layer {
+pub(crate) struct Layer {
     node: NodeId,
-    weights: QuantizedWeights,
+    pub(crate) weights: QuantizedWeights,
     bias: Option<(Vec<i32>, QuantParams)>,
 }
 
@@ -44,13 +44,7 @@ impl Pass for Convert<'_> {
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
         let mut report = PassReport::default();
         let params = self.parameters(graph)?;
-        let layers: Vec<NodeId> = self
-            .annotations
-            .nodes
-            .keys()
-            .copied()
-            .filter(|&id| self.weight_spec(id).is_some())
-            .collect();
+        let layers: Vec<NodeId> = self.layers().collect();
         // Layers do not depend on each other; the order of the results is that of the graph.
         let layers: Result<Vec<Layer>, PassError> = layers
             .par_iter()
@@ -80,8 +74,17 @@ impl Pass for Convert<'_> {
 }
 
 impl Convert<'_> {
+    /// The layers whose weights become integers, in order.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = NodeId> {
+        let nodes = self.annotations.nodes.keys().copied();
+        nodes.filter(|&id| self.weight_spec(id).is_some())
+    }
+
     /// The parameters of every quantized value.
-    fn parameters(&self, graph: &Graph) -> Result<BTreeMap<ValueId, QParams>, PassError> {
+    pub(crate) fn parameters(
+        &self,
+        graph: &Graph,
+    ) -> Result<BTreeMap<ValueId, QParams>, PassError> {
         let mut own: BTreeMap<ValueId, QParams> = BTreeMap::new();
         for (id, spec) in self.annotations.observed() {
             let name = graph.value(id).name();
@@ -133,7 +136,8 @@ impl Convert<'_> {
         }
     }
 
-    fn quantize_layer(
+    /// A layer's weights and bias as the reference graph has them.
+    pub(crate) fn quantize_layer(
         &self,
         graph: &Graph,
         id: NodeId,

@@ -3,6 +3,7 @@
 
 pub mod annotate;
 pub mod backend;
+pub mod bias;
 pub mod config;
 pub mod convert;
 pub mod equalize;

@@ -9,5 +9,6 @@ mod residual;
 
 pub use activation::FuseActivations;
 pub(crate) use activation::{activation_of, fused_conv};
+pub(crate) use affine::bias_name;
 pub use affine::{FuseAffine, LowerBatchNorms};
 pub use residual::FuseResiduals;
