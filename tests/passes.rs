@@ -7,6 +7,8 @@
 //! # passes: NAME, …         passes or stages, as `pipeline::named` knows them
 //! # annotate: PRESET        shows the annotations
 //! # observe: PRESET         inserts observers
+//! # observe-layer-inputs: PRESET   inserts observers at the inputs of layers
+//! # equalize: A B, C D E    equalizes the layers of these names, or all
 //! # convert: PRESET         converts with the statistics given
 //! # range: VALUE LOW HIGH   what calibration saw of a value
 //! # float: MODULE           leaves a module float; `float-type` an operator type, `float-region` what lies between two values
@@ -24,8 +26,9 @@ use octofold_passes::annotate::{Annotations, NodeAnnotation, annotate};
 use octofold_passes::backend::{BackendConfig, Execution};
 use octofold_passes::config::{ModelNames, Preset, QConfig, QConfigMapping, Resolver, SpecEdit};
 use octofold_passes::convert::{Convert, Statistics};
+use octofold_passes::equalize::EqualizeLayers;
 use octofold_passes::manager::{ManagerOptions, run_passes};
-use octofold_passes::observe::InsertObservers;
+use octofold_passes::observe::{InsertLayerInputObservers, InsertObservers};
 use octofold_passes::pass::{Pass, PassError};
 use octofold_passes::pipeline;
 use octofold_quant::{Granularity, ObserverKind, ObserverState, QuantRange, QuantSpec, QuantType};
@@ -74,6 +77,23 @@ impl Case {
                         annotations: &annotations,
                     }],
                 );
+            }
+            "observe-layer-inputs" => {
+                let annotations = self.annotations(value);
+                let pass = InsertLayerInputObservers {
+                    annotations: &annotations,
+                };
+                self.run(pass.name(), &[&pass]);
+            }
+            "equalize" => {
+                let groups = value.split(',').map(|names| {
+                    let names = names.split_whitespace();
+                    names
+                        .map(|name| self.graph.node_named(name).unwrap())
+                        .collect()
+                });
+                let only = (!value.is_empty()).then(|| groups.collect());
+                self.run("equalize-layers", &[&EqualizeLayers { only }]);
             }
             "convert" => {
                 let annotations = self.annotations(value);
@@ -358,6 +378,7 @@ folders! {
     canonicalize = "canonicalize",
     canonicalize_windows = "canonicalize-windows",
     convert = "convert",
+    equalize_layers = "equalize-layers",
     eliminate_dead = "eliminate-dead",
     eliminate_duplicates = "eliminate-duplicates",
     eliminate_identities = "eliminate-identities",

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use octofold_quant::observer::ObserveError;
 use octofold_quant::{ObserverKind, ObserverState, QuantSpec};
-use octofold_runtime::{RunError, Session};
+use octofold_runtime::{RunError, Session, Tap, TensorView};
 use octofold_tensor::Tensor;
 
 use crate::data::{DataError, DataSet};
@@ -64,12 +64,7 @@ fn observe_batch(
     samples: usize,
     states: &mut BTreeMap<String, ObserverState>,
 ) -> Result<(), CalibrateError> {
-    let inputs: Vec<(&str, Tensor)> = batch
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
-        .collect();
-    let mut failed = None;
-    let result = session.run_with_taps(&inputs, |_, tap, view| {
+    run_batch(session, batch, |tap, view| {
         let (Some(state), Some(values)) = (states.get_mut(&tap.id), view.floats()) else {
             return Ok(());
         };
@@ -82,16 +77,29 @@ fn observe_batch(
         } else {
             values.len().max(1)
         };
-        for part in values.chunks(size) {
-            if let Err(source) = state.observe(part) {
-                failed = Some(CalibrateError::Observe {
-                    value: tap.id.clone(),
-                    source: source.clone(),
-                });
-                return Err(source.into());
-            }
-        }
-        Ok(())
+        values.chunks(size).try_for_each(|part| state.observe(part))
+    })
+}
+
+/// Runs a batch and shows each observed value to `show`, whose error then names the value.
+pub(crate) fn run_batch(
+    session: &mut Session,
+    batch: &[(String, Tensor)],
+    mut show: impl FnMut(&Tap, TensorView<'_>) -> Result<(), ObserveError>,
+) -> Result<(), CalibrateError> {
+    let inputs: Vec<(&str, Tensor)> = batch
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
+        .collect();
+    let mut failed = None;
+    let result = session.run_with_taps(&inputs, |_, tap, view| {
+        show(tap, view).map_err(|source| {
+            failed = Some(CalibrateError::Observe {
+                value: tap.id.clone(),
+                source: source.clone(),
+            });
+            source.into()
+        })
     });
     match (failed, result) {
         (Some(error), _) => Err(error),

@@ -1,17 +1,19 @@
 //! Everything of post-training quantization that has to run the model.
 //!
 //! This crate owns [data sets](data) and their [preprocessing](preprocess), [calibration](mod@calibrate) by running the compiled
-//! observed graph, [comparison](compare) of two models on data, and the [`accuracy`] of one. It decides nothing about graphs.
+//! observed graph, [means](mod@means) of values, [comparison](compare) of two models on data, and the [`accuracy`] of one. It decides nothing about graphs.
 #![forbid(unsafe_code)]
 
 pub mod accuracy;
 pub mod calibrate;
 pub mod compare;
 pub mod data;
+pub mod means;
 pub mod preprocess;
 
 pub use accuracy::{Accuracy, AccuracyError};
 pub use calibrate::{CalibrateError, calibrate};
 pub use compare::{Comparison, ValueComparison};
 pub use data::{Batch, DataError, DataOptions, DataSet, InputSpec};
+pub use means::observe_means;
 pub use preprocess::Preprocess;

@@ -577,7 +577,7 @@ impl Graph {
         }
     }
 
-    /// Points an operand slot at another value.
+    /// Points an operand slot at another value; the slot behind the last one is added.
     pub(crate) fn set_input(&mut self, used: Use, value: ValueId) {
         let Some(source) = self.get_value(value).map(|value| value.vertex) else {
             return;
@@ -586,8 +586,12 @@ impl Graph {
             return;
         };
         let vertex = node.vertex;
-        if let Some(slot) = node.inputs.get_mut(used.slot) {
-            *slot = Some(value);
+        if used.slot == node.inputs.len() {
+            node.inputs.push(None);
+        }
+        match node.inputs.get_mut(used.slot) {
+            Some(slot) => *slot = Some(value),
+            None => return,
         }
         let old = self.flow.edges_directed(vertex, Direction::Incoming);
         let old: Vec<_> = old

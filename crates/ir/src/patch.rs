@@ -122,7 +122,7 @@ impl Patch {
         self.replaced.push((old, new.into()));
     }
 
-    /// Points one operand slot at another value.
+    /// Points one operand slot at another value. An absent optional operand may so be given, the next after the last one, too.
     pub fn rewire(&mut self, used: Use, value: impl Into<PatchValue>) {
         self.rewired.push((used, value.into()));
     }
@@ -393,14 +393,17 @@ impl Graph {
             }
         }
         for &(used, new) in &patch.rewired {
-            let old = self
-                .get_node(used.node)
-                .and_then(|node| node.input(used.slot));
+            // A slot that is there, or the optional one behind the last.
+            let slot = self.get_node(used.node).filter(|node| {
+                let known = *node.op().arity().inputs.end();
+                used.slot < node.inputs().len()
+                    || (used.slot == node.inputs().len() && used.slot < known)
+            });
             let place = || {
                 self.get_node(used.node)
                     .map_or_else(|| used.node.to_string(), |node| node.name().to_owned())
             };
-            match (old, resolve(new)) {
+            match (slot, resolve(new)) {
                 (Some(_), Some(_)) => {}
                 _ => {
                     return Err(GraphError::Patch {
@@ -427,4 +430,33 @@ fn compatible(old: &TensorType, new: &TensorType) -> bool {
         _ => true,
     };
     old.dtype == new.dtype && shapes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text;
+
+    #[test]
+    fn an_absent_optional_operand_can_be_given_and_no_other() {
+        let source = "g (float[N,2] x) => (y)\n<float[2,2] w = {1.0, 2.0, 3.0, 4.0}>\n{\n[fc] y = octofold.Linear (x, w)\n}\n";
+        let graph = text::parse(source, None).unwrap();
+        let node = graph.node_named("fc").unwrap();
+        let with = |slot: usize| {
+            let mut graph = graph.clone();
+            let mut patch = Patch::new();
+            let bias = patch.constant("bias", Tensor::vector(vec![1.0_f32, 2.0]));
+            patch.rewire(Use { node, slot }, bias);
+            graph.apply(patch).map(|_| graph)
+        };
+        let changed = with(2).unwrap();
+        let bias = changed.value_named("bias").unwrap();
+        assert_eq!(changed.node(node).input(2), Some(bias));
+        assert_eq!(changed.uses(bias), [Use { node, slot: 2 }]);
+        crate::verify(&changed).unwrap();
+        for slot in [3, 4] {
+            let error = with(slot).unwrap_err().to_string();
+            assert!(error.contains("cannot be rewired"), "{error}");
+        }
+    }
 }

@@ -18,9 +18,11 @@
 //! # Ok::<(), octofold::Error>(())
 //! ```
 
+use octofold_ir::NodeId;
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::{Preset, QConfig};
-use octofold_passes::eager::{EagerConfig, FuseLists, QuantStub, annotate};
+use octofold_passes::eager::{EagerConfig, EagerFault, FuseLists, QuantStub, annotate, find_row};
+use octofold_passes::equalize::EqualizeLayers;
 use octofold_passes::manager::{ManagerOptions, run_passes};
 use octofold_passes::pipeline;
 
@@ -98,12 +100,24 @@ impl Eager {
         let lists = FuseLists::new(&simplified, &model.names, &self.config.fuse);
         let lists = lists.map_err(Error::Eager)?;
         let mut graph = model.graph.clone();
-        let runs = pipeline::simplify_and_fuse_only(&mut graph, &lists)?;
+        let mut runs = pipeline::simplify_and_fuse_only(&mut graph, &lists)?;
         let unfused = lists.unfused(&graph, &runs);
         if !unfused.is_empty() {
             return Err(Error::Eager(unfused));
         }
-        //EQ
+        if !self.equalize.is_empty() {
+            let rows = self.equalize.iter();
+            let found: Result<Vec<Vec<NodeId>>, EagerFault> = rows
+                .map(|row| find_row(&graph, &model.names, "equalize", row))
+                .collect();
+            let only = found.map_err(|fault| Error::Eager(vec![fault]))?;
+            let equalize = EqualizeLayers { only: Some(only) };
+            runs.extend(run_passes(
+                &mut graph,
+                &[&equalize],
+                ManagerOptions::default(),
+            )?);
+        }
         let annotations = annotate(&graph, &self.config, &model.names, backend)?;
         let annotations = annotations.map_err(Error::Eager)?;
         let provenance = Provenance::of(backend, self.preset);

@@ -13,9 +13,11 @@ use octofold_passes::annotate::{Annotations, annotate};
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::{ModelNames, QConfigMapping, Resolver};
 use octofold_passes::convert::{Convert, Statistics};
+use octofold_passes::equalize::EqualizeLayers;
 use octofold_passes::expand::ExpandFused;
 use octofold_passes::manager::{ManagerOptions, PassRun, run_passes};
 use octofold_passes::observe::InsertObservers;
+use octofold_passes::pass::Pass;
 use octofold_passes::pipeline;
 use octofold_quant::QuantSpec;
 use octofold_runtime::{Plan, Session, SessionOptions};
@@ -170,8 +172,15 @@ pub fn prepare_with(
         _ => warnings.extend(unmatched.iter().map(describe_unmatched)),
     }
     let mut graph = model.graph.clone();
-    let runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
-    //EQ
+    let mut runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
+    if options.equalize {
+        let equalize: &dyn Pass = &EqualizeLayers::ALL;
+        runs.extend(run_passes(
+            &mut graph,
+            &[equalize],
+            ManagerOptions::default(),
+        )?);
+    }
     let annotations = annotate(&graph, &resolver, &mapping.values, backend)?;
     let unhonoured = &annotations.unhonoured;
     match options.unmatched {

@@ -27,6 +27,7 @@ mod error;
 mod fate;
 mod graph_mode;
 mod provenance;
+mod repair;
 
 pub use error::Error;
 pub use fate::{FLOAT_NODES, Fate, FloatNode, float_nodes};
@@ -44,3 +45,4 @@ pub use octofold_quant as quant;
 pub use octofold_runtime as runtime;
 pub use octofold_tensor as tensor;
 pub use provenance::{Provenance, StatisticsError, StatisticsFile};
+pub use repair::correct_biases;

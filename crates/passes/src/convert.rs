@@ -34,7 +34,7 @@ pub struct Convert<'a> {
 
 /// The parameters of quantized values, and of operands that a reader takes in another type.
 #[derive(Default)]
-struct Parameters {
+pub(crate) struct Parameters {
     values: BTreeMap<ValueId, QParams>,
     conversions: BTreeMap<Use, QParams>,
 }
@@ -56,9 +56,9 @@ fn range_state(values: &[f32]) -> Result<ObserverState, String> {
 }
 
 /// The integers and parameters of a layer's weights and bias.
-struct Layer {
+pub(crate) struct Layer {
     node: NodeId,
-    weights: QuantizedWeights,
+    pub(crate) weights: QuantizedWeights,
     bias: Option<(Vec<i32>, QuantParams)>,
 }
 
@@ -70,13 +70,7 @@ impl Pass for Convert<'_> {
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
         let mut report = PassReport::default();
         let params = self.parameters(graph)?;
-        let layers: Vec<NodeId> = self
-            .annotations
-            .nodes
-            .keys()
-            .copied()
-            .filter(|&id| self.weight_spec(id).is_some())
-            .collect();
+        let layers: Vec<NodeId> = self.layers().collect();
         // Layers do not depend on each other; the order of the results is that of the graph.
         let layers: Result<Vec<Layer>, PassError> = layers
             .par_iter()
@@ -100,8 +94,14 @@ impl Pass for Convert<'_> {
 }
 
 impl Convert<'_> {
+    /// The layers whose weights become integers, in order.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = NodeId> {
+        let nodes = self.annotations.nodes.keys().copied();
+        nodes.filter(|&id| self.weight_spec(id).is_some())
+    }
+
     /// The parameters of every quantized value and of every conversion.
-    fn parameters(&self, graph: &Graph) -> Result<Parameters, PassError> {
+    pub(crate) fn parameters(&self, graph: &Graph) -> Result<Parameters, PassError> {
         // Values that share an observer and a specification have the same parameters; the search behind some observers takes time.
         let mut known: Vec<(ValueId, QuantSpec, QParams)> = Vec::new();
         let mut of = |annotation: &ValueAnnotation| {
@@ -188,7 +188,8 @@ impl Convert<'_> {
         })
     }
 
-    fn quantize_layer(
+    /// A layer's weights and bias as the reference graph has them.
+    pub(crate) fn quantize_layer(
         &self,
         graph: &Graph,
         id: NodeId,

@@ -48,10 +48,10 @@ pub struct QuantStub {
 /// Something in an [`EagerConfig`] that cannot be done, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EagerFault {
-    /// A name of a fuse list that does not mean one operator.
+    /// A name of a row that does not mean one operator.
     Member {
-        /// The fuse list.
-        list: Vec<String>,
+        /// The row, as written.
+        row: String,
         /// The name.
         name: String,
         /// What it finds, or what is nearest.
@@ -61,8 +61,8 @@ pub enum EagerFault {
     },
     /// Two neighbours of a fuse list that are not neighbours in the graph.
     NotAdjacent {
-        /// The fuse list.
-        list: Vec<String>,
+        /// The row, as written.
+        row: String,
         /// The operator.
         first: String,
         /// The one that does not read its result.
@@ -70,8 +70,8 @@ pub enum EagerFault {
     },
     /// A result inside of a fuse list that others read as well.
     ReadElsewhere {
-        /// The fuse list.
-        list: Vec<String>,
+        /// The row, as written.
+        row: String,
         /// The operator whose result it is.
         name: String,
         /// The other readers; `an output` for one of the model.
@@ -79,22 +79,22 @@ pub enum EagerFault {
     },
     /// Operators that no fusion knows.
     UnknownPattern {
-        /// The fuse list.
-        list: Vec<String>,
+        /// The row, as written.
+        row: String,
         /// Its operator types.
         pattern: String,
     },
     /// An operator in two fuse lists.
     Overlap {
-        /// The second list.
-        list: Vec<String>,
+        /// The second row, as written.
+        row: String,
         /// The operator.
         name: String,
     },
     /// A fuse list that a condition of the fusion forbids.
     NotFused {
-        /// The fuse list.
-        list: Vec<String>,
+        /// The row, as written.
+        row: String,
         /// The condition.
         reason: String,
     },
@@ -161,64 +161,51 @@ pub enum EagerFault {
 
 impl fmt::Display for EagerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |list: &[String]| format!("fuse {list:?}");
         match self {
             Self::Member {
-                list,
+                row,
                 name,
                 candidates,
                 several: true,
             } => write!(
                 f,
                 "{}: `{name}` finds {} operators; write the name of one: `{}`",
-                row(list),
+                row,
                 candidates.len(),
                 candidates.join("`, `")
             ),
             Self::Member {
-                list,
+                row,
                 name,
                 candidates,
                 ..
             } => write!(
                 f,
                 "{}: `{name}` finds no operator; the nearest names are `{}`",
-                row(list),
+                row,
                 candidates.join("`, `")
             ),
-            Self::NotAdjacent {
-                list,
-                first,
-                second,
-            } => write!(
+            Self::NotAdjacent { row, first, second } => write!(
                 f,
                 "{}: `{second}` does not read the result of `{first}`; a row names operators that follow each other",
-                row(list)
+                row
             ),
-            Self::ReadElsewhere {
-                list,
-                name,
-                readers,
-            } => write!(
+            Self::ReadElsewhere { row, name, readers } => write!(
                 f,
                 "{}: the result of `{name}` is also read by `{}`, which fusing would take away",
-                row(list),
+                row,
                 readers.join("`, `")
             ),
-            Self::UnknownPattern { list, pattern } => write!(
+            Self::UnknownPattern { row, pattern } => write!(
                 f,
                 "{}: {pattern} is no known pattern; known are Conv or a linear layer, then BatchNormalization, Relu or Clip \
                  or both in this order; ConvTranspose and BatchNormalization; Add or Mul and then Relu or Clip",
-                row(list)
+                row
             ),
-            Self::Overlap { list, name } => {
-                write!(
-                    f,
-                    "{}: `{name}` stands in another fuse list, too",
-                    row(list)
-                )
+            Self::Overlap { row, name } => {
+                write!(f, "{}: `{name}` stands in another fuse row, too", row)
             }
-            Self::NotFused { list, reason } => write!(f, "{}: {reason}", row(list)),
+            Self::NotFused { row, reason } => write!(f, "{}: {reason}", row),
             Self::UnknownValue {
                 stub,
                 value,
@@ -280,7 +267,8 @@ pub struct FuseLists {
 
 #[derive(Clone, Debug)]
 struct FuseRow {
-    list: Vec<String>,
+    /// As written.
+    row: String,
     /// The model's nodes that become one.
     sources: BTreeSet<String>,
 }
@@ -305,24 +293,16 @@ impl FuseLists {
         names: &ModelNames,
         lists: &[Vec<String>],
     ) -> Result<Self, Vec<EagerFault>> {
-        let mut homes: BTreeMap<&str, NodeId> = BTreeMap::new();
-        for id in graph.node_ids() {
-            homes.extend(
-                graph
-                    .node(id)
-                    .sources()
-                    .iter()
-                    .map(|source| (source.as_str(), id)),
-            );
-        }
+        let homes = homes(graph);
         let (mut rows, mut faults) = (Vec::<FuseRow>::new(), Vec::new());
         for list in lists {
+            let written = format!("fuse {list:?}");
             let members: Result<Vec<NodeId>, EagerFault> = list
                 .iter()
-                .map(|name| member(names, &homes, list, name))
+                .map(|name| member(names, &homes, &written, name))
                 .collect();
             let checked = members.and_then(|members| {
-                check_row(graph, list, &members)?;
+                check_row(graph, &written, &members)?;
                 Ok(members)
             });
             let members = match checked {
@@ -337,12 +317,12 @@ impl FuseLists {
             let mut others = rows.iter().flat_map(|row| row.sources.iter());
             if let Some(name) = others.find(|name| sources.contains(*name)) {
                 faults.push(EagerFault::Overlap {
-                    list: list.clone(),
+                    row: written.clone(),
                     name: name.clone(),
                 });
             }
             rows.push(FuseRow {
-                list: list.clone(),
+                row: written,
                 sources,
             });
         }
@@ -380,22 +360,47 @@ impl FuseLists {
         let unfused = self.rows.iter().filter(|row| !is_one(row));
         unfused
             .map(|row| EagerFault::NotFused {
-                list: row.list.clone(),
+                row: row.row.clone(),
                 reason: reason(row),
             })
             .collect()
     }
 }
 
-/// The node of a simplified graph that a name of a fuse list means.
+/// The nodes of a graph, by the names of the model's nodes that they stand for.
+fn homes(graph: &Graph) -> BTreeMap<&str, NodeId> {
+    let homes = graph.node_ids().flat_map(|id| {
+        let sources = graph.node(id).sources().iter();
+        sources.map(move |source| (source.as_str(), id))
+    });
+    homes.collect()
+}
+
+/// The nodes of a graph that the names of a row mean; `what` the row is for.
+///
+/// # Errors
+/// A name that finds no node, or several.
+pub fn find_row(
+    graph: &Graph,
+    names: &ModelNames,
+    what: &str,
+    row: &[String],
+) -> Result<Vec<NodeId>, EagerFault> {
+    let (homes, written) = (homes(graph), format!("{what} {row:?}"));
+    row.iter()
+        .map(|name| member(names, &homes, &written, name))
+        .collect()
+}
+
+/// The node of a graph that a name of a row means.
 fn member(
     names: &ModelNames,
     homes: &BTreeMap<&str, NodeId>,
-    list: &[String],
+    row: &str,
     name: &str,
 ) -> Result<NodeId, EagerFault> {
     let fault = |candidates: Vec<String>, several| EagerFault::Member {
-        list: list.to_vec(),
+        row: row.to_owned(),
         name: name.to_owned(),
         candidates,
         several,
@@ -414,7 +419,7 @@ fn member(
         (1, Some(&single)) => Ok(single),
         (0, _) if found.is_empty() => Err(fault(nearest(name, names.all()), false)),
         (0, _) => Err(EagerFault::NotFused {
-            list: list.to_vec(),
+            row: row.to_owned(),
             reason: format!("`{name}` was folded into a constant or removed by simplification"),
         }),
         _ => Err(fault(found.into_iter().map(str::to_owned).collect(), true)),
@@ -422,15 +427,15 @@ fn member(
 }
 
 /// Checks the nodes of a fuse list against the graph and the known patterns.
-fn check_row(graph: &Graph, list: &[String], members: &[NodeId]) -> Result<(), EagerFault> {
-    let list = list.to_vec();
+fn check_row(graph: &Graph, row: &str, members: &[NodeId]) -> Result<(), EagerFault> {
+    let row = row.to_owned();
     let name = |id: NodeId| graph.node(id).name().to_owned();
     for pair in members.windows(2) {
         let (first, second) = (pair[0], pair[1]);
         let result = support::result(graph, first);
         if !graph.node(second).inputs().contains(&Some(result)) {
             return Err(EagerFault::NotAdjacent {
-                list,
+                row,
                 first: name(first),
                 second: name(second),
             });
@@ -442,7 +447,7 @@ fn check_row(graph: &Graph, list: &[String], members: &[NodeId]) -> Result<(), E
         }
         if !readers.is_empty() {
             return Err(EagerFault::ReadElsewhere {
-                list,
+                row,
                 name: name(first),
                 readers,
             });
@@ -465,7 +470,7 @@ fn check_row(graph: &Graph, list: &[String], members: &[NodeId]) -> Result<(), E
         Ok(())
     } else {
         let pattern = types.join(" + ");
-        Err(EagerFault::UnknownPattern { list, pattern })
+        Err(EagerFault::UnknownPattern { row, pattern })
     }
 }
 

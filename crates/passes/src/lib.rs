@@ -3,9 +3,11 @@
 
 pub mod annotate;
 pub mod backend;
+pub mod bias;
 pub mod config;
 pub mod convert;
 pub mod eager;
+pub mod equalize;
 pub mod expand;
 pub mod fuse;
 pub mod layout;

@@ -1,9 +1,11 @@
-//! Observer insertion: every value that needs parameters passes through an `Observe` node.
+//! Observer insertion: every value that needs parameters, or whose mean is asked for, passes through an `Observe` node.
 
-use octofold_ir::{Graph, Patch};
+use std::collections::BTreeSet;
+
+use octofold_ir::{Graph, Patch, ValueId};
 use octofold_ops::families::Observe;
 
-use crate::annotate::{Annotations, is_fixed};
+use crate::annotate::{Annotations, NodeAnnotation, is_fixed};
 use crate::pass::{Pass, PassError, PassReport};
 
 /// Inserts an observer at each value of the annotations that decides parameters.
@@ -28,18 +30,7 @@ impl Pass for InsertObservers<'_> {
             if value.constant().is_some() || is_fixed(spec) {
                 continue;
             }
-            let observe = Observe {
-                id: value.name().to_owned(),
-            };
-            let observed = patch.node(
-                format!("{}.observer", value.name()),
-                observe,
-                [Some(id.into())],
-                vec![],
-            );
-            for used in graph.uses(id) {
-                patch.rewire(used, observed);
-            }
+            observe(graph, &mut patch, id);
             report.applied(
                 "observe",
                 value.name(),
@@ -51,5 +42,68 @@ impl Pass for InsertObservers<'_> {
             source,
         })?;
         Ok(report)
+    }
+}
+
+/// Inserts an observer at the input of each quantized layer with weights, also where it shares its parameters with another value.
+///
+/// [`CorrectBiases`](crate::bias::CorrectBiases) needs the means of these values. Constants need none. The observer's id is the
+/// value's name.
+#[derive(Clone, Copy, Debug)]
+pub struct InsertLayerInputObservers<'a> {
+    /// The decisions to follow; they must be of the same graph.
+    pub annotations: &'a Annotations,
+}
+
+impl Pass for InsertLayerInputObservers<'_> {
+    fn name(&self) -> &'static str {
+        "insert-layer-input-observers"
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+        let mut report = PassReport::default();
+        let mut patch = Patch::new();
+        let mut seen: BTreeSet<ValueId> = BTreeSet::new();
+        for (&id, annotation) in &self.annotations.nodes {
+            let layer = matches!(
+                annotation,
+                NodeAnnotation::Quantized {
+                    weight: Some(_),
+                    ..
+                }
+            );
+            let input = graph.get_node(id).and_then(|node| node.input(0));
+            let Some(input) = input.filter(|_| layer) else {
+                continue;
+            };
+            let value = graph.value(input);
+            if value.constant().is_some() || !seen.insert(input) {
+                continue;
+            }
+            observe(graph, &mut patch, input);
+            report.applied("observe", value.name(), "");
+        }
+        graph.apply(patch).map_err(|source| PassError::Graph {
+            pass: self.name().to_owned(),
+            source,
+        })?;
+        Ok(report)
+    }
+}
+
+/// Puts an observer between a value and all its readers.
+fn observe(graph: &Graph, patch: &mut Patch, id: ValueId) {
+    let name = graph.value(id).name();
+    let observe = Observe {
+        id: name.to_owned(),
+    };
+    let observed = patch.node(
+        format!("{name}.observer"),
+        observe,
+        [Some(id.into())],
+        vec![],
+    );
+    for used in graph.uses(id) {
+        patch.rewire(used, observed);
     }
 }

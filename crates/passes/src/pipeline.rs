@@ -1,7 +1,7 @@
 //! The order of passes, in one place.
 //!
 //! ```text
-//! simplify → fuse → (annotate) → insert-observers        what prepare does
+//! simplify → fuse → (equalize-layers) → (annotate) → insert-observers        what prepare does
 //! convert → expand-fused                                  the reference QDQ graph
 //! simplify → lower → layout                               what codegen takes
 //! ```
@@ -123,6 +123,7 @@ pub fn all() -> Vec<&'static dyn Pass> {
             passes.push(pass);
         }
     }
+    passes.push(&crate::equalize::EqualizeLayers::ALL);
     passes.push(&crate::expand::ExpandFused);
     passes
 }

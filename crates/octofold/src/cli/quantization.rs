@@ -282,8 +282,9 @@ impl Quantization {
         let data = self.data.open(path, octofold::inputs_of(&prepared.graph))?;
         let bar = progress("correcting biases");
         let options = execution.session()?;
-        let report = octofold::passes::pass::PassReport::default();
-        let _ = (data, prepared, statistics);
+        let report = octofold::correct_biases(prepared, statistics, &data, options, |seen| {
+            bar.set_position(seen as u64)
+        })?;
         bar.finish_and_clear();
         for event in &report.events {
             tracing::info!("{event}");

@@ -29,7 +29,7 @@ impl Pass for FuseActivations<'_> {
 }
 
 /// The activation that a node computes, when it is one that can be fused.
-fn activation_of(graph: &Graph, id: NodeId) -> Result<Activation, Skip> {
+pub(crate) fn activation_of(graph: &Graph, id: NodeId) -> Result<Activation, Skip> {
     let node = graph.node(id);
     match node.op() {
         Op::Relu(_) => Ok(Activation::Relu),

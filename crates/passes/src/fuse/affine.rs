@@ -200,7 +200,7 @@ fn fold(graph: &Graph, id: NodeId, last: NodeId, affine: &Affine) -> Result<Patc
 }
 
 /// `layer1.conv.weight` has the bias `layer1.conv.bias`.
-fn bias_name(weight: &str) -> String {
+pub(crate) fn bias_name(weight: &str) -> String {
     match weight.strip_suffix("weight") {
         Some(stem) => format!("{stem}bias"),
         None => format!("{weight}.bias"),

@@ -8,6 +8,7 @@ mod affine;
 mod residual;
 
 pub use activation::FuseActivations;
-pub(crate) use activation::fused_conv;
+pub(crate) use activation::{activation_of, fused_conv};
+pub(crate) use affine::bias_name;
 pub use affine::{FuseAffine, LowerBatchNorms};
 pub use residual::FuseResiduals;
