@@ -26,6 +26,8 @@ pub struct Fate {
     pub fused_into: Option<String>,
     /// Whether it is quantized.
     pub quantized: bool,
+    /// Whether an integer kernel computes it.
+    pub integer: bool,
     /// Its QConfig; absent for a node that is left float or gone.
     pub qconfig: Option<String>,
     /// The setting that the QConfig, or its absence, comes from.
@@ -34,14 +36,14 @@ pub struct Fate {
     pub explanation: String,
 }
 
-/// A node that stays float, with the reason.
+/// A node that computes in float, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloatNode {
     /// The node's name.
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// Why it stays float.
+    /// Why.
     pub reason: String,
 }
 
@@ -58,12 +60,13 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
         let home = homes.get(node.name()).copied();
         let annotation = home.and_then(|home| annotations.nodes.get(&home));
         let setting = home.and_then(|home| annotations.settings.get(&home));
-        let (quantized, explanation) = match annotation {
+        let (quantized, integer, explanation) = match annotation {
             None => (
+                false,
                 false,
                 "folded into a constant or removed by simplification".to_owned(),
             ),
-            Some(NodeAnnotation::Float { reason }) => (false, reason.clone()),
+            Some(NodeAnnotation::Float { reason }) => (false, false, reason.clone()),
             Some(NodeAnnotation::Quantized {
                 class,
                 weight,
@@ -82,7 +85,8 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
                     };
                     format!(", weights {} with {granularity}", weight.dtype)
                 });
-                (true, format!("{class} {how}{weights}"))
+                let integer = *execution == Execution::Integer;
+                (true, integer, format!("{class} {how}{weights}"))
             }
         };
         let qconfig = setting.and_then(|setting| setting.qconfig.as_ref());
@@ -97,6 +101,7 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
                 .collect(),
             fused_into: home.map(|home| fused.node(home).name().to_owned()),
             quantized,
+            integer,
             qconfig: qconfig.map(ToString::to_string),
             origin: setting.map_or_else(String::new, |setting| setting.origin.clone()),
             explanation,
@@ -105,11 +110,11 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
     model.graph.node_ids().map(fate).collect()
 }
 
-/// Writes the float nodes into the graph's metadata, so that exported models and plans can tell.
+/// Writes the nodes that compute in float into the graph's metadata, so that exported models and plans can tell.
 pub(crate) fn record_float_nodes(graph: &mut Graph, fates: &[Fate]) {
     let float = fates
         .iter()
-        .filter(|fate| !fate.quantized && fate.fused_into.is_some());
+        .filter(|fate| !fate.integer && fate.fused_into.is_some());
     let nodes: Vec<FloatNode> = float
         .map(|fate| FloatNode {
             node: fate.node.clone(),

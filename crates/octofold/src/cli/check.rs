@@ -36,7 +36,7 @@ impl Check {
                 println!("      qconfig: {qconfig}");
             }
         }
-        let quantized = prepared.fates.iter().filter(|fate| fate.quantized).count();
+        let quantized = prepared.fates.iter().filter(|fate| fate.integer).count();
         println!(
             "{quantized} of {} nodes would run on integers",
             prepared.fates.len()

@@ -309,7 +309,11 @@ pub(crate) fn print_fates(prepared: &Prepared) {
 
 /// Prints the line of a node.
 pub(crate) fn print_fate(fate: &Fate) {
-    let word = if fate.quantized { "int8 " } else { "float" };
+    let word = match (fate.integer, fate.quantized) {
+        (true, _) => "int8 ",
+        (false, true) => "reals",
+        (false, false) => "float",
+    };
     let setting = match fate.origin.as_str() {
         "" => String::new(),
         origin => format!(" ({origin})"),

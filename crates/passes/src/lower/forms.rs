@@ -1,6 +1,7 @@
 //! The forms that kernels know: linear layers of dequantized weights, and float convolutions and pools.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, Op, Patch, PatchValue, Use};
+use octofold_ops::Inputs;
 use octofold_ops::families::{Activation, DequantizeLinear};
 use octofold_quant::QuantParams;
 use octofold_tensor::Tensor;
@@ -38,7 +39,61 @@ impl Pass for LowerFloat {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FloatForm])
+        apply_rewrites(graph, self.name(), &[&FloatWeights, &FloatForm])
+    }
+}
+
+/// Integer weights of a layer that stays float become float once, not at each run.
+struct FloatWeights;
+
+impl Rewrite for FloatWeights {
+    fn name(&self) -> &'static str {
+        "float-weights"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "dequantize",
+            op!(DequantizeLinear),
+            [Pattern::constant("q"), Pattern::constant("scale")],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("dequantize");
+        let is_weight = |used: Use| {
+            let layer = matches!(
+                graph.node(used.node).op(),
+                Op::Conv(_)
+                    | Op::ConvTranspose(_)
+                    | Op::FusedConv(_)
+                    | Op::FusedLinear(_)
+                    | Op::Gemm(_)
+                    | Op::MatMul(_)
+            );
+            layer && used.slot > 0
+        };
+        let node = graph.node(id);
+        let readers = graph.uses(support::result(graph, id));
+        if readers.is_empty() || !readers.into_iter().all(is_weight) {
+            return Err(Skip::NoMatch);
+        }
+        let operands = node.inputs().iter();
+        let operands: Option<Vec<Option<&Tensor>>> = operands
+            .map(|operand| match operand {
+                None => Some(None),
+                Some(operand) => graph.value(*operand).constant().map(Some),
+            })
+            .collect();
+        let operands = operands.ok_or(Skip::because("the zero point is not constant"))?;
+        let evaluated = node.op().evaluate(Inputs(&operands), 1);
+        let mut reals = evaluated.map_err(|error| Skip::because(error.to_string()))?;
+        let mut patch = Patch::new();
+        let name = graph.value(support::result(graph, id)).name();
+        let constant = patch.constant(name, reals.swap_remove(0));
+        patch.replace(support::result(graph, id), constant);
+        patch.remove(id);
+        Ok(patch)
     }
 }
 
