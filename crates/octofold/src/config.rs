@@ -76,6 +76,9 @@ pub enum ConfigError {
     /// An observer that does not exist.
     #[error(transparent)]
     Observer(#[from] ObserverKindError),
+    /// An observer's table with unknown or wrong settings.
+    #[error("observer: {0}")]
+    Settings(toml::de::Error),
     /// A preset that does not exist.
     #[error(transparent)]
     Preset(#[from] UnknownPreset),
@@ -159,21 +162,14 @@ struct SpecTable {
     dtype: Option<String>,
     bits: Option<u32>,
     qscheme: Option<String>,
-    observer: Option<ObserverTable>,
+    /// A name, with its main setting behind `=`, or a table with all settings.
+    observer: Option<toml::Value>,
     reduce_range: Option<bool>,
     quant_min: Option<i32>,
     quant_max: Option<i32>,
     eps: Option<f32>,
     scale: Option<f32>,
     zero_point: Option<i32>,
-}
-
-/// An observer by its name, with its main setting behind `=`, or as a table with all settings.
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
-enum ObserverTable {
-    Name(String),
-    Settings(ObserverKind),
 }
 
 #[derive(Deserialize)]
@@ -406,12 +402,9 @@ impl File {
                 if current == "default" {
                     break;
                 }
-                let known: Vec<&str> = self
-                    .qconfig
-                    .keys()
-                    .map(String::as_str)
-                    .chain(["default", "none"])
-                    .collect();
+                let tables = self.qconfig.keys().map(String::as_str);
+                let own = tables.filter(|name| *name != "default");
+                let known: Vec<&str> = own.chain(["default", "none"]).collect();
                 return Err(ConfigError::UnknownQConfig {
                     name: current,
                     known: known.join(", "),
@@ -497,14 +490,12 @@ impl SpecTable {
                 _ => return Err(ConfigError::Scheme(scheme.clone())),
             })
         };
-        let observer = |observer: &ObserverTable| {
-            let kind = match observer {
-                ObserverTable::Name(name) => name.parse::<ObserverKind>()?,
-                ObserverTable::Settings(kind) => {
-                    kind.check()?;
-                    *kind
-                }
-            };
+        let observer = |observer: &toml::Value| {
+            if let toml::Value::String(name) = observer {
+                return Ok(name.parse::<ObserverKind>()?);
+            }
+            let kind: ObserverKind = observer.clone().try_into().map_err(ConfigError::Settings)?;
+            kind.check()?;
             Ok::<_, ConfigError>(kind)
         };
         let dtype = self.dtype.as_ref().map(|name| name.parse::<QuantType>());

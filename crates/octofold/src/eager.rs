@@ -18,12 +18,13 @@
 //! # Ok::<(), octofold::Error>(())
 //! ```
 
-use octofold_ir::NodeId;
+use octofold_ir::{Graph, NodeId};
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::{Preset, QConfig};
 use octofold_passes::eager::{EagerConfig, EagerFault, FuseLists, QuantStub, annotate, find_row};
 use octofold_passes::equalize::EqualizeLayers;
 use octofold_passes::manager::{ManagerOptions, run_passes};
+use octofold_passes::pass::PassError;
 use octofold_passes::pipeline;
 
 use crate::Error;
@@ -112,16 +113,35 @@ impl Eager {
                 .collect();
             let only = found.map_err(|fault| Error::Eager(vec![fault]))?;
             let equalize = EqualizeLayers { only: Some(only) };
-            runs.extend(run_passes(
-                &mut graph,
-                &[&equalize],
-                ManagerOptions::default(),
-            )?);
+            match run_passes(&mut graph, &[&equalize], ManagerOptions::default()) {
+                Ok(equalized) => runs.extend(equalized),
+                Err(error) => return Err(self.refused_row(&graph, &equalize, error)),
+            }
         }
         let annotations = annotate(&graph, &self.config, &model.names, backend)?;
         let annotations = annotations.map_err(Error::Eager)?;
         let provenance = Provenance::of(backend, self.preset);
         observe(&model, graph, annotations, runs, Vec::new(), &provenance)
+    }
+}
+
+impl Eager {
+    /// The first row that cannot be equalized by itself, for an error of all rows together.
+    fn refused_row(&self, graph: &Graph, all: &EqualizeLayers, error: PassError) -> Error {
+        let rows = self.equalize.iter().zip(all.only.iter().flatten());
+        for (row, nodes) in rows {
+            let equalize = EqualizeLayers {
+                only: Some(vec![nodes.clone()]),
+            };
+            let alone = run_passes(&mut graph.clone(), &[&equalize], ManagerOptions::default());
+            if let Err(error) = alone {
+                return Error::Eager(vec![EagerFault::NotEqualized {
+                    row: format!("equalize {row:?}"),
+                    reason: error.to_string(),
+                }]);
+            }
+        }
+        error.into()
     }
 }
 

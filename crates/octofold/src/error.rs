@@ -63,6 +63,18 @@ pub enum Error {
         "the engine {0} has no kernels yet: prepare for it (quantize --backend {0}), and compile for fbgemm"
     )]
     NoKernels(String),
+    /// Statistics by another observer than the settings ask for.
+    #[error(
+        "value `{value}` was observed by `{observed}`, and the settings ask for `{asked}`: calibrate with these settings"
+    )]
+    OtherObserver {
+        /// The value.
+        value: String,
+        /// The observer of the statistics.
+        observed: String,
+        /// The observer of the settings.
+        asked: String,
+    },
     /// A file of statistics that cannot be read or written.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
@@ -96,10 +108,15 @@ fn lines<T>(items: &[T], describe: impl Fn(&T) -> String) -> String {
 
 /// A setting that matches nothing, in words.
 pub(crate) fn describe_unmatched(unmatched: &UnmatchedSetting) -> String {
+    let setting = &unmatched.setting;
+    if unmatched.nearest.is_empty() {
+        return format!(
+            "the setting `{setting}` matches nothing in the model: no way leads from the one value to the other"
+        );
+    }
     let nearest = unmatched.nearest.join("`, `");
     format!(
-        "the setting `{}` matches nothing in the model; the nearest names are `{nearest}`",
-        unmatched.setting
+        "the setting `{setting}` matches nothing in the model; the nearest names are `{nearest}`"
     )
 }
 

@@ -9,16 +9,18 @@ use indexmap::IndexMap;
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::Preset;
 use octofold_passes::convert::Statistics;
+use octofold_quant::{ObserverKind, ObserverState};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::graph_mode::Prepared;
 
 /// The engine, the preset and the version that something was prepared with; empty where it does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The engine: `fbgemm` or `qnnpack`.
     pub engine: Option<String>,
-    /// The preset that the settings started from; absent for settings without one.
+    /// The preset that the settings started from.
     pub preset: Option<String>,
     /// The version of Octofold.
     pub version: Option<String>,
@@ -27,11 +29,12 @@ pub struct Provenance {
 const KEYS: [&str; 3] = ["octofold.engine", "octofold.preset", "octofold.version"];
 
 impl Provenance {
-    /// That of this program, preparing for an engine.
+    /// That of this program, preparing for an engine. Settings that name no preset start from the engine's own.
     pub fn of(backend: &BackendConfig, preset: Option<Preset>) -> Self {
+        let preset = preset.map_or(backend.name.as_str(), |preset| preset.name());
         Self {
             engine: Some(backend.name.clone()),
-            preset: preset.map(|preset| preset.name().to_owned()),
+            preset: Some(preset.to_owned()),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }
@@ -123,6 +126,27 @@ impl StatisticsFile {
             source,
         })?;
         serde_json::from_str(&text).map_err(|source| StatisticsError::Json { path: name, source })
+    }
+
+    /// The statistics, for a prepared model.
+    ///
+    /// # Errors
+    /// [`Error::OtherObserver`] where the model's settings ask for another observer than the one that saw a value.
+    pub fn statistics_for(self, prepared: &Prepared) -> Result<Statistics, Error> {
+        for (value, spec) in prepared.specs() {
+            let state = self.statistics.get(&value);
+            if let Some(observed) = state.map(ObserverState::kind)
+                && observed != spec.observer
+                && !matches!(spec.observer, ObserverKind::Fixed(_))
+            {
+                return Err(Error::OtherObserver {
+                    value,
+                    observed: observed.to_string(),
+                    asked: spec.observer.to_string(),
+                });
+            }
+        }
+        Ok(self.statistics)
     }
 
     /// The file's content, as JSON.

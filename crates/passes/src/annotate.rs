@@ -225,7 +225,15 @@ pub fn annotate(
         backend,
         &mut annotations,
     );
-    override_values(graph, values, backend, &candidates, &mut annotations);
+    // A name that the model does not have is reported as such, once.
+    let unmatched = resolver.unmatched();
+    let known = values.iter().filter(|(name, _)| {
+        let setting = format!("value {name}");
+        unmatched
+            .iter()
+            .all(|unmatched| unmatched.setting != setting)
+    });
+    override_values(graph, known, backend, &candidates, &mut annotations);
     for id in order {
         let annotation = match candidates.get(&id) {
             Some(candidate) if quantized.contains(&id) => quantized_node(graph, id, candidate),
@@ -430,9 +438,9 @@ fn new_annotation(
 }
 
 /// Applies the settings of single values. A value that shares its parameters changes all that share them.
-pub(crate) fn override_values(
+fn override_values<'a>(
     graph: &Graph,
-    edits: &IndexMap<String, SpecEdit>,
+    edits: impl Iterator<Item = (&'a String, &'a SpecEdit)>,
     backend: &BackendConfig,
     candidates: &BTreeMap<NodeId, Candidate>,
     annotations: &mut Annotations,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use octofold_ir::{Graph, NodeId, Op};
 use octofold_ops::families::{BinaryKind, PadMode};
-use octofold_quant::{Granularity, QuantSpec, QuantType, Scheme};
+use octofold_quant::{Granularity, ObserverKind, QuantSpec, QuantType, Scheme};
 use octofold_tensor::DType;
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +173,8 @@ pub enum Execution {
 pub struct BackendConfig {
     /// The name of the engine whose kernels run: `fbgemm` or `qnnpack`.
     pub name: String,
-    /// The operators that are fused, from the first to the last: `Conv + BatchNormalization + Relu`.
+    /// The pairs of operators that are fused, in the order of the data flow: `Conv + BatchNormalization`, `Conv + Relu`. A row of three is
+    /// two pairs.
     pub fusions: Vec<String>,
     /// One entry a class.
     pub capabilities: Vec<Capability>,
@@ -386,6 +387,9 @@ impl BackendConfig {
         if spec.granularity != Granularity::PerTensor {
             return Err("activations have one scale a tensor".to_owned());
         }
+        if spec.observer == ObserverKind::None {
+            return Err("the observer `none` gives activations no range".to_owned());
+        }
         let of = |types: &[DTypeConfig]| {
             types
                 .iter()
@@ -427,6 +431,12 @@ impl BackendConfig {
         if spec.granularity != Granularity::PerTensor && !capability.per_channel_weights {
             return Some(format!("{kernel} for weights with one scale a channel"));
         }
+        if spec.observer != ObserverKind::MinMax {
+            return Some(format!(
+                "weights take the range of their own extremes, not what the observer `{}` would give",
+                spec.observer
+            ));
+        }
         found
             .refuses(spec)
             .map(|what| format!("{kernel} for weights of {what}"))
@@ -455,7 +465,13 @@ impl BackendConfig {
         if listed {
             Ok(class)
         } else {
-            let name = node.op().name();
+            let name = match node.op() {
+                Op::FusedConv(_) => "Conv",
+                Op::FusedLinear(_) => "Gemm or MatMul",
+                Op::FusedBinary(op) if op.kind == BinaryKind::Mul => "Mul",
+                Op::FusedBinary(_) => "Add",
+                op => op.name(),
+            };
             Err(format!("the table of {} does not list {name}", self.name))
         }
     }

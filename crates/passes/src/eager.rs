@@ -1,8 +1,8 @@
 //! Eager mode: nothing is fused and nothing quantized that the user did not write.
 //!
-//! This is torch's way of fuse lists, `QuantStub`, `DeQuantStub` and a qconfig a module, over a graph. A stub stands at a named value. Behind a
-//! [`QuantStub`] the value is there in integers too; what an operator with a qconfig computes from integers is integers, until a
-//! dequant stub makes it there in float too. Where an operator needs what is not there, torch fails at run time (`QuantizedCPU`); here
+//! This is torch's way of fuse lists, `QuantStub`, `DeQuantStub` and a qconfig a module, over a graph. A stub stands at a named value: its readers get
+//! integers behind a [`QuantStub`] and float behind a dequant stub, and either behind both. What an operator with a qconfig computes from
+//! integers is integers. Where an operator needs what is not there, torch fails at run time (`QuantizedCPU`); here
 //! [`annotate`] reports every such place before anything runs, with what to write. The way ends in the same [`Annotations`] as graph
 //! mode's, so all that follows is the same.
 
@@ -98,6 +98,13 @@ pub enum EagerFault {
         /// The condition.
         reason: String,
     },
+    /// A row of layers whose channels cannot be equalized.
+    NotEqualized {
+        /// The row, as written.
+        row: String,
+        /// Why not.
+        reason: String,
+    },
     /// A stub at a value that does not exist.
     UnknownValue {
         /// `quant_stub` or `dequant_stub`.
@@ -126,6 +133,8 @@ pub enum EagerFault {
         operator: String,
         /// Why it computes in float.
         reason: String,
+        /// The layer that it could be fused with.
+        fuse_with: Option<String>,
     },
     /// A float value at a quantized layer.
     FloatReachesQuantized {
@@ -205,7 +214,9 @@ impl fmt::Display for EagerFault {
             Self::Overlap { row, name } => {
                 write!(f, "{}: `{name}` stands in another fuse row, too", row)
             }
-            Self::NotFused { row, reason } => write!(f, "{}: {reason}", row),
+            Self::NotFused { row, reason } | Self::NotEqualized { row, reason } => {
+                write!(f, "{}: {reason}", row)
+            }
             Self::UnknownValue {
                 stub,
                 value,
@@ -225,11 +236,18 @@ impl fmt::Display for EagerFault {
                 node,
                 operator,
                 reason,
-            } => write!(
-                f,
-                "the quantized value `{value}` reaches `{node}` ({operator}), which computes in float ({reason}); write: \
-                 dequant_stub = [\"{value}\"]"
-            ),
+                fuse_with,
+            } => {
+                write!(
+                    f,
+                    "the quantized value `{value}` reaches `{node}` ({operator}), which computes in float ({reason}); write: \
+                     dequant_stub = [\"{value}\"]"
+                )?;
+                match fuse_with {
+                    Some(layer) => write!(f, ", or fuse = [[\"{layer}\", \"{node}\"]]"),
+                    None => Ok(()),
+                }
+            }
             Self::FloatReachesQuantized {
                 value,
                 node,
@@ -348,13 +366,13 @@ impl FuseLists {
             });
             let places: Vec<&str> = of_row.map(|id| graph.node(id).name()).collect();
             let events = runs.iter().flat_map(|run| &run.report.events);
-            let skipped = events.filter_map(|event| match &event.outcome {
+            let mut skipped = events.filter_map(|event| match &event.outcome {
                 Outcome::Skipped(reason) if places.contains(&event.place.as_str()) => {
                     Some(reason.clone())
                 }
                 _ => None,
             });
-            let reason = skipped.last();
+            let reason = skipped.next_back();
             reason.unwrap_or_else(|| "the operators cannot be fused in this form".to_owned())
         };
         let unfused = self.rows.iter().filter(|row| !is_one(row));
@@ -460,12 +478,12 @@ fn check_row(graph: &Graph, row: &str, members: &[NodeId]) -> Result<(), EagerFa
             op => op.name(),
         })
         .collect();
-    let known = match types.as_slice() {
+    let known = matches!(
+        types.as_slice(),
         ["Conv" | "Linear" | "ConvTranspose", "BatchNormalization"]
-        | ["Conv" | "Linear" | "Add" | "Mul", "Relu" | "Clip"]
-        | ["Conv" | "Linear", "BatchNormalization", "Relu" | "Clip"] => true,
-        _ => false,
-    };
+            | ["Conv" | "Linear" | "Add" | "Mul", "Relu" | "Clip"]
+            | ["Conv" | "Linear", "BatchNormalization", "Relu" | "Clip"]
+    );
     if known {
         Ok(())
     } else {
@@ -480,6 +498,15 @@ struct Forms {
     float: bool,
     integer: bool,
 }
+
+const FLOAT: Forms = Forms {
+    float: true,
+    integer: false,
+};
+const INTEGER: Forms = Forms {
+    float: false,
+    integer: true,
+};
 
 /// Decides for every node of a graph whose fuse lists are fused.
 ///
@@ -523,15 +550,7 @@ pub fn annotate(
         config.dequant_stubs.iter().map(String::as_str),
     );
     for &id in graph.inputs() {
-        walk.produce(
-            id,
-            Forms {
-                float: true,
-                integer: false,
-            },
-            &quant,
-            &dequant,
-        );
+        walk.produce(id, FLOAT, &quant, &dequant);
     }
     for &id in &order {
         let forms = walk.visit(id);
@@ -603,29 +622,30 @@ impl Walk<'_> {
                 reason,
             });
         };
-        if quant.contains(&id) && forms.integer {
-            useless("quant_stub", "the value is quantized already");
-        }
-        if dequant.contains(&id) && !forms.integer {
-            useless("dequant_stub", "the value is float already");
-        }
-        let forms = Forms {
-            float: forms.float || dequant.contains(&id),
-            integer: forms.integer || quant.contains(&id),
+        let forms = match (quant.contains(&id), dequant.contains(&id)) {
+            (false, false) => forms,
+            (true, true) => Forms {
+                float: true,
+                integer: true,
+            },
+            (true, false) => {
+                if forms.integer {
+                    useless("quant_stub", "the value is quantized already");
+                }
+                INTEGER
+            }
+            (false, true) => {
+                if forms.float {
+                    useless("dequant_stub", "the value is float already");
+                }
+                FLOAT
+            }
         };
         self.forms.insert(id, forms);
     }
 
     /// Decides for a node; gives the forms of its results.
     fn visit(&mut self, id: NodeId) -> Forms {
-        const FLOAT: Forms = Forms {
-            float: true,
-            integer: false,
-        };
-        const INTEGER: Forms = Forms {
-            float: false,
-            integer: true,
-        };
         let resolved = self.resolver.resolve(self.graph, id);
         self.annotations.settings.insert(
             id,
@@ -696,10 +716,25 @@ impl Walk<'_> {
                     node: node.name().to_owned(),
                     operator: node.op().name().to_owned(),
                     reason: reason.clone(),
+                    fuse_with: self.layer_before(id),
                 });
             }
         }
         self.float.insert(id, reason);
+    }
+
+    /// The layer that a batch norm follows, and could be fused with.
+    fn layer_before(&self, id: NodeId) -> Option<String> {
+        let node = self.graph.node(id);
+        let before = self
+            .graph
+            .node(self.graph.value(node.input(0)?).producer()?);
+        let fits = matches!(node.op(), Op::BatchNormalization(_))
+            && matches!(
+                before.op(),
+                Op::Conv(_) | Op::ConvTranspose(_) | Op::FusedLinear(_)
+            );
+        fits.then(|| before.name().to_owned())
     }
 
     fn check_outputs_and_stubs(&mut self, quant: &BTreeSet<ValueId>) {

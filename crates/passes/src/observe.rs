@@ -91,7 +91,7 @@ impl Pass for InsertLayerInputObservers<'_> {
     }
 }
 
-/// Puts an observer between a value and all its readers.
+/// Puts an observer between a value and all its readers, or the caller where there is no other.
 fn observe(graph: &Graph, patch: &mut Patch, id: ValueId) {
     let name = graph.value(id).name();
     let observe = Observe {
@@ -103,7 +103,18 @@ fn observe(graph: &Graph, patch: &mut Patch, id: ValueId) {
         [Some(id.into())],
         vec![],
     );
-    for used in graph.uses(id) {
+    let readers = graph.uses(id);
+    if readers.is_empty() {
+        for (index, _) in graph
+            .outputs()
+            .iter()
+            .enumerate()
+            .filter(|(_, output)| output.value == id)
+        {
+            patch.output(index, observed);
+        }
+    }
+    for used in readers {
         patch.rewire(used, observed);
     }
 }

@@ -37,8 +37,8 @@ impl Compile {
         }
         let model = load_model(&self.model, &self.shape)?;
         let mut graph = match self.quantization.algorithm()? {
-            None if self.quantization.is_given() => bail!(
-                "the flags say how to quantize, but nothing says to: --calibrate DATA for static quantization"
+            None if self.quantization.is_given()? => bail!(
+                "the flags or the configuration say how to quantize, but nothing says to: --calibrate DATA for static quantization"
             ),
             None => model.graph,
             Some(algorithm) => self

@@ -106,12 +106,17 @@ impl Quantization {
         };
         let data = self.calibrate.as_ref().or(self.statistics.as_ref());
         let implied = data.map(|_| Algorithm::Static);
-        Ok(self.algorithm.or(implied).or(configured))
+        Ok(self.algorithm.or(configured).or(implied))
     }
 
-    /// Whether a flag says how to quantize, which means nothing to a float plan.
-    pub(crate) fn is_given(&self) -> bool {
-        self.changes_settings() || self.equalize || self.bias_correction
+    /// Whether a flag or the configuration says how to quantize, which means nothing to a float plan.
+    pub(crate) fn is_given(&self) -> Result<bool> {
+        let config = self.data.config()?;
+        let in_file = config.mapping.is_some()
+            || config.eager.is_some()
+            || config.equalize
+            || config.bias_correction;
+        Ok(in_file || self.changes_settings() || self.equalize || self.bias_correction)
     }
 
     /// Whether a flag changes which operators are quantized, or how.
@@ -226,7 +231,7 @@ impl Quantization {
                 file.provenance
                     .require_engine(&self.backend()?.name, &what)?;
             }
-            return Ok(file.statistics);
+            return Ok(file.statistics_for(prepared)?);
         }
         let Some(path) = &self.calibrate else {
             bail!("static quantization needs calibration data: --calibrate DATA");
@@ -316,6 +321,8 @@ pub(crate) fn print_fate(fate: &Fate) {
     };
     let setting = match fate.origin.as_str() {
         "" => String::new(),
+        // Some reasons are the setting.
+        origin if fate.explanation.contains(origin) => String::new(),
         origin => format!(" ({origin})"),
     };
     println!(

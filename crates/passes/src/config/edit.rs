@@ -14,7 +14,7 @@ pub struct SpecEdit {
     pub qscheme: Option<(Granularity, Scheme)>,
     /// How the range is found.
     pub observer: Option<ObserverKind>,
-    /// One bit less than the range has: `0..=127` for torch's `uint8` activations, `-64..=64` for ONNX Runtime's `int8` weights.
+    /// One bit less than the type has: `0..=127` for torch's `uint8` activations, `-64..=64` for ONNX Runtime's `int8` weights.
     pub reduce_range: Option<bool>,
     /// The smallest integer in use.
     pub quant_min: Option<i32>,
@@ -40,6 +40,9 @@ pub enum EditError {
         /// The number asked for.
         bits: u32,
     },
+    /// Bits and a reduced range at once.
+    #[error("bits and reduce_range exclude each other: both say how many bits are in use")]
+    TwoWidths,
     /// A zero point without a scale.
     #[error("a zero_point needs a scale beside it")]
     NoScale,
@@ -76,8 +79,11 @@ impl SpecEdit {
             }
             set_range(spec, range_of_bits(dtype, bits, spec.scheme));
         }
-        if self.reduce_range == Some(true) {
-            set_range(spec, reduced(spec));
+        match self.reduce_range {
+            Some(_) if self.bits.is_some() => return Err(EditError::TwoWidths),
+            Some(true) => set_range(spec, reduced(spec)),
+            Some(false) => set_range(spec, full_range(spec.dtype, spec.scheme)),
+            None => {}
         }
         if let Some(observer) = self.observer {
             spec.observer = observer;
@@ -136,14 +142,13 @@ fn range_of_bits(dtype: QuantType, bits: u32, scheme: Scheme) -> QuantRange {
     }
 }
 
-/// A range with one bit less: torch halves the bounds of activations towards zero, ONNX Runtime and NNCF give symmetric weights
-/// `-64..=64`.
+/// A type's range with one bit less: torch halves the bounds of activations, ONNX Runtime and NNCF give symmetric weights `-64..=64`.
 pub(crate) fn reduced(spec: &QuantSpec) -> QuantRange {
     let (min, max) = if spec.scheme == Scheme::Symmetric && spec.dtype.is_signed() {
         let half = 1 << (spec.dtype.bits() - 2);
         (-half, half)
     } else {
-        (spec.quant_min.div_euclid(2), spec.quant_max.div_euclid(2))
+        (spec.dtype.min() / 2, spec.dtype.max() / 2)
     };
     QuantRange {
         dtype: spec.dtype,
@@ -175,6 +180,14 @@ mod tests {
             ..reduce()
         };
         assert_eq!(range(signed, QuantSpec::activation()), (-64, 63));
+        let mut twice = QuantSpec::activation();
+        reduce().apply(&mut twice).unwrap();
+        assert_eq!(range(reduce(), twice), (0, 127));
+        let full = SpecEdit {
+            reduce_range: Some(false),
+            ..SpecEdit::default()
+        };
+        assert_eq!(range(full, twice), (0, 255));
         let bits = |bits| SpecEdit {
             bits: Some(bits),
             ..SpecEdit::default()
@@ -183,6 +196,11 @@ mod tests {
         assert_eq!(range(bits(4), QuantSpec::weight(0)), (-7, 7));
         let mut spec = QuantSpec::activation();
         assert!(bits(9).apply(&mut spec).is_err());
+        let both = SpecEdit {
+            bits: Some(7),
+            ..reduce()
+        };
+        assert_eq!(both.apply(&mut spec), Err(EditError::TwoWidths));
     }
 
     #[test]

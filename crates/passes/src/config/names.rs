@@ -54,9 +54,7 @@ impl ModelNames {
     /// The names of a graph's nodes.
     pub fn of(graph: &Graph) -> Self {
         let mut nodes = IndexMap::new();
-        // A model's nodes come in any order; ours is that of the data flow, or of their ids when a cycle has none.
-        let order = graph.order().unwrap_or_else(|_| graph.node_ids().collect());
-        for id in order {
+        for id in graph.node_ids() {
             let named = NamedNode::of(graph, id);
             for source in graph.node(id).sources() {
                 nodes.insert(source.clone(), named.clone());
@@ -130,7 +128,7 @@ impl ModelNames {
     }
 
     /// The model's nodes one of whose addresses a predicate accepts.
-    pub fn find_by<'a>(&'a self, accepts: impl Fn(&str) -> bool) -> Vec<&'a str> {
+    pub fn find_by(&self, accepts: impl Fn(&str) -> bool) -> Vec<&str> {
         let found = self.nodes.iter().filter(|(source, node)| {
             KINDS
                 .into_iter()
@@ -154,36 +152,31 @@ impl ModelNames {
         if !self.has_value(from) || !self.has_value(to) {
             return None;
         }
-        let mut reached: BTreeSet<&str> = BTreeSet::from([from]);
-        let mut after: BTreeSet<&str> = BTreeSet::new();
-        for (source, node) in &self.nodes {
-            if node
+        // The nodes after `from`, and the values that they compute; the nodes before `to`, and the values that they need.
+        let (mut after, mut reached) = (BTreeSet::new(), BTreeSet::from([from]));
+        grow(&mut after, self.nodes.iter(), |node| {
+            let reads = node
                 .reads
                 .iter()
-                .any(|value| reached.contains(value.as_str()))
-            {
-                after.insert(source);
+                .any(|value| reached.contains(value.as_str()));
+            if reads {
                 reached.extend(node.results.iter().map(String::as_str));
             }
-        }
-        let mut needed: BTreeSet<&str> = BTreeSet::from([to]);
-        let mut before: BTreeSet<&str> = BTreeSet::new();
-        for (source, node) in self.nodes.iter().rev() {
-            if node
+            reads
+        });
+        let (mut before, mut needed) = (BTreeSet::new(), BTreeSet::from([to]));
+        grow(&mut before, self.nodes.iter().rev(), |node| {
+            let computes = node
                 .results
                 .iter()
-                .any(|value| needed.contains(value.as_str()))
-            {
-                before.insert(source);
+                .any(|value| needed.contains(value.as_str()));
+            if computes {
                 // What computes `from` is before the region.
-                needed.extend(
-                    node.reads
-                        .iter()
-                        .map(String::as_str)
-                        .filter(|value| *value != from),
-                );
+                let reads = node.reads.iter().map(String::as_str);
+                needed.extend(reads.filter(|value| *value != from));
             }
-        }
+            computes
+        });
         let inside = self.nodes.keys().map(String::as_str);
         Some(
             inside
@@ -226,6 +219,25 @@ impl ModelNames {
     /// The operator type of one of the model's nodes.
     pub(crate) fn operator(&self, source: &str) -> Option<&str> {
         Some(&self.nodes.get(source)?.operator)
+    }
+}
+
+/// Adds the nodes that `belongs` accepts, again and again until none is new: a model's nodes come in any order.
+fn grow<'a>(
+    found: &mut BTreeSet<&'a str>,
+    nodes: impl Iterator<Item = (&'a String, &'a NamedNode)> + Clone,
+    mut belongs: impl FnMut(&'a NamedNode) -> bool,
+) {
+    loop {
+        let count = found.len();
+        for (source, node) in nodes.clone() {
+            if belongs(node) {
+                found.insert(source);
+            }
+        }
+        if found.len() == count {
+            return;
+        }
     }
 }
 
@@ -283,16 +295,20 @@ pub(crate) fn covers(name: &str, address: &str) -> bool {
             && address.as_bytes()[name.len()] == b'.')
 }
 
-/// `/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`: each part that repeats the path so far extends it, others append.
+/// `/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`, `/features/features.1/conv/conv.0/Conv` → `features.1.conv.0`: a part that repeats
+/// the end of the path so far extends it (a member of a list of modules), others append.
 fn module_path(name: &str) -> Option<String> {
     let parts: Vec<&str> = name.strip_prefix('/')?.split('/').collect();
     let (_operator, modules) = parts.split_last()?;
     let mut path = String::new();
     for part in modules {
-        if path.is_empty() || covers(&path, part) {
-            path = (*part).to_owned();
-        } else {
-            path = format!("{path}.{part}");
+        let starts = std::iter::once(0).chain(path.match_indices('.').map(|(at, _)| at + 1));
+        let mut ends = starts.map(|start| &path[start..]);
+        let repeated = ends.find(|end| !end.is_empty() && end != part && covers(end, part));
+        match repeated.map(str::len) {
+            Some(len) => path.push_str(&part[len..]),
+            None if path.is_empty() => path.push_str(part),
+            None => path = format!("{path}.{part}"),
         }
     }
     (!path.is_empty()).then_some(path)
@@ -339,6 +355,11 @@ mod tests {
             Some("layer1.0.conv1")
         );
         assert_eq!(module_path("/conv1/Conv").as_deref(), Some("conv1"));
+        assert_eq!(
+            module_path("/features/features.1/conv/conv.0/conv.0.0/Conv").as_deref(),
+            Some("features.1.conv.0.0")
+        );
+        assert_eq!(module_path("/conv/conv/Conv").as_deref(), Some("conv.conv"));
         assert_eq!(module_path("/Relu"), None);
         assert_eq!(module_path("Conv_12"), None);
     }

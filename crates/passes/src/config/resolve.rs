@@ -164,8 +164,11 @@ impl<'a> Resolver<'a> {
             let origin = format!("exclude from {from} to {to}");
             let found = names.region(from, to).unwrap_or_default();
             self.add(origin, None, found, || {
-                let missing = if names.has_value(from) { to } else { from };
-                nearest(missing, names.values())
+                match [from, to].into_iter().find(|value| !names.has_value(value)) {
+                    Some(missing) => nearest(missing, names.values()),
+                    // Both are there, and no way leads from one to the other.
+                    None => Vec::new(),
+                }
             });
         }
         for object_type in &mapping.exclude.types {
