@@ -348,13 +348,13 @@ impl FuseLists {
             });
             let places: Vec<&str> = of_row.map(|id| graph.node(id).name()).collect();
             let events = runs.iter().flat_map(|run| &run.report.events);
-            let skipped = events.filter_map(|event| match &event.outcome {
+            let mut skipped = events.filter_map(|event| match &event.outcome {
                 Outcome::Skipped(reason) if places.contains(&event.place.as_str()) => {
                     Some(reason.clone())
                 }
                 _ => None,
             });
-            let reason = skipped.last();
+            let reason = skipped.next_back();
             reason.unwrap_or_else(|| "the operators cannot be fused in this form".to_owned())
         };
         let unfused = self.rows.iter().filter(|row| !is_one(row));
@@ -460,12 +460,12 @@ fn check_row(graph: &Graph, row: &str, members: &[NodeId]) -> Result<(), EagerFa
             op => op.name(),
         })
         .collect();
-    let known = match types.as_slice() {
+    let known = matches!(
+        types.as_slice(),
         ["Conv" | "Linear" | "ConvTranspose", "BatchNormalization"]
-        | ["Conv" | "Linear" | "Add" | "Mul", "Relu" | "Clip"]
-        | ["Conv" | "Linear", "BatchNormalization", "Relu" | "Clip"] => true,
-        _ => false,
-    };
+            | ["Conv" | "Linear" | "Add" | "Mul", "Relu" | "Clip"]
+            | ["Conv" | "Linear", "BatchNormalization", "Relu" | "Clip"]
+    );
     if known {
         Ok(())
     } else {

@@ -130,7 +130,7 @@ impl ModelNames {
     }
 
     /// The model's nodes one of whose addresses a predicate accepts.
-    pub fn find_by<'a>(&'a self, accepts: impl Fn(&str) -> bool) -> Vec<&'a str> {
+    pub fn find_by(&self, accepts: impl Fn(&str) -> bool) -> Vec<&str> {
         let found = self.nodes.iter().filter(|(source, node)| {
             KINDS
                 .into_iter()
