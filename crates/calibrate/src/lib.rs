@@ -1,7 +1,8 @@
 //! Everything of post-training quantization that has to run the model.
 //!
 //! This crate owns [data sets](data) and their [preprocessing](preprocess), [calibration](mod@calibrate) by running the compiled
-//! observed graph, [means](mod@means) of values, [comparison](compare) of two models on data, and the [`accuracy`] of one. It decides nothing about graphs.
+//! observed graph, [means](mod@means) of values, [comparison](compare) of two models on data, the [`accuracy`] of one, and the
+//! [scores](score) of many against one reference. It decides nothing about graphs.
 #![forbid(unsafe_code)]
 
 pub mod accuracy;
@@ -10,6 +11,7 @@ pub mod compare;
 pub mod data;
 pub mod means;
 pub mod preprocess;
+pub mod score;
 
 pub use accuracy::{Accuracy, AccuracyError};
 pub use calibrate::{CalibrateError, calibrate};
@@ -17,3 +19,4 @@ pub use compare::{Comparison, ValueComparison};
 pub use data::{Batch, DataError, DataOptions, DataSet, InputSpec};
 pub use means::observe_means;
 pub use preprocess::Preprocess;
+pub use score::{Reference, Score, ScoreError, TopK};

@@ -1,6 +1,6 @@
 //! What can go wrong on the way from a model to an answer.
 
-use octofold_calibrate::{AccuracyError, CalibrateError, DataError};
+use octofold_calibrate::{AccuracyError, CalibrateError, DataError, ScoreError};
 use octofold_codegen::CodegenError;
 use octofold_ir::GraphError;
 use octofold_ir::onnx::{ExportError, ImportError};
@@ -99,6 +99,9 @@ pub enum Error {
     /// Outputs cannot be scored.
     #[error(transparent)]
     Accuracy(#[from] AccuracyError),
+    /// A model cannot be scored against another.
+    #[error(transparent)]
+    Score(#[from] ScoreError),
 }
 
 /// One line an item.

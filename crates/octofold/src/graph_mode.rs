@@ -268,9 +268,17 @@ pub fn calibrate(
 /// # Errors
 /// When statistics of a value are missing, or weights cannot be quantized.
 pub fn convert(prepared: &Prepared, statistics: &Statistics) -> Result<Graph, Error> {
-    let mut graph = prepared.graph.clone();
+    convert_graph(prepared.graph.clone(), &prepared.annotations, statistics)
+}
+
+/// Converts a fused float graph by annotations of it.
+pub(crate) fn convert_graph(
+    mut graph: Graph,
+    annotations: &Annotations,
+    statistics: &Statistics,
+) -> Result<Graph, Error> {
     let convert = Convert {
-        annotations: &prepared.annotations,
+        annotations,
         statistics,
     };
     run_passes(

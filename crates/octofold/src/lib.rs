@@ -28,6 +28,7 @@ mod fate;
 mod graph_mode;
 mod provenance;
 mod repair;
+mod sensitivity;
 
 pub use error::Error;
 pub use fate::{FLOAT_NODES, Fate, FloatNode, float_nodes};
@@ -46,3 +47,4 @@ pub use octofold_runtime as runtime;
 pub use octofold_tensor as tensor;
 pub use provenance::{Provenance, StatisticsError, StatisticsFile};
 pub use repair::correct_biases;
+pub use sensitivity::{LayerSensitivity, Sensitivity, SensitivityOptions, sensitivity};

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use octofold_calibrate::{DataSet, observe_means};
+use octofold_ir::Graph;
+use octofold_passes::annotate::Annotations;
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::bias::CorrectBiases;
 use octofold_passes::convert::Statistics;
@@ -11,6 +14,7 @@ use octofold_passes::observe::InsertLayerInputObservers;
 use octofold_passes::pass::PassReport;
 use octofold_passes::pipeline;
 use octofold_runtime::{Session, SessionOptions};
+use octofold_tensor::Tensor;
 
 use crate::{Error, Prepared, compile};
 
@@ -29,20 +33,46 @@ pub fn correct_biases(
     options: SessionOptions,
     progress: impl FnMut(usize),
 ) -> Result<PassReport, Error> {
-    let mut observed = prepared.graph.clone();
-    let insert = InsertLayerInputObservers {
-        annotations: &prepared.annotations,
-    };
+    let means = layer_input_means(
+        &prepared.graph,
+        &prepared.annotations,
+        data,
+        options,
+        progress,
+    )?;
+    let annotations = &prepared.annotations;
+    correct_graph(&mut prepared.graph, annotations, statistics, &means)
+}
+
+/// The means over data of the inputs of all layers that annotations quantize.
+pub(crate) fn layer_input_means(
+    graph: &Graph,
+    annotations: &Annotations,
+    data: &DataSet,
+    options: SessionOptions,
+    progress: impl FnMut(usize),
+) -> Result<IndexMap<String, Tensor>, Error> {
+    let mut observed = graph.clone();
+    let insert = InsertLayerInputObservers { annotations };
     run_passes(&mut observed, &[&insert], ManagerOptions::default())?;
     pipeline::lower(&mut observed, &BackendConfig::fbgemm())?;
     let mut session = Session::new(Arc::new(compile(&observed)?), options)?;
-    let means = observe_means(&mut session, data, progress)?;
+    Ok(observe_means(&mut session, data, progress)?)
+}
+
+/// Corrects the biases of a fused float graph by the means of its layers' inputs.
+pub(crate) fn correct_graph(
+    graph: &mut Graph,
+    annotations: &Annotations,
+    statistics: &Statistics,
+    means: &IndexMap<String, Tensor>,
+) -> Result<PassReport, Error> {
     let correct = CorrectBiases {
-        annotations: &prepared.annotations,
+        annotations,
         statistics,
-        means: &means,
+        means,
     };
-    let runs = run_passes(&mut prepared.graph, &[&correct], ManagerOptions::default())?;
+    let runs = run_passes(graph, &[&correct], ManagerOptions::default())?;
     let reports = runs.into_iter().map(|run| run.report);
     Ok(PassReport {
         events: reports.flat_map(|report| report.events).collect(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use octofold::calibrate::Accuracy;
 use octofold::calibrate::accuracy::inputs_of;
@@ -34,17 +34,7 @@ pub(crate) struct Eval {
 
 impl Eval {
     pub(crate) fn execute(&self) -> Result<()> {
-        let k = self
-            .metric
-            .strip_prefix("top")
-            .and_then(|k| k.parse().ok())
-            .filter(|&k: &usize| k > 0);
-        let Some(k) = k else {
-            bail!(
-                "--metric {}: there are top1, top5 and other topN",
-                self.metric
-            );
-        };
+        let k = top_k(&self.metric)?;
         let mut session = session_of(&self.model, &self.execution)?;
         let inputs = octofold::inputs_of_plan(session.plan());
         let data = self.arguments.open(&self.data, inputs)?;
@@ -76,4 +66,11 @@ impl Eval {
         }
         Ok(())
     }
+}
+
+/// The number of best classes that count by a metric.
+pub(crate) fn top_k(metric: &str) -> Result<usize> {
+    let k = metric.strip_prefix("top").and_then(|k| k.parse().ok());
+    k.filter(|&k: &usize| k > 0)
+        .ok_or_else(|| anyhow!("--metric {metric}: there are top1, top5 and other topN"))
 }

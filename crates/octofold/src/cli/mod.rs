@@ -22,6 +22,7 @@ mod output;
 mod quantization;
 mod quantize;
 mod run;
+mod sensitivity;
 mod source;
 mod test;
 
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     /// Compare a candidate with its reference on data.
     Compare(compare::Compare),
+    /// Rank layers by what their quantization costs.
+    Sensitivity(sensitivity::Sensitivity),
     /// Tell what a plan or model is made of.
     Inspect(inspect::Inspect),
     /// Print the table of an engine's abilities.
@@ -80,6 +83,7 @@ pub(crate) fn execute(command: Command) -> Result<()> {
         Command::Eval(command) => command.execute(),
         Command::Bench(command) => command.execute(),
         Command::Compare(command) => command.execute(),
+        Command::Sensitivity(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
         Command::Backend(command) => command.execute(),
         Command::Opt(command) => command.execute(),

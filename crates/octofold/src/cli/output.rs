@@ -46,11 +46,20 @@ pub(crate) fn print(text: std::fmt::Arguments<'_>) {
 
 /// A counter of samples on stderr, when that is a terminal.
 pub(crate) fn progress(what: &'static str) -> ProgressBar {
+    counter(what, "{spinner} {msg}: {pos} samples, {elapsed}")
+}
+
+/// A counter of a known number of models on stderr, when that is a terminal.
+pub(crate) fn progress_of_models(what: &'static str) -> ProgressBar {
+    counter(what, "{spinner} {msg}: {pos} of {len} models, {elapsed}")
+}
+
+fn counter(what: &'static str, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner().with_message(what);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}: {pos} samples, {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar

@@ -10,7 +10,9 @@ use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{Preset, QConfig, QConfigMapping};
 use octofold::passes::convert::Statistics;
 use octofold::quant::{ObserverKind, QuantType};
-use octofold::{Fate, Model, PrepareOptions, Prepared, Provenance, StatisticsFile};
+use octofold::{
+    Fate, Model, PrepareOptions, Prepared, Provenance, SensitivityOptions, StatisticsFile,
+};
 
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution};
@@ -194,17 +196,20 @@ impl Quantization {
         Ok(mapping)
     }
 
-    /// Simplifies, fuses, annotates and observes a model, in the mode that the configuration says.
-    pub(crate) fn prepare(&self, model: Model) -> Result<Prepared> {
+    /// The configuration file, with its warnings told.
+    fn told_config(&self) -> Result<Config> {
         let config = self.data.config()?;
-        let backend = self.backend()?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let options = PrepareOptions {
-            unmatched: config.unmatched,
-            equalize: config.equalize || self.equalize,
-        };
+        Ok(config)
+    }
+
+    /// Simplifies, fuses, annotates and observes a model, in the mode that the configuration says.
+    pub(crate) fn prepare(&self, model: Model) -> Result<Prepared> {
+        let config = self.told_config()?;
+        let backend = self.backend()?;
+        let options = self.prepare_options(&config);
         let prepared = match &config.eager {
             Some(_) if self.changes_settings() || self.equalize => bail!(
                 "in eager mode the section [eager] says what is quantized, and flags change nothing: write it there"
@@ -216,6 +221,41 @@ impl Quantization {
             tracing::warn!("{warning}");
         }
         Ok(prepared)
+    }
+
+    fn prepare_options(&self, config: &Config) -> PrepareOptions {
+        PrepareOptions {
+            unmatched: config.unmatched,
+            equalize: config.equalize || self.equalize,
+        }
+    }
+
+    /// What `sensitivity` tries variants of: the mapping, and what is done beside it.
+    pub(crate) fn variants(&self) -> Result<(QConfigMapping, SensitivityOptions)> {
+        match self.algorithm()? {
+            None | Some(Algorithm::Static) => {}
+            Some(_) => bail!("sensitivity is that of static quantization: --algorithm static"),
+        }
+        if self.statistics.is_some() {
+            bail!(
+                "statistics of one model lack what other variants of it need: --calibrate DATA in place of --statistics"
+            );
+        }
+        if self.explain {
+            bail!("`octofold check` explains the fate of every node; sensitivity does not");
+        }
+        let config = self.told_config()?;
+        if config.eager.is_some() {
+            bail!(
+                "sensitivity works in graph mode, where layers can be left out one by one; the configuration says mode = \"eager\""
+            );
+        }
+        let options = SensitivityOptions {
+            prepare: self.prepare_options(&config),
+            bias_correction: config.bias_correction || self.bias_correction,
+            ..SensitivityOptions::default()
+        };
+        Ok((self.mapping(config)?, options))
     }
 
     /// What calibration observes of a prepared model, or observed before.

@@ -315,10 +315,7 @@ fn module_path(name: &str) -> Option<String> {
 }
 
 /// The three candidates with the smallest edit distance to a name.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Vec<String> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut ranked: Vec<(usize, &str)> = candidates
         .into_iter()
         .map(|candidate| (edit_distance(name, candidate), candidate))
