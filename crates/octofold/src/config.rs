@@ -38,6 +38,17 @@ pub enum ConfigError {
         /// What is wrong, and where.
         source: toml::de::Error,
     },
+    /// Something in the file makes no sense.
+    #[error("{path}: {source}")]
+    In {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
+    /// A QConfig of a name that means to leave operators float.
+    #[error("[qconfig.none]: `none` leaves operators float and cannot be a table")]
+    None,
     /// A version other than 1.
     #[error("version {0} of the configuration is not known; this is version 1")]
     Version(i64),
@@ -213,6 +224,9 @@ struct StubTable {
     qconfig: String,
 }
 
+/// The words of `algorithm`.
+const ALGORITHMS: [&str; 4] = ["static", "dynamic", "weight-only", "qat"];
+
 fn default_name() -> String {
     "default".to_owned()
 }
@@ -273,7 +287,10 @@ impl Config {
             path: name.to_owned(),
             source,
         })?;
-        file.config()
+        file.config().map_err(|source| ConfigError::In {
+            path: name.to_owned(),
+            source: Box::new(source),
+        })
     }
 }
 
@@ -281,6 +298,22 @@ impl File {
     fn config(self) -> Result<Config, ConfigError> {
         if self.version != 1 {
             return Err(ConfigError::Version(self.version));
+        }
+        if let Some(word) = &self.algorithm
+            && !ALGORITHMS.contains(&word.as_str())
+        {
+            return Err(word_error(
+                "algorithm",
+                word,
+                "static, dynamic, weight-only and qat",
+            ));
+        }
+        // Tables that nothing uses must make sense, too.
+        for name in self.qconfig.keys() {
+            if name == "none" {
+                return Err(ConfigError::None);
+            }
+            self.qconfig(name)?;
         }
         let unmatched = match self.unmatched.as_deref() {
             None | Some("error") => UnmatchedPolicy::Error,
@@ -313,6 +346,7 @@ impl File {
                 (self.qconfig_mapping.is_some(), "[qconfig_mapping]"),
                 (self.exclude.is_some(), "[exclude]"),
                 (self.equalize, "equalize = true"),
+                (unmatched == UnmatchedPolicy::Warn, "unmatched = \"warn\""),
             ];
             let unused = unused.into_iter().filter(|(is_there, _)| *is_there);
             warnings.extend(unused.map(|(_, what)| {
@@ -343,7 +377,9 @@ impl File {
             None => None,
         };
         if let Some(mapping) = &mut mapping {
-            mapping.preset = self.preset()?;
+            let table = self.qconfig_mapping.as_ref();
+            let global = table.and_then(|table| table.global.as_deref());
+            mapping.preset = self.preset(global.unwrap_or("default"))?;
             if let Some(exclude) = &self.exclude {
                 let region = |region: &RegionTable| Region {
                     from: region.from.clone(),
@@ -359,16 +395,23 @@ impl File {
         Ok(mapping)
     }
 
-    /// The preset that the default QConfig starts from.
-    fn preset(&self) -> Result<Option<Preset>, ConfigError> {
-        let named = self.qconfig.get("default");
-        let named = named.and_then(|table| table.preset.as_deref());
-        Ok(named.map(str::parse).transpose()?)
+    /// The preset that a QConfig starts from, by its own table or the first that it extends and that names one.
+    fn preset(&self, name: &str) -> Result<Option<Preset>, ConfigError> {
+        let mut next = Some(name);
+        // `qconfig` has refused tables that extend themselves.
+        while let Some(table) = next.and_then(|name| self.qconfig.get(name)) {
+            if let Some(preset) = &table.preset {
+                return Ok(Some(preset.parse()?));
+            }
+            next = table.extends.as_deref();
+        }
+        Ok(None)
     }
 
     fn eager(&self, table: &EagerTable) -> Result<Eager, ConfigError> {
+        let whole = table.qconfig.get("").map_or("default", String::as_str);
         let mut eager = Eager {
-            preset: self.preset()?,
+            preset: self.preset(whole)?,
             equalize: table.equalize.clone(),
             ..Eager::default()
         };

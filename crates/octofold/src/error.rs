@@ -63,6 +63,11 @@ pub enum Error {
         "the engine {0} has no kernels yet: prepare for it (quantize --backend {0}), and compile for fbgemm"
     )]
     NoKernels(String),
+    /// Statistics of another graph.
+    #[error(
+        "the statistics are of another model, or of this one fused or equalized otherwise: calibrate with these settings"
+    )]
+    OtherGraph,
     /// Statistics by another observer than the settings ask for.
     #[error(
         "value `{value}` was observed by `{observed}`, and the settings ask for `{asked}`: calibrate with these settings"
@@ -113,9 +118,7 @@ fn lines<T>(items: &[T], describe: impl Fn(&T) -> String) -> String {
 pub(crate) fn describe_unmatched(unmatched: &UnmatchedSetting) -> String {
     let setting = &unmatched.setting;
     if unmatched.nearest.is_empty() {
-        return format!(
-            "the setting `{setting}` matches nothing in the model: no way leads from the one value to the other"
-        );
+        return format!("the setting `{setting}` matches nothing in the model");
     }
     let nearest = unmatched.nearest.join("`, `");
     format!(

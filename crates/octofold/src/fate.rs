@@ -28,7 +28,7 @@ pub struct Fate {
     pub quantized: bool,
     /// Whether an integer kernel computes it.
     pub integer: bool,
-    /// Its QConfig; absent for a node that is left float or gone.
+    /// Its QConfig, by the settings; absent for a node that they leave float, or that is gone.
     pub qconfig: Option<String>,
     /// The setting that the QConfig, or its absence, comes from.
     pub origin: String,

@@ -298,7 +298,7 @@ pub fn lower(graph: &Graph) -> Result<(Graph, Vec<PassRun>), Error> {
 }
 
 /// As [`lower`], with the patterns that a user added to an engine. A graph that was prepared for another engine is refused: see
-/// [`Provenance::forget`] for the explicit choice to lower it all the same.
+/// [`Provenance::adopt`] for the explicit choice to lower it all the same.
 ///
 /// # Errors
 /// When the graph is not sound, or was prepared for another engine.

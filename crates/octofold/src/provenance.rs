@@ -1,7 +1,7 @@
 //! Where a quantized model, a plan or statistics come from: the engine, the preset and the version they were prepared with.
 //!
 //! They stand in the metadata of exported models and plans, and in the files of statistics. Using something with another engine is an
-//! error that says so, unless its origin is [forgotten](Provenance::forget) explicitly.
+//! error that says so, unless it is [adopted](Provenance::adopt) explicitly.
 
 use std::path::Path;
 
@@ -61,9 +61,11 @@ impl Provenance {
         }
     }
 
-    /// Removes the engine from metadata, so that another engine may be used.
-    pub fn forget(metadata: &mut IndexMap<String, String>) {
-        metadata.shift_remove(KEYS[0]);
+    /// Takes what was prepared for another engine as prepared for `engine`.
+    pub fn adopt(metadata: &mut IndexMap<String, String>, engine: &str) {
+        if let Some(own) = metadata.get_mut(KEYS[0]) {
+            engine.clone_into(own);
+        }
     }
 
     /// Checks that something may be used with an engine. What does not say its engine may be.
@@ -88,8 +90,18 @@ impl Provenance {
 pub struct StatisticsFile {
     /// The engine, preset and version.
     pub provenance: Provenance,
+    /// A checksum of the graph that was observed: its operators, names and weights.
+    pub graph: u32,
     /// The states of the observers, by the names of the values.
     pub statistics: Statistics,
+}
+
+/// A checksum of a prepared graph, without what its metadata say.
+fn checksum(prepared: &Prepared) -> u32 {
+    let mut graph = prepared.graph.clone();
+    graph.metadata_mut().clear();
+    // The text has checksums of large constants.
+    crc32fast::hash(graph.to_string().as_bytes())
 }
 
 /// Why a file of statistics cannot be read or written.
@@ -115,6 +127,15 @@ pub enum StatisticsError {
 }
 
 impl StatisticsFile {
+    /// What was observed of a prepared model.
+    pub fn new(prepared: &Prepared, statistics: Statistics) -> Self {
+        Self {
+            provenance: Provenance::read(prepared.graph.metadata()),
+            graph: checksum(prepared),
+            statistics,
+        }
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -131,8 +152,12 @@ impl StatisticsFile {
     /// The statistics, for a prepared model.
     ///
     /// # Errors
-    /// [`Error::OtherObserver`] where the model's settings ask for another observer than the one that saw a value.
+    /// [`Error::OtherGraph`] where another graph was observed, and [`Error::OtherObserver`] where the model's settings ask for another
+    /// observer than the one that saw a value.
     pub fn statistics_for(self, prepared: &Prepared) -> Result<Statistics, Error> {
+        if self.graph != checksum(prepared) {
+            return Err(Error::OtherGraph);
+        }
         for (value, spec) in prepared.specs() {
             let state = self.statistics.get(&value);
             if let Some(observed) = state.map(ObserverState::kind)

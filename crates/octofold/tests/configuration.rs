@@ -188,6 +188,38 @@ fn settings_without_effect_are_errors_or_warnings() -> Result<()> {
             "value-of-another-type",
             "value = { input = { dtype = \"uint16\" } }",
         ),
+        (
+            "values-that-share",
+            "value = { \"/avgpool/GlobalAveragePool_output_0\" = { scale = 0.02 }, \"/Flatten_output_0\" = { scale = 0.03 } }",
+        ),
+        (
+            "given-zero-point",
+            "value = { input = { scale = 0.02, zero_point = 300 } }",
+        ),
+        (
+            "given-and-narrowed",
+            "value = { input = { scale = 0.02, bits = 7 } }",
+        ),
+        (
+            "observer-of-weights",
+            "module_name = { fc = \"odd\" }\n[qconfig.odd]\nweight = { observer = \"mse\" }",
+        ),
+        (
+            "activations-without-a-range",
+            "module_name = { fc = \"odd\" }\n[qconfig.odd]\nactivation = { observer = \"none\" }",
+        ),
+        (
+            "unused-nonsense",
+            "[qconfig.odd]\nactivation = { dtype = \"int9\" }",
+        ),
+        (
+            "table-none",
+            "[qconfig.none]\nactivation = { dtype = \"int8\" }",
+        ),
+        (
+            "observer-setting",
+            "[qconfig.odd]\nactivation = { observer = { name = \"percentile\", percentil = 9 } }",
+        ),
         ("excluded-name", "[exclude]\nnames = [\"layer3.9\"]"),
         ("excluded-type", "[exclude]\ntypes = [\"Geem\"]"),
         (
@@ -529,10 +561,8 @@ fn another_engine_is_an_error_or_a_choice() -> Result<()> {
     let statistics = common::calibrate(&prepared, 32, Some(32), 1)?;
 
     // Statistics keep it in their file.
-    let file = StatisticsFile {
-        provenance,
-        statistics,
-    };
+    let file = StatisticsFile::new(&prepared, statistics);
+    ensure!(file.provenance == provenance);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("stats.json");
     std::fs::write(&path, file.to_json())?;
@@ -557,7 +587,7 @@ fn another_engine_is_an_error_or_a_choice() -> Result<()> {
     ensure!(matches!(refused, Err(Error::EngineMismatch { .. })));
     let refused = octofold::lower_for(&imported.graph, &qnnpack);
     ensure!(matches!(refused, Err(Error::NoKernels(_))));
-    Provenance::forget(reference.metadata_mut());
+    Provenance::adopt(reference.metadata_mut(), "fbgemm");
     let (lowered, _) = octofold::lower(&reference)?;
     let plan = octofold::compile(&lowered)?;
     let preset = plan
@@ -603,5 +633,173 @@ fn a_reader_of_another_type_converts() -> Result<()> {
     let signal: f64 = expected.iter().map(|&a| f64::from(a).powi(2)).sum();
     let decibel = 10.0 * (signal / noise).log10();
     ensure!(decibel > 25.0, "{decibel} dB");
+    Ok(())
+}
+
+/// Calibrates on noise and gives the signal-to-noise ratio of the plan against the float plan, in decibels.
+fn decibels(model: &Model, prepared: &Prepared) -> Result<f64> {
+    let samples = common::noise(&[32, 2, 4, 4], 1.0);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("x.npz");
+    let file = std::fs::File::create(&path)?;
+    octofold::tensor::npy::write_npz(file, &[("x".to_owned(), samples.clone())])?;
+    let data = DataSet::open(&path, model.inputs(), DataOptions::default())?;
+    let statistics = octofold::calibrate(prepared, &data, SessionOptions::default(), |_| {})?;
+    let float = common::plan(&model.graph)?;
+    let quantized = common::plan(&octofold::convert(prepared, &statistics)?)?;
+    let run = |plan| -> Result<Vec<f32>> {
+        let outputs = common::session(plan, 1, None)?.run(&[("x", samples.clone())])?;
+        Ok(outputs[0].1.values::<f32>()?.to_vec())
+    };
+    let (expected, found) = (run(&float)?, run(&quantized)?);
+    let pairs = expected.iter().zip(&found);
+    let noise: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let signal: f64 = expected.iter().map(|&a| f64::from(a).powi(2)).sum();
+    Ok(10.0 * (signal / noise).log10())
+}
+
+/// The parameters of a sigmoid, of a tanh and of a given value are of one type; a reader of another takes the same range.
+#[test]
+fn given_parameters_are_not_those_of_another_type() -> Result<()> {
+    let backend = BackendConfig::fbgemm();
+    let all = || QConfigMapping::global(QConfig::default());
+    let signed = QConfig::default().with_activation_type(QuantType::Int8);
+    for function in ["Sigmoid", "Tanh"] {
+        let text = format!(
+            r#"net (float[N,2,4,4] x) => (y)
+            <float[2,2,1,1] w = {{1, -2, 3, 0.5}}, float[2,2,1,1] v = {{1, 2, -3, 1}}> {{
+                [c1] a = Conv (x, w)
+                [f] s = {function} (a)
+                [c2] t = Conv (s, w)
+                [c3] u = Conv (x, v)
+                y = Add (t, u)
+            }}"#
+        );
+        let model = Model::new(text::parse(&text, None)?);
+        let given = all().set_value("x", SpecEdit::fixed(0.008, 128));
+        for mapping in [all(), given] {
+            // c2 reads the function, c3 the value that c1 reads as uint8.
+            for name in ["c2", "c3"] {
+                let mapping = mapping.clone().set_module_name(name, Some(signed.clone()));
+                let prepared = octofold::prepare(model.clone(), &mapping, &backend)?;
+                ensure!(
+                    !prepared.annotations.conversions.is_empty(),
+                    "{function} {name}"
+                );
+                let decibels = decibels(&model, &prepared)?;
+                ensure!(decibels > 30.0, "{function} {name}: {decibels} dB");
+            }
+        }
+        let mut own = QConfig::default();
+        own.activation = own.activation.fixed(0.01, 10);
+        let own = all().set_module_name("f", Some(own));
+        let prepared = octofold::prepare(model, &own, &backend)?;
+        let value = prepared.graph.value_named("s").context("the value")?;
+        let observer = prepared.annotations.values[&value].spec.observer;
+        ensure!(observer.to_string() == "fixed=0.01:10", "{observer}");
+    }
+    Ok(())
+}
+
+/// Values that share an observer and have different types keep their types when the setting of one changes.
+#[test]
+fn a_setting_of_a_value_leaves_the_types_of_others() -> Result<()> {
+    let text = r#"
+        net (float[N,2,4,4] x) => (z, u)
+        <float[2,2,1,1] w = {1, -2, 3, 0.5}> {
+            [c1] a = Conv (x, w)
+            [mp] y = MaxPool <kernel_shape = [2,2]> (a)
+            [c2] z = Conv (y, w)
+            [c3] u = Conv (a, w)
+        }"#;
+    let model = Model::new(text::parse(text, None)?);
+    let signed = QConfig::default().with_activation_type(QuantType::Int8);
+    let mapping = QConfigMapping::global(QConfig::default())
+        .set_module_name("mp", Some(signed.clone()))
+        .set_module_name("c2", Some(signed));
+    let types = |mapping: &QConfigMapping| -> Result<Vec<String>> {
+        let prepared = octofold::prepare(model.clone(), mapping, &BackendConfig::fbgemm())?;
+        let values = ["x", "a", "y"].into_iter().map(|name| {
+            let value = prepared.graph.value_named(name).context("a value")?;
+            let spec = &prepared.annotations.values[&value].spec;
+            Ok(format!("{} {}", spec.dtype, spec.observer))
+        });
+        values.collect()
+    };
+    let histogram = "histogram=4096";
+    let expected = |observer: &str| {
+        vec![
+            format!("uint8 {histogram}"),
+            format!("uint8 {observer}"),
+            format!("int8 {observer}"),
+        ]
+    };
+    ensure!(types(&mapping)? == expected(histogram));
+    let edit = SpecEdit {
+        observer: Some(octofold::quant::ObserverKind::MinMax),
+        ..SpecEdit::default()
+    };
+    for name in ["a", "y"] {
+        let changed = types(&mapping.clone().set_value(name, edit.clone()))?;
+        ensure!(changed == expected("minmax"), "{name}: {changed:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn statistics_are_of_one_graph() -> Result<()> {
+    let mapping = QConfigMapping::preset(Preset::Fbgemm);
+    let backend = BackendConfig::fbgemm();
+    let prepared = octofold::prepare(load(MODELS[0])?, &mapping, &backend)?;
+    let statistics = common::calibrate(&prepared, 32, Some(32), 1)?;
+    let file = || StatisticsFile::new(&prepared, statistics.clone());
+    // What is left float does not matter, how the graph is made does.
+    let excluded = mapping.clone().exclude_name("layer2.0");
+    let excluded = octofold::prepare(load(MODELS[0])?, &excluded, &backend)?;
+    file().statistics_for(&excluded)?;
+    let options = PrepareOptions {
+        equalize: true,
+        ..PrepareOptions::default()
+    };
+    let equalized = octofold::prepare_with(load(MODELS[0])?, &mapping, &backend, options)?;
+    let refused = file().statistics_for(&equalized);
+    ensure!(matches!(refused, Err(Error::OtherGraph)));
+    let other = octofold::prepare(load(MODELS[1])?, &mapping, &backend)?;
+    ensure!(matches!(
+        file().statistics_for(&other),
+        Err(Error::OtherGraph)
+    ));
+    let qconfig = QConfig::default().with_observer(octofold::quant::ObserverKind::MinMax);
+    let minmax = octofold::prepare(load(MODELS[0])?, &QConfigMapping::global(qconfig), &backend)?;
+    let refused = file().statistics_for(&minmax);
+    ensure!(matches!(refused, Err(Error::OtherObserver { .. })));
+    Ok(())
+}
+
+#[test]
+fn types_and_inner_names_decide() -> Result<()> {
+    let backend = BackendConfig::fbgemm();
+    let all = QConfigMapping::global(QConfig::default());
+    let mapping = all
+        .set_module_name("fc", Some(QConfig::default()))
+        .only_types(&["Conv"]);
+    let prepared = octofold::prepare(load(MODELS[0])?, &mapping, &backend)?;
+    let only = prepared.fates.iter().filter(|fate| fate.quantized);
+    let only: Vec<&str> = only.map(|fate| fate.operator.as_str()).collect();
+    // What is fused into a convolution is one with it; the layer that is named is of another type.
+    ensure!(
+        only.contains(&"Relu") && !only.contains(&"Gemm"),
+        "{only:?}"
+    );
+    // The operator's own name is stronger than a longer one of its module.
+    let text = r#"net (float[N,2,4,4] x) => (y)
+        <float[2,2,1,1] "a.long.module.weight" = {1, -2, 3, 0.5}> {
+            [c1] y = Conv (x, "a.long.module.weight")
+        }"#;
+    let mapping = QConfigMapping::default()
+        .set_module_name("a.long.module", None)
+        .set_module_name("c1", Some(QConfig::default()));
+    let prepared = octofold::prepare(Model::new(text::parse(text, None)?), &mapping, &backend)?;
+    ensure!(prepared.fates[0].quantized, "{:?}", prepared.fates[0]);
     Ok(())
 }

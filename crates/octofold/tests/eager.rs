@@ -3,6 +3,7 @@
 mod common;
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use indexmap::IndexMap;
@@ -230,6 +231,14 @@ fn misuse_is_reported_with_what_to_write() {
             "quant_stub = [{ value = \"c\" }]\ndequant_stub = [\"d\"]\nqconfig = { conv2 = \"narrow\" }\n[qconfig.narrow]\nweight = { dtype = \"int4\" }",
         ),
         (
+            "stub-without-kernel",
+            "quant_stub = [{ value = \"c\", qconfig = \"odd\" }]\ndequant_stub = [\"c\", \"d\"]\nqconfig = { conv2 = \"default\" }\n[qconfig.odd]\nactivation = { observer = \"none\" }",
+        ),
+        (
+            "two-stubs",
+            "quant_stub = [{ value = \"c\" }, { value = \"c\" }]\ndequant_stub = [\"c\", \"d\"]\nqconfig = { conv2 = \"default\" }",
+        ),
+        (
             "equalize-apart",
             "equalize = [[\"conv1\", \"conv3\"]]\nfuse = [[\"conv1\", \"bn1\"]]",
         ),
@@ -309,9 +318,50 @@ fn an_output_behind_a_dequant_stub_is_dequantized() -> Result<()> {
     octofold::tensor::npy::write_npz(file, &[("x".to_owned(), sample)])?;
     let data = DataSet::open(&path, model.inputs(), DataOptions::default())?;
     let statistics = octofold::calibrate(&prepared, &data, SessionOptions::default(), |_| {})?;
-    let (lowered, _) = octofold::lower(&octofold::convert(&prepared, &statistics)?)?;
-    let plan = octofold::compile(&lowered)?.to_text();
-    ensure!(plan.contains("qadd") || plan.contains("qconv"), "{plan}");
-    ensure!(!plan.contains("fbinary"), "{plan}");
+    let reference = octofold::convert(&prepared, &statistics)?;
+    let (lowered, _) = octofold::lower(&reference)?;
+    let plan = Arc::new(octofold::compile(&lowered)?);
+    ensure!(!plan.to_text().contains("fbinary"), "{}", plan.to_text());
+    // Every element is a whole number of steps from zero.
+    let scale = reference
+        .value_named("y_scale")
+        .and_then(|value| reference.value(value).constant())
+        .context("the scale of the output")?
+        .values::<f32>()?[0];
+    let input = common::noise(&[8, 2, 4, 4], 1.0);
+    let outputs = common::session(&plan, 1, None)?.run(&[("x", input)])?;
+    for &y in outputs[0].1.values::<f32>()? {
+        let steps = y / scale;
+        ensure!((steps - steps.round()).abs() < 1e-3, "{y} is {steps} steps");
+    }
+    Ok(())
+}
+
+/// Behind a dequant stub, a pool has the parameters of its operand and a sigmoid those of its range, as everywhere.
+#[test]
+fn outputs_behind_stubs_share_and_have_fixed_parameters() -> Result<()> {
+    let cases = [
+        ("MaxPool <kernel_shape = [2,2]>", "histogram=4096", "a"),
+        ("Sigmoid", "fixed=0.00390625:0", "y"),
+    ];
+    for (function, expected, observed) in cases {
+        let text = format!(
+            r#"net (float[N,2,4,4] x) => (y)
+            <float[2,2,1,1] w = {{1, -2, 3, 0.5}}> {{
+                a = Conv (x, w)
+                y = {function} (a)
+            }}"#
+        );
+        let eager = Eager::new()
+            .qconfig("", Some(QConfig::default()))
+            .quant_stub("x", QConfig::default())
+            .dequant_stub("y");
+        let model = Model::new(text::parse(&text, None)?);
+        let prepared = eager.prepare(model, &BackendConfig::fbgemm())?;
+        let value = |name| prepared.graph.value_named(name).context("a value");
+        let annotation = &prepared.annotations.values[&value("y")?];
+        ensure!(annotation.spec.observer.to_string() == expected);
+        ensure!(annotation.observed == value(observed)?);
+    }
     Ok(())
 }

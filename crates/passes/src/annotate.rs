@@ -168,6 +168,7 @@ pub fn annotate(
     let mut classes: BTreeMap<NodeId, OpClass> = BTreeMap::new();
     let mut float: BTreeMap<NodeId, String> = BTreeMap::new();
     let mut refused: Vec<(String, bool, NodeId, String)> = Vec::new();
+    let mut named: BTreeSet<NodeId> = BTreeSet::new();
     for &id in &order {
         let resolved = resolver.resolve(graph, id);
         annotations.settings.insert(
@@ -180,6 +181,9 @@ pub fn annotate(
         let class = backend.classify(graph, id);
         if let Ok(class) = class {
             classes.insert(id, class);
+        }
+        if resolved.named && resolved.qconfig.is_some() {
+            named.insert(id);
         }
         let Some(qconfig) = resolved.qconfig else {
             let reason = match class {
@@ -217,6 +221,9 @@ pub fn annotate(
             });
         }
     }
+    annotations
+        .unhonoured
+        .extend(without_effect(graph, &annotations, &named, &quantized));
     annotate_values(
         graph,
         &order,
@@ -249,6 +256,38 @@ pub fn annotate(
     Ok(annotations)
 }
 
+/// The settings that name operators to quantize of which none is: all of them compute what nothing quantized reads.
+fn without_effect(
+    graph: &Graph,
+    annotations: &Annotations,
+    named: &BTreeSet<NodeId>,
+    quantized: &BTreeSet<NodeId>,
+) -> Vec<Unhonoured> {
+    let mut settings: IndexMap<&str, Option<NodeId>> = IndexMap::new();
+    for id in named {
+        let first = settings
+            .entry(&annotations.settings[id].origin)
+            .or_insert(Some(*id));
+        if quantized.contains(id) {
+            *first = None;
+        }
+    }
+    let known = |setting: &str| {
+        let mut told = annotations.unhonoured.iter();
+        told.any(|unhonoured| unhonoured.setting == setting)
+    };
+    let idle = settings
+        .into_iter()
+        .filter_map(|(setting, first)| Some((setting, first?)))
+        .filter(|(setting, _)| !known(setting));
+    idle.map(|(setting, id)| Unhonoured {
+        setting: setting.to_owned(),
+        place: graph.node(id).name().to_owned(),
+        reason: "no quantized layer reads its result".to_owned(),
+    })
+    .collect()
+}
+
 /// The operands of a node that carry activations, as uses: all that are f32, the weights and bias of a layer excepted.
 pub(crate) fn activation_uses(graph: &Graph, id: NodeId) -> Vec<(Use, ValueId)> {
     let node = graph.node(id);
@@ -258,7 +297,8 @@ pub(crate) fn activation_uses(graph: &Graph, id: NodeId) -> Vec<(Use, ValueId)> 
         Op::Pow(_) | Op::Min(_) | Op::Max(_) => node.inputs().len(),
         _ => 1,
     };
-    let single = |value: ValueId| support::scalar(graph, value).is_some();
+    let is_concat = matches!(node.op(), Op::Concat(_));
+    let single = |value: ValueId| !is_concat && support::scalar(graph, value).is_some();
     let operands = node.inputs().iter().take(count).enumerate();
     operands
         .filter_map(|(slot, value)| Some((Use { node: id, slot }, (*value)?)))
@@ -359,11 +399,13 @@ pub(crate) fn annotate_values(
             }
             let given = &annotations.values[&operand];
             if given.spec.dtype != wish.dtype {
-                // The value's observer serves both; what it saw does not depend on the type.
-                let spec = QuantSpec {
-                    observer: given.spec.observer,
-                    ..wish
+                // What the value's observer saw does not depend on the type and serves both; given parameters are of one type only.
+                let observer = if is_fixed(&given.spec) {
+                    wish.observer
+                } else {
+                    given.spec.observer
                 };
+                let spec = QuantSpec { observer, ..wish };
                 let observed = given.observed;
                 annotations
                     .conversions
@@ -395,7 +437,7 @@ pub(crate) fn annotate_values(
 }
 
 /// Activations have one scale a tensor, whatever a QConfig for weights and activations alike says.
-fn per_tensor(spec: QuantSpec) -> QuantSpec {
+pub(crate) fn per_tensor(spec: QuantSpec) -> QuantSpec {
     QuantSpec {
         granularity: Granularity::PerTensor,
         ..spec
@@ -403,7 +445,7 @@ fn per_tensor(spec: QuantSpec) -> QuantSpec {
 }
 
 /// The annotation of a value: what its producer wishes or shares, or the wish of the first reader where no quantized node computes it.
-fn new_annotation(
+pub(crate) fn new_annotation(
     graph: &Graph,
     value: ValueId,
     reader: QuantSpec,
@@ -431,13 +473,16 @@ fn new_annotation(
         return shared.clone();
     }
     let wish = per_tensor(candidate.qconfig.activation);
+    let fixed = fixed_spec(graph.node(producer).op(), &wish);
     ValueAnnotation {
-        spec: fixed_spec(graph.node(producer).op(), &wish).unwrap_or(wish),
+        // Parameters that the user gives are stronger.
+        spec: fixed.filter(|_| !is_fixed(&wish)).unwrap_or(wish),
         observed: value,
     }
 }
 
-/// Applies the settings of single values. A value that shares its parameters changes all that share them.
+/// Applies the settings of single values. Values that share an observer change together: those of the same type in all that the setting says, others
+/// in their observer.
 fn override_values<'a>(
     graph: &Graph,
     edits: impl Iterator<Item = (&'a String, &'a SpecEdit)>,
@@ -445,54 +490,73 @@ fn override_values<'a>(
     candidates: &BTreeMap<NodeId, Candidate>,
     annotations: &mut Annotations,
 ) {
+    let mut changed: BTreeMap<ValueId, &str> = BTreeMap::new();
     for (name, edit) in edits {
-        let mut refuse = |reason: &str| {
+        let found = graph.value_named(name);
+        let found = found.and_then(|id| Some((id, annotations.values.get(&id)?.clone())));
+        let result = match found {
+            None => Err(
+                "the value is not quantized: nothing quantized reads it under this name".to_owned(),
+            ),
+            Some((_, annotation)) => match changed.insert(annotation.observed, name) {
+                Some(other) => Err(format!(
+                    "the value shares its parameters with `{other}`, which has a setting of its own"
+                )),
+                None => override_value(graph, &annotation, edit, backend, candidates, annotations),
+            },
+        };
+        if let Err(reason) = result {
             annotations.unhonoured.push(Unhonoured {
                 setting: format!("value {name}"),
                 place: name.clone(),
-                reason: reason.to_owned(),
+                reason,
             });
-        };
-        let Some((id, annotation)) = graph
-            .value_named(name)
-            .and_then(|id| annotations.values.get(&id).map(|found| (id, found.clone())))
-        else {
-            refuse("the value is not quantized: nothing quantized reads it under this name");
-            continue;
-        };
-        let mut spec = annotation.spec;
-        if let Err(error) = edit.apply(&mut spec) {
-            refuse(&error.to_string());
-            continue;
-        }
-        if let Err(error) = spec.check() {
-            refuse(&error.to_string());
-            continue;
-        }
-        // The type decides which kernels run, and that is the operator's matter.
-        if spec.dtype != annotation.spec.dtype {
-            refuse(
-                "a value has the type of the operator that computes it: set that operator's qconfig",
-            );
-            continue;
-        }
-        let users = graph.value(id).producer().into_iter();
-        let users = users.chain(graph.uses(id).into_iter().map(|used| used.node));
-        let refusal = users
-            .filter_map(|node| candidates.get(&node))
-            .find_map(|candidate| backend.execution(candidate.class, &spec).err());
-        if let Some(reason) = refusal {
-            refuse(&reason);
-            continue;
-        }
-        let shared = |other: &&mut ValueAnnotation| other.observed == annotation.observed;
-        for value in annotations.values.values_mut().filter(shared) {
-            value.spec = spec;
-        }
-        for conversion in annotations.conversions.values_mut().filter(shared) {
-            conversion.spec.observer = spec.observer;
         }
     }
+}
+
+/// Applies the setting of one value to all that share its observer, or says why not.
+fn override_value(
+    graph: &Graph,
+    annotation: &ValueAnnotation,
+    edit: &SpecEdit,
+    backend: &BackendConfig,
+    candidates: &BTreeMap<NodeId, Candidate>,
+    annotations: &mut Annotations,
+) -> Result<(), String> {
+    let mut spec = annotation.spec;
+    edit.apply(&mut spec).map_err(|error| error.to_string())?;
+    spec.check().map_err(|error| error.to_string())?;
+    let dtype = annotation.spec.dtype;
+    // The type decides which kernels run, and that is the operators' matter.
+    if spec.dtype != dtype {
+        return Err(
+            "a value has the type of the operators that compute and read it: set their qconfig"
+                .to_owned(),
+        );
+    }
+    let shares = |other: &ValueAnnotation| other.observed == annotation.observed;
+    let members = annotations.values.iter().filter(|(_, other)| shares(other));
+    for (&id, _) in members.filter(|(_, other)| other.spec.dtype == dtype) {
+        let users = graph.value(id).producer().into_iter();
+        let users = users.chain(graph.uses(id).into_iter().map(|used| used.node));
+        let mut classes = users.filter_map(|node| Some(candidates.get(&node)?.class));
+        if let Some(reason) = classes.find_map(|class| backend.execution(class, &spec).err()) {
+            return Err(reason);
+        }
+    }
+    let values = annotations.values.values_mut();
+    for other in values.chain(annotations.conversions.values_mut()) {
+        if !shares(other) {
+            continue;
+        }
+        if other.spec.dtype == dtype {
+            other.spec = spec;
+        } else if !is_fixed(&spec) {
+            other.spec.observer = spec.observer;
+        }
+    }
+    Ok(())
 }
 
 /// The annotation of a quantized node.

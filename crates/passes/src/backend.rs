@@ -12,11 +12,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use octofold_ir::{Graph, NodeId, Op};
+use octofold_ops::AttributeMap;
 use octofold_ops::families::BinaryKind;
 use octofold_quant::{Granularity, ObserverKind, QuantSpec, QuantType, Scheme};
 use serde::{Deserialize, Serialize};
 
 use crate::config::nearest;
+use crate::lower::acts_element_by_element;
 use crate::rewrite::{Rewrite, Scope};
 use classify::{MOVEMENT, POINTWISE, classify};
 
@@ -239,6 +241,14 @@ pub enum BackendError {
         /// Those that are nearest.
         nearest: Vec<String>,
     },
+    /// A type or operator that no kernel of the class serves.
+    #[error("no {class} kernel serves {what}")]
+    Kernel {
+        /// The type or operator.
+        what: String,
+        /// The class.
+        class: OpClass,
+    },
     /// A class that is listed twice.
     #[error("the class {0} is listed twice")]
     Twice(OpClass),
@@ -326,7 +336,7 @@ impl BackendConfig {
     /// When it has unknown keys, operators or fusions, or lists a class twice.
     pub fn from_toml(text: &str) -> Result<Self, BackendError> {
         let config: Self = toml::from_str(text)?;
-        Self::named(&config.name)?;
+        let own = Self::named(&config.name)?;
         let known = all_fusions();
         for fusion in &config.fusions {
             if !known.contains(fusion) {
@@ -344,6 +354,7 @@ impl BackendConfig {
             {
                 return Err(BackendError::Twice(class));
             }
+            config.check_against(&own, capability)?;
             for operator in &capability.operators {
                 if !Op::NAMES.contains(&("", operator)) {
                     return Err(BackendError::Operator {
@@ -355,6 +366,52 @@ impl BackendConfig {
             }
         }
         Ok(config)
+    }
+
+    /// Checks that a class claims nothing that the engine's own table shows it cannot do.
+    fn check_against(&self, own: &Self, capability: &Capability) -> Result<(), BackendError> {
+        let class = capability.class;
+        let Some(known) = own.capability(class) else {
+            return Ok(());
+        };
+        let has = |types: &[DTypeConfig], dtype| types.iter().any(|config| config.dtype == dtype);
+        let without_kernel = capability
+            .activations
+            .iter()
+            .filter(|config| !has(&known.activations, config.dtype))
+            .chain(
+                capability
+                    .weights
+                    .iter()
+                    .filter(|config| !has(&known.weights, config.dtype)),
+            )
+            .chain(capability.reference.iter().filter(|config| {
+                !has(&known.reference, config.dtype) && !has(&known.activations, config.dtype)
+            }))
+            .next();
+        if let Some(config) = without_kernel {
+            return Err(BackendError::Kernel {
+                what: config.dtype.to_string(),
+                class,
+            });
+        }
+        let serves = |operator: &str| {
+            let op = Op::from_attributes("", operator, AttributeMap::default());
+            known.lists(operator)
+                || !Op::NAMES.contains(&("", operator))
+                || (class == OpClass::Pointwise && op.is_ok_and(|op| acts_element_by_element(&op)))
+        };
+        match capability
+            .operators
+            .iter()
+            .find(|operator| !serves(operator))
+        {
+            None => Ok(()),
+            Some(operator) => Err(BackendError::Kernel {
+                what: operator.clone(),
+                class,
+            }),
+        }
     }
 
     /// The table as TOML, for [`BackendConfig::from_toml`]. Patterns of the user's own are code and not in it.

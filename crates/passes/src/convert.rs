@@ -147,14 +147,14 @@ impl Convert<'_> {
             let values = constant.values::<f32>();
             let values = values.map_err(|error| fail(error.to_string()))?;
             range_state(values).map_err(fail)?
-        } else if let Some(statistics) = statistics {
-            statistics.clone()
         } else if let Some(ValueAnnotation { spec: given, .. }) = own
             && let ObserverKind::Fixed(fixed) = given.observer
         {
             // Given parameters of one type say the range for another.
             let end = |q: i32| (q - fixed.zero_point) as f32 * fixed.scale;
             range_state(&[end(given.quant_min), end(given.quant_max)]).map_err(fail)?
+        } else if let Some(statistics) = statistics {
+            statistics.clone()
         } else {
             return Err(fail(
                 "calibration has no statistics of this value".to_owned(),

@@ -16,7 +16,7 @@ use octofold_ir::{Graph, GraphError, NodeId, Op, ValueId};
 
 use crate::annotate::{
     Annotations, Candidate, NodeAnnotation, NodeSetting, Refusal, ValueAnnotation,
-    activation_operands, annotate_values, quantized_node,
+    activation_operands, annotate_values, new_annotation, per_tensor, quantized_node,
 };
 use crate::backend::BackendConfig;
 use crate::config::{ModelNames, QConfig, QConfigMapping, Resolver, nearest};
@@ -113,6 +113,7 @@ pub fn annotate(
         }
     }
     walk.check_outputs_and_stubs(&quant);
+    walk.check_stub_qconfigs(&config.quant_stubs);
     if !walk.faults.is_empty() {
         return Ok(Err(walk.faults));
     }
@@ -315,6 +316,38 @@ impl Walk<'_> {
         }
     }
 
+    /// Each value has one stub, whose qconfig the operators that read the value must be able to take.
+    fn check_stub_qconfigs(&mut self, stubs: &[QuantStub]) {
+        let mut seen = BTreeSet::new();
+        for stub in stubs {
+            if !seen.insert(stub.value.as_str()) {
+                self.faults.push(EagerFault::UselessStub {
+                    stub: "quant_stub",
+                    value: stub.value.clone(),
+                    reason: "the value has another quant_stub",
+                });
+            }
+            let spec = &stub.qconfig.activation;
+            let Some(id) = self.graph.value_named(&stub.value) else {
+                continue;
+            };
+            let readers = self.graph.uses(id).into_iter().map(|used| used.node);
+            let refused = readers.filter_map(|node| {
+                let class = self.candidates.get(&node)?.class;
+                let reason = self.backend.execution(class, spec).err()?;
+                Some((node, reason))
+            });
+            if let Some((node, reason)) = refused.into_iter().next() {
+                let node = self.graph.node(node).name().to_owned();
+                self.faults.push(EagerFault::QConfig {
+                    setting: format!("quant_stub `{}`", stub.value),
+                    node,
+                    reason,
+                });
+            }
+        }
+    }
+
     fn finish(
         mut self,
         order: &[NodeId],
@@ -323,8 +356,13 @@ impl Walk<'_> {
     ) -> Annotations {
         let graph = self.graph;
         for stub in &config.quant_stubs {
-            if let Some(observed) = graph.value_named(&stub.value) {
-                let spec = stub.qconfig.activation;
+            let Some(observed) = graph.value_named(&stub.value) else {
+                continue;
+            };
+            // What a quantized operator computes has that operator's parameters already.
+            let producer = graph.value(observed).producer();
+            if producer.is_none_or(|producer| !self.quantized.contains(&producer)) {
+                let spec = per_tensor(stub.qconfig.activation);
                 let annotation = ValueAnnotation { spec, observed };
                 self.annotations.values.insert(observed, annotation);
             }
@@ -354,12 +392,19 @@ impl Walk<'_> {
             };
             // A layer gives float from its accumulator; what has no weights gives integers, for the caller too.
             if !candidate.class.has_weights() {
-                let own = || ValueAnnotation {
-                    spec: candidate.qconfig.activation,
-                    observed: value,
-                };
-                let values = &mut self.annotations.values;
-                values.entry(value).or_insert_with(own);
+                if !self.annotations.values.contains_key(&value) {
+                    let wish = per_tensor(candidate.qconfig.activation);
+                    let annotation = new_annotation(
+                        graph,
+                        value,
+                        wish,
+                        candidates,
+                        quantized,
+                        self.backend,
+                        &self.annotations,
+                    );
+                    self.annotations.values.insert(value, annotation);
+                }
                 self.annotations.dequantized_outputs.insert(value);
             }
         }

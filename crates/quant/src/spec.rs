@@ -68,6 +68,16 @@ pub enum SpecError {
         /// The largest integer.
         max: i32,
     },
+    /// Given parameters whose zero point is not among the integers in use.
+    #[error("zero point {zero_point} is not within {min}..={max}")]
+    ZeroPoint {
+        /// The zero point.
+        zero_point: i32,
+        /// The smallest integer.
+        min: i32,
+        /// The largest integer.
+        max: i32,
+    },
     /// A smallest scale that is not a positive normal number.
     #[error("the smallest scale is {0}, must be a positive normal number")]
     Eps(f32),
@@ -141,6 +151,15 @@ impl QuantSpec {
         }
         if self.scheme != Scheme::Affine && dtype.is_signed() && (min >= 0 || max <= 0) {
             return Err(SpecError::OneSided { dtype, min, max });
+        }
+        if let ObserverKind::Fixed(FixedSettings { zero_point, .. }) = self.observer
+            && !(min..=max).contains(&zero_point)
+        {
+            return Err(SpecError::ZeroPoint {
+                zero_point,
+                min,
+                max,
+            });
         }
         if !(self.eps.is_normal() && self.eps > 0.0) {
             return Err(SpecError::Eps(self.eps));

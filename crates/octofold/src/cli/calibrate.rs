@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use octofold::{Provenance, StatisticsFile};
+use octofold::StatisticsFile;
 
 use crate::cli::output::write_whole;
 use crate::cli::quantization::{Quantization, load_model};
@@ -27,10 +27,8 @@ pub(crate) struct Calibrate {
 impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
         let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
-        let file = StatisticsFile {
-            statistics: self.quantization.statistics(&prepared, &self.execution)?,
-            provenance: Provenance::read(prepared.graph.metadata()),
-        };
+        let statistics = self.quantization.statistics(&prepared, &self.execution)?;
+        let file = StatisticsFile::new(&prepared, statistics);
         write_whole(&self.output, |output| {
             Ok(output.write_all(file.to_json().as_bytes())?)
         })

@@ -45,7 +45,7 @@ impl Compile {
                 .quantization
                 .reference(model, algorithm, &self.execution)?,
         };
-        self.quantization.accept_engine(&mut graph);
+        self.quantization.accept_engine(&mut graph)?;
         let backend = self.quantization.backend()?;
         let (lowered, _) = octofold::lower_for(&graph, &backend)?;
         octofold::compile(&lowered)?.save(&self.output)?;

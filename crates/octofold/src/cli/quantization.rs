@@ -111,10 +111,11 @@ impl Quantization {
         Ok(self.algorithm.or(configured).or(implied))
     }
 
-    /// Whether a flag or the configuration says how to quantize, which means nothing to a float plan.
+    /// Whether a flag or the configuration says how to quantize, or asks what becomes of it, which means nothing to a float plan.
     pub(crate) fn is_given(&self) -> Result<bool> {
         let config = self.data.config()?;
-        let in_file = config.mapping.is_some()
+        let in_file = self.explain
+            || config.mapping.is_some()
             || config.eager.is_some()
             || config.equalize
             || config.bias_correction;
@@ -185,10 +186,7 @@ impl Quantization {
         };
         mapping.for_each_qconfig(edit)?;
         if !self.op_types.is_empty() {
-            let global = mapping.global.take();
-            for object_type in &self.op_types {
-                mapping = mapping.set_object_type(object_type, global.clone());
-            }
+            mapping.only_types = Some(self.op_types.clone());
         }
         for name in &self.exclude {
             mapping = mapping.exclude_name(name);
@@ -338,10 +336,11 @@ impl Quantization {
     }
 
     /// Lets a model that was prepared for another engine be used, where the user says so.
-    pub(crate) fn accept_engine(&self, graph: &mut Graph) {
+    pub(crate) fn accept_engine(&self, graph: &mut Graph) -> Result<()> {
         if self.allow_other_engine {
-            Provenance::forget(graph.metadata_mut());
+            Provenance::adopt(graph.metadata_mut(), &self.backend()?.name);
         }
+        Ok(())
     }
 }
 

@@ -118,10 +118,15 @@ pub(super) fn classify(
             }
         }
         op if is_function() && acts_element_by_element(op) => {
-            if (1..node.inputs().len()).all(|slot| node.input(slot).is_none() || constant(slot)) {
+            // A table has one entry for each value of the one operand.
+            let is_number = |value| support::scalar(graph, value).is_some();
+            let mut parameters = (1..node.inputs().len()).filter_map(|slot| node.input(slot));
+            if parameters.all(is_number) {
                 Ok(OpClass::Pointwise)
             } else {
-                Err(format!("the bounds of {name} are not constant"))
+                Err(format!(
+                    "the parameters of {name} are not single constant numbers"
+                ))
             }
         }
         _ => Err(format!("{name} has no integer kernel")),

@@ -46,6 +46,11 @@ pub enum EditError {
     /// A zero point without a scale.
     #[error("a zero_point needs a scale beside it")]
     NoScale,
+    /// Given parameters and a range at once.
+    #[error(
+        "given parameters take the full range of their type: bits, reduce_range, quant_min and quant_max have no effect on them"
+    )]
+    GivenRange,
     /// A scale and an observer at once.
     #[error("scale and observer exclude each other: a given scale needs no observer")]
     TwoSources,
@@ -98,6 +103,13 @@ impl SpecEdit {
             }
             (None, Some(_)) => return Err(EditError::NoScale),
             (None, None) => {}
+        }
+        let narrows = self.bits.is_some()
+            || self.reduce_range == Some(true)
+            || self.quant_min.is_some()
+            || self.quant_max.is_some();
+        if narrows && matches!(spec.observer, ObserverKind::Fixed(_)) {
+            return Err(EditError::GivenRange);
         }
         spec.quant_min = self.quant_min.unwrap_or(spec.quant_min);
         spec.quant_max = self.quant_max.unwrap_or(spec.quant_max);

@@ -41,7 +41,7 @@ pub struct Region {
 /// Which operators get which QConfig. `None` leaves an operator float.
 ///
 /// The levels, from the weakest, are torch's: global, operator type, regular expression over addresses (the first match wins), module name
-/// (the longest match wins), and module name with operator type and order. Exclusions are stronger than all of them. Values may
+/// (an operator's own name, then the innermost module), and module name with operator type and order. Exclusions are stronger than all of them. Values may
 /// have settings of their own, which change the QConfig's activations key by key.
 #[derive(Clone, Debug, Default)]
 pub struct QConfigMapping {
@@ -57,6 +57,8 @@ pub struct QConfigMapping {
     pub module_name_object_type_order: Vec<ModuleOrder>,
     /// What stays float.
     pub exclude: Exclusions,
+    /// The operator types that alone may be quantized, where there is a choice. A fused node is of the types of all nodes that it stands for.
+    pub only_types: Option<Vec<String>>,
     /// Changes of the specification of single values, by their names: given scales and zero points, other observers or types.
     pub values: IndexMap<String, SpecEdit>,
     /// The name of the preset that the mapping started from, for records.
@@ -84,6 +86,13 @@ impl QConfigMapping {
     #[must_use]
     pub fn set_global(mut self, qconfig: Option<QConfig>) -> Self {
         self.global = qconfig;
+        self
+    }
+
+    /// Leaves float what is of none of these operator types.
+    #[must_use]
+    pub fn only_types(mut self, types: &[&str]) -> Self {
+        self.only_types = Some(types.iter().map(|&name| name.to_owned()).collect());
         self
     }
 

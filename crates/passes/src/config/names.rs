@@ -102,6 +102,21 @@ impl ModelNames {
             .unwrap_or_default()
     }
 
+    /// How exactly a name means what it finds: a node or value most, then modules by the number of their parts, the whole model least.
+    pub(crate) fn depth(&self, name: &str) -> usize {
+        let is_own = self.nodes.iter().any(|(source, node)| {
+            let mut own = [Kind::Node, Kind::Value]
+                .into_iter()
+                .flat_map(|kind| node.names(source, kind));
+            own.any(|own| own == name)
+        });
+        match name {
+            "" => 0,
+            _ if is_own => usize::MAX,
+            _ => name.split('.').count(),
+        }
+    }
+
     /// The one node that a name means: the only one found, or the only one whose address it is to the letter.
     ///
     /// # Errors

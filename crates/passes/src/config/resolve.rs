@@ -32,6 +32,8 @@ pub struct UnmatchedSetting {
 #[derive(Clone, Debug)]
 pub struct Resolver<'a> {
     global: Option<&'a QConfig>,
+    /// The model's nodes of the operator types that alone may be quantized.
+    only: Option<BTreeSet<&'a str>>,
     /// From the strongest to the weakest.
     settings: Vec<Setting<'a>>,
     unmatched: Vec<UnmatchedSetting>,
@@ -50,9 +52,11 @@ impl<'a> Resolver<'a> {
     pub fn new(mapping: &'a QConfigMapping, names: &'a ModelNames) -> Self {
         let mut resolver = Self {
             global: mapping.global.as_ref(),
+            only: None,
             settings: Vec::new(),
             unmatched: Vec::new(),
         };
+        resolver.only_types(mapping, names);
         resolver.add_exclusions(mapping, names);
         resolver.add_orders(mapping, names);
         resolver.add_modules(mapping, names);
@@ -90,6 +94,17 @@ impl<'a> Resolver<'a> {
                 .iter()
                 .any(|source| setting.nodes.contains(source.as_str()))
         };
+        let is_of_only = |only: &BTreeSet<&str>| {
+            let mut sources = sources.iter();
+            sources.any(|source| only.contains(source.as_str()))
+        };
+        if self.only.as_ref().is_some_and(|only| !is_of_only(only)) {
+            return Resolved {
+                qconfig: None,
+                origin: "not of the operator types to quantize".to_owned(),
+                named: true,
+            };
+        }
         if let Some(setting) = self.settings.iter().find(means) {
             return Resolved {
                 qconfig: setting.qconfig,
@@ -152,6 +167,25 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    fn only_types(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
+        let Some(types) = &mapping.only_types else {
+            return;
+        };
+        let mut only = BTreeSet::new();
+        for object_type in types {
+            let found = names.of_type(object_type);
+            if found.is_empty() {
+                self.unmatched.push(UnmatchedSetting {
+                    setting: format!("operator type {object_type}"),
+                    nearest: nearest(object_type, names.types()),
+                    harmless: false,
+                });
+            }
+            only.extend(found);
+        }
+        self.only = Some(only);
+    }
+
     fn add_exclusions(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
         for name in &mapping.exclude.names {
             let origin = format!("exclude {name}");
@@ -161,8 +195,12 @@ impl<'a> Resolver<'a> {
         }
         for region in &mapping.exclude.regions {
             let (from, to) = (&region.from, &region.to);
-            let origin = format!("exclude from {from} to {to}");
-            let found = names.region(from, to).unwrap_or_default();
+            let mut origin = format!("exclude from {from} to {to}");
+            let found = names.region(from, to);
+            if found.as_ref().is_some_and(Vec::is_empty) {
+                origin = format!("{origin}: no way leads there");
+            }
+            let found = found.unwrap_or_default();
             self.add(origin, None, found, || {
                 match [from, to].into_iter().find(|value| !names.has_value(value)) {
                     Some(missing) => nearest(missing, names.values()),
@@ -182,27 +220,38 @@ impl<'a> Resolver<'a> {
     }
 
     fn add_orders(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
-        for order in &mapping.module_name_object_type_order {
+        // Of two settings for the same operator the later is stronger.
+        for order in mapping.module_name_object_type_order.iter().rev() {
             let (module, object_type) = (&order.module, &order.object_type);
-            let of_type = names.find(module);
-            let of_type = of_type
+            let inside = names.find(module);
+            let known = !inside.is_empty();
+            let of_type = inside
                 .into_iter()
                 .filter(|source| names.operator(source) == Some(object_type));
-            let found = of_type.skip(order.index).take(1).collect();
-            let origin = format!(
+            let of_type: Vec<&str> = of_type.collect();
+            let mut origin = format!(
                 "module_name_object_type_order ({module}, {object_type}, {})",
                 order.index
             );
+            let count = of_type.len();
+            if known && order.index >= count {
+                origin = format!("{origin}: {module} has {count} operators of this type");
+            }
+            let found = of_type.into_iter().skip(order.index).take(1).collect();
             self.add(origin, order.qconfig.as_ref(), found, || {
-                nearest(module, names.all())
+                if known {
+                    Vec::new()
+                } else {
+                    nearest(module, names.all())
+                }
             });
         }
     }
 
-    /// The longest name first, as the innermost module decides.
+    /// Names of operators and values first, then the innermost modules: those of the most parts.
     fn add_modules(&mut self, mapping: &'a QConfigMapping, names: &'a ModelNames) {
         let mut modules: Vec<_> = mapping.module_name.iter().collect();
-        modules.sort_by_key(|(module, _)| std::cmp::Reverse(module.len()));
+        modules.sort_by_key(|(module, _)| std::cmp::Reverse(names.depth(module)));
         for (module, qconfig) in modules {
             let origin = format!("module_name {module}");
             // The empty name is the whole model, torch's outermost module.
