@@ -383,6 +383,7 @@ folders! {
     eliminate_duplicates = "eliminate-duplicates",
     eliminate_identities = "eliminate-identities",
     expand_fused = "expand-fused",
+    expand_qoperators = "expand-qoperators",
     fold_constants = "fold-constants",
     fuse_activations = "fuse-activations",
     fuse_affine = "fuse-affine",

@@ -15,11 +15,7 @@ fn shared(name: &str) -> PathBuf {
 }
 
 /// The models whose operators are not all there, and what the error says.
-const UNSUPPORTED: [(&str, &str); 3] = [
-    (
-        "resnet20_qoperator_u8s8.onnx",
-        "(com.microsoft.QLinearAdd, opset 1): unsupported operator",
-    ),
+const UNSUPPORTED: [(&str, &str); 2] = [
     (
         "silero_vad_op18_ifless.onnx",
         "(If, opset 18): the subgraph in attribute `then_branch` is not supported",

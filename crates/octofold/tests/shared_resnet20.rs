@@ -19,6 +19,25 @@ fn shared(path: &str) -> PathBuf {
         .join(path)
 }
 
+/// Models that ONNX Runtime's quantizer wrote, in its QDQ and its QOperator form.
+#[test]
+fn quantized_files_run_on_integers() -> Result<()> {
+    for name in [
+        "resnet20_qoperator_u8s8",
+        "resnet20_qdq_u8s8",
+        "resnet20_qdq_s8s8_perchannel",
+    ] {
+        let model = Model::load(&shared(&format!("models/{name}.onnx")))?;
+        let plan = octofold::compile(&octofold::lower(&model.graph)?.0)?;
+        let share = Report::new(&plan, &plan.input_shapes(|_| 1)?)?.integer_mac_share();
+        ensure!(
+            share >= 0.98,
+            "{name}: {share} of the multiply-accumulates are integer"
+        );
+    }
+    Ok(())
+}
+
 /// The bar of the static quantizer: ONNX Runtime's best observer reaches 27.7 dB on this network.
 #[test]
 fn resnet20_keeps_its_accuracy() -> Result<()> {

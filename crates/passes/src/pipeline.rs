@@ -17,15 +17,16 @@ use crate::pass::{Pass, PassError};
 use crate::rewrite::Scope;
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
-    FoldConstants,
+    ExpandQOperators, FoldConstants,
 };
 use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
 /// A stage of the compiler: a list of passes that belong together.
 pub type Stage = &'static [&'static dyn Pass];
 
-/// Constants folded, nodes that do nothing removed, one spelling for each operation.
+/// Quantized layers as QDQ groups, constants folded, nodes that do nothing removed, one spelling for each operation.
 pub const SIMPLIFY: Stage = &[
+    &ExpandQOperators,
     &FoldConstants,
     &EliminateIdentities,
     &CanonicalizeWindows,

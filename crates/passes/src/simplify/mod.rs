@@ -5,6 +5,7 @@ mod dead;
 mod duplicates;
 mod fold;
 mod identity;
+mod qoperator;
 mod windows;
 
 pub use canonical::Canonicalize;
@@ -12,4 +13,5 @@ pub use dead::EliminateDead;
 pub use duplicates::EliminateDuplicates;
 pub use fold::FoldConstants;
 pub use identity::EliminateIdentities;
+pub use qoperator::ExpandQOperators;
 pub use windows::CanonicalizeWindows;

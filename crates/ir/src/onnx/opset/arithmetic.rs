@@ -46,7 +46,7 @@ fn trailing_axes(
 }
 
 /// An axis counted from the front; it may be the one behind the last.
-fn normalize(axis: i64, rank: usize) -> Result<usize, NodeError> {
+pub(super) fn normalize(axis: i64, rank: usize) -> Result<usize, NodeError> {
     let size = i64::try_from(rank).unwrap_or(i64::MAX);
     let from_front = if axis < 0 {
         axis.saturating_add(size)

@@ -1,8 +1,8 @@
-//! The operators of `com.microsoft` that say what ONNX says in other words.
+//! The float operators of `com.microsoft` that say what ONNX says in other words; `qoperator` has the quantized ones.
 
 use octofold_ops::Attribute;
 
-use super::{Lowering, OldNode};
+use super::{Lowering, OldNode, qoperator};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
@@ -19,7 +19,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
             cx.finish(old)
         }
         "FusedMatMul" => fused_mat_mul(cx, old),
-        _ => Err(NodeError::Operator),
+        _ => qoperator::lower(cx, old),
     }
 }
 
@@ -74,7 +74,7 @@ fn transpose(cx: &mut Lowering<'_>, value: ValueId) -> Result<ValueId, NodeError
 }
 
 /// Refuses attributes that were not looked at.
-fn refuse_attributes(old: &OldNode) -> Result<(), NodeError> {
+pub(super) fn refuse_attributes(old: &OldNode) -> Result<(), NodeError> {
     match old.attributes.names().next() {
         None => Ok(()),
         Some(unknown) => Err(octofold_ops::OpError::UnknownAttribute(unknown.to_owned()).into()),

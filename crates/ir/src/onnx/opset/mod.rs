@@ -7,6 +7,7 @@
 
 mod arithmetic;
 mod microsoft;
+mod qoperator;
 mod quantized;
 mod recurrent;
 mod shape;
@@ -200,7 +201,17 @@ impl<'a> Lowering<'a> {
         inputs: &[ValueId],
         attributes: &[(&str, Attribute)],
     ) -> Result<ValueId, NodeError> {
-        let op = make(op, attributes)?;
+        self.helper_of(op, inputs, attribute_map(attributes))
+    }
+
+    /// As [`helper`](Self::helper), with all attributes of a node of the file.
+    fn helper_of(
+        &mut self,
+        op: &str,
+        inputs: &[ValueId],
+        attributes: AttributeMap,
+    ) -> Result<ValueId, NodeError> {
+        let op = Op::from_attributes("", op, attributes)?;
         let suffix = op.name().to_owned();
         let node = self.node_names.fresh(&format!("{}/{suffix}", self.name));
         let output = self.value_names.fresh(&format!("{}.{suffix}", self.name));
@@ -271,11 +282,14 @@ impl<'a> Lowering<'a> {
 
 /// An operator of ONNX, in its newest form.
 fn make(op: &str, attributes: &[(&str, Attribute)]) -> Result<Op, NodeError> {
-    let map = attributes
+    Ok(Op::from_attributes("", op, attribute_map(attributes))?)
+}
+
+fn attribute_map(attributes: &[(&str, Attribute)]) -> AttributeMap {
+    attributes
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.clone()))
-        .collect();
-    Ok(Op::from_attributes("", op, map)?)
+        .collect()
 }
 
 /// The first opset that has an operator, where that is after the oldest that is read.

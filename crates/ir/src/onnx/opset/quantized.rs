@@ -6,6 +6,7 @@
 use octofold_tensor::{Tensor, TensorData};
 
 use super::{Lowering, OldNode};
+use crate::ValueId;
 use crate::onnx::error::NodeError;
 
 /// Checks the constant scales of a quantized operator, and that zero points suit them.
@@ -17,31 +18,41 @@ pub(super) fn check(cx: &Lowering<'_>, old: &OldNode) -> Result<(), NodeError> {
         _ => &[],
     };
     for &(scale, zero_point) in pairs {
-        let Some(scale) = old.input(scale) else {
-            continue;
-        };
-        let name = cx.graph.value(scale).name();
-        if let Some(bad) = cx.constant_of(scale).and_then(bad_scale) {
-            return Err(NodeError::Quantization(format!(
-                "the scale `{name}` holds {bad}; a scale is finite and positive"
-            )));
-        }
-        let Some(zero_point) = old.input(zero_point) else {
-            continue;
-        };
-        if let (Some(scales), Some(zero_points)) =
-            (cx.ty(scale).known_shape(), cx.ty(zero_point).known_shape())
-            && scales != zero_points
-            && (
-                scales.iter().product::<usize>(),
-                zero_points.iter().product::<usize>(),
-            ) != (1, 1)
-        {
-            let other = cx.graph.value(zero_point).name();
-            return Err(NodeError::Quantization(format!(
-                "the scale `{name}` has the dimensions {scales:?}, the zero point `{other}` {zero_points:?}; their length has to be the same"
-            )));
-        }
+        check_pair(cx, old.input(scale), old.input(zero_point))?;
+    }
+    Ok(())
+}
+
+/// Checks a scale, where it is constant, and that a zero point suits it; either may be left out.
+pub(super) fn check_pair(
+    cx: &Lowering<'_>,
+    scale: Option<ValueId>,
+    zero_point: Option<ValueId>,
+) -> Result<(), NodeError> {
+    let Some(scale) = scale else {
+        return Ok(());
+    };
+    let name = cx.graph.value(scale).name();
+    if let Some(bad) = cx.constant_of(scale).and_then(bad_scale) {
+        return Err(NodeError::Quantization(format!(
+            "the scale `{name}` holds {bad}; a scale is finite and positive"
+        )));
+    }
+    let Some(zero_point) = zero_point else {
+        return Ok(());
+    };
+    if let (Some(scales), Some(zero_points)) =
+        (cx.ty(scale).known_shape(), cx.ty(zero_point).known_shape())
+        && scales != zero_points
+        && (
+            scales.iter().product::<usize>(),
+            zero_points.iter().product::<usize>(),
+        ) != (1, 1)
+    {
+        let other = cx.graph.value(zero_point).name();
+        return Err(NodeError::Quantization(format!(
+            "the scale `{name}` has the dimensions {scales:?}, the zero point `{other}` {zero_points:?}; their length has to be the same"
+        )));
     }
     Ok(())
 }
