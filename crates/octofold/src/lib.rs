@@ -47,4 +47,4 @@ pub use octofold_runtime as runtime;
 pub use octofold_tensor as tensor;
 pub use provenance::{Provenance, StatisticsError, StatisticsFile};
 pub use repair::correct_biases;
-pub use sensitivity::{LayerSensitivity, Sensitivity, SensitivityOptions, sensitivity};
+pub use sensitivity::{LayerSensitivity, Rank, Sensitivity, SensitivityOptions, sensitivity};

@@ -1,7 +1,8 @@
 //! Sensitivity: which layers cost the accuracy of a quantized model.
 //!
 //! Each layer with weights that would be quantized is tried in two models: **alone**, quantized in an else float model, and **without**, left
-//! float in an else quantized one. The first says what error the layer makes by itself, and ranks; the second what leaving it float would gain.
+//! float in an else quantized one. The first says what error the layer makes by itself; the second what leaving it float would gain, which is what a
+//! list of exclusions is made for, and so ranks unless [`Rank`] says otherwise.
 //!
 //! All variants are annotations of one fused graph, and differ by exclusions only. Hence the model is calibrated once, with observers at all
 //! values that any variant needs: a layer alone needs its own input observed where in the whole model that value shares an earlier one's observer.
@@ -48,8 +49,20 @@ pub struct SensitivityOptions {
     pub bias_correction: bool,
     /// The classes of the data, to rank by accuracy instead of by error. Layers often differ by a few samples, which is chance; their errors tell more.
     pub top: Option<TopK>,
+    /// The score that ranks.
+    pub rank: Rank,
     /// Names of the layers or modules to try; all layers when empty.
     pub layers: Vec<String>,
+}
+
+/// The score by which layers are ranked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rank {
+    /// That of the quantized model with the layer float, the best first: the layer whose exclusion gains most. The score alone decides between equals.
+    #[default]
+    Without,
+    /// That of the model with the layer alone quantized, the worst first: the layer with the largest error of its own. The score without decides between equals.
+    Alone,
 }
 
 /// Which layers cost accuracy.
@@ -59,7 +72,7 @@ pub struct Sensitivity {
     pub float: Score,
     /// The model with all its layers quantized.
     pub whole: Score,
-    /// The layers, the most sensitive first: by the metric of the layer alone where there is one, then by its error alone.
+    /// The layers, the most sensitive first: by the metric of the score that ranks, where there is one, then by its error, then by the other score.
     pub layers: Vec<LayerSensitivity>,
     /// Settings that match nothing or cannot be honoured, where that is no error.
     pub warnings: Vec<String>,
@@ -170,13 +183,25 @@ pub fn sensitivity(
         })
         .collect();
     // The sort is stable: what costs the same stays in the order of the model.
-    layers.sort_by(|a, b| by_cost(&a.alone, &b.alone).then(by_cost(&b.without, &a.without)));
+    layers.sort_by(|a, b| options.rank.compare(a, b));
     Ok(Sensitivity {
         float: reference.own(),
         whole: scores[0],
         layers,
         warnings: prepared.warnings,
     })
+}
+
+impl Rank {
+    /// The more sensitive layer first.
+    fn compare(self, a: &LayerSensitivity, b: &LayerSensitivity) -> Ordering {
+        let alone = by_cost(&a.alone, &b.alone);
+        let without = by_cost(&b.without, &a.without);
+        match self {
+            Self::Without => without.then(alone),
+            Self::Alone => alone.then(without),
+        }
+    }
 }
 
 /// Worse scores first.

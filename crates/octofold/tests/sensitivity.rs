@@ -11,7 +11,7 @@ use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::quant::ObserverKind;
 use octofold::quant::metrics::ErrorStatistics;
 use octofold::runtime::SessionOptions;
-use octofold::{Error, Model, Sensitivity, SensitivityOptions};
+use octofold::{Error, Model, Rank, Sensitivity, SensitivityOptions};
 
 use common::command::{Folder, calibration, number};
 use common::{CALIBRATION, TEST, data, load, plan, quantized, session};
@@ -114,12 +114,102 @@ fn every_layer_has_the_scores_of_the_models_made_by_hand() -> Result<()> {
         let without = default_mapping().exclude_name(&layer.name);
         assert_same(layer.without, by_hand(&without, false)?, &layer.name);
     }
-    let alone = found.layers.iter().map(|layer| decibels(layer.alone));
+    let gains = found.layers.iter().map(|layer| -decibels(layer.without));
     assert!(
-        alone.is_sorted(),
-        "the layer with the largest error comes first"
+        gains.is_sorted(),
+        "the layer that gains most when it is float comes first"
     );
     assert!(decibels(found.layers[0].without) >= decibels(found.whole));
+    Ok(())
+}
+
+#[test]
+fn layers_rank_by_their_own_errors_when_told_to() -> Result<()> {
+    let options = SensitivityOptions {
+        rank: Rank::Alone,
+        ..SensitivityOptions::default()
+    };
+    let (alone, without) = (
+        found(&default_mapping(), options)?,
+        found(&default_mapping(), SensitivityOptions::default())?,
+    );
+    let errors = alone.layers.iter().map(|layer| decibels(layer.alone));
+    assert!(
+        errors.is_sorted(),
+        "the layer with the largest error comes first"
+    );
+    assert_eq!(alone.layers.len(), without.layers.len());
+    for layer in &alone.layers {
+        assert!(
+            without.layers.contains(layer),
+            "{}: rank changes no score",
+            layer.name
+        );
+    }
+    assert_ne!(alone.layers, without.layers);
+    Ok(())
+}
+
+/// 10·log10(Σ x² / Σ (x - y)²) of the logits of the own depthwise model and of its quantization with one layer left float, over calibration images.
+fn left_float(model: &Model, layer: &str, samples: Option<usize>) -> Result<f64> {
+    let mapping = default_mapping().exclude_name(layer);
+    let prepared = octofold::prepare(model.clone(), &mapping, &BackendConfig::fbgemm())?;
+    let images = data(model.inputs(), CALIBRATION, 16, samples)?;
+    let statistics = octofold::calibrate(&prepared, &images, OPTIONS, |_| {})?;
+    let graph = octofold::convert(&prepared, &statistics)?;
+    let mut float = session(&plan(&model.graph)?, 1, None)?;
+    let mut candidate = session(&plan(&graph)?, 1, None)?;
+    let (mut signal, mut noise) = (0.0_f64, 0.0_f64);
+    images.for_each(|batch, _| {
+        let expected = float.run(&inputs_of(&batch))?;
+        let found = candidate.run(&inputs_of(&batch))?;
+        let expected = expected[0].1.values::<f32>()?;
+        for (&x, &y) in expected.iter().zip(found[0].1.values::<f32>()?) {
+            signal += f64::from(x).powi(2);
+            noise += (f64::from(x) - f64::from(y)).powi(2);
+        }
+        Ok::<(), anyhow::Error>(())
+    })?;
+    Ok(10.0 * (signal / noise).log10())
+}
+
+/// Kendall's tau of a sequence and its descending order: the pairs that descend less those that ascend, of all pairs.
+fn tau(values: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    for (index, first) in values.iter().enumerate() {
+        for second in &values[index + 1..] {
+            sum += match first.total_cmp(second) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.0,
+                std::cmp::Ordering::Less => -1.0,
+            };
+        }
+    }
+    let count = values.len() as f64;
+    sum / (count * (count - 1.0) / 2.0)
+}
+
+#[test]
+fn the_ranking_agrees_with_leaving_out_one_by_one() -> Result<()> {
+    let (model, samples) = (load("fashion_mobilenet")?, Some(64));
+    let images = data(model.inputs(), CALIBRATION, 16, samples)?;
+    let found = octofold::sensitivity(
+        &model,
+        &default_mapping(),
+        &BackendConfig::fbgemm(),
+        &images,
+        &images,
+        SensitivityOptions::default(),
+        OPTIONS,
+        |_, _| {},
+    )?;
+    assert_eq!(found.layers.len(), 23);
+    let ranked = found.layers.iter();
+    let exhaustive = ranked
+        .map(|layer| left_float(&model, &layer.name, samples))
+        .collect::<Result<Vec<f64>>>()?;
+    let tau = tau(&exhaustive);
+    assert!(tau >= 0.8, "{tau}: {exhaustive:?}");
     Ok(())
 }
 
@@ -146,10 +236,8 @@ fn labels_rank_by_accuracy_and_biases_are_corrected_in_every_variant() -> Result
     );
     assert!(found.float.sqnr_db.is_none() && found.float.metric.is_some());
     assert_same(found.whole, by_hand(&default_mapping(), true)?, "whole");
-    let keys = found
-        .layers
-        .iter()
-        .map(|layer| (layer.alone.metric.expect("labels"), decibels(layer.alone)));
+    let key = |score: Score| (-score.metric.expect("labels"), -decibels(score));
+    let keys = found.layers.iter().map(|layer| key(layer.without));
     assert!(keys.is_sorted());
     for layer in &found.layers {
         let alone = only(default_mapping(), &layer.node)?;
@@ -221,6 +309,14 @@ fn the_worst_names_are_exclusions() {
         assert_eq!(layer["name"].as_str(), Some(*name));
         assert!(number(&layer["alone"], "sqnr_db") >= number(&object["whole"], "sqnr_db"));
     }
+    let gains = layers
+        .iter()
+        .map(|layer| -number(&layer["without"], "sqnr_db"));
+    assert!(gains.is_sorted(), "what to leave float comes first");
+    let other = folder.json(&format!("{words} --json --rank alone"), &calibration());
+    let other = other["layers"].as_array().expect("layers");
+    let errors = other.iter().map(|layer| number(&layer["alone"], "sqnr_db"));
+    assert!(errors.is_sorted(), "the largest error comes first");
     let check = format!("check {{{NAME}}} --json --exclude {}", worst.join(" "));
     let nodes = folder.json(&check, &[]);
     let nodes = nodes["nodes"].as_array().expect("nodes");

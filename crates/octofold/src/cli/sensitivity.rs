@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use octofold::SensitivityOptions;
 use octofold::calibrate::{Score, TopK};
 
@@ -12,6 +12,23 @@ use crate::cli::eval::top_k;
 use crate::cli::output::progress_of_models;
 use crate::cli::quantization::{Quantization, load_model};
 use crate::cli::source::Execution;
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rank {
+    /// By what leaving the layer float gains.
+    Without,
+    /// By the error of the layer alone.
+    Alone,
+}
+
+impl From<Rank> for octofold::Rank {
+    fn from(rank: Rank) -> Self {
+        match rank {
+            Rank::Without => Self::Without,
+            Rank::Alone => Self::Alone,
+        }
+    }
+}
 
 #[derive(Args)]
 pub(crate) struct Sensitivity {
@@ -26,6 +43,9 @@ pub(crate) struct Sensitivity {
     /// The metric: top1, top5, ….
     #[arg(long, default_value = "top1", requires = "labels")]
     metric: String,
+    /// The score that ranks.
+    #[arg(long, value_enum, default_value_t = Rank::Without)]
+    rank: Rank,
     /// The layers or modules to try; all layers by default.
     #[arg(long, num_args = 1.., value_name = "NAME")]
     layers: Vec<String>,
@@ -74,6 +94,7 @@ impl Sensitivity {
         let labels = self.labels.as_ref().map(|array| data.labels(array));
         let options = SensitivityOptions {
             top: labels.transpose()?.map(|labels| TopK { k, labels }),
+            rank: self.rank.into(),
             layers: self.layers.clone(),
             ..options
         };
