@@ -17,7 +17,6 @@ use octofold_passes::equalize::EqualizeLayers;
 use octofold_passes::expand::ExpandFused;
 use octofold_passes::manager::{ManagerOptions, PassRun, run_passes};
 use octofold_passes::observe::InsertObservers;
-use octofold_passes::pass::Pass;
 use octofold_passes::pipeline;
 use octofold_quant::QuantSpec;
 use octofold_runtime::{Plan, Session, SessionOptions};
@@ -174,10 +173,9 @@ pub fn prepare_with(
     let mut graph = model.graph.clone();
     let mut runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
     if options.equalize {
-        let equalize: &dyn Pass = &EqualizeLayers::ALL;
         runs.extend(run_passes(
             &mut graph,
-            &[equalize],
+            &[&EqualizeLayers::ALL],
             ManagerOptions::default(),
         )?);
     }

@@ -107,7 +107,7 @@ struct Layer {
 ///
 /// # Errors
 /// When a setting matches nothing in the model or the engine cannot honour it, the engine has no kernels, data do not fit, or outputs cannot be compared.
-#[allow(
+#[expect(
     clippy::too_many_arguments,
     reason = "the stages of graph mode take one each"
 )]

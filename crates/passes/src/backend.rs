@@ -354,7 +354,7 @@ impl BackendConfig {
             {
                 return Err(BackendError::Twice(class));
             }
-            config.check_against(&own, capability)?;
+            own.check(capability)?;
             for operator in &capability.operators {
                 if !Op::NAMES.contains(&("", operator)) {
                     return Err(BackendError::Operator {
@@ -368,28 +368,23 @@ impl BackendConfig {
         Ok(config)
     }
 
-    /// Checks that a class claims nothing that the engine's own table shows it cannot do.
-    fn check_against(&self, own: &Self, capability: &Capability) -> Result<(), BackendError> {
+    /// Checks that an edited class claims nothing that the engine, by this table of its own, cannot do.
+    fn check(&self, capability: &Capability) -> Result<(), BackendError> {
         let class = capability.class;
-        let Some(known) = own.capability(class) else {
+        let Some(known) = self.capability(class) else {
             return Ok(());
         };
         let has = |types: &[DTypeConfig], dtype| types.iter().any(|config| config.dtype == dtype);
-        let without_kernel = capability
-            .activations
-            .iter()
-            .filter(|config| !has(&known.activations, config.dtype))
-            .chain(
-                capability
-                    .weights
-                    .iter()
-                    .filter(|config| !has(&known.weights, config.dtype)),
-            )
-            .chain(capability.reference.iter().filter(|config| {
-                !has(&known.reference, config.dtype) && !has(&known.activations, config.dtype)
-            }))
-            .next();
-        if let Some(config) = without_kernel {
+        let on_reals = [&known.reference[..], &known.activations[..]].concat();
+        let claims = [
+            (&capability.activations, &known.activations),
+            (&capability.weights, &known.weights),
+            (&capability.reference, &on_reals),
+        ];
+        let mut claims = claims
+            .into_iter()
+            .flat_map(|(claimed, known)| claimed.iter().map(move |config| (config, known)));
+        if let Some((config, _)) = claims.find(|(config, known)| !has(known, config.dtype)) {
             return Err(BackendError::Kernel {
                 what: config.dtype.to_string(),
                 class,

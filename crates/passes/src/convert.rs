@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Patch, PatchValue, Use, ValueId};
 use octofold_ops::families::{DequantizeLinear, QuantizeLinear};
+use octofold_quant::affine::dequantize as dequantize_value;
 use octofold_quant::weights::{Accumulation, QuantizedWeights, quantize_bias, quantize_weights};
 use octofold_quant::{ObserverKind, ObserverState, QParams, QuantParams, QuantSpec, QuantType};
 use octofold_tensor::Tensor;
@@ -151,7 +152,11 @@ impl Convert<'_> {
             && let ObserverKind::Fixed(fixed) = given.observer
         {
             // Given parameters of one type say the range for another.
-            let end = |q: i32| (q - fixed.zero_point) as f32 * fixed.scale;
+            let params = QParams {
+                scale: fixed.scale,
+                zero_point: fixed.zero_point,
+            };
+            let end = |q: i32| dequantize_value(q, params);
             range_state(&[end(given.quant_min), end(given.quant_max)]).map_err(fail)?
         } else if let Some(statistics) = statistics {
             statistics.clone()

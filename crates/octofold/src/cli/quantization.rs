@@ -114,12 +114,10 @@ impl Quantization {
     /// Whether a flag or the configuration says how to quantize, or asks what becomes of it, which means nothing to a float plan.
     pub(crate) fn is_given(&self) -> Result<bool> {
         let config = self.data.config()?;
-        let in_file = self.explain
-            || config.mapping.is_some()
-            || config.eager.is_some()
-            || config.equalize
-            || config.bias_correction;
-        Ok(in_file || self.changes_settings() || self.equalize || self.bias_correction)
+        let in_file = config.mapping.is_some() || config.eager.is_some();
+        let repairs =
+            config.equalize || config.bias_correction || self.equalize || self.bias_correction;
+        Ok(in_file || repairs || self.explain || self.changes_settings())
     }
 
     /// Whether a flag changes which operators are quantized, or how.
@@ -269,7 +267,8 @@ impl Quantization {
                 file.provenance
                     .require_engine(&self.backend()?.name, &what)?;
             }
-            return Ok(file.statistics_for(prepared)?);
+            let statistics = file.statistics_for(prepared);
+            return statistics.with_context(|| path.display().to_string());
         }
         let Some(path) = &self.calibrate else {
             bail!("static quantization needs calibration data: --calibrate DATA");

@@ -1,6 +1,6 @@
 //! Pooling in either layout, of floats or bytes.
 
-use octofold_quant::{QParams, requantize};
+use octofold_quant::{QParams, affine, requantize};
 use octofold_tensor::Tensor;
 
 use super::{
@@ -98,7 +98,7 @@ fn pool(
                     Finished::Quantized(requantize::rescale(q, x_params, y.params, y.lo, y.hi))
                 }
                 (Some((_, y)), Reduction::WindowMean(order)) => {
-                    let real = |e| (bytes[at(e)] - x_params.zero_point) as f32 * x_params.scale;
+                    let real = |e| affine::dequantize(bytes[at(e)], x_params);
                     let sum = view.sum(order, real);
                     Finished::Quantized(requantize::real_mean(sum, count, y.params, y.lo, y.hi))
                 }
