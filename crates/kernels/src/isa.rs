@@ -4,14 +4,11 @@
 //! `OCTOFOLD_ISA` is theirs to read): every instruction set gives the same bytes, so the choice
 //! is a matter of speed. Kernels that have no version of their own for an instruction set fall back to the
 //! next simpler one ([`Isa::fallback`]).
-//!
-//! An instruction set of another architecture is a further variant with its own arm in
-//! [`Isa::is_supported`]; nothing else here changes.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set, from the simplest to the best.
+/// An instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Isa {
@@ -21,11 +18,21 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, 512 bits.
     Avx512Vnni,
+    /// 64-bit ARM with Advanced SIMD ("NEON"), 128 bits: every such processor.
+    Neon,
+    /// 64-bit ARM with NEON and the dot products of Armv8.2 (`sdot`).
+    NeonDot,
 }
 
 impl Isa {
-    /// All instruction sets, from the simplest to the best.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni];
+    /// All instruction sets, those of an architecture from the simplest to the best.
+    pub const ALL: [Self; 5] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::Avx512Vnni,
+        Self::Neon,
+        Self::NeonDot,
+    ];
 
     /// The best instruction set of this processor.
     pub fn detect() -> Self {
@@ -53,8 +60,15 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512Vnni => false,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => {
+                std::arch::is_aarch64_feature_detected!("neon")
+                    && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            // Those of other architectures.
+            _ => false,
         }
     }
 
@@ -62,17 +76,20 @@ impl Isa {
     pub const fn fallback(self) -> Option<Self> {
         match self {
             Self::Scalar => None,
-            Self::Avx2 => Some(Self::Scalar),
+            Self::Avx2 | Self::Neon => Some(Self::Scalar),
             Self::Avx512Vnni => Some(Self::Avx2),
+            Self::NeonDot => Some(Self::Neon),
         }
     }
 
-    /// The name: `scalar`, `avx2` or `avx512vnni`.
+    /// The name: `scalar`, `avx2`, `avx512vnni`, `neon` or `neondot`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Neon => "neon",
+            Self::NeonDot => "neondot",
         }
     }
 }
@@ -85,7 +102,7 @@ impl fmt::Display for Isa {
 
 /// The error of parsing an [`Isa`] from a name that no instruction set has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no instruction set; there are scalar, avx2 and avx512vnni")]
+#[error("`{0}` is no instruction set; there are scalar, avx2, avx512vnni, neon and neondot")]
 pub struct UnknownIsa(pub String);
 
 impl FromStr for Isa {

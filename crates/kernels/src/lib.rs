@@ -1,8 +1,8 @@
 //! The compute kernels of Octofold: what a compiled plan runs.
 //!
 //! This crate owns the loops over numbers and nothing else: convolutions and matrix products of
-//! 8-bit integers ([`fbgemm`]), the other quantized operators ([`shared`]), the float operators
-//! ([`float`]), the choice of an instruction set ([`isa`]) and the list of everything that exists
+//! 8-bit integers ([`fbgemm`] and [`qnnpack`], which share [`conv`]), the other quantized operators ([`shared`]),
+//! the float operators ([`float`]), the choice of an instruction set ([`isa`]) and the list of everything that exists
 //! ([`table`]). It knows slices, sizes and constants; tensors, graphs and plans are unknown here.
 //!
 //! Every public kernel is a safe function: it checks the lengths of its slices against the sizes
@@ -11,10 +11,12 @@
 //! give the same bytes, and these are the bytes that `octofold_quant::requantize` defines.
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+pub mod conv;
 mod error;
 pub mod fbgemm;
 pub mod float;
 pub mod isa;
+pub mod qnnpack;
 pub mod shared;
 pub mod table;
 

@@ -11,10 +11,14 @@ use crate::Isa;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Family {
-    /// Convolution, grouped or not, and matrix product of 8-bit activations with 8-bit weights.
+    /// Convolution, grouped or not, and matrix product of 8-bit activations with 8-bit weights: fbgemm.
     QConv,
-    /// Depthwise convolution of 8-bit activations with 8-bit weights.
+    /// Depthwise convolution of 8-bit activations with 8-bit weights: fbgemm.
     QConvDepthwise,
+    /// Convolution and matrix product through a table of offsets: qnnpack.
+    QConvIndirect,
+    /// Depthwise convolution of taps in pairs: qnnpack.
+    QConvDepthwisePairs,
     /// Sum of two quantized tensors.
     QAdd,
     /// Product of two quantized tensors.
@@ -60,8 +64,9 @@ pub struct Kernel {
 
 /// All kernels of the crate, in the order of their modules.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    let engine = crate::fbgemm::KERNELS.iter();
-    engine
+    let engines = crate::fbgemm::KERNELS.iter();
+    engines
+        .chain(crate::qnnpack::KERNELS)
         .chain(crate::shared::KERNELS)
         .chain(crate::float::KERNELS)
 }

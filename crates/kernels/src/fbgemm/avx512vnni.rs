@@ -11,12 +11,14 @@
 
 use std::arch::x86_64::*;
 
-use super::output::{OutputStage, Quantized, store_float_row};
-use super::pack::{BLOCK, PANEL};
-use super::tile::{Micro, Tile};
+use super::pack::{BLOCK, FORM, PANEL};
+use crate::conv::scalar::store_floats;
+use crate::conv::tile::{Micro, Tile};
+use crate::conv::{OutputStage, Quantized};
 
 /// 6 x 64, 8 x 48, 12 x 32 and 12 x 16.
 pub(super) const MICRO: Micro = Micro {
+    form: FORM,
     max_panels: 4,
     fit_rows,
     run,
@@ -116,8 +118,11 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
     match tile.stage {
         // SAFETY: passed on from the caller.
         OutputStage::Quantized(stage) => unsafe { store_bytes(tile, stage, &acc) },
-        // SAFETY: `acc` has `R` rows of `16 · P` numbers, and the stage gives floats.
-        _ => unsafe { store_floats(tile, acc.as_ptr().cast(), R, P * PANEL) },
+        // SAFETY: each row of `acc` has `16 · P` numbers, and the stage gives floats.
+        _ => acc.iter().enumerate().for_each(|(r, acc)| unsafe {
+            let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
+            store_floats(tile, r, sums);
+        }),
     }
 }
 
@@ -247,28 +252,6 @@ unsafe fn store_bytes<const R: usize, const P: usize>(
                 }
             }
         }
-    }
-}
-
-/// Stores a tile of floats; `acc` are `rows` rows of `stride` sums.
-///
-/// # Safety
-/// The invariants of [`Tile`] hold for `rows` rows, the stage gives floats, `acc` is readable as said, with
-/// `stride >= channels`, and the processor has the features.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn store_floats(tile: &Tile<'_>, acc: *const i32, rows: usize, stride: usize) {
-    for r in 0..rows {
-        // SAFETY: the output is writable for each row and channel of the tile, and made from a slice of
-        // floats.
-        let (acc, output) = unsafe {
-            let output = tile.output.cast::<f32>().add(r * tile.output_stride);
-            (
-                std::slice::from_raw_parts(acc.add(r * stride), tile.channels),
-                std::slice::from_raw_parts_mut(output, tile.channels),
-            )
-        };
-        let row = (tile.row + r, tile.shift());
-        store_float_row(tile.stage, acc, row, tile.channel, output);
     }
 }
 

@@ -8,13 +8,15 @@
 
 use std::ops::Range;
 
-use super::depthwise;
-use super::gather::{gather_patches, offset_table};
-use super::output::{Activations, OutputSlice, OutputStage};
-use super::pack::{BLOCK, PANEL, group_len, packed_len};
-use super::shape::{CheckedShape, ConvMethod, ConvShape, LinearShape, product};
-use super::tile::{Micro, Tile};
+use super::gather::gather_patches;
+use super::pack::{PANEL, group_len, packed_len};
+use super::{depthwise, micro};
+use crate::conv::pixels::offset_table;
+use crate::conv::shape::{CheckedShape, ConvShape, LinearShape, product};
+use crate::conv::tile::Part;
+use crate::conv::{Activations, OutputSlice, OutputStage};
 use crate::error::{check_len, check_scratch};
+use crate::shared::check_range;
 use crate::{Isa, KernelError};
 
 /// A multiple of all tile heights: ranges of pixels or rows that are multiples of it have no short tiles.
@@ -31,7 +33,7 @@ const CHUNK: usize = 10 * PIXEL_GRAIN;
 /// When the sizes describe no convolution, or one too large to address.
 pub fn conv_scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
     let checked = shape.check()?;
-    if checked.method == ConvMethod::Depthwise {
+    if checked.depthwise {
         return depthwise::scratch_len(shape);
     }
     Ok(Scratch::new(&checked)?.len)
@@ -126,6 +128,11 @@ pub fn linear(
     )
 }
 
+/// Whether the patch of every output pixel is gathered first: a tap has no whole groups of four channels.
+fn gathers(checked: &CheckedShape) -> bool {
+    !checked.group_in.is_multiple_of(4)
+}
+
 /// How the scratch buffer is divided: zero row, table of offsets, gathered patches.
 struct Scratch {
     /// Pixels of a chunk.
@@ -139,7 +146,7 @@ struct Scratch {
 impl Scratch {
     fn new(checked: &CheckedShape) -> Result<Self, KernelError> {
         let what = "the scratch buffer";
-        let gather = checked.method == ConvMethod::Gather;
+        let gather = gathers(checked);
         let depth = checked.k.next_multiple_of(4);
         // Patches stay in the first-level cache with the weights of a panel; tables are read once a panel.
         let (limit, per_pixel) = if gather {
@@ -208,7 +215,7 @@ fn run(
     )?;
     check_scratch(conv_scratch_len(shape)?, scratch.len())?;
     let zero_byte = input.zero_byte()?;
-    if checked.method == ConvMethod::Depthwise {
+    if checked.depthwise {
         let (sizes, input) = ((shape, &checked), (input, zero_byte));
         depthwise::run(isa, sizes, input, packed, stage, pixels, output, scratch);
         return Ok(());
@@ -226,8 +233,8 @@ fn run(
         OutputSlice::Bytes(data) => (data.as_mut_ptr(), 1),
         OutputSlice::Floats(data) => (data.as_mut_ptr().cast::<u8>(), 4),
     };
-    let gather = checked.method == ConvMethod::Gather;
-    let micro = Micro::of(isa);
+    let gather = gathers(&checked);
+    let micro = micro(isa);
     let mut start = pixels.start;
     while start < pixels.end {
         let chunk = start..pixels.end.min(start + layout.chunk);
@@ -258,8 +265,10 @@ fn run(
                 } else {
                     &input.data[group * checked.group_in..]
                 },
-                zero,
+                extras: zero,
+                extra_len: layout.zero,
                 offsets: table,
+                offset_stride: chunk.len(),
                 taps: if gather { 1 } else { checked.taps },
                 quads: if gather {
                     checked.k.div_ceil(4)
@@ -285,88 +294,4 @@ fn run(
         start = chunk.end;
     }
     Ok(())
-}
-
-/// What the tiles of one group and chunk have in common.
-struct Part<'a> {
-    input: &'a [u8],
-    zero: &'a [u8],
-    /// One entry for each tap and pixel of the chunk.
-    offsets: &'a [u32],
-    taps: usize,
-    quads: usize,
-    /// The packed weights of the group.
-    weights: &'a [u8],
-    signed: bool,
-    stage: &'a OutputStage<'a>,
-    all_channels: usize,
-    /// The channel that is the first of an output row.
-    origin: usize,
-    /// Row 0 is the first pixel of the chunk.
-    output: *mut u8,
-    output_stride: usize,
-    /// Bytes of an output element.
-    element: usize,
-}
-
-impl Part<'_> {
-    /// Computes channels `channels` (all in the group that starts at `group_start`) of the pixels `chunk`.
-    ///
-    /// # Safety
-    /// The processor has the instruction set of `micro`; `offsets`, `zero` and `weights` fit `input`, `taps`
-    /// and `quads` as [`Tile`] asks; `stage` was checked for these channels and pixels; `output` has a row of
-    /// `output_stride` elements, starting with channel `origin`, for each pixel of the chunk.
-    unsafe fn run(
-        &self,
-        micro: Micro,
-        chunk: Range<usize>,
-        group_start: usize,
-        channels: Range<usize>,
-    ) {
-        let panel_stride = self.taps * self.quads * BLOCK;
-        let mut channel = channels.start;
-        while channel < channels.end {
-            let count = (channels.end - channel).min(micro.max_panels * PANEL);
-            let panels = count.div_ceil(PANEL);
-            let weights = &self.weights[(channel - group_start) / PANEL * panel_stride..];
-            debug_assert!(weights.len() >= panels * panel_stride);
-            let mut row = 0;
-            while row < chunk.len() {
-                let rows = (micro.fit_rows)(chunk.len() - row, panels);
-                let at = row * self.output_stride + (channel - self.origin);
-                let tile = Tile {
-                    input: self.input.as_ptr(),
-                    zero: self.zero.as_ptr(),
-                    offsets: self.offsets[row..].as_ptr(),
-                    offset_stride: chunk.len(),
-                    taps: self.taps,
-                    quads: self.quads,
-                    weights: weights.as_ptr(),
-                    panel_stride,
-                    signed: self.signed,
-                    stage: self.stage,
-                    row: chunk.start + row,
-                    channel,
-                    channels: count,
-                    all_channels: self.all_channels,
-                    // SAFETY: the row and the channel are inside of the output.
-                    output: unsafe { self.output.add(at * self.element) },
-                    output_stride: self.output_stride,
-                };
-                // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
-                // tile takes `rows` of them from `row` on.
-                unsafe { (micro.run)(&tile, rows, panels) };
-                row += rows;
-            }
-            channel += count;
-        }
-    }
-}
-
-fn check_range(what: &'static str, range: &Range<usize>, len: usize) -> Result<(), KernelError> {
-    if range.start <= range.end && range.end <= len {
-        return Ok(());
-    }
-    let range = range.clone();
-    Err(KernelError::Range { what, range, len })
 }

@@ -1,14 +1,13 @@
 //! The fbgemm engine: 8-bit convolutions and matrix products for x86, `u8` or `i8` activations by symmetric
 //! `i8` weights.
 //!
-//! This module owns how weights are packed ([`pack()`]), how the constants of the output are made
-//! ([`fold_bias`], [`OutputStage`]) and the drivers that compute a range of output pixels ([`conv()`]) or a
-//! block of a matrix product ([`linear`]), with one thread; a pool splits ranges. Sums are exact in 32 bits
-//! and the rest is `octofold_quant::requantize`, so every instruction set gives the same bytes.
+//! This module owns how weights are packed ([`pack()`]) and the drivers that compute a range of output pixels
+//! ([`conv()`]) or a block of a matrix product ([`linear`]), with one thread; a pool splits ranges. Sizes, output
+//! stages and portable inner loops are those of [`crate::conv`].
 //!
 //! The design follows FBGEMM (fused output stages, weights packed once), QNNPACK (no im2col: taps are found
 //! through a table) and MLAS (6 pixels by 64 channels in registers, `[OC/16][tap][IC/4][16][4]` weights).
-//! Weights have zero point 0 here; anything else belongs to the other engine.
+//! Weights have zero point 0.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,24 +16,31 @@ mod avx512vnni;
 mod conv;
 mod depthwise;
 mod gather;
-mod output;
 mod pack;
-mod scalar;
-mod shape;
-#[cfg(test)]
-mod tests;
-mod tile;
 
 pub use conv::{PIXEL_GRAIN, conv, conv_scratch_len, linear, linear_scratch_len};
-pub use output::{
-    Activations, Float, FloatRows, OutputSlice, OutputStage, Quantized, Residual, fold_bias,
-    weight_sums,
-};
 pub use pack::{pack, packed_len};
-pub use shape::{ConvMethod, ConvShape, LinearShape};
 
 use crate::Isa;
+use crate::conv::scalar;
+use crate::conv::tile::Micro;
 use crate::table::{Family, Kernel};
+
+/// The micro kernels of `isa`, which the caller has found supported.
+fn micro(isa: Isa) -> Micro {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512vnni::MICRO,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::MICRO,
+        _ => Micro {
+            form: pack::FORM,
+            max_panels: 1,
+            fit_rows: |rows, _| rows.min(scalar::ROWS),
+            run: scalar::tile::<{ pack::PANEL }, { pack::FORM.header }>,
+        },
+    }
+}
 
 /// The kernels of this engine.
 pub(crate) const KERNELS: &[Kernel] = &[

@@ -11,15 +11,22 @@
 //!
 //! Plans store the result at a multiple of 64 bytes; kernels work with any alignment.
 
-use super::shape::{CheckedShape, ConvMethod, ConvShape, product};
 use crate::KernelError;
+use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::tile::PanelForm;
 use crate::error::check_len;
 
 /// Output channels of one block of packed weights.
 pub(super) const PANEL: usize = 16;
 
 /// Bytes of one block: four products of 16 channels.
-pub(super) const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = FORM.block();
+
+/// The form of a panel.
+pub(super) const FORM: PanelForm = PanelForm {
+    channels: PANEL,
+    header: 0,
+};
 
 /// The number of bytes of the packed weights of a convolution.
 ///
@@ -28,7 +35,7 @@ pub(super) const BLOCK: usize = 64;
 pub fn packed_len(shape: &ConvShape) -> Result<usize, KernelError> {
     let checked = shape.check()?;
     let what = "the packed weights";
-    if checked.method == ConvMethod::Depthwise {
+    if checked.depthwise {
         let panels = shape.out_c.div_ceil(PANEL);
         return product(what, &[panels, depthwise_quads(shape), BLOCK]);
     }
@@ -43,7 +50,7 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
     let checked = shape.check()?;
     check_len("the weights", checked.k * shape.out_c, weights.len())?;
     let mut packed = vec![0_u8; packed_len(shape)?];
-    if checked.method == ConvMethod::Depthwise {
+    if checked.depthwise {
         for (channel, kernel) in weights.chunks_exact(checked.taps).enumerate() {
             for (tap, &weight) in kernel.iter().enumerate() {
                 let (row, column) = (tap / shape.kernel_w, tap % shape.kernel_w);

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use super::gemm::{View, product};
 use super::{check_clamp, clamp};
+use crate::conv::ConvShape;
 use crate::error::{check_len, check_scratch};
-use crate::fbgemm::ConvShape;
 use crate::shared::check_range;
 use crate::shared::dispatch::isa_versions;
 use crate::shared::product as size;

@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::{check_clamp, clamp};
+use crate::conv::ConvShape;
 use crate::error::check_len;
-use crate::fbgemm::ConvShape;
 use crate::shared::{PoolShape, product};
 use crate::{Isa, KernelError};
 

@@ -8,8 +8,8 @@ use std::ops::Range;
 use super::conv::finish;
 use super::gemm::{View, product};
 use super::{NO_CLAMP, check_clamp};
+use crate::conv::LinearShape;
 use crate::error::check_len;
-use crate::fbgemm::LinearShape;
 use crate::shared::{check_range, product as size};
 use crate::{Isa, KernelError};
 

@@ -2,7 +2,7 @@
 //!
 //! `isa_versions!` makes, from a function marked `#[inline(always)]`, one copy for each [`Isa`](crate::Isa),
 //! in which the compiler may use that instruction set and vectorizes accordingly, and a safe function that
-//! picks a copy. Rust never contracts a product and a sum into one rounding, so all copies give the same bits.
+//! picks a copy. NEON is in all code for 64-bit ARM, so that the plain copy is that of NEON there. Rust never contracts a product and a sum into one rounding, so all copies give the same bits.
 
 /// `isa_versions!(fn name(arg: Type, …) = body);` defines `fn name(isa, arg, …) -> Result<(), KernelError>`.
 macro_rules! isa_versions {

@@ -268,6 +268,7 @@ macro_rules! entries {
             $crate::shared::entries!(@ $family, Scalar, concat!($name, "__scalar")),
             $crate::shared::entries!(@ $family, Avx2, concat!($name, "__avx2")),
             $crate::shared::entries!(@ $family, Avx512Vnni, concat!($name, "__avx512vnni")),
+            $crate::shared::entries!(@ $family, Neon, concat!($name, "__neon")),
         )*]
     };
     (@ $family:ident, $isa:ident, $name:expr) => {

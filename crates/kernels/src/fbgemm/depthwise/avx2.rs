@@ -2,7 +2,7 @@
 //!
 //! The scheme of the AVX-512 kernel with half of its width: four kernel rows of a column are interleaved to
 //! dwords of four taps, and instead of `vpdpbusd` the even and odd bytes are widened and multiplied by
-//! `vpmaddwd` (see [`super::super::avx2`]). A block of 64 channels of packed weights serves two passes.
+//! `vpmaddwd` (see [`crate::conv::avx2`]). A block of 64 channels of packed weights serves two passes.
 //! Registers: 8 sums, 4 interleaved vectors, 4 temporaries.
 #![expect(
     clippy::needless_range_loop,
@@ -11,11 +11,11 @@
 
 use std::arch::x86_64::*;
 
-use super::super::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
-use super::super::output::{OutputStage, Quantized, store_float_row};
 use super::super::pack::depthwise_quads;
 use super::Segment;
 use super::lines::{Lines, MAX_ROWS};
+use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
+use crate::conv::output::{OutputStage, Quantized, store_float_row};
 
 /// Channels of a pass.
 const WIDTH: usize = 32;

@@ -13,10 +13,10 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512vnni::Finish;
-use super::super::output::{OutputStage, Quantized, store_float_row};
 use super::super::pack::depthwise_quads;
 use super::Segment;
 use super::lines::{Lines, MAX_ROWS};
+use crate::conv::output::{OutputStage, Quantized, store_float_row};
 
 /// Channels of a block.
 const WIDTH: usize = 64;

@@ -10,10 +10,10 @@
 
 use std::ops::Range;
 
-use super::gather::{Run, runs, tap_position};
-use super::output::{Activations, OutputSlice, OutputStage};
-use super::shape::{CheckedShape, ConvShape, product};
-use super::tile::OUTSIDE;
+use crate::conv::pixels::{Run, runs, tap_position};
+use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::tile::OUTSIDE;
+use crate::conv::{Activations, OutputSlice, OutputStage};
 use crate::{Isa, KernelError};
 
 #[cfg(target_arch = "x86_64")]
@@ -47,7 +47,15 @@ struct Segment<'a> {
     stage: &'a OutputStage<'a>,
     /// Bias and multiplier of a quantized stage in the order of the packed weights (64 channels a block: the
     /// first four of each panel, the next four, …), zero beyond the channels; a multiple of 64 elements.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "the portable kernel takes them from the stage")
+    )]
     bias: &'a [i32],
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "the portable kernel takes them from the stage")
+    )]
     multiplier: &'a [f32],
     /// Index of the first pixel, as the stage counts rows.
     row: usize,

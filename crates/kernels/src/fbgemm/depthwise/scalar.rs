@@ -1,9 +1,9 @@
 //! The portable depthwise kernel, and the reference of the others: one output at a time.
 
-use super::super::output::{OutputStage, store_float_row};
 use super::super::pack::depthwise_position;
-use super::super::tile::OUTSIDE;
 use super::Segment;
+use crate::conv::output::{OutputStage, store_float_row};
+use crate::conv::tile::OUTSIDE;
 
 /// Computes the pixels of one run.
 pub(super) fn segment(segment: Segment<'_>) {

@@ -160,7 +160,7 @@ pub struct Activations<'a> {
 
 impl Activations<'_> {
     /// The byte of the zero point, once it is known to fit.
-    pub(super) fn zero_byte(&self) -> Result<u8, KernelError> {
+    pub(crate) fn zero_byte(&self) -> Result<u8, KernelError> {
         let (min, max) = if self.signed { (-128, 127) } else { (0, 255) };
         check_value("the zero point of the input", self.zero_point, min, max)?;
         Ok(self.zero_point as u8)
@@ -170,7 +170,7 @@ impl Activations<'_> {
 impl OutputStage<'_> {
     /// Checks all lengths and constants: after this, kernels may index by channel below `channels`, by
     /// row below `rows`, and by element below `rows · channels`.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         rows: usize,
         channels: usize,
@@ -306,7 +306,7 @@ fn weight_rows(
 
 impl Quantized<'_> {
     /// The final value of one accumulator: the definition, element by element.
-    pub(super) fn value(&self, acc: i32, channel: usize, index: usize) -> u8 {
+    pub(crate) fn value(&self, acc: i32, channel: usize, index: usize) -> u8 {
         let sum = acc.wrapping_add(self.bias[channel]);
         let multiplier = self.multiplier[channel];
         let q = requantize::requantize(sum, multiplier, self.zero_point, self.lo, self.hi);
@@ -329,7 +329,7 @@ impl Quantized<'_> {
 /// The float of one accumulator; always inlined, so that each instruction set compiles it for its own
 /// vectors.
 #[inline(always)]
-pub(super) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<(f32, f32)>) -> f32 {
+pub(crate) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<(f32, f32)>) -> f32 {
     let value = acc as f32 * scale + bias;
     let Some((lo, hi)) = clamp else {
         return value;
@@ -344,7 +344,7 @@ pub(super) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<(f32, f
 /// `shift` is what the kernel added to the activations (128 for `i8`), and so to the zero points of the rows.
 /// Does nothing for a quantized stage. Always inlined, for the reason of [`float_value`].
 #[inline(always)]
-pub(super) fn store_float_row(
+pub(crate) fn store_float_row(
     stage: &OutputStage<'_>,
     acc: &[i32],
     (row, shift): (usize, i32),

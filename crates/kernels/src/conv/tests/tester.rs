@@ -1,4 +1,4 @@
-//! One convolution or matrix product, computed naively and by every instruction set.
+//! One convolution or matrix product, computed naively and by every engine with every instruction set.
 //!
 //! The naive one never sees packed weights, folded biases or flipped signs: it sums `(x - zx)·w` over
 //! the taps inside of the image in 64 bits and takes the rest from `octofold_quant::requantize`.
@@ -7,7 +7,61 @@ use octofold_quant::{QParams, requantize};
 
 use super::super::*;
 use super::guarded::Guarded;
-use crate::Isa;
+use crate::qnnpack::Indirection;
+use crate::{Isa, KernelError, fbgemm, qnnpack};
+
+/// Whose packed weights and driver are used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Engine {
+    Fbgemm,
+    Qnnpack,
+}
+
+impl Engine {
+    pub(super) const ALL: [Self; 2] = [Self::Fbgemm, Self::Qnnpack];
+
+    pub(super) fn pack(self, shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
+        match self {
+            Self::Fbgemm => fbgemm::pack(shape, weights),
+            Self::Qnnpack => qnnpack::pack(shape, weights),
+        }
+    }
+
+    pub(super) fn scratch_len(self, shape: &ConvShape) -> Result<usize, KernelError> {
+        match self {
+            Self::Fbgemm => fbgemm::conv_scratch_len(shape),
+            Self::Qnnpack => Ok(Indirection::new(shape)?.scratch_len()),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of the engines")]
+    pub(super) fn conv(
+        self,
+        isa: Isa,
+        shape: &ConvShape,
+        input: Activations<'_>,
+        packed: &[u8],
+        stage: &OutputStage<'_>,
+        pixels: std::ops::Range<usize>,
+        output: OutputSlice<'_>,
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Fbgemm => fbgemm::conv(isa, shape, input, packed, stage, pixels, output, scratch),
+            Self::Qnnpack => qnnpack::conv(
+                isa,
+                &Indirection::new(shape)?,
+                input,
+                packed,
+                stage,
+                pixels,
+                0..shape.out_c,
+                output,
+                scratch,
+            ),
+        }
+    }
+}
 
 /// The numbers that inputs and weights are drawn from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +121,8 @@ impl Random {
 struct Case {
     input: Guarded<u8>,
     zero_point: i32,
-    packed: Guarded<u8>,
+    /// One an engine.
+    packed: [Guarded<u8>; 2],
     bias: Guarded<i32>,
     sums: Guarded<i32>,
     scale: Guarded<f32>,
@@ -97,14 +152,16 @@ impl Tester {
     /// Runs every supported instruction set and compares all bytes.
     pub(super) fn run(&self) {
         let case = self.case();
-        for isa in Isa::supported() {
-            self.compare(isa, &case);
+        for (engine, packed) in Engine::ALL.into_iter().zip(&case.packed) {
+            for isa in Isa::supported() {
+                self.compare((engine, isa), packed, &case);
+            }
         }
     }
 
-    fn compare(&self, isa: Isa, case: &Case) {
+    fn compare(&self, (engine, isa): (Engine, Isa), packed: &[u8], case: &Case) {
         let pixels = self.shape.pixels().expect("a valid shape");
-        let (channels, scratch_len) = (self.shape.out_c, conv_scratch_len(&self.shape));
+        let (channels, scratch_len) = (self.shape.out_c, engine.scratch_len(&self.shape));
         let scratch_len = scratch_len.expect("a valid shape");
         let (lo, hi) = bounds(self.stage == Stage::Bytes { signed: true });
         let params = case.output_params;
@@ -155,46 +212,48 @@ impl Tester {
             if case.bytes.is_empty() {
                 let mut output = Guarded::new(&vec![f32::from_bits(0x7FC1_2345); part.len()]);
                 let slice = OutputSlice::Floats(&mut output);
-                conv(
-                    isa,
-                    &self.shape,
-                    input,
-                    &case.packed,
-                    &stage,
-                    range,
-                    slice,
-                    &mut scratch,
-                )
-                .expect("valid arguments");
+                engine
+                    .conv(
+                        isa,
+                        &self.shape,
+                        input,
+                        packed,
+                        &stage,
+                        range,
+                        slice,
+                        &mut scratch,
+                    )
+                    .expect("valid arguments");
                 let expected = &case.floats[part];
                 let wrong =
                     (0..output.len()).find(|&i| output[i].to_bits() != expected[i].to_bits());
                 assert_eq!(
                     wrong,
                     None,
-                    "{isa} {self:?} from pixel {start}: {:?}",
+                    "{engine:?} {isa} {self:?} from pixel {start}: {:?}",
                     wrong.map(|i| (output[i], expected[i]))
                 );
             } else {
                 let mut output = Guarded::new(&vec![0x5A_u8; part.len()]);
                 let slice = OutputSlice::Bytes(&mut output);
-                conv(
-                    isa,
-                    &self.shape,
-                    input,
-                    &case.packed,
-                    &stage,
-                    range,
-                    slice,
-                    &mut scratch,
-                )
-                .expect("valid arguments");
+                engine
+                    .conv(
+                        isa,
+                        &self.shape,
+                        input,
+                        packed,
+                        &stage,
+                        range,
+                        slice,
+                        &mut scratch,
+                    )
+                    .expect("valid arguments");
                 let expected = &case.bytes[part];
                 let wrong = (0..output.len()).find(|&i| output[i] != expected[i]);
                 assert_eq!(
                     wrong,
                     None,
-                    "{isa} {self:?} from pixel {start}: {:?}",
+                    "{engine:?} {isa} {self:?} from pixel {start}: {:?}",
                     wrong.map(|i| (output[i], expected[i]))
                 );
             }
@@ -305,7 +364,8 @@ impl Tester {
         Case {
             input: Guarded::new(&input),
             zero_point,
-            packed: Guarded::new(&pack(shape, &weights).expect("a valid shape")),
+            packed: Engine::ALL
+                .map(|engine| Guarded::new(&engine.pack(shape, &weights).expect("a valid shape"))),
             bias: Guarded::new(&folded.expect("a small bound")),
             sums: Guarded::new(&weight_sums(&weights, shape.out_c).expect("a small bound")),
             scale: Guarded::new(&scale),

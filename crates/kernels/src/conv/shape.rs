@@ -4,11 +4,11 @@
 //! as `[out channels, in channels / groups, kernel height, kernel width]` ("OIHW"). The output size is
 //! that of ONNX `Conv` with explicit pads: `(in + pads - (dilation·(kernel - 1) + 1)) / stride + 1`.
 
-use crate::table::{Family, Kernel};
-use crate::{Isa, KernelError};
+use crate::KernelError;
 
-/// Largest number of bytes, elements or coordinates that kernels address: offsets are 32 bits wide.
-const LIMIT: usize = (u32::MAX - 1) as usize;
+/// Largest number of bytes, elements or coordinates that kernels address: offsets are 32 bits wide, and the
+/// last few are no offsets (see `conv::tile`).
+const LIMIT: usize = (u32::MAX - 8) as usize;
 
 /// The sizes of a convolution over channels-last activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,19 +45,6 @@ pub struct ConvShape {
     pub pad_right: usize,
     /// Groups of channels that are convolved apart.
     pub groups: usize,
-}
-
-/// How a convolution is computed; it decides the form of the packed weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConvMethod {
-    /// 1x1, stride 1, no padding: a matrix product straight on the activations.
-    Pointwise,
-    /// Rows of the input are found through a table of offsets, without a copy.
-    Indirect,
-    /// The patch of every output pixel is gathered first: input channels a group are no multiple of 4.
-    Gather,
-    /// One input and one output channel a group: its own kernel and its own form of weights.
-    Depthwise,
 }
 
 impl ConvShape {
@@ -134,28 +121,8 @@ impl ConvShape {
         })
     }
 
-    /// How the convolution is computed.
-    ///
-    /// # Errors
-    /// As [`ConvShape::pixels`].
-    pub fn method(&self) -> Result<ConvMethod, KernelError> {
-        Ok(self.check()?.method)
-    }
-
-    /// The entry of the table of kernels that computes the convolution with `isa`: its name and its tile.
-    ///
-    /// # Errors
-    /// As [`ConvShape::pixels`], and when no kernel is written for `isa`.
-    pub fn kernel(&self, isa: Isa) -> Result<&'static Kernel, KernelError> {
-        let family = match self.method()? {
-            ConvMethod::Depthwise => Family::QConvDepthwise,
-            ConvMethod::Pointwise | ConvMethod::Indirect | ConvMethod::Gather => Family::QConv,
-        };
-        crate::table::find(family, isa).ok_or(KernelError::Unsupported(isa))
-    }
-
     /// Checks the sizes and derives what the drivers need.
-    pub(super) fn check(&self) -> Result<CheckedShape, KernelError> {
+    pub(crate) fn check(&self) -> Result<CheckedShape, KernelError> {
         let sizes = [
             self.batch,
             self.in_h,
@@ -196,17 +163,7 @@ impl ConvShape {
         let taps = product("the kernel", &[self.kernel_h, self.kernel_w])?;
         let k = product("the kernel", &[taps, group_in])?;
         product("the weights", &[k, self.out_c])?;
-        let pads = self.pad_top + self.pad_left + self.pad_bottom + self.pad_right;
-        let single_tap = taps == 1 && self.stride_h == 1 && self.stride_w == 1 && pads == 0;
-        let method = if self.groups > 1 && group_in == 1 && group_out == 1 {
-            ConvMethod::Depthwise
-        } else if !group_in.is_multiple_of(4) {
-            ConvMethod::Gather
-        } else if single_tap {
-            ConvMethod::Pointwise
-        } else {
-            ConvMethod::Indirect
-        };
+        let depthwise = self.groups > 1 && group_in == 1 && group_out == 1;
         Ok(CheckedShape {
             out_h,
             out_w,
@@ -216,7 +173,7 @@ impl ConvShape {
             group_out,
             taps,
             k,
-            method,
+            depthwise,
         })
     }
 }
@@ -241,21 +198,22 @@ impl LinearShape {
 
 /// What follows from a [`ConvShape`] that describes a convolution of addressable size.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CheckedShape {
-    pub(super) out_h: usize,
-    pub(super) out_w: usize,
+pub(crate) struct CheckedShape {
+    pub(crate) out_h: usize,
+    pub(crate) out_w: usize,
     /// Output pixels of all images.
-    pub(super) pixels: usize,
-    pub(super) input_len: usize,
+    pub(crate) pixels: usize,
+    pub(crate) input_len: usize,
     /// Input channels a group.
-    pub(super) group_in: usize,
+    pub(crate) group_in: usize,
     /// Output channels a group.
-    pub(super) group_out: usize,
+    pub(crate) group_out: usize,
     /// Positions of the kernel.
-    pub(super) taps: usize,
+    pub(crate) taps: usize,
     /// Products an output: `taps · group_in`.
-    pub(super) k: usize,
-    pub(super) method: ConvMethod,
+    pub(crate) k: usize,
+    /// Whether each group has one input and one output channel.
+    pub(crate) depthwise: bool,
 }
 
 fn out_size(
@@ -278,7 +236,7 @@ fn out_size(
 }
 
 /// The product of sizes, refused where it exceeds what 32-bit offsets address.
-pub(super) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
+pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
     let product = sizes
         .iter()
         .try_fold(1_usize, |product, &size| product.checked_mul(size));
@@ -295,14 +253,12 @@ mod tests {
         let first = ConvShape::square((224, 224, 3), 64, 7, 2, 3);
         assert_eq!((first.out_h(), first.out_w()), (Some(112), Some(112)));
         assert_eq!(first.macs(), Ok(112 * 112 * 64 * 147));
-        assert_eq!(first.method(), Ok(ConvMethod::Gather));
         let dilated = ConvShape {
             dilation_h: 2,
             pad_top: 1,
             ..ConvShape::square((6, 6, 4), 8, 3, 1, 0)
         };
         assert_eq!((dilated.out_h(), dilated.out_w()), (Some(3), Some(4)));
-        assert_eq!(dilated.method(), Ok(ConvMethod::Indirect));
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! Every instruction set of this processor against a naive convolution, bit for bit.
+//! Every engine with every instruction set of this processor against a naive convolution, bit for bit.
 
 mod guarded;
 mod tester;
 
 use super::*;
-use crate::{Isa, KernelError};
-use tester::{Stage, Tester, Values};
+use crate::qnnpack::Indirection;
+use crate::table::{self, Family};
+use crate::{Isa, KernelError, fbgemm, qnnpack};
+use tester::{Engine, Stage, Tester, Values};
 
 const STAGES: [Stage; 7] = [
     Stage::Bytes { signed: false },
@@ -238,6 +240,27 @@ fn patches_of_any_line_length() {
 }
 
 #[test]
+fn large_images_and_batches_with_tables_by_strips() {
+    // 131 · 129 output pixels of 25 taps are more than a table that is kept.
+    for channels in [1, 3, 4] {
+        let shape = ConvShape::square((131, 129, channels), 9, 5, 1, 2);
+        Tester::new(shape).run();
+    }
+    for channels in [1, 2, 5, 8] {
+        let batch = ConvShape {
+            batch: 3,
+            ..ConvShape::square((5, 6, channels), 11, 3, 1, 1)
+        };
+        Tester::new(batch).run();
+        Tester {
+            step: 17,
+            ..Tester::new(batch)
+        }
+        .run();
+    }
+}
+
+#[test]
 fn depthwise_of_any_kernel_and_channels() {
     for channels in [2, 15, 16, 17, 32, 48, 63, 64, 65, 80, 112, 130, 144] {
         for kernel in [1, 2, 3, 4, 5, 7, 9] {
@@ -282,7 +305,6 @@ fn columns_of_a_product_join_to_the_whole() {
     let weights: Vec<i8> = (0..shape.k * shape.n)
         .map(|i| (i * 37 % 255) as u8 as i8)
         .collect();
-    let packed = pack(&shape.as_conv(), &weights).expect("a valid shape");
     let data: Vec<u8> = (0..shape.rows * shape.k)
         .map(|i| (i * 91 % 256) as u8)
         .collect();
@@ -301,64 +323,41 @@ fn columns_of_a_product_join_to_the_whole() {
         hi: 255,
         residual: None,
     });
-    let mut scratch = vec![0; linear_scratch_len(&shape).expect("a valid shape")];
-    for isa in Isa::supported() {
-        let mut whole = vec![0; shape.rows * shape.n];
-        let output = OutputSlice::Bytes(&mut whole);
-        linear(
-            isa,
-            &shape,
-            input,
-            &packed,
-            &stage,
-            0..3,
-            0..shape.n,
-            output,
-            &mut scratch,
-        )
-        .expect("valid arguments");
-        for columns in [0..16, 16..112, 64..150, 144..150, 32..32] {
-            let mut block = vec![0x5A; 2 * columns.len()];
-            let output = OutputSlice::Bytes(&mut block);
-            linear(
-                isa,
-                &shape,
-                input,
-                &packed,
-                &stage,
-                1..3,
-                columns.clone(),
-                output,
-                &mut scratch,
-            )
-            .expect("valid arguments");
-            for row in 0..2 {
-                let expected = &whole[(row + 1) * shape.n..][columns.clone()];
-                assert_eq!(
-                    &block[row * columns.len()..][..columns.len()],
-                    expected,
-                    "{isa}"
-                );
+    let table = Indirection::new(&shape.as_conv()).expect("a valid shape");
+    for engine in Engine::ALL {
+        let packed = engine.pack(&shape.as_conv(), &weights);
+        let packed = packed.expect("a valid shape");
+        let scratch_len = engine.scratch_len(&shape.as_conv());
+        let mut scratch = vec![0; scratch_len.expect("a valid shape")];
+        let mut run = |isa, rows, columns, output: &mut [u8]| {
+            let (output, scratch) = (OutputSlice::Bytes(output), &mut scratch);
+            match engine {
+                Engine::Fbgemm => fbgemm::linear(
+                    isa, &shape, input, &packed, &stage, rows, columns, output, scratch,
+                ),
+                Engine::Qnnpack => qnnpack::conv(
+                    isa, &table, input, &packed, &stage, rows, columns, output, scratch,
+                ),
             }
-        }
-        let mut block = [0; 8];
-        for columns in [8..16, 0..8, 144..151] {
-            let output = OutputSlice::Bytes(&mut block);
-            let result = linear(
-                isa,
-                &shape,
-                input,
-                &packed,
-                &stage,
-                0..1,
-                columns,
-                output,
-                &mut scratch,
-            );
-            assert!(
-                matches!(result, Err(KernelError::Range { .. })),
-                "{result:?}"
-            );
+        };
+        for isa in Isa::supported() {
+            let mut whole = vec![0; shape.rows * shape.n];
+            run(isa, 0..3, 0..shape.n, &mut whole).expect("valid arguments");
+            for columns in [0..16, 16..112, 64..150, 144..150, 32..32] {
+                let mut block = vec![0x5A; 2 * columns.len()];
+                run(isa, 1..3, columns.clone(), &mut block).expect("valid arguments");
+                for row in 0..2 {
+                    let expected = &whole[(row + 1) * shape.n..][columns.clone()];
+                    let found = &block[row * columns.len()..][..columns.len()];
+                    assert_eq!(found, expected, "{engine:?} {isa}");
+                }
+            }
+            let mut block = [0; 8];
+            for columns in [4..12, 0..7, 144..151] {
+                let result = run(isa, 0..1, columns, &mut block);
+                let refused = matches!(result, Err(KernelError::Range { .. }));
+                assert!(refused, "{engine:?} {result:?}");
+            }
         }
     }
 }
@@ -367,7 +366,6 @@ fn columns_of_a_product_join_to_the_whole() {
 fn wrong_lengths_and_constants_are_refused_before_anything_is_written() {
     let shape = ConvShape::square((4, 4, 4), 16, 3, 1, 1);
     let weights = vec![1_i8; 16 * 36];
-    let packed = pack(&shape, &weights).expect("a valid shape");
     let (input, bias, multiplier) = ([1_u8; 64], [0_i32; 16], [0.1_f32; 16]);
     let good = Quantized {
         bias: &bias,
@@ -377,174 +375,180 @@ fn wrong_lengths_and_constants_are_refused_before_anything_is_written() {
         hi: 255,
         residual: None,
     };
-    let scratch_len = conv_scratch_len(&shape).expect("a valid shape");
-    let run =
-        |shape: ConvShape, input: &[u8], zero_point, packed: &[u8], stage, pixels, scratch| {
-            let mut output = vec![7_u8; 256];
-            let activations = Activations {
-                data: input,
-                signed: false,
-                zero_point,
+    for engine in Engine::ALL {
+        let packed = engine.pack(&shape, &weights).expect("a valid shape");
+        let scratch_len = engine.scratch_len(&shape).expect("a valid shape");
+        let run =
+            |shape: ConvShape, input: &[u8], zero_point, packed: &[u8], stage, pixels, scratch| {
+                let mut output = vec![7_u8; 256];
+                let activations = Activations {
+                    data: input,
+                    signed: false,
+                    zero_point,
+                };
+                let slice = OutputSlice::Bytes(&mut output);
+                let stage = OutputStage::Quantized(stage);
+                let mut scratch = vec![0; scratch];
+                let isa = Isa::detect();
+                let result = engine.conv(
+                    isa,
+                    &shape,
+                    activations,
+                    packed,
+                    &stage,
+                    pixels,
+                    slice,
+                    &mut scratch,
+                );
+                assert!(result.is_ok() || output == [7; 256]);
+                result
             };
-            let slice = OutputSlice::Bytes(&mut output);
-            let stage = OutputStage::Quantized(stage);
-            let mut scratch = vec![0; scratch];
-            let isa = Isa::detect();
-            let result = conv(
-                isa,
-                &shape,
-                activations,
-                packed,
-                &stage,
-                pixels,
-                slice,
-                &mut scratch,
-            );
-            assert!(result.is_ok() || output == [7; 256]);
-            result
+        assert_eq!(
+            run(shape, &input, 0, &packed, good, 0..16, scratch_len),
+            Ok(())
+        );
+        let short = &bias[..15];
+        let residual = Residual {
+            data: &[0; 255],
+            signed: false,
+            residual_zero_point: 0,
+            residual_ratio: 1.0,
+            output_ratio: 1.0,
+            zero_point: 0,
+            lo: 0,
+            hi: 255,
         };
-    assert_eq!(
-        run(shape, &input, 0, &packed, good, 0..16, scratch_len),
-        Ok(())
-    );
-    let short = &bias[..15];
-    let residual = Residual {
-        data: &[0; 255],
-        signed: false,
-        residual_zero_point: 0,
-        residual_ratio: 1.0,
-        output_ratio: 1.0,
-        zero_point: 0,
-        lo: 0,
-        hi: 255,
-    };
-    let results = [
-        run(shape, &input[..63], 0, &packed, good, 0..16, scratch_len),
-        run(shape, &input, 256, &packed, good, 0..16, scratch_len),
-        run(shape, &input, 0, &packed[1..], good, 0..16, scratch_len),
-        run(
-            shape,
-            &input,
-            0,
-            &packed,
-            Quantized {
-                bias: short,
-                ..good
-            },
-            0..16,
-            scratch_len,
-        ),
-        run(
-            shape,
-            &input,
-            0,
-            &packed,
-            Quantized {
-                multiplier: &[],
-                ..good
-            },
-            0..16,
-            scratch_len,
-        ),
-        run(
-            shape,
-            &input,
-            0,
-            &packed,
-            Quantized {
-                zero_point: i32::MIN,
-                ..good
-            },
-            0..16,
-            scratch_len,
-        ),
-        run(
-            shape,
-            &input,
-            0,
-            &packed,
-            Quantized {
-                lo: 9,
-                hi: 8,
-                ..good
-            },
-            0..16,
-            scratch_len,
-        ),
-        run(
-            shape,
-            &input,
-            0,
-            &packed,
-            Quantized { hi: 256, ..good },
-            0..16,
-            scratch_len,
-        ),
-        run(
-            shape,
-            &input,
-            0,
-            &packed,
-            Quantized {
-                residual: Some(residual),
-                ..good
-            },
-            0..16,
-            scratch_len,
-        ),
-        run(shape, &input, 0, &packed, good, 0..15, scratch_len),
-        run(shape, &input, 0, &packed, good, 1..17, scratch_len),
-        run(shape, &input, 0, &packed, good, 0..16, scratch_len - 1),
-        run(
-            ConvShape { in_w: 5, ..shape },
-            &input,
-            0,
-            &packed,
-            good,
-            0..16,
-            scratch_len,
-        ),
-        run(
-            ConvShape { groups: 0, ..shape },
-            &input,
-            0,
-            &packed,
-            good,
-            0..16,
-            scratch_len,
-        ),
-    ];
-    for (i, result) in results.iter().enumerate() {
-        assert!(result.is_err(), "case {i}");
+        let results = [
+            run(shape, &input[..63], 0, &packed, good, 0..16, scratch_len),
+            run(shape, &input, 256, &packed, good, 0..16, scratch_len),
+            run(shape, &input, 0, &packed[1..], good, 0..16, scratch_len),
+            run(
+                shape,
+                &input,
+                0,
+                &packed,
+                Quantized {
+                    bias: short,
+                    ..good
+                },
+                0..16,
+                scratch_len,
+            ),
+            run(
+                shape,
+                &input,
+                0,
+                &packed,
+                Quantized {
+                    multiplier: &[],
+                    ..good
+                },
+                0..16,
+                scratch_len,
+            ),
+            run(
+                shape,
+                &input,
+                0,
+                &packed,
+                Quantized {
+                    zero_point: i32::MIN,
+                    ..good
+                },
+                0..16,
+                scratch_len,
+            ),
+            run(
+                shape,
+                &input,
+                0,
+                &packed,
+                Quantized {
+                    lo: 9,
+                    hi: 8,
+                    ..good
+                },
+                0..16,
+                scratch_len,
+            ),
+            run(
+                shape,
+                &input,
+                0,
+                &packed,
+                Quantized { hi: 256, ..good },
+                0..16,
+                scratch_len,
+            ),
+            run(
+                shape,
+                &input,
+                0,
+                &packed,
+                Quantized {
+                    residual: Some(residual),
+                    ..good
+                },
+                0..16,
+                scratch_len,
+            ),
+            run(shape, &input, 0, &packed, good, 0..15, scratch_len),
+            run(shape, &input, 0, &packed, good, 1..17, scratch_len),
+            run(shape, &input, 0, &packed, good, 0..16, scratch_len - 1),
+            run(
+                ConvShape { in_w: 5, ..shape },
+                &input,
+                0,
+                &packed,
+                good,
+                0..16,
+                scratch_len,
+            ),
+            run(
+                ConvShape { groups: 0, ..shape },
+                &input,
+                0,
+                &packed,
+                good,
+                0..16,
+                scratch_len,
+            ),
+        ];
+        for (i, result) in results.iter().enumerate() {
+            assert!(result.is_err(), "{engine:?}, case {i}");
+        }
     }
 }
 
 #[test]
-fn the_table_names_a_kernel_for_every_instruction_set() {
-    let shapes = [
-        ConvShape::square((8, 8, 3), 64, 3, 1, 1),
-        depthwise_shape((8, 8), 64, 3, 1),
+fn the_table_names_the_kernels_of_each_engine() {
+    let name = |family, isa| table::find(family, isa).map(|kernel| kernel.name);
+    let expected = [
+        (
+            Family::QConv,
+            Isa::Avx512Vnni,
+            "qconv_u8s8_6x64__avx512vnni",
+        ),
+        (Family::QConv, Isa::NeonDot, "qconv_u8s8_4x16__scalar"),
+        (
+            Family::QConvIndirect,
+            Isa::Avx512Vnni,
+            "qconv_indirect_u8s8_6x16__avx2",
+        ),
+        (
+            Family::QConvIndirect,
+            Isa::NeonDot,
+            "qconv_indirect_u8s8_8x8__neondot",
+        ),
+        (
+            Family::QConvDepthwisePairs,
+            Isa::NeonDot,
+            "qconv_depthwise_pairs_u8s8_2x8__neon",
+        ),
     ];
-    for shape in shapes {
-        for isa in Isa::ALL {
-            let kernel = shape.kernel(isa).expect("a valid shape");
-            assert_eq!(kernel.isa, isa);
-            let micro = if shape.groups == 1 {
-                "qconv_u8s8"
-            } else {
-                "qconv_depthwise"
-            };
-            assert!(kernel.name.starts_with(micro), "{}", kernel.name);
-        }
+    for (family, isa, expected) in expected {
+        assert_eq!(name(family, isa), Some(expected));
     }
-    assert!(
-        ConvShape {
-            groups: 5,
-            ..shapes[0]
-        }
-        .kernel(Isa::Scalar)
-        .is_err()
-    );
 }
 
 #[test]

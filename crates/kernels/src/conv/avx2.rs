@@ -1,0 +1,303 @@
+//! The inner loop and the output stage for AVX2, exact: products of 16-bit halves by `vpmaddwd`.
+//!
+//! `vpmaddubsw` would saturate, so bytes are widened first, and without a shuffle: of four bytes in a dword,
+//! masking (or shifting left and back, for signed ones) leaves the even two as 16-bit numbers, and shifting
+//! right leaves the odd two. Both the broadcast activations and the packed weights are split that way, and
+//! `even·even + odd·odd` is the sum of four products, in 32 bits, where nothing overflows. Registers of a
+//! tile of 6 rows by 16 channels: 12 sums, 2 halves of weights, 1 broadcast, 1 temporary: 16.
+
+use std::arch::x86_64::*;
+
+use super::output::{OutputStage, Quantized};
+use super::scalar::store_floats;
+use super::tile::Tile;
+
+/// Channels of a tile.
+const CHANNELS: usize = 16;
+
+/// The even bytes of each dword as two 16-bit numbers: signed ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn even_signed(bytes: __m256i) -> __m256i {
+    _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes))
+}
+
+/// The odd bytes of each dword as two 16-bit numbers: signed ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn odd_signed(bytes: __m256i) -> __m256i {
+    _mm256_srai_epi16::<8>(bytes)
+}
+
+/// The even bytes of each dword as two 16-bit numbers: unsigned ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn even_unsigned(bytes: __m256i) -> __m256i {
+    _mm256_and_si256(bytes, _mm256_set1_epi16(0xFF))
+}
+
+/// The odd bytes of each dword as two 16-bit numbers: unsigned ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn odd_unsigned(bytes: __m256i) -> __m256i {
+    _mm256_srli_epi16::<8>(bytes)
+}
+
+/// Rows of the tallest tile of [`run`].
+pub(crate) const ROWS: usize = 6;
+
+/// Computes a tile of up to [`ROWS`] rows by 16 channels, which are two halves of eight: `halves` point to the blocks
+/// of the halves, 32 bytes each, that follow each other in a distance of `STEP` bytes.
+///
+/// # Safety
+/// The invariants of [`Tile`] hold, `halves` have `taps · quads` blocks each, and the processor has AVX2.
+pub(crate) unsafe fn run<const STEP: usize>(tile: &Tile<'_>, rows: usize, halves: [*const u8; 2]) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match (rows, tile.signed) {
+            (1, false) => compute::<1, STEP, false>(tile, halves),
+            (2, false) => compute::<2, STEP, false>(tile, halves),
+            (3, false) => compute::<3, STEP, false>(tile, halves),
+            (4, false) => compute::<4, STEP, false>(tile, halves),
+            (5, false) => compute::<5, STEP, false>(tile, halves),
+            (6, false) => compute::<6, STEP, false>(tile, halves),
+            (1, true) => compute::<1, STEP, true>(tile, halves),
+            (2, true) => compute::<2, STEP, true>(tile, halves),
+            (3, true) => compute::<3, STEP, true>(tile, halves),
+            (4, true) => compute::<4, STEP, true>(tile, halves),
+            (5, true) => compute::<5, STEP, true>(tile, halves),
+            (6, true) => compute::<6, STEP, true>(tile, halves),
+            _ => unreachable!("a tile has at most 6 rows"),
+        }
+    }
+}
+
+/// Computes a tile of `R` rows.
+///
+/// # Safety
+/// As [`run`], for `R` rows.
+#[target_feature(enable = "avx2")]
+unsafe fn compute<const R: usize, const STEP: usize, const SIGNED: bool>(
+    tile: &Tile<'_>,
+    halves: [*const u8; 2],
+) {
+    let mut acc = [[_mm256_setzero_si256(); 2]; R];
+    let flip = if SIGNED { 0x8080_8080_u32 as i32 } else { 0 };
+    for tap in 0..tile.taps {
+        // SAFETY: `R` rows have an entry at each tap.
+        let rows: [*const u8; R] = std::array::from_fn(|r| unsafe { tile.row_start(tap, r) });
+        // SAFETY: the halves have `taps · quads` blocks.
+        let mut blocks = halves.map(|half| unsafe { half.add(tap * tile.quads * STEP) });
+        for quad in 0..tile.quads {
+            // SAFETY: a block has 32 bytes.
+            let bytes = blocks.map(|block| unsafe { _mm256_loadu_si256(block.cast()) });
+            let weights = [even_signed(bytes[0]), even_signed(bytes[1])];
+            for r in 0..R {
+                // SAFETY: `4 · quads` bytes are readable at each row.
+                let four = unsafe { rows[r].add(quad * 4).cast::<i32>().read_unaligned() };
+                let x = even_unsigned(_mm256_set1_epi32(four ^ flip));
+                for half in 0..2 {
+                    let products = _mm256_madd_epi16(x, weights[half]);
+                    acc[r][half] = _mm256_add_epi32(acc[r][half], products);
+                }
+            }
+            let weights = [odd_signed(bytes[0]), odd_signed(bytes[1])];
+            for r in 0..R {
+                // SAFETY: as above.
+                let four = unsafe { rows[r].add(quad * 4).cast::<i32>().read_unaligned() };
+                let x = odd_unsigned(_mm256_set1_epi32(four ^ flip));
+                for half in 0..2 {
+                    let products = _mm256_madd_epi16(x, weights[half]);
+                    acc[r][half] = _mm256_add_epi32(acc[r][half], products);
+                }
+            }
+            blocks = blocks.map(|block| block.wrapping_add(STEP));
+        }
+    }
+    // SAFETY: passed on from the caller.
+    unsafe { store(tile, &acc) };
+}
+
+/// Passes the sums of a tile through the output stage.
+///
+/// # Safety
+/// The invariants of [`Tile`] hold for `R` rows and at most 16 channels, and the processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn store<const R: usize>(tile: &Tile<'_>, acc: &[[__m256i; 2]; R]) {
+    // SAFETY: passed on from the caller; two vectors are 16 numbers.
+    unsafe {
+        if let OutputStage::Quantized(stage) = tile.stage {
+            return store_bytes(tile, stage, acc);
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
+            store_floats(tile, r, sums);
+        }
+    }
+}
+
+/// The constants of a [`Quantized`] stage that do not depend on the channel.
+struct Constants {
+    zero_point: __m256i,
+    lo: __m256,
+    hi: __m256,
+}
+
+impl Constants {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new(zero_point: i32, lo: i32, hi: i32) -> Self {
+        Self {
+            zero_point: _mm256_set1_epi32(zero_point),
+            lo: _mm256_set1_ps((lo - zero_point) as f32),
+            hi: _mm256_set1_ps((hi - zero_point) as f32),
+        }
+    }
+
+    /// Clamps and rounds to steps from the zero point. NaN gives the lower bound, as in the definition.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn steps(&self, value: __m256) -> __m256i {
+        let clamped = _mm256_min_ps(_mm256_max_ps(value, self.lo), self.hi);
+        let rounded = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(clamped);
+        _mm256_cvtps_epi32(rounded)
+    }
+}
+
+/// The output stage of 8 channels: everything that does not change from row to row.
+pub(crate) struct Finish {
+    first: Constants,
+    /// Zero point of the residual, the two ratios, and the constants of the sum.
+    residual: Option<(__m256i, __m256, __m256, Constants, bool)>,
+}
+
+impl Finish {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn new(stage: &Quantized<'_>) -> Self {
+        let residual = stage.residual.as_ref().map(|residual| {
+            (
+                _mm256_set1_epi32(residual.residual_zero_point),
+                _mm256_set1_ps(residual.output_ratio),
+                _mm256_set1_ps(residual.residual_ratio),
+                Constants::new(residual.zero_point, residual.lo, residual.hi),
+                residual.signed,
+            )
+        });
+        Self {
+            first: Constants::new(stage.zero_point, stage.lo, stage.hi),
+            residual,
+        }
+    }
+
+    /// The quantized values of 8 sums; `residual` gives the residual's 8 bytes if it is asked.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn apply(
+        &self,
+        acc: __m256i,
+        bias: __m256i,
+        multiplier: __m256,
+        residual: impl FnOnce() -> __m128i,
+    ) -> __m256i {
+        let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(acc, bias));
+        let steps = self.first.steps(_mm256_mul_ps(sum, multiplier));
+        let Some((zero_point, output_ratio, residual_ratio, second, signed)) = &self.residual
+        else {
+            return _mm256_add_epi32(steps, self.first.zero_point);
+        };
+        let bytes = residual();
+        let r = if *signed {
+            _mm256_cvtepi8_epi32(bytes)
+        } else {
+            _mm256_cvtepu8_epi32(bytes)
+        };
+        let r = _mm256_cvtepi32_ps(_mm256_sub_epi32(r, *zero_point));
+        let left = _mm256_mul_ps(_mm256_cvtepi32_ps(steps), *output_ratio);
+        let steps = second.steps(_mm256_add_ps(left, _mm256_mul_ps(r, *residual_ratio)));
+        _mm256_add_epi32(steps, second.zero_point)
+    }
+}
+
+/// Up to 16 values of a slice that holds `count` of them at `from`, and zeros.
+///
+/// # Safety
+/// `count` values, at most 16, are readable at `from`.
+#[inline(always)]
+unsafe fn partial<T: Copy + Default>(from: *const T, count: usize) -> [T; CHANNELS] {
+    let mut values = [T::default(); CHANNELS];
+    // SAFETY: passed on from the caller.
+    unsafe { std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count) };
+    values
+}
+
+/// Requantizes and stores a tile.
+///
+/// # Safety
+/// The invariants of [`Tile`] hold for `R` rows and at most 16 channels, `stage` is that of the tile, and the processor
+/// has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_bytes<const R: usize>(
+    tile: &Tile<'_>,
+    stage: &Quantized<'_>,
+    acc: &[[__m256i; 2]; R],
+) {
+    let finish = Finish::new(stage);
+    let count = tile.channels;
+    // SAFETY: the constants have an entry for each channel; fewer than 16 are copied before they are loaded.
+    let (bias, multiplier) = unsafe {
+        let bias = stage.bias.as_ptr().add(tile.channel);
+        let multiplier = stage.multiplier.as_ptr().add(tile.channel);
+        let load_bias = |p: *const i32| {
+            [
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(8).cast()),
+            ]
+        };
+        let load_multiplier = |p: *const f32| [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))];
+        if count == CHANNELS {
+            (load_bias(bias), load_multiplier(multiplier))
+        } else {
+            let (bias, multiplier) = (partial(bias, count), partial(multiplier, count));
+            (
+                load_bias(bias.as_ptr()),
+                load_multiplier(multiplier.as_ptr()),
+            )
+        }
+    };
+    let low_byte = _mm256_set1_epi32(0xFF);
+    for (r, acc) in acc.iter().enumerate() {
+        let residual = stage.residual.map_or([0; CHANNELS], |residual| {
+            let at = (tile.row + r) * tile.all_channels + tile.channel;
+            // SAFETY: the residual has an element for each row and channel of the tile.
+            unsafe { partial(residual.data.as_ptr().add(at), count) }
+        });
+        let value = |half: usize| {
+            let values = finish.apply(acc[half], bias[half], multiplier[half], || {
+                // SAFETY: 8 of 16 bytes.
+                unsafe { _mm_loadl_epi64(residual.as_ptr().add(half * 8).cast()) }
+            });
+            _mm256_and_si256(values, low_byte)
+        };
+        // Packing interleaves the halves of both vectors; the permutation brings them in order.
+        let words = _mm256_packus_epi32(value(0), value(1));
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let bytes = _mm_packus_epi16(
+            _mm256_castsi256_si128(words),
+            _mm256_extracti128_si256::<1>(words),
+        );
+        // SAFETY: the output is writable for each row and channel of the tile.
+        unsafe {
+            let output = tile.output.add(r * tile.output_stride);
+            if count == CHANNELS {
+                _mm_storeu_si128(output.cast(), bytes);
+            } else {
+                let mut all = [0_u8; CHANNELS];
+                _mm_storeu_si128(all.as_mut_ptr().cast(), bytes);
+                std::ptr::copy_nonoverlapping(all.as_ptr(), output, count);
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What the 8-bit convolutions and matrix products of both engines have in common.
+//!
+//! This module owns their sizes ([`ConvShape`], [`LinearShape`]), what becomes of a sum before it is stored
+//! ([`OutputStage`]), the tile that micro kernels compute (`tile`), and the inner loops that do not depend on
+//! an engine. The engines ([`crate::fbgemm`], [`crate::qnnpack`]) own the form of the packed weights and
+//! how activations are found. Sums are exact in 32 bits and the rest is `octofold_quant::requantize`, so every
+//! engine and every instruction set gives the same bytes.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+pub(crate) mod output;
+pub(crate) mod pixels;
+pub(crate) mod scalar;
+pub(crate) mod shape;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tile;
+
+pub use output::{
+    Activations, Float, FloatRows, OutputSlice, OutputStage, Quantized, Residual, fold_bias,
+    weight_sums,
+};
+pub use shape::{ConvShape, LinearShape};

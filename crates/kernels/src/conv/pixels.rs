@@ -1,0 +1,92 @@
+//! Where the taps of an output pixel lie in the input.
+//!
+//! A table of offsets is `[tap][pixel]`, so that any number of neighbouring pixels makes a tile. Taps outside of
+//! the image get [`OUTSIDE`], for which micro kernels read the zero row.
+
+use std::ops::Range;
+
+use super::shape::{CheckedShape, ConvShape};
+use super::tile::OUTSIDE;
+
+/// Neighbouring output pixels of one output row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Index of the first pixel in the range that was cut.
+    pub(crate) first: usize,
+    pub(crate) len: usize,
+    pub(crate) image: usize,
+    pub(crate) y: usize,
+    /// Column of the first pixel.
+    pub(crate) x: usize,
+}
+
+/// Cuts a range of flattened output pixels into runs along output rows.
+pub(crate) fn runs(checked: &CheckedShape, pixels: Range<usize>) -> impl Iterator<Item = Run> {
+    let (out_h, out_w) = (checked.out_h, checked.out_w);
+    let mut at = pixels.start;
+    std::iter::from_fn(move || {
+        if at >= pixels.end {
+            return None;
+        }
+        let x = at % out_w;
+        let run = Run {
+            first: at - pixels.start,
+            len: (out_w - x).min(pixels.end - at),
+            image: at / out_w / out_h,
+            y: at / out_w % out_h,
+            x,
+        };
+        at += run.len;
+        Some(run)
+    })
+}
+
+/// The input coordinate of a tap, or `None` outside of the image.
+pub(crate) fn tap_position(
+    out: usize,
+    stride: usize,
+    tap: usize,
+    dilation: usize,
+    pad: usize,
+    size: usize,
+) -> Option<usize> {
+    let position = (out * stride + tap * dilation).checked_sub(pad)?;
+    (position < size).then_some(position)
+}
+
+/// Fills the first `taps · pixels.len()` entries of `table` with the offset of every tap of every pixel.
+///
+/// An offset is that of channel 0 of the pixel in the whole input, or [`OUTSIDE`].
+pub(crate) fn offset_table(
+    shape: &ConvShape,
+    checked: &CheckedShape,
+    pixels: Range<usize>,
+    table: &mut [u32],
+) {
+    let count = pixels.len();
+    for run in runs(checked, pixels) {
+        for tap_y in 0..shape.kernel_h {
+            let (stride, dilation) = (shape.stride_h, shape.dilation_h);
+            let y = tap_position(run.y, stride, tap_y, dilation, shape.pad_top, shape.in_h);
+            for tap_x in 0..shape.kernel_w {
+                let start = (tap_y * shape.kernel_w + tap_x) * count + run.first;
+                let entries = &mut table[start..start + run.len];
+                let Some(y) = y else {
+                    entries.fill(OUTSIDE);
+                    continue;
+                };
+                let row = (run.image * shape.in_h + y) * shape.in_w;
+                // Offsets fit 32 bits where they are inside; elsewhere the wrapped value is not used.
+                let mut x = (run.x * shape.stride_w + tap_x * shape.dilation_w) as u32;
+                let (pad, width) = (shape.pad_left as u32, shape.in_w as u32);
+                let (stride, channels) = (shape.stride_w as u32, shape.in_c as u32);
+                for entry in entries {
+                    let position = x.wrapping_sub(pad);
+                    let offset = (row as u32).wrapping_add(position).wrapping_mul(channels);
+                    *entry = if position < width { offset } else { OUTSIDE };
+                    x = x.wrapping_add(stride);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What a micro kernel computes, and the loops that hand it its tiles.
+//!
+//! A tile is some rows (pixels) by some panels of output channels, over the whole depth:
+//! `acc[r][c] = Σ_tap Σ_k input[offset(tap, r) + k] · weights[c][tap][k]`, followed by the output stage. The
+//! sums stay in registers over the whole depth, so that nothing but final values is ever written. Row `r` of
+//! tap `tap` starts at an offset from a table, or at an extra row, where the tap lies outside of the image.
+//!
+//! [`Part::run`] takes panels outside and rows inside, the scheme of MLAS: the weights of a panel stay in the
+//! nearest cache while the pixels pass by.
+
+use std::ops::Range;
+
+use super::output::OutputStage;
+
+/// The offset that stands for the zero row, extra row 0.
+pub(crate) const OUTSIDE: u32 = extra(0);
+
+/// Extra rows that offsets can name.
+pub(crate) const EXTRAS: u32 = 4;
+
+/// The offset that stands for an extra row: no offset into an input, whose length is below these numbers.
+pub(crate) const fn extra(row: u32) -> u32 {
+    u32::MAX - row
+}
+
+/// The form of packed weights that a micro kernel reads: panels of `[K/4][channels][4]` bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PanelForm {
+    /// Output channels of a panel.
+    pub(crate) channels: usize,
+    /// Bytes before the products of a panel.
+    pub(crate) header: usize,
+}
+
+impl PanelForm {
+    /// Bytes of a block: four products of each channel.
+    pub(crate) const fn block(self) -> usize {
+        4 * self.channels
+    }
+}
+
+/// The arguments of a micro kernel. Pointers, since the tiles of one call overlap in what they read.
+///
+/// Invariants that drivers keep and micro kernels rely on, for the `rows` and `panels` of the call:
+/// - `offsets` has, for each tap `t < taps`, `rows` entries from `t · offset_stride` on; each is [`extra`] of a row
+///   that exists or such that `4 · quads` bytes are readable at `input + offset`;
+/// - `extras` has rows of `extra_len >= 4 · quads` readable bytes, as many as the offsets name;
+/// - `weights` has `panels` panels of the engine's form, `panel_stride` bytes apart, each of `taps · quads` blocks;
+/// - `stage` passed [`OutputStage::check`] for channels up to `channel + channels` and rows up to `row +
+///   rows`;
+/// - `panels` are as many as `channels` channels take;
+/// - `output` is writable at `r · output_stride + c` for `r < rows`, `c < channels`, counted in elements of
+///   the type that the stage gives, and nothing else refers to these elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    pub(crate) input: *const u8,
+    pub(crate) extras: *const u8,
+    pub(crate) extra_len: usize,
+    pub(crate) offsets: *const u32,
+    pub(crate) offset_stride: usize,
+    pub(crate) taps: usize,
+    /// Groups of four products a tap.
+    pub(crate) quads: usize,
+    pub(crate) weights: *const u8,
+    pub(crate) panel_stride: usize,
+    /// Whether the activations are `i8`: kernels compute on the `u8` that is larger by 128.
+    pub(crate) signed: bool,
+    pub(crate) stage: &'a OutputStage<'a>,
+    /// The first row of the tile, as the stage counts rows.
+    pub(crate) row: usize,
+    /// The first channel of the tile, as the stage counts channels.
+    pub(crate) channel: usize,
+    /// Channels of the tile that exist.
+    pub(crate) channels: usize,
+    /// All channels: the distance of two rows in the residual.
+    pub(crate) all_channels: usize,
+    pub(crate) output: *mut u8,
+    pub(crate) output_stride: usize,
+}
+
+impl Tile<'_> {
+    /// Where row `row` of tap `tap` starts.
+    ///
+    /// # Safety
+    /// The invariants of [`Tile`] hold, with `row < rows` and `tap < taps`.
+    #[inline(always)]
+    pub(crate) unsafe fn row_start(&self, tap: usize, row: usize) -> *const u8 {
+        // SAFETY: the table has an entry for each row of each tap, the extra row that it names exists, and an
+        // offset lies inside of the input.
+        unsafe {
+            let offset = *self.offsets.add(tap * self.offset_stride + row);
+            if offset > extra(EXTRAS) {
+                self.extras
+                    .add((u32::MAX - offset) as usize * self.extra_len)
+            } else {
+                self.input.add(offset as usize)
+            }
+        }
+    }
+
+    /// What loading adds to each activation, as a value: 128 where the sign bit is flipped.
+    #[inline(always)]
+    pub(crate) fn shift(&self) -> i32 {
+        if self.signed { 128 } else { 0 }
+    }
+}
+
+/// The micro kernels of one instruction set and the tiles that they like.
+#[derive(Clone, Copy)]
+pub(crate) struct Micro {
+    /// The form of the weights.
+    pub(crate) form: PanelForm,
+    /// Panels computed at a time.
+    pub(crate) max_panels: usize,
+    /// How many of `rows` remaining rows the next tile of `panels` panels takes; at least one.
+    pub(crate) fit_rows: fn(rows: usize, panels: usize) -> usize,
+    /// Computes a tile of `rows` by `panels`, as `fit_rows` and `max_panels` allow.
+    ///
+    /// # Safety
+    /// The invariants of [`Tile`] hold, and the processor has the instruction set.
+    pub(crate) run: unsafe fn(tile: &Tile<'_>, rows: usize, panels: usize),
+}
+
+/// What the tiles of one group of channels and one range of pixels have in common.
+pub(crate) struct Part<'a> {
+    pub(crate) input: &'a [u8],
+    /// Extra rows of `extra_len` bytes.
+    pub(crate) extras: &'a [u8],
+    pub(crate) extra_len: usize,
+    /// Tables of pixels from the first one on, `offset_stride` entries a tap.
+    pub(crate) offsets: &'a [u32],
+    pub(crate) offset_stride: usize,
+    pub(crate) taps: usize,
+    pub(crate) quads: usize,
+    /// The packed weights of the group.
+    pub(crate) weights: &'a [u8],
+    pub(crate) signed: bool,
+    pub(crate) stage: &'a OutputStage<'a>,
+    pub(crate) all_channels: usize,
+    /// The channel that is the first of an output row.
+    pub(crate) origin: usize,
+    /// Row 0 is the first pixel.
+    pub(crate) output: *mut u8,
+    pub(crate) output_stride: usize,
+    /// Bytes of an output element.
+    pub(crate) element: usize,
+}
+
+impl Part<'_> {
+    /// Computes channels `channels` (all in the group that starts at `group_start`) of the pixels `pixels`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `micro`; `offsets`, `extras` and `weights` fit `input`, `taps`
+    /// and `quads` as [`Tile`] asks, with an offset for each tap and pixel; `stage` was checked for these
+    /// channels and pixels; `output` has a row of `output_stride` elements, starting with channel
+    /// `origin`, for each pixel.
+    pub(crate) unsafe fn run(
+        &self,
+        micro: Micro,
+        pixels: Range<usize>,
+        group_start: usize,
+        channels: Range<usize>,
+    ) {
+        let form = micro.form;
+        let panel_stride = form.header + self.taps * self.quads * form.block();
+        let mut channel = channels.start;
+        while channel < channels.end {
+            let count = (channels.end - channel).min(micro.max_panels * form.channels);
+            let panels = count.div_ceil(form.channels);
+            let weights = &self.weights[(channel - group_start) / form.channels * panel_stride..];
+            debug_assert!(weights.len() >= panels * panel_stride);
+            let mut row = 0;
+            while row < pixels.len() {
+                let rows = (micro.fit_rows)(pixels.len() - row, panels);
+                let at = row * self.output_stride + (channel - self.origin);
+                let tile = Tile {
+                    input: self.input.as_ptr(),
+                    extras: self.extras.as_ptr(),
+                    extra_len: self.extra_len,
+                    offsets: self.offsets[row..].as_ptr(),
+                    offset_stride: self.offset_stride,
+                    taps: self.taps,
+                    quads: self.quads,
+                    weights: weights.as_ptr(),
+                    panel_stride,
+                    signed: self.signed,
+                    stage: self.stage,
+                    row: pixels.start + row,
+                    channel,
+                    channels: count,
+                    all_channels: self.all_channels,
+                    // SAFETY: the row and the channel are inside of the output.
+                    output: unsafe { self.output.add(at * self.element) },
+                    output_stride: self.output_stride,
+                };
+                // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
+                // tile takes `rows` of them from `row` on.
+                unsafe { (micro.run)(&tile, rows, panels) };
+                row += rows;
+            }
+            channel += count;
+        }
+    }
+}

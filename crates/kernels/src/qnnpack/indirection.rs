@@ -1,0 +1,184 @@
+//! Where the taps of every output pixel of an image lie.
+//!
+//! QNNPACK's indirection buffer, relocatable: `[tap][output pixel]` offsets of 32 bits into an image, made once for
+//! a shape; the table of a large image is made strip by strip while it is computed instead, so that it never takes
+//! more memory than weights do. Taps outside of the image name an extra row of zero points. Where a tap has no multiple of four channels,
+//! kernels read up to three bytes more than it has (times weights of zero), and for the last pixels of an
+//! image, behind which there may be nothing, the table names extra rows that hold copies of them.
+
+use std::ops::Range;
+
+use super::depthwise;
+use super::pack::quads;
+use crate::KernelError;
+use crate::conv::pixels::offset_table;
+use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::tile::{EXTRAS, OUTSIDE, extra};
+
+/// Entries of a table that is kept: 1 MiB.
+const KEPT: usize = 1 << 18;
+
+/// Entries of a table that is made for a strip: 64 KiB, which the nearest caches hold.
+const STRIP: usize = 1 << 14;
+
+/// A multiple of the heights of all tiles.
+const GRAIN: usize = 24;
+
+/// A convolution with its table of offsets: 4 bytes for each tap of each output pixel of one image, none for depthwise
+/// ones.
+#[derive(Debug)]
+pub struct Indirection {
+    pub(super) shape: ConvShape,
+    pub(super) checked: CheckedShape,
+    /// The table of an image; empty where each strip has its own.
+    offsets: Vec<u32>,
+    /// Output pixels of an image.
+    pub(super) pixels: usize,
+    /// Output pixels that have a table together: all of an image where the table is kept.
+    pub(super) strip: usize,
+    /// The last pixels of an image that have extra rows: the first of them has row 1.
+    copied: Range<usize>,
+    /// Bytes of an extra row.
+    pub(super) extra_len: usize,
+}
+
+impl Indirection {
+    /// Makes the table of a convolution.
+    ///
+    /// # Errors
+    /// When the sizes describe no convolution, or one too large to address.
+    pub fn new(shape: &ConvShape) -> Result<Self, KernelError> {
+        let checked = shape.check()?;
+        let pixels = checked.out_h * checked.out_w;
+        let in_pixels = shape.in_h * shape.in_w;
+        let entries = product("the table of offsets", &[pixels, checked.taps])?;
+        let strip = if entries <= KEPT || checked.depthwise {
+            pixels
+        } else {
+            (STRIP / checked.taps).next_multiple_of(GRAIN).max(GRAIN)
+        };
+        // Bytes of the last group that kernels read but a pixel does not have: at most three.
+        let beyond = 4 * quads(&checked) - checked.group_in;
+        let copied = in_pixels.saturating_sub(beyond.div_ceil(shape.in_c))..in_pixels;
+        debug_assert!(copied.len() < EXTRAS as usize);
+        let mut indirection = Self {
+            shape: *shape,
+            checked,
+            offsets: Vec::new(),
+            pixels,
+            strip,
+            copied,
+            extra_len: (4 * quads(&checked)).next_multiple_of(64),
+        };
+        if strip == pixels && !checked.depthwise {
+            let mut offsets = vec![0; entries];
+            indirection.fill_table(0..pixels, &mut offsets);
+            indirection.offsets = offsets;
+        }
+        Ok(indirection)
+    }
+
+    /// The table of a strip of an image, `[tap][pixel]`, and its entries a tap; made in `scratch` when it is not kept.
+    pub(super) fn table<'a>(
+        &'a self,
+        pixels: Range<usize>,
+        scratch: &'a mut [u32],
+    ) -> (&'a [u32], usize) {
+        if self.offsets.is_empty() {
+            self.fill_table(pixels.clone(), scratch);
+            return (scratch, pixels.len());
+        }
+        (&self.offsets[pixels.start..], self.pixels)
+    }
+
+    fn fill_table(&self, pixels: Range<usize>, table: &mut [u32]) {
+        let table = &mut table[..pixels.len() * self.checked.taps];
+        offset_table(&self.shape, &self.checked, pixels, table);
+        if self.copied.is_empty() {
+            return;
+        }
+        // Both fit, since the input is addressed with 32 bits.
+        let (first, channels) = (
+            (self.copied.start * self.shape.in_c) as u32,
+            self.shape.in_c as u32,
+        );
+        for offset in table {
+            if *offset >= first && *offset != OUTSIDE {
+                *offset = extra(1 + (*offset - first) / channels);
+            }
+        }
+    }
+
+    /// The convolution.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// The number of scratch bytes that [`super::conv()`] needs, whatever the ranges.
+    pub fn scratch_len(&self) -> usize {
+        if self.checked.depthwise {
+            return depthwise::scratch_len(self);
+        }
+        self.extras_len() + self.table_len() * 4 + 4
+    }
+
+    /// Bytes of the extra rows.
+    pub(super) fn extras_len(&self) -> usize {
+        (1 + self.copied.len()) * self.extra_len
+    }
+
+    /// Entries of a table in scratch.
+    fn table_len(&self) -> usize {
+        if self.offsets.is_empty() {
+            self.strip * self.checked.taps
+        } else {
+            0
+        }
+    }
+
+    /// Fills the extra rows: of zero points, and of the last pixels of an image from the first channel of a group on.
+    pub(super) fn fill_extras(&self, image: &[u8], group: usize, zero: u8, extras: &mut [u8]) {
+        let (zeros, copies) = extras.split_at_mut(self.extra_len);
+        zeros.fill(zero);
+        let starts = self.copied.clone().map(|pixel| pixel * self.shape.in_c);
+        for (row, start) in copies.chunks_exact_mut(self.extra_len).zip(starts) {
+            let from = &image[start + group * self.checked.group_in..];
+            let len = from.len().min(row.len());
+            row[..len].copy_from_slice(&from[..len]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pixels_whose_last_bytes_are_missing_have_copies() {
+        let copies = |channels, groups| {
+            let shape = ConvShape {
+                groups,
+                ..ConvShape::square((4, 4, channels), 2 * groups, 3, 1, 1)
+            };
+            Indirection::new(&shape).expect("a valid shape").copied
+        };
+        assert_eq!(copies(4, 1), 16..16);
+        assert_eq!(copies(8, 2), 16..16);
+        assert_eq!(copies(3, 1), 15..16);
+        assert_eq!(copies(1, 1), 13..16);
+        assert_eq!(copies(2, 1), 15..16);
+        assert_eq!(copies(6, 2), 15..16);
+    }
+
+    #[test]
+    fn borders_name_the_zero_row() {
+        let shape = ConvShape::square((2, 2, 4), 8, 3, 1, 1);
+        let table = Indirection::new(&shape).expect("a valid shape");
+        let outside: Vec<_> = (0..9)
+            .map(|tap| table.offsets[tap * 4] == OUTSIDE)
+            .collect();
+        let expected = [true, true, true, true, false, false, true, false, false];
+        assert_eq!(outside, expected);
+        assert_eq!(table.offsets[4 * 4..5 * 4], [0, 4, 8, 12]);
+    }
+}

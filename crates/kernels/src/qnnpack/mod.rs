@@ -1,0 +1,95 @@
+//! The qnnpack engine: 8-bit convolutions and matrix products for ARM, and for any other processor, bit for bit.
+//!
+//! This module owns how weights are packed ([`pack()`]), where the taps of every output pixel lie
+//! ([`Indirection`]) and the driver that computes a range of output pixels by a range of channels ([`conv()`]), with
+//! one thread; a pool splits ranges. Sizes, output stages and portable inner loops are those of
+//! [`crate::conv`], and so are the results: the bytes of the other engine.
+//!
+//! The design is QNNPACK's: panels of 8 channels with their constants in one stream, no im2col buffer but a table
+//! that is made once for a shape, and one kernel of 8 pixels by 8 channels. The table holds offsets where QNNPACK holds
+//! pointers, so that it stays right when the activations move. Weights have zero point 0, and requantization is by
+//! float multipliers (`octofold_quant::requantize`), not QNNPACK's Q31, so that any multiplier is allowed.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod conv;
+mod depthwise;
+mod indirection;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
+mod pack;
+
+pub use conv::conv;
+pub use indirection::Indirection;
+pub use pack::{PANEL, pack, packed_len};
+
+use crate::Isa;
+use crate::conv::scalar;
+use crate::conv::tile::Micro;
+use crate::table::{Family, Kernel};
+
+/// The micro kernel of `isa`, which the caller has found supported.
+fn micro(isa: Isa) -> Micro {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512Vnni => avx2::MICRO,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::MICRO,
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => neondot::MICRO,
+        _ => Micro {
+            form: pack::FORM,
+            max_panels: 1,
+            fit_rows: |rows, _| rows.min(scalar::ROWS),
+            run: scalar::tile::<{ PANEL }, { pack::FORM.header }>,
+        },
+    }
+}
+
+/// The kernels of this engine.
+pub(crate) const KERNELS: &[Kernel] = &[
+    Kernel {
+        family: Family::QConvIndirect,
+        isa: Isa::Scalar,
+        name: "qconv_indirect_u8s8_4x8__scalar",
+        tile: (4, 8),
+    },
+    Kernel {
+        family: Family::QConvIndirect,
+        isa: Isa::Avx2,
+        name: "qconv_indirect_u8s8_6x16__avx2",
+        tile: (6, 16),
+    },
+    Kernel {
+        family: Family::QConvIndirect,
+        isa: Isa::Neon,
+        name: "qconv_indirect_u8s8_8x8__neon",
+        tile: (8, 8),
+    },
+    Kernel {
+        family: Family::QConvIndirect,
+        isa: Isa::NeonDot,
+        name: "qconv_indirect_u8s8_8x8__neondot",
+        tile: (8, 8),
+    },
+    Kernel {
+        family: Family::QConvDepthwisePairs,
+        isa: Isa::Scalar,
+        name: "qconv_depthwise_pairs_u8s8_2x8__scalar",
+        tile: (2, 8),
+    },
+    Kernel {
+        family: Family::QConvDepthwisePairs,
+        isa: Isa::Avx2,
+        name: "qconv_depthwise_pairs_u8s8_2x16__avx2",
+        tile: (2, 16),
+    },
+    Kernel {
+        family: Family::QConvDepthwisePairs,
+        isa: Isa::Neon,
+        name: "qconv_depthwise_pairs_u8s8_2x8__neon",
+        tile: (2, 8),
+    },
+];

@@ -1,0 +1,131 @@
+//! The one stored form of weights that all instruction sets read in place.
+//!
+//! Convolutions and matrix products: for each group `[OC/8]` panels of 8 channels, padded with zeros; a panel is
+//! 8 `i32` and then `[tap][IC/4][8][4]` of `i8`, with the input channels padded with zeros to a multiple of 4. The
+//! numbers in front are `128·Σw` of each channel: what instructions that multiply signed bytes start from, since they
+//! compute on `x - 128` instead of `x`. A block of 32 bytes holds four consecutive products of 8 channels: two
+//! operands of `sdot`.
+//!
+//! Depthwise: `[C/8][tap/2][8][2]` of `i8`: the taps of the kernel in rows, two at a time for 8 channels, padded with
+//! zeros.
+//!
+//! Plans store the result at a multiple of 64 bytes; kernels work with any alignment.
+
+use crate::KernelError;
+use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::tile::PanelForm;
+use crate::error::check_len;
+
+/// Output channels of a panel of packed weights: ranges of channels start at multiples of it.
+pub const PANEL: usize = 8;
+
+/// The form of a panel.
+pub(super) const FORM: PanelForm = PanelForm {
+    channels: PANEL,
+    header: 4 * PANEL,
+};
+
+/// The number of bytes of the packed weights of a convolution.
+///
+/// # Errors
+/// When the sizes describe no convolution, or one too large to address.
+pub fn packed_len(shape: &ConvShape) -> Result<usize, KernelError> {
+    let checked = shape.check()?;
+    let what = "the packed weights";
+    if checked.depthwise {
+        let panels = shape.out_c.div_ceil(PANEL);
+        return product(what, &[panels, depthwise_panel_len(&checked)]);
+    }
+    product(what, &[shape.groups, group_len(&checked)?])
+}
+
+/// Packs weights `[out_c, in_c / groups, kernel_h, kernel_w]` (OIHW) into the form that the kernels read.
+///
+/// # Errors
+/// When the sizes describe no convolution, or when the number of weights is another.
+pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
+    let checked = shape.check()?;
+    check_len("the weights", checked.k * shape.out_c, weights.len())?;
+    let mut packed = vec![0_u8; packed_len(shape)?];
+    if checked.depthwise {
+        for (channel, kernel) in weights.chunks_exact(checked.taps).enumerate() {
+            let panel = channel / PANEL * depthwise_panel_len(&checked);
+            for (tap, &weight) in kernel.iter().enumerate() {
+                let pair = panel + tap / 2 * 2 * PANEL;
+                packed[pair + channel % PANEL * 2 + tap % 2] = weight as u8;
+            }
+        }
+        return Ok(packed);
+    }
+    let (group_len, panel_len) = (group_len(&checked)?, panel_len(&checked)?);
+    for (channel, kernel) in weights.chunks_exact(checked.k).enumerate() {
+        let (group, channel) = (channel / checked.group_out, channel % checked.group_out);
+        let panel = group * group_len + channel / PANEL * panel_len;
+        let lane = channel % PANEL * 4;
+        let sum = kernel.iter().fold(0_i32, |sum, &weight| {
+            sum.wrapping_add(i32::from(weight) * 128)
+        });
+        packed[panel + lane..][..4].copy_from_slice(&sum.to_ne_bytes());
+        for (i, &weight) in kernel.iter().enumerate() {
+            let (input, tap) = (i / checked.taps, i % checked.taps);
+            let block = tap * quads(&checked) + input / 4;
+            packed[panel + FORM.header + block * FORM.block() + lane + input % 4] = weight as u8;
+        }
+    }
+    Ok(packed)
+}
+
+/// Groups of four products a tap.
+pub(super) fn quads(checked: &CheckedShape) -> usize {
+    checked.group_in.div_ceil(4)
+}
+
+/// Bytes of a panel.
+fn panel_len(checked: &CheckedShape) -> Result<usize, KernelError> {
+    let what = "the packed weights";
+    let products = product(what, &[checked.taps, quads(checked), FORM.block()])?;
+    Ok(FORM.header + products)
+}
+
+/// Bytes of the packed weights of one group.
+pub(super) fn group_len(checked: &CheckedShape) -> Result<usize, KernelError> {
+    let panels = checked.group_out.div_ceil(PANEL);
+    product("the packed weights", &[panels, panel_len(checked)?])
+}
+
+/// Bytes of a panel of a depthwise convolution.
+pub(super) fn depthwise_panel_len(checked: &CheckedShape) -> usize {
+    checked.taps.div_ceil(2) * 2 * PANEL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_products_of_eight_channels_lie_behind_their_sums() {
+        let shape = ConvShape::square((3, 3, 6), 9, 2, 1, 0);
+        let weights: Vec<i8> = (0..9 * 24).map(|i| (i % 251) as u8 as i8).collect();
+        let packed = pack(&shape, &weights).expect("a valid shape");
+        let panel = 32 + 4 * 2 * 32;
+        assert_eq!(packed.len(), 2 * panel);
+        // Channel 8, input channel 5, tap (1, 0).
+        let weight = weights[8 * 24 + 5 * 4 + 2];
+        assert_eq!(packed[panel + 32 + (2 * 2 + 1) * 32 + 1] as i8, weight);
+        let sum: i32 = weights[24..48].iter().map(|&w| i32::from(w) * 128).sum();
+        assert_eq!(packed[4..8], sum.to_ne_bytes());
+    }
+
+    #[test]
+    fn two_taps_of_eight_channels_lie_together() {
+        let shape = ConvShape {
+            groups: 10,
+            ..ConvShape::square((5, 5, 10), 10, 3, 1, 0)
+        };
+        let weights: Vec<i8> = (0..90).collect();
+        let packed = pack(&shape, &weights).expect("a valid shape");
+        assert_eq!(packed.len(), 2 * 5 * 16);
+        // Channel 9, taps 8 and none.
+        assert_eq!(packed[80 + 4 * 16 + 2..][..2], [89, 0]);
+    }
+}
