@@ -230,6 +230,7 @@ fn time(plan: &Arc<Plan>, isa: Isa, threads: usize, profile: bool) -> Result<()>
         SessionOptions {
             threads,
             isa: Some(isa),
+            allow_portable: true,
         },
     )?;
     let x = Tensor::new(

@@ -7,8 +7,8 @@ use octofold_ir::{Graph, Node, NodeId, Op, ValueId};
 use octofold_kernels::{Isa, KernelError};
 use octofold_ops::families::Layout;
 use octofold_runtime::{
-    BlobBuilder, Constant, ConstantIndex, Kernel, Operand, Plan, PlanError, PlanOutput, PlanParts,
-    PlanValue, Step, ValueIndex, constant_bytes,
+    BlobBuilder, Constant, ConstantIndex, Engine, Kernel, Operand, Plan, PlanError, PlanOutput,
+    PlanParts, PlanValue, Step, ValueIndex, constant_bytes,
 };
 use octofold_tensor::DType;
 use rayon::prelude::*;
@@ -87,8 +87,9 @@ pub(crate) fn build(
         name: graph.name().to_owned(),
         engine: options.engine,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        // One form of packed weights serves every instruction set.
-        requires: Isa::Scalar,
+        requires: options
+            .requires
+            .unwrap_or_else(|| required(options.engine, &written)),
         metadata: graph
             .metadata()
             .iter()
@@ -102,6 +103,20 @@ pub(crate) fn build(
         blob,
     })?;
     Ok(plan)
+}
+
+/// The least instruction set with kernels of an engine's own, if steps use them. One form of packed weights serves all of them.
+fn required(engine: Engine, steps: &[Step]) -> Isa {
+    let engines_own = |step: &Step| {
+        matches!(
+            step.kernel,
+            Kernel::QConv | Kernel::QConvDepthwise | Kernel::QLinear
+        )
+    };
+    match engine {
+        Engine::Fbgemm if steps.iter().any(engines_own) => Isa::Avx2,
+        _ => Isa::Scalar,
+    }
 }
 
 /// Chooses a kernel and packs for it. Weights whose sums could leave 32 bits make the step portable.
@@ -128,7 +143,7 @@ fn choose(
         Ok(kernel) if options.portable && kernel != Kernel::View => {
             Ok(portable("asked for".to_owned()))
         }
-        Ok(kernel) => match pack(facts, kernel) {
+        Ok(kernel) => match pack(facts, kernel, options.engine) {
             Ok(packed) => Ok(Choice {
                 kernel,
                 note: String::new(),

@@ -16,7 +16,7 @@ mod report;
 mod select;
 
 use octofold_ir::{Graph, GraphError};
-use octofold_kernels::KernelError;
+use octofold_kernels::{Isa, KernelError};
 use octofold_runtime::{Engine, Plan, PlanError};
 
 pub use report::{Report, StepReport};
@@ -26,6 +26,9 @@ pub use report::{Report, StepReport};
 pub struct CodegenOptions {
     /// The engine whose kernels are used.
     pub engine: Engine,
+    /// The instruction set that the plan is made for; `None` is the least with kernels of the engine's own: AVX2 for fbgemm, any for
+    /// qnnpack. Plans without integer convolutions and products ask for none of their own.
+    pub requires: Option<Isa>,
     /// Whether every step is computed by its portable operator: slow, for looking for faults.
     pub portable: bool,
 }
@@ -34,6 +37,7 @@ impl Default for CodegenOptions {
     fn default() -> Self {
         Self {
             engine: Engine::Fbgemm,
+            requires: None,
             portable: false,
         }
     }

@@ -1,11 +1,11 @@
 //! Weights and output constants in the form that kernels read.
 
 use octofold_ir::Op;
-use octofold_kernels::fbgemm::{self, ConvShape, LinearShape};
-use octofold_kernels::{KernelError, float};
+use octofold_kernels::conv::{ConvShape, LinearShape, fold_bias};
+use octofold_kernels::{KernelError, fbgemm, float, qnnpack};
 use octofold_ops::families::{FusedConv, FusedLinear, OutputQuantization};
 use octofold_quant::{QParams, requantize};
-use octofold_runtime::Kernel;
+use octofold_runtime::{Engine, Kernel};
 use octofold_tensor::{DType, Tensor};
 
 use crate::facts::Facts;
@@ -61,11 +61,15 @@ impl PackedConstant {
     }
 }
 
-/// Packs the weights of a node for its kernel; `None` for kernels without weights.
+/// Packs the weights of a node for its kernel, as an engine has them; `None` for kernels without weights.
 ///
 /// # Errors
 /// When the kernels refuse the weights, above all because sums could leave 32 bits.
-pub(crate) fn pack(facts: Facts<'_>, kernel: Kernel) -> Result<Option<Packed>, KernelError> {
+pub(crate) fn pack(
+    facts: Facts<'_>,
+    kernel: Kernel,
+    engine: Engine,
+) -> Result<Option<Packed>, KernelError> {
     let Some(weights) = facts.constant(1) else {
         return Ok(None);
     };
@@ -75,7 +79,7 @@ pub(crate) fn pack(facts: Facts<'_>, kernel: Kernel) -> Result<Option<Packed>, K
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);
             integer(
-                facts,
+                (facts, engine),
                 &shape,
                 bytes(weights)?,
                 bias,
@@ -88,7 +92,7 @@ pub(crate) fn pack(facts: Facts<'_>, kernel: Kernel) -> Result<Option<Packed>, K
             let shape = linear_shape(weights.shape())?;
             let rows = transposed(bytes(weights)?, shape.k, shape.n);
             integer(
-                facts,
+                (facts, engine),
                 &shape.as_conv(),
                 &rows,
                 bias,
@@ -127,7 +131,7 @@ pub(crate) fn pack(facts: Facts<'_>, kernel: Kernel) -> Result<Option<Packed>, K
 
 /// Weights, folded bias and multiplier; or weights, correction, scale and bias where the result is float.
 fn integer(
-    facts: Facts<'_>,
+    (facts, engine): (Facts<'_>, Engine),
     shape: &ConvShape,
     weights: &[i8],
     bias: Option<&Tensor>,
@@ -144,7 +148,10 @@ fn integer(
         )),
     };
     let scales: Vec<f32> = (0..channels).map(scale).collect::<Result<_, _>>()?;
-    let packed = PackedConstant::bytes(fbgemm::pack(shape, weights)?);
+    let packed = PackedConstant::bytes(match engine {
+        Engine::Fbgemm => fbgemm::pack(shape, weights)?,
+        Engine::Qnnpack => qnnpack::pack(shape, weights)?,
+    });
     let zeros = vec![0; channels];
     match y {
         Some(y) => {
@@ -154,7 +161,7 @@ fn integer(
                     .values::<i32>()
                     .map_err(|_| KernelError::Shape("the bias is not int32"))?,
             };
-            let folded = fbgemm::fold_bias(bias, weights, x.zero_point, signed)?;
+            let folded = fold_bias(bias, weights, x.zero_point, signed)?;
             let multiplier: Vec<f32> = scales
                 .iter()
                 .map(|&scale| requantize::multiplier(x.scale, scale, y.params.scale))
@@ -166,7 +173,7 @@ fn integer(
             ])
         }
         None => {
-            let correction = fbgemm::fold_bias(&zeros, weights, x.zero_point, signed)?;
+            let correction = fold_bias(&zeros, weights, x.zero_point, signed)?;
             let scales: Vec<f32> = scales.iter().map(|&scale| x.scale * scale).collect();
             let bias = float_bias(bias, channels)?;
             let (correction, scales) = (

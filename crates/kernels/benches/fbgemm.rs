@@ -7,10 +7,10 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::Isa;
-use octofold_kernels::fbgemm::{
-    Activations, ConvShape, LinearShape, OutputSlice, OutputStage, Quantized, Residual, conv,
-    conv_scratch_len, fold_bias, pack,
+use octofold_kernels::conv::{
+    Activations, ConvShape, LinearShape, OutputSlice, OutputStage, Quantized, Residual, fold_bias,
 };
+use octofold_kernels::fbgemm::{conv, conv_scratch_len, pack};
 
 fn layers() -> Vec<(&'static str, ConvShape)> {
     let depthwise = |size, channels, kernel, stride| ConvShape {

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::Isa;
-use octofold_kernels::fbgemm::{ConvShape, LinearShape};
+use octofold_kernels::conv::{ConvShape, LinearShape};
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};

@@ -58,11 +58,6 @@ pub enum Error {
         /// The engine that it is used with.
         used_with: String,
     },
-    /// An engine that can be prepared for and has no kernels here.
-    #[error(
-        "the engine {0} has no kernels yet: prepare for it (quantize --backend {0}), and compile for fbgemm"
-    )]
-    NoKernels(String),
     /// Statistics of another graph.
     #[error(
         "the statistics are of another model, or of this one fused or equalized otherwise: calibrate with these settings"

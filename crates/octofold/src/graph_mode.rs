@@ -19,7 +19,7 @@ use octofold_passes::manager::{ManagerOptions, PassRun, run_passes};
 use octofold_passes::observe::InsertObservers;
 use octofold_passes::pipeline;
 use octofold_quant::QuantSpec;
-use octofold_runtime::{Plan, Session, SessionOptions};
+use octofold_runtime::{Engine, Plan, Session, SessionOptions};
 use octofold_tensor::Dim;
 
 use crate::Error;
@@ -302,24 +302,37 @@ pub fn lower(graph: &Graph) -> Result<(Graph, Vec<PassRun>), Error> {
 /// When the graph is not sound, or was prepared for another engine.
 pub fn lower_for(graph: &Graph, backend: &BackendConfig) -> Result<(Graph, Vec<PassRun>), Error> {
     Provenance::read(graph.metadata()).require_engine(&backend.name, "the model")?;
-    if backend.name != BackendConfig::fbgemm().name {
-        return Err(Error::NoKernels(backend.name.clone()));
-    }
     let mut graph = graph.clone();
     let mut runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
     runs.extend(pipeline::lower(&mut graph, backend)?);
     Ok((graph, runs))
 }
 
-/// Makes an executable plan of a lowered graph.
+/// The engine that a graph was prepared for; fbgemm where it does not say.
+pub fn engine_of(graph: &Graph) -> Engine {
+    let engine = Provenance::read(graph.metadata()).engine;
+    let engine = engine.and_then(|name| Engine::from_name(&name));
+    engine.unwrap_or(Engine::Fbgemm)
+}
+
+/// Makes an executable plan of a lowered graph, for [its engine](engine_of).
 ///
 /// # Errors
 /// When the graph has a cycle or weights cannot be packed.
 pub fn compile(graph: &Graph) -> Result<Plan, Error> {
-    Ok(octofold_codegen::compile(
-        graph,
-        &CodegenOptions::default(),
-    )?)
+    let options = CodegenOptions {
+        engine: engine_of(graph),
+        ..CodegenOptions::default()
+    };
+    compile_with(graph, &options)
+}
+
+/// As [`compile`], for an engine and an instruction set.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_with(graph: &Graph, options: &CodegenOptions) -> Result<Plan, Error> {
+    Ok(octofold_codegen::compile(graph, options)?)
 }
 
 /// Gives an input's symbolic dimensions the sizes of a shape: `--shape NAME=1x3x640x640`.

@@ -33,8 +33,9 @@ mod sensitivity;
 pub use error::Error;
 pub use fate::{FLOAT_NODES, Fate, FloatNode, float_nodes};
 pub use graph_mode::{
-    Model, PrepareOptions, Prepared, UnmatchedPolicy, calibrate, compile, convert, fix_shape,
-    inputs_of, inputs_of_plan, lower, lower_for, optimize, prepare, prepare_with,
+    Model, PrepareOptions, Prepared, UnmatchedPolicy, calibrate, compile, compile_with, convert,
+    engine_of, fix_shape, inputs_of, inputs_of_plan, lower, lower_for, optimize, prepare,
+    prepare_with,
 };
 pub use octofold_calibrate as calibrate;
 pub use octofold_codegen as codegen;

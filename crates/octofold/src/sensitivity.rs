@@ -121,9 +121,6 @@ pub fn sensitivity(
     session: SessionOptions,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Sensitivity, Error> {
-    if backend.name != BackendConfig::fbgemm().name {
-        return Err(Error::NoKernels(backend.name.clone()));
-    }
     let prepared = prepare_with(model.clone(), mapping, backend, options.prepare)?;
     let layers = chosen(model, layers(model, &prepared), &options.layers)?;
     let total = 1 + 2 * layers.len();

@@ -280,6 +280,52 @@ fn instruction_sets_can_be_forced_and_give_the_same_bytes() {
     assert!(!folder.path("out.npz").exists());
 }
 
+/// Both engines, by the command: a plan says whose it is, for which processor, and gives the same outputs.
+#[test]
+fn an_engine_and_a_processor_can_be_chosen() {
+    let folder = Folder::compiled().with_images();
+    let name = MODELS[1];
+    let other = if cfg!(target_arch = "aarch64") {
+        "avx2"
+    } else {
+        "neondot"
+    };
+    let statistics = format!("calibrate {{{name}}} -o stats.json --backend qnnpack");
+    folder.succeeds(&statistics, &calibration());
+    let compile = |flags: &str, plan: &str| {
+        let words = format!("compile {{{name}}} --statistics stats.json -o {plan} {flags}");
+        folder.succeeds(&words, &[]);
+    };
+    compile("--backend qnnpack", "any.oct");
+    compile(&format!("--backend qnnpack --target {other}"), "other.oct");
+    // Processors with these choose the engine.
+    compile("--target neon", "arm.oct");
+    let run = |plan: &str, flags: &str| {
+        folder.succeeds(
+            &format!("run {plan} --input images.npz --output y.npz --allow-portable {flags}"),
+            &[],
+        );
+        std::fs::read(folder.path("y.npz")).expect("an archive")
+    };
+    let expected = run(&format!("{name}.oct"), "");
+    for plan in ["any.oct", "other.oct", "arm.oct"] {
+        assert!(run(plan, "") == expected, "{plan}");
+        let bench = format!("bench {plan} --seconds 0.01 --json --allow-portable");
+        assert_eq!(folder.json(&bench, &[])["backend"], "qnnpack");
+    }
+    folder.fails(
+        "run other.oct --input images.npz --output z.npz",
+        &[],
+        &["other.oct", "qnnpack", other, "--allow-portable"],
+    );
+    // What was observed for one engine is not used for another by mistake.
+    folder.fails(
+        &format!("compile {{{name}}} --statistics stats.json -o x.oct"),
+        &[],
+        &["stats.json", "qnnpack", "fbgemm"],
+    );
+}
+
 #[test]
 fn passes_can_be_watched() {
     let folder = Folder::new();

@@ -15,7 +15,7 @@ use octofold::passes::config::{Preset, QConfig, QConfigMapping};
 use octofold::passes::op;
 use octofold::passes::pattern::{Match, Pattern};
 use octofold::passes::rewrite::{Rewrite, Skip, sources_of};
-use octofold::runtime::SessionOptions;
+use octofold::runtime::{Engine, SessionOptions};
 use octofold::{Error, Model, PrepareOptions, Prepared, Provenance, StatisticsFile};
 
 use common::{MODELS, load};
@@ -584,8 +584,8 @@ fn another_engine_is_an_error_or_a_choice() -> Result<()> {
     ensure!(Provenance::read(imported.graph.metadata()) == read.provenance);
     let refused = octofold::lower(&imported.graph);
     ensure!(matches!(refused, Err(Error::EngineMismatch { .. })));
-    let refused = octofold::lower_for(&imported.graph, &qnnpack);
-    ensure!(matches!(refused, Err(Error::NoKernels(_))));
+    let (lowered, _) = octofold::lower_for(&imported.graph, &qnnpack)?;
+    ensure!(octofold::compile(&lowered)?.engine() == Engine::Qnnpack);
     Provenance::adopt(reference.metadata_mut(), "fbgemm");
     let (lowered, _) = octofold::lower(&reference)?;
     let plan = octofold::compile(&lowered)?;

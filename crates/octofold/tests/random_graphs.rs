@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use octofold::Model;
+use octofold::codegen::CodegenOptions;
 use octofold::ir::onnx::{ExportOptions, ImportOptions, export, import_bytes};
 use octofold::ir::testing::{GraphOptions, random_graph, random_inputs};
 use octofold::ir::{Graph, interpret};
 use octofold::kernels::Isa;
-use octofold::runtime::{Session, SessionOptions};
+use octofold::runtime::{Engine, Session, SessionOptions};
 use octofold::tensor::Tensor;
 use proptest::prelude::*;
 
@@ -62,23 +63,29 @@ proptest! {
     }
 
     /// A plan computes what the interpreter computes of the graph that it was made from: integers to the bit, floats up to rounding,
-    /// for every instruction set and any batch.
+    /// for every instruction set and any batch; and both engines compute the same to the bit.
     #[test]
     fn a_plan_computes_what_its_graph_says(seed in any::<u64>(), quantize in any::<bool>(), batch in 1_usize..4) {
         let model = Model::new(random_graph(seed, GraphOptions { nodes: 14, quantize }));
         let (lowered, _) = octofold::lower(&model.graph).unwrap();
-        let plan = Arc::new(octofold::compile(&lowered).unwrap());
+        let plans = Engine::ALL.map(|engine| {
+            let options = CodegenOptions { engine, ..CodegenOptions::default() };
+            Arc::new(octofold::compile_with(&lowered, &options).unwrap())
+        });
         let inputs = random_inputs(&model.graph, batch, seed);
         let expected = evaluate(&lowered, &inputs);
         for isa in Isa::supported() {
-            let options = SessionOptions { threads: 2, isa: Some(isa) };
-            let mut session = Session::new(Arc::clone(&plan), options).unwrap();
-            let found = session.run(&given(&inputs)).unwrap();
-            let found: Vec<Tensor> = found.into_iter().map(|(_, tensor)| tensor).collect();
+            let options = SessionOptions { threads: 2, isa: Some(isa), allow_portable: true };
+            let [found, other] = plans.each_ref().map(|plan| {
+                let mut session = Session::new(Arc::clone(plan), options).unwrap();
+                let found = session.run(&given(&inputs)).unwrap();
+                found.into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>()
+            });
             let apart = distance(&expected, &found);
             // A float that rounds to another integer moves by a whole step, so graphs with quantizers inside get that much.
             let allowed = if quantize { 0.05 } else { 1e-4 };
             prop_assert!(apart <= allowed, "{apart} on {isa}\n{lowered}");
+            prop_assert_eq!(distance(&found, &other), 0.0, "engines differ on {}\n{}", isa, lowered);
         }
     }
 }

@@ -133,9 +133,19 @@ pub enum RunError {
     /// The plan cannot be specialized to the shapes given.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The processor lacks what the plan needs, or what the caller asked for.
-    #[error("this processor has no {0}, which the plan or its options ask for")]
+    /// The processor lacks the instruction set that the caller asked for.
+    #[error("this processor has no {0}, which is asked for")]
     Isa(Isa),
+    /// The plan is made for another processor.
+    #[error(
+        "the plan is made for the engine {engine} on processors with {needed}, which this one lacks; with portable kernels allowed (--allow-portable) it runs all the same, more slowly"
+    )]
+    OtherProcessor {
+        /// The plan's engine.
+        engine: &'static str,
+        /// What the plan needs.
+        needed: Isa,
+    },
     /// The threads could not be started.
     #[error("threads cannot be started: {0}")]
     Threads(std::io::Error),

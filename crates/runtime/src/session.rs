@@ -30,6 +30,8 @@ pub struct SessionOptions {
     pub threads: usize,
     /// The instruction set; `None` takes the best one.
     pub isa: Option<Isa>,
+    /// Whether a plan that is made for another processor runs, by the kernels that this one has.
+    pub allow_portable: bool,
 }
 
 /// A plan with everything that running it takes: arena, threads, and the specializations to the shapes that it has seen.
@@ -69,10 +71,13 @@ impl Session {
     /// When the processor lacks the instruction set, threads cannot be started, or the plan cannot be executed.
     pub fn new(plan: Arc<Plan>, options: SessionOptions) -> Result<Self, RunError> {
         let isa = options.isa.unwrap_or_else(Isa::detect);
-        for needed in [plan.requires(), isa] {
-            if !needed.is_supported() {
-                return Err(RunError::Isa(needed));
-            }
+        if !isa.is_supported() {
+            return Err(RunError::Isa(isa));
+        }
+        let needed = plan.requires();
+        if !needed.is_supported() && !options.allow_portable {
+            let engine = plan.engine().name();
+            return Err(RunError::OtherProcessor { engine, needed });
         }
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -428,6 +428,7 @@ fn arguments<'a>(
         return Err(StepError::invalid("a kernel gives one result"));
     };
     Ok(Arguments {
+        engine: plan.engine(),
         step,
         operands: step.inputs.iter().map(operand).collect::<Result<_, _>>()?,
         packed: step.packed.iter().map(|&index| constant(index)).collect(),

@@ -168,6 +168,15 @@ impl Activations<'_> {
 }
 
 impl OutputStage<'_> {
+    /// Bytes of an element of the output.
+    #[inline(always)]
+    pub(crate) const fn element(&self) -> usize {
+        match self {
+            Self::Quantized(_) => 1,
+            Self::Float(_) | Self::FloatRows(_) => 4,
+        }
+    }
+
     /// Checks all lengths and constants: after this, kernels may index by channel below `channels`, by
     /// row below `rows`, and by element below `rows · channels`.
     pub(crate) fn check(

@@ -98,6 +98,22 @@ impl Tile<'_> {
         }
     }
 
+    /// The same tile from channel `first` of it on, with at most `most` channels: for storing the channels of some registers. Its weights
+    /// are still those of the first channel.
+    ///
+    /// # Safety
+    /// The invariants of [`Tile`] hold, and the tile has channel `first`.
+    #[inline(always)]
+    pub(crate) unsafe fn from_channel(&self, first: usize, most: usize) -> Self {
+        Self {
+            channel: self.channel + first,
+            channels: (self.channels - first).min(most),
+            // SAFETY: the output is writable for this channel.
+            output: unsafe { self.output.add(first * self.stage.element()) },
+            ..*self
+        }
+    }
+
     /// What loading adds to each activation, as a value: 128 where the sign bit is flipped.
     #[inline(always)]
     pub(crate) fn shift(&self) -> i32 {

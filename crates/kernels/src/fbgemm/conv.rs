@@ -229,9 +229,10 @@ fn run(
     // SAFETY: every bit pattern is a u32.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
     let output_stride = channels.len();
-    let (output, element) = match output {
-        OutputSlice::Bytes(data) => (data.as_mut_ptr(), 1),
-        OutputSlice::Floats(data) => (data.as_mut_ptr().cast::<u8>(), 4),
+    let element = stage.element();
+    let output = match output {
+        OutputSlice::Bytes(data) => data.as_mut_ptr(),
+        OutputSlice::Floats(data) => data.as_mut_ptr().cast::<u8>(),
     };
     let gather = gathers(&checked);
     let micro = micro(isa);

@@ -60,9 +60,10 @@ pub fn conv(
     check_scratch(indirection.scratch_len(), scratch.len())?;
     let zero = input.zero_byte()?;
     let output_stride = channels.len();
-    let (output, element) = match output {
-        OutputSlice::Bytes(data) => (data.as_mut_ptr(), 1),
-        OutputSlice::Floats(data) => (data.as_mut_ptr().cast::<u8>(), 4),
+    let element = stage.element();
+    let output = match output {
+        OutputSlice::Bytes(data) => data.as_mut_ptr(),
+        OutputSlice::Floats(data) => data.as_mut_ptr().cast::<u8>(),
     };
     if checked.depthwise {
         let input = (input, zero);

@@ -133,26 +133,19 @@ fn tile_offsets(indirection: &Indirection, pixels: Range<usize>, offsets: &mut [
     }
 }
 
-/// The part of a tile of all channels that begins with channel `first` and has `count`.
+/// The part of a tile of all channels that begins with channel `first`, a multiple of [`PANEL`], and has `count`.
 ///
 /// # Safety
 /// The invariants of [`DepthwiseKernel`] hold, and the channels exist.
 #[inline(always)]
 pub(super) unsafe fn channels_of<'a>(tile: &Tile<'a>, first: usize, count: usize) -> Tile<'a> {
-    let element = match tile.stage {
-        OutputStage::Quantized(_) => 1,
-        OutputStage::Float(_) | OutputStage::FloatRows(_) => 4,
-    };
-    // SAFETY: passed on from the caller.
+    // SAFETY: passed on from the caller; pixels have these channels, and each panel its weights.
     unsafe {
         Tile {
             input: tile.input.add(first),
             extras: tile.extras.add(first),
             weights: tile.weights.add(first / PANEL * tile.panel_stride),
-            channel: first,
-            channels: count,
-            output: tile.output.add(first * element),
-            ..*tile
+            ..tile.from_channel(first, count)
         }
     }
 }

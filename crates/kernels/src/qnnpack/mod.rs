@@ -12,6 +12,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 mod conv;
 mod depthwise;
 mod indirection;
@@ -34,7 +36,9 @@ use crate::table::{Family, Kernel};
 fn micro(isa: Isa) -> Micro {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512Vnni => avx2::MICRO,
+        Isa::Avx2 => avx2::MICRO,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512vnni::MICRO,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon::MICRO,
         #[cfg(target_arch = "aarch64")]
@@ -61,6 +65,12 @@ pub(crate) const KERNELS: &[Kernel] = &[
         isa: Isa::Avx2,
         name: "qconv_indirect_u8s8_6x16__avx2",
         tile: (6, 16),
+    },
+    Kernel {
+        family: Family::QConvIndirect,
+        isa: Isa::Avx512Vnni,
+        name: "qconv_indirect_u8s8_6x64__avx512vnni",
+        tile: (6, 64),
     },
     Kernel {
         family: Family::QConvIndirect,

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use octofold::Provenance;
+use octofold::codegen::CodegenOptions;
+use octofold::kernels::isa::Isa;
+use octofold::runtime::Engine;
 
 use crate::cli::quantization::{Quantization, load_model};
 use crate::cli::source::Execution;
@@ -15,9 +19,10 @@ pub(crate) struct Compile {
     /// The plan to write.
     #[arg(short, long, value_name = "PLAN.oct")]
     output: PathBuf,
-    /// The processor to compile for; x86 plans serve every x86 instruction set.
-    #[arg(long, default_value = "native")]
-    target: String,
+    /// The processor to compile for: native, scalar, avx2, avx512vnni, neon or neondot. By default the plan serves all that its engine
+    /// has kernels for; without --backend, neon and neondot take the engine qnnpack.
+    #[arg(long)]
+    target: Option<String>,
     /// Fixed sizes of an input: NAME=1x3x640x640.
     #[arg(long, value_name = "NAME=SIZES")]
     shape: Vec<String>,
@@ -28,14 +33,22 @@ pub(crate) struct Compile {
 }
 
 impl Compile {
-    pub(crate) fn execute(&self) -> Result<()> {
-        match self.target.as_str() {
-            "native" | "scalar" | "avx2" | "avx512vnni" => {}
-            other => bail!(
-                "--target {other}: there are no kernels for it; there are native, scalar, avx2 and avx512vnni"
+    pub(crate) fn execute(mut self) -> Result<()> {
+        let target = match self.target.as_deref() {
+            None => None,
+            Some("native") => Some(Isa::detect()),
+            Some(name) => Some(
+                name.parse::<Isa>()
+                    .with_context(|| format!("--target {name}"))?,
             ),
-        }
+        };
         let model = load_model(&self.model, &self.shape)?;
+        let recorded = Provenance::read(model.graph.metadata()).engine;
+        self.quantization.default_backend(match (recorded, target) {
+            (Some(engine), _) => engine,
+            (None, Some(Isa::Neon | Isa::NeonDot)) => Engine::Qnnpack.name().to_owned(),
+            (None, _) => Engine::Fbgemm.name().to_owned(),
+        });
         let mut graph = match self.quantization.algorithm()? {
             None if self.quantization.is_given()? => bail!(
                 "the flags or the configuration say how to quantize, but nothing says to: --calibrate DATA for static quantization"
@@ -48,7 +61,13 @@ impl Compile {
         self.quantization.accept_engine(&mut graph)?;
         let backend = self.quantization.backend()?;
         let (lowered, _) = octofold::lower_for(&graph, &backend)?;
-        octofold::compile(&lowered)?.save(&self.output)?;
+        let options = CodegenOptions {
+            engine: Engine::from_name(&backend.name)
+                .with_context(|| format!("there is no engine {}", backend.name))?,
+            requires: target,
+            portable: false,
+        };
+        octofold::compile_with(&lowered, &options)?.save(&self.output)?;
         Ok(())
     }
 }

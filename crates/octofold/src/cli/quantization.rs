@@ -54,6 +54,8 @@ pub(crate) struct Quantization {
     /// The engine: fbgemm or qnnpack.
     #[arg(long)]
     backend: Option<String>,
+    #[arg(skip)]
+    default_backend: Option<String>,
     /// A table of the engine's abilities, as `octofold backend` prints it.
     #[arg(long, value_name = "FILE.toml", conflicts_with = "backend")]
     backend_config: Option<PathBuf>,
@@ -135,6 +137,11 @@ impl Quantization {
             || !self.op_types.is_empty()
     }
 
+    /// The engine where neither a flag nor the configuration names one.
+    pub(crate) fn default_backend(&mut self, engine: String) {
+        self.default_backend = Some(engine);
+    }
+
     /// The engine's abilities.
     pub(crate) fn backend(&self) -> Result<BackendConfig> {
         if let Some(path) = &self.backend_config {
@@ -143,7 +150,8 @@ impl Quantization {
             return BackendConfig::from_toml(&text).with_context(|| name.to_string());
         }
         let configured = self.data.config()?.backend;
-        let name = self.backend.as_deref().or(configured.as_deref());
+        let named = self.backend.as_deref().or(configured.as_deref());
+        let name = named.or(self.default_backend.as_deref());
         Ok(BackendConfig::named(name.unwrap_or("fbgemm"))?)
     }
 

@@ -10,6 +10,7 @@ use octofold::Model;
 use octofold::calibrate::{DataOptions, DataSet, InputSpec, Preprocess};
 use octofold::config::Config;
 use octofold::kernels::isa::Isa;
+use octofold::passes::backend::BackendConfig;
 use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::{Tensor, npy};
 
@@ -19,6 +20,9 @@ pub(crate) struct Execution {
     /// The number of threads; by default as many as the processor has.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
+    /// Run a plan that is made for another processor all the same, by the kernels that this one has.
+    #[arg(long)]
+    pub(crate) allow_portable: bool,
 }
 
 impl Execution {
@@ -34,6 +38,7 @@ impl Execution {
         Ok(SessionOptions {
             threads: self.threads,
             isa,
+            allow_portable: self.allow_portable,
         })
     }
 }
@@ -43,22 +48,21 @@ pub(crate) fn is_plan(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "oct")
 }
 
-/// The plan of a file: read, or compiled from a model as it is.
+/// The plan of a file: read, or compiled from a model as it is, for the engine that it was prepared for.
 pub(crate) fn plan_of(path: &Path) -> Result<Plan> {
     if is_plan(path) {
         return Ok(Plan::load(path)?);
     }
     let model = Model::load(path)?;
-    let (lowered, _) = octofold::lower(&model.graph)?;
+    let backend = BackendConfig::named(octofold::engine_of(&model.graph).name())?;
+    let (lowered, _) = octofold::lower_for(&model.graph, &backend)?;
     octofold::compile(&lowered).with_context(|| path.display().to_string())
 }
 
 /// A session of a plan or model.
 pub(crate) fn session_of(path: &Path, execution: &Execution) -> Result<Session> {
-    Ok(Session::new(
-        Arc::new(plan_of(path)?),
-        execution.session()?,
-    )?)
+    let session = Session::new(Arc::new(plan_of(path)?), execution.session()?);
+    session.with_context(|| path.display().to_string())
 }
 
 /// How data are read.

@@ -1,9 +1,12 @@
 //! Convolutions and linear layers of quantized values.
 
-use octofold_kernels::fbgemm::{
+use std::ops::Range;
+
+use octofold_kernels::conv::{
     Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
-    conv, conv_scratch_len, linear, linear_scratch_len, packed_len,
 };
+use octofold_kernels::qnnpack::{self, Indirection};
+use octofold_kernels::{Isa, KernelError, fbgemm};
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
 use octofold_quant::{QParams, QuantType};
@@ -12,7 +15,7 @@ use octofold_tensor::DType;
 use super::pool::{pads, pair};
 use super::{Arguments, Call, Work};
 use crate::StepError;
-use crate::plan::Kernel;
+use crate::plan::{Engine, Kernel};
 use crate::values::{numbers, numbers_mut};
 
 /// The products that pay for a second thread.
@@ -38,17 +41,24 @@ enum Stage {
     },
 }
 
+/// An engine with what it prepares for the sizes.
+#[derive(Debug)]
+enum Prepared {
+    Fbgemm(Sizes),
+    Qnnpack(Indirection),
+}
+
 #[derive(Debug)]
 struct Conv {
-    sizes: Sizes,
+    prepared: Prepared,
+    /// Whether it is a matrix product of a single row, whose columns are split.
+    single_row: bool,
     x: QParams,
     signed: bool,
     stage: Stage,
     scratch: usize,
     /// Output channels.
     channels: usize,
-    /// Output pixels, or rows.
-    rows: usize,
     /// Rows of a part; of a single row, columns.
     part: usize,
 }
@@ -78,7 +88,12 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let quant = input.quant(x)?;
     let shape = sizes.as_conv();
     let (rows, channels) = (shape.pixels()?, shape.out_c);
-    let weights = (DType::U8, packed_len(&shape)?);
+    let linear = matches!(sizes, Sizes::Linear(_));
+    let prepared = match arguments.engine {
+        Engine::Fbgemm => Prepared::Fbgemm(sizes),
+        Engine::Qnnpack => Prepared::Qnnpack(Indirection::new(&shape)?),
+    };
+    let weights = (DType::U8, prepared.packed_len()?);
     match stage {
         Stage::Quantized { .. } => {
             arguments.expect_packed(&[weights, (DType::I32, channels), (DType::F32, channels)])?
@@ -92,21 +107,16 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             ])?;
         }
     }
-    let scratch = match &sizes {
-        Sizes::Conv(shape) => conv_scratch_len(shape)?,
-        Sizes::Linear(shape) => linear_scratch_len(shape)?,
-    };
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
-    let linear = matches!(sizes, Sizes::Linear(_));
     Ok(Box::new(Conv {
         part: part(rows, channels, macs, threads, linear),
-        sizes,
+        single_row: linear && rows == 1,
+        scratch: prepared.scratch_len()?,
+        prepared,
         x: quant.params,
         signed,
         stage,
-        scratch,
         channels,
-        rows,
     }))
 }
 
@@ -313,8 +323,7 @@ impl Conv {
         };
         let weights = call.packed(0);
         let (isa, channels) = (call.isa, self.channels);
-        let single_row = self.rows == 1 && matches!(self.sizes, Sizes::Linear(_));
-        let part = if single_row {
+        let part = if self.single_row {
             self.part
         } else {
             self.part * channels
@@ -322,45 +331,65 @@ impl Conv {
         call.pool
             .run_parts(output, part, self.scratch, |first, output, scratch| {
                 let end = first + output.len();
-                let output = slice(output);
-                match &self.sizes {
-                    Sizes::Conv(shape) => conv(
-                        isa,
-                        shape,
-                        input,
-                        weights,
-                        stage,
-                        first / channels..end / channels,
-                        output,
-                        scratch,
-                    )?,
-                    Sizes::Linear(shape) if single_row => linear(
-                        isa,
-                        shape,
-                        input,
-                        weights,
-                        stage,
-                        0..1,
-                        first..end,
-                        output,
-                        scratch,
-                    )?,
-                    Sizes::Linear(shape) => {
-                        let rows = first / channels..end / channels;
-                        linear(
-                            isa,
-                            shape,
-                            input,
-                            weights,
-                            stage,
-                            rows,
-                            0..channels,
-                            output,
-                            scratch,
-                        )?;
-                    }
-                }
-                Ok(())
+                let (rows, columns) = if self.single_row {
+                    (0..1, first..end)
+                } else {
+                    (first / channels..end / channels, 0..channels)
+                };
+                let block = (rows, columns, slice(output));
+                Ok(self
+                    .prepared
+                    .run(isa, input, weights, stage, block, scratch)?)
             })
+    }
+}
+
+impl Prepared {
+    /// The bytes of the packed weights.
+    fn packed_len(&self) -> Result<usize, KernelError> {
+        match self {
+            Self::Fbgemm(sizes) => fbgemm::packed_len(&sizes.as_conv()),
+            Self::Qnnpack(indirection) => qnnpack::packed_len(indirection.shape()),
+        }
+    }
+
+    /// The bytes of scratch memory that a call takes.
+    fn scratch_len(&self) -> Result<usize, KernelError> {
+        match self {
+            Self::Fbgemm(Sizes::Conv(shape)) => fbgemm::conv_scratch_len(shape),
+            Self::Fbgemm(Sizes::Linear(shape)) => fbgemm::linear_scratch_len(shape),
+            Self::Qnnpack(indirection) => Ok(indirection.scratch_len()),
+        }
+    }
+
+    /// Computes some columns of some rows: all columns, where it is no matrix product.
+    fn run(
+        &self,
+        isa: Isa,
+        input: Activations<'_>,
+        weights: &[u8],
+        stage: &OutputStage<'_>,
+        (rows, columns, output): (Range<usize>, Range<usize>, OutputSlice<'_>),
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Fbgemm(Sizes::Conv(shape)) => {
+                fbgemm::conv(isa, shape, input, weights, stage, rows, output, scratch)
+            }
+            Self::Fbgemm(Sizes::Linear(shape)) => fbgemm::linear(
+                isa, shape, input, weights, stage, rows, columns, output, scratch,
+            ),
+            Self::Qnnpack(indirection) => qnnpack::conv(
+                isa,
+                indirection,
+                input,
+                weights,
+                stage,
+                rows,
+                columns,
+                output,
+                scratch,
+            ),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Float convolutions and linear layers.
 
-use octofold_kernels::fbgemm::{ConvShape, LinearShape};
+use octofold_kernels::conv::{ConvShape, LinearShape};
 use octofold_kernels::float::conv::{ConvData, chunk_len, conv, scratch_len};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
 use octofold_kernels::float::linear::{self, LinearData, linear};

@@ -25,7 +25,7 @@ use octofold_tensor::DType;
 use smallvec::SmallVec;
 
 use crate::StepError;
-use crate::plan::{Kernel, Step};
+use crate::plan::{Engine, Kernel, Step};
 use crate::pool::Pool;
 
 /// The size and type of an operand, packed constant or result.
@@ -40,6 +40,8 @@ pub(crate) struct Argument<'a> {
 /// Everything that a step's kernel sees before it runs.
 #[derive(Debug)]
 pub(crate) struct Arguments<'a> {
+    /// Whose packed weights and kernels the step has.
+    pub(crate) engine: Engine,
     pub(crate) step: &'a Step,
     pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
     pub(crate) packed: SmallVec<[Argument<'a>; 4]>,

@@ -24,25 +24,28 @@ use crate::{Blob, PlanError, Specialization};
 
 /// The engine whose kernels and weight layouts a plan uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Engine {
-    /// Servers: prepacked weights, see `octofold_kernels::fbgemm`.
+    /// For x86, see `octofold_kernels::fbgemm`.
     Fbgemm,
+    /// For ARM, and in the same bytes everywhere else, see `octofold_kernels::qnnpack`.
+    Qnnpack,
 }
 
 impl Engine {
-    /// The engine's name: `fbgemm`.
+    /// All engines.
+    pub const ALL: [Self; 2] = [Self::Fbgemm, Self::Qnnpack];
+
+    /// The engine's name: `fbgemm` or `qnnpack`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fbgemm => "fbgemm",
+            Self::Qnnpack => "qnnpack",
         }
     }
 
     /// The engine of a name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Fbgemm]
-            .into_iter()
-            .find(|engine| engine.name() == name)
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
     }
 }
 
@@ -147,7 +150,7 @@ pub struct PlanParts {
     pub engine: Engine,
     /// The version of Octofold that made the plan.
     pub version: String,
-    /// The least instruction set that runs the plan.
+    /// The least instruction set that the plan is made for; others run it, more slowly, where a session allows it.
     pub requires: Isa,
     /// What the model's file said about the model, by key.
     pub metadata: Vec<(String, String)>,
@@ -226,7 +229,7 @@ impl Plan {
         self.parts.engine
     }
 
-    /// The least instruction set that runs the plan.
+    /// The least instruction set that the plan is made for.
     pub fn requires(&self) -> Isa {
         self.parts.requires
     }

@@ -533,7 +533,7 @@ fn the_table_names_the_kernels_of_each_engine() {
         (
             Family::QConvIndirect,
             Isa::Avx512Vnni,
-            "qconv_indirect_u8s8_6x16__avx2",
+            "qconv_indirect_u8s8_6x64__avx512vnni",
         ),
         (
             Family::QConvIndirect,
