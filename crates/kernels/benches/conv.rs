@@ -1,16 +1,16 @@
-//! Speed of the fbgemm engine on the layers that its targets name, with every instruction set, on one thread.
+//! Speed of both engines on layers of known networks, with every instruction set, on one thread.
 //!
-//! `cargo bench -p octofold-kernels --bench fbgemm`; an element is one product, so that the throughput reads
+//! `cargo bench -p octofold-kernels --bench conv`; an element is one product, so that the throughput reads
 //! as G products a second.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use octofold_kernels::Isa;
 use octofold_kernels::conv::{
     Activations, ConvShape, LinearShape, OutputSlice, OutputStage, Quantized, Residual, fold_bias,
 };
-use octofold_kernels::fbgemm::{conv, conv_scratch_len, pack};
+use octofold_kernels::qnnpack::{self, Indirection};
+use octofold_kernels::{Isa, fbgemm};
 
 fn layers() -> Vec<(&'static str, ConvShape)> {
     let depthwise = |size, channels, kernel, stride| ConvShape {
@@ -107,18 +107,26 @@ fn bench(criterion: &mut Criterion) {
             if isa == Isa::Scalar {
                 continue;
             }
-            bench_layer(&mut group, isa.name(), isa, &shape, false);
+            for engine in [Engine::Fbgemm, Engine::Qnnpack] {
+                bench_layer(&mut group, engine, isa, &shape, false);
+            }
         }
         if name == "conv3x3_64_56" {
-            bench_layer(&mut group, "residual", Isa::detect(), &shape, true);
+            bench_layer(&mut group, Engine::Fbgemm, Isa::detect(), &shape, true);
         }
         group.finish();
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Engine {
+    Fbgemm,
+    Qnnpack,
+}
+
 fn bench_layer(
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
-    id: &str,
+    engine: Engine,
     isa: Isa,
     shape: &ConvShape,
     with_residual: bool,
@@ -130,7 +138,15 @@ fn bench_layer(
     let weights: Vec<i8> = (0..depth * shape.out_c)
         .map(|i| ((i * 104_729) >> 5) as i8)
         .collect();
-    let packed = pack(shape, &weights).expect("a valid shape");
+    let table = Indirection::new(shape).expect("a valid shape");
+    let (packed, scratch_len) = match engine {
+        Engine::Fbgemm => (
+            fbgemm::pack(shape, &weights),
+            fbgemm::conv_scratch_len(shape),
+        ),
+        Engine::Qnnpack => (qnnpack::pack(shape, &weights), Ok(table.scratch_len())),
+    };
+    let packed = packed.expect("a valid shape");
     let bias = fold_bias(&vec![100; shape.out_c], &weights, 3, false).expect("a small bound");
     let multiplier = vec![0.001_f32; shape.out_c];
     let residual = vec![77_u8; pixels * shape.out_c];
@@ -153,7 +169,9 @@ fn bench_layer(
         residual: with_residual.then_some(residual),
     });
     let mut output = vec![0_u8; pixels * shape.out_c];
-    let mut scratch = vec![0_u8; conv_scratch_len(shape).expect("a valid shape")];
+    let mut scratch = vec![0_u8; scratch_len.expect("a valid shape")];
+    let residual = if with_residual { "_residual" } else { "" };
+    let id = format!("{engine:?}_{isa}{residual}").to_lowercase();
     group.bench_function(id, |bencher| {
         bencher.iter(|| {
             let input = Activations {
@@ -162,16 +180,18 @@ fn bench_layer(
                 zero_point: 3,
             };
             let slice = OutputSlice::Bytes(&mut output);
-            conv(
-                isa,
-                shape,
-                input,
-                &packed,
-                &stage,
-                0..pixels,
-                slice,
-                &mut scratch,
-            )
+            let (rows, scratch) = (0..pixels, &mut scratch);
+            match engine {
+                Engine::Fbgemm => {
+                    fbgemm::conv(isa, shape, input, &packed, &stage, rows, slice, scratch)
+                }
+                Engine::Qnnpack => {
+                    let channels = 0..shape.out_c;
+                    qnnpack::conv(
+                        isa, &table, input, &packed, &stage, rows, channels, slice, scratch,
+                    )
+                }
+            }
         });
     });
 }
