@@ -230,6 +230,7 @@ fn time(plan: &Arc<Plan>, isa: Isa, threads: usize, profile: bool) -> Result<()>
         SessionOptions {
             threads,
             isa: Some(isa),
+            ..SessionOptions::DEFAULT
         },
     )?;
     let x = Tensor::new(

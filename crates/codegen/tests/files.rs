@@ -156,6 +156,7 @@ fn forged_plans_fail_or_run_but_do_no_harm() {
             SessionOptions {
                 threads: 1,
                 isa: None,
+                ..SessionOptions::DEFAULT
             },
         ) else {
             failed += 1;

@@ -272,6 +272,7 @@ fn portable_plans_and_profiles() {
         SessionOptions {
             threads: 2,
             isa: None,
+            ..SessionOptions::DEFAULT
         },
     )
     .unwrap();

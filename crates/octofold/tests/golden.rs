@@ -66,6 +66,7 @@ fn run(lowered: &Graph, inputs: &[(&str, Tensor)]) -> Result<Vec<Tensor>> {
         SessionOptions {
             threads: 1,
             isa: None,
+            ..SessionOptions::DEFAULT
         },
     )?;
     Ok(session
@@ -495,6 +496,7 @@ fn a_batch_is_its_samples() {
             SessionOptions {
                 threads: 1,
                 isa: None,
+                ..SessionOptions::DEFAULT
             },
         )?;
         let batch = &golden["input"];

@@ -71,7 +71,7 @@ proptest! {
         let inputs = random_inputs(&model.graph, batch, seed);
         let expected = evaluate(&lowered, &inputs);
         for isa in Isa::supported() {
-            let options = SessionOptions { threads: 2, isa: Some(isa) };
+            let options = SessionOptions { threads: 2, isa: Some(isa), ..SessionOptions::DEFAULT };
             let mut session = Session::new(Arc::clone(&plan), options).unwrap();
             let found = session.run(&given(&inputs)).unwrap();
             let found: Vec<Tensor> = found.into_iter().map(|(_, tensor)| tensor).collect();

@@ -19,6 +19,7 @@ use common::{CALIBRATION, MODELS, bits, calibrate, data, plan, prepare, session}
 const OPTIONS: SessionOptions = SessionOptions {
     threads: 1,
     isa: None,
+    ..SessionOptions::DEFAULT
 };
 
 /// The means of all inputs of layers over 24 calibration images.

@@ -20,6 +20,7 @@ const NAME: &str = "fashion_resnet";
 const OPTIONS: SessionOptions = SessionOptions {
     threads: 1,
     isa: None,
+    ..SessionOptions::DEFAULT
 };
 const SAMPLES: Option<usize> = Some(32);
 

@@ -142,6 +142,7 @@ pub(crate) fn check(graph: &Graph, inputs: &[(&str, Tensor)], exactness: Exactne
             let options = SessionOptions {
                 threads,
                 isa: Some(isa),
+                ..SessionOptions::DEFAULT
             };
             let mut session = Session::new(Arc::clone(&plan), options).expect("a session");
             for _ in 0..2 {

@@ -34,6 +34,7 @@ impl Execution {
         Ok(SessionOptions {
             threads: self.threads,
             isa,
+            ..SessionOptions::DEFAULT
         })
     }
 }

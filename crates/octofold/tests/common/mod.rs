@@ -82,7 +82,11 @@ pub(crate) fn calibrate(
 ) -> Result<Statistics> {
     let inputs = octofold::inputs_of(&prepared.graph);
     let data = data(inputs, CALIBRATION, batch, samples)?;
-    let options = SessionOptions { threads, isa: None };
+    let options = SessionOptions {
+        threads,
+        isa: None,
+        ..SessionOptions::DEFAULT
+    };
     Ok(octofold::calibrate(prepared, &data, options, |_| {})?)
 }
 
@@ -103,7 +107,11 @@ pub(crate) fn plan(graph: &Graph) -> Result<Arc<Plan>> {
 pub(crate) fn session(plan: &Arc<Plan>, threads: usize, isa: Option<Isa>) -> Result<Session> {
     Ok(Session::new(
         Arc::clone(plan),
-        SessionOptions { threads, isa },
+        SessionOptions {
+            threads,
+            isa,
+            ..SessionOptions::DEFAULT
+        },
     )?)
 }
 
