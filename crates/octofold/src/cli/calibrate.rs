@@ -26,7 +26,9 @@ pub(crate) struct Calibrate {
 
 impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
+        let prepared =
+            self.quantization
+                .prepare(load_model(&self.model, &[], &self.execution.limits)?)?;
         let statistics = self.quantization.statistics(&prepared, &self.execution)?;
         let file = StatisticsFile::new(&prepared, statistics);
         write_whole(&self.output, |output| {

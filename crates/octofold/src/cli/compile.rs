@@ -35,7 +35,7 @@ impl Compile {
                 "--target {other}: there are no kernels for it; there are native, scalar, avx2 and avx512vnni"
             ),
         }
-        let model = load_model(&self.model, &self.shape)?;
+        let model = load_model(&self.model, &self.shape, &self.execution.limits)?;
         let mut graph = match self.quantization.algorithm()? {
             None if self.quantization.is_given()? => bail!(
                 "the flags or the configuration say how to quantize, but nothing says to: --calibrate DATA for static quantization"

@@ -28,7 +28,7 @@ impl Quantize {
             bail!("say how to quantize: --calibrate DATA for static quantization, or --algorithm");
         };
         let reference = self.quantization.reference(
-            load_model(&self.model, &[])?,
+            load_model(&self.model, &[], &self.execution.limits)?,
             algorithm,
             &self.execution,
         )?;

@@ -13,12 +13,16 @@ use octofold::kernels::isa::Isa;
 use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::{Tensor, npy};
 
+use crate::cli::limits::LimitArguments;
+
 /// How things are computed.
 #[derive(Args)]
 pub(crate) struct Execution {
     /// The number of threads; by default as many as the processor has.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
 }
 
 impl Execution {
@@ -34,7 +38,7 @@ impl Execution {
         Ok(SessionOptions {
             threads: self.threads,
             isa,
-            ..SessionOptions::DEFAULT
+            memory: self.limits.limits()?.memory,
         })
     }
 }
@@ -45,11 +49,11 @@ pub(crate) fn is_plan(path: &Path) -> bool {
 }
 
 /// The plan of a file: read, or compiled from a model as it is.
-pub(crate) fn plan_of(path: &Path) -> Result<Plan> {
+pub(crate) fn plan_of(path: &Path, limits: &LimitArguments) -> Result<Plan> {
     if is_plan(path) {
         return Ok(Plan::load(path)?);
     }
-    let model = Model::load(path)?;
+    let model = Model::load_within(path, &limits.limits()?.import)?;
     let (lowered, _) = octofold::lower(&model.graph)?;
     octofold::compile(&lowered).with_context(|| path.display().to_string())
 }
@@ -57,7 +61,7 @@ pub(crate) fn plan_of(path: &Path) -> Result<Plan> {
 /// A session of a plan or model.
 pub(crate) fn session_of(path: &Path, execution: &Execution) -> Result<Session> {
     Ok(Session::new(
-        Arc::new(plan_of(path)?),
+        Arc::new(plan_of(path, &execution.limits)?),
         execution.session()?,
     )?)
 }
