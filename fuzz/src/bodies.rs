@@ -78,7 +78,9 @@ pub const SEPARATOR: &[u8] = b"OCTOBLOB";
 
 /// A plan file of the metadata and constants in `data`, with right lengths and checksums.
 pub fn sign(data: &[u8]) -> Vec<u8> {
-    let cut = data.windows(SEPARATOR.len()).rposition(|window| window == SEPARATOR);
+    let cut = data
+        .windows(SEPARATOR.len())
+        .rposition(|window| window == SEPARATOR);
     let (metadata, blob) = match cut {
         None => (data, &[][..]),
         Some(at) => (&data[..at], &data[at + SEPARATOR.len()..]),
@@ -135,7 +137,8 @@ fn quantize(graph: Graph) {
         equalize: true,
     };
     let backend = BackendConfig::fbgemm();
-    let Ok(prepared) = octofold::prepare_with(Model::new(graph), &mapping, &backend, options) else {
+    let Ok(prepared) = octofold::prepare_with(Model::new(graph), &mapping, &backend, options)
+    else {
         return;
     };
     let mut statistics = Statistics::new();
@@ -154,7 +157,10 @@ fn lower_and_run(graph: Graph) {
     let Some(inputs) = inputs_of(&graph) else {
         return;
     };
-    let given: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+    let given: Vec<(&str, Tensor)> = inputs
+        .iter()
+        .map(|(name, x)| (name.as_str(), x.clone()))
+        .collect();
     let Ok((lowered, _)) = octofold::lower(&graph) else {
         return;
     };
@@ -202,14 +208,18 @@ fn inputs_of(graph: &Graph) -> Option<Vec<(String, Tensor)>> {
     for &id in graph.inputs() {
         let value = graph.value(id);
         let dims = value.ty().shape.as_ref()?.iter();
-        let shape: Option<Vec<usize>> = dims.map(|dim| usize::try_from(dim.known().unwrap_or(2)).ok()).collect();
+        let shape: Option<Vec<usize>> = dims
+            .map(|dim| usize::try_from(dim.known().unwrap_or(2)).ok())
+            .collect();
         inputs.push((value.name().to_owned(), ones(value.ty().dtype, &shape?)?));
     }
     Some(inputs)
 }
 
 fn ones(dtype: DType, shape: &[usize]) -> Option<Tensor> {
-    let count = shape.iter().try_fold(1_usize, |count, &size| count.checked_mul(size))?;
+    let count = shape
+        .iter()
+        .try_fold(1_usize, |count, &size| count.checked_mul(size))?;
     if count > 1 << 20 {
         return None;
     }
@@ -223,19 +233,97 @@ fn ones(dtype: DType, shape: &[usize]) -> Option<Tensor> {
 
 /// The operators that random graphs are made of, with the number of their operands.
 const OPERATORS: &[(&str, usize)] = &[
-    ("Relu", 1), ("Sigmoid", 1), ("Tanh", 1), ("HardSigmoid", 1), ("HardSwish", 1), ("LeakyRelu", 1), ("Clip", 3), ("Neg", 1), ("Abs", 1), ("Sqrt", 1),
-    ("Identity", 1), ("Add", 2), ("Sub", 2), ("Mul", 2), ("Div", 2), ("Max", 2), ("Min", 2), ("Sum", 3), ("Pow", 2), ("Conv", 3), ("ConvTranspose", 3),
-    ("MatMul", 2), ("Gemm", 3), ("MaxPool", 1), ("AveragePool", 1), ("GlobalAveragePool", 1), ("BatchNormalization", 5), ("Concat", 2), ("Split", 2),
-    ("Slice", 5), ("Pad", 3), ("Transpose", 1), ("Reshape", 2), ("Flatten", 1), ("Squeeze", 2), ("Unsqueeze", 2), ("Expand", 2), ("Tile", 2), ("Shape", 1),
-    ("Gather", 2), ("ReduceMean", 2), ("ReduceSum", 2), ("Softmax", 1), ("Resize", 4), ("Cast", 1), ("ConstantOfShape", 1), ("QuantizeLinear", 3),
-    ("DequantizeLinear", 3), ("QLinearConv", 8), ("QLinearMatMul", 8), ("ConvInteger", 4), ("MatMulInteger", 4), ("DynamicQuantizeLinear", 1), ("Where", 3),
-    ("Equal", 2), ("Range", 3), ("TopK", 2), ("DepthToSpace", 1), ("LayerNormalization", 3), ("Dropout", 1), ("LSTM", 3),
+    ("Relu", 1),
+    ("Sigmoid", 1),
+    ("Tanh", 1),
+    ("HardSigmoid", 1),
+    ("HardSwish", 1),
+    ("LeakyRelu", 1),
+    ("Clip", 3),
+    ("Neg", 1),
+    ("Abs", 1),
+    ("Sqrt", 1),
+    ("Identity", 1),
+    ("Add", 2),
+    ("Sub", 2),
+    ("Mul", 2),
+    ("Div", 2),
+    ("Max", 2),
+    ("Min", 2),
+    ("Sum", 3),
+    ("Pow", 2),
+    ("Conv", 3),
+    ("ConvTranspose", 3),
+    ("MatMul", 2),
+    ("Gemm", 3),
+    ("MaxPool", 1),
+    ("AveragePool", 1),
+    ("GlobalAveragePool", 1),
+    ("BatchNormalization", 5),
+    ("Concat", 2),
+    ("Split", 2),
+    ("Slice", 5),
+    ("Pad", 3),
+    ("Transpose", 1),
+    ("Reshape", 2),
+    ("Flatten", 1),
+    ("Squeeze", 2),
+    ("Unsqueeze", 2),
+    ("Expand", 2),
+    ("Tile", 2),
+    ("Shape", 1),
+    ("Gather", 2),
+    ("ReduceMean", 2),
+    ("ReduceSum", 2),
+    ("Softmax", 1),
+    ("Resize", 4),
+    ("Cast", 1),
+    ("ConstantOfShape", 1),
+    ("QuantizeLinear", 3),
+    ("DequantizeLinear", 3),
+    ("QLinearConv", 8),
+    ("QLinearMatMul", 8),
+    ("ConvInteger", 4),
+    ("MatMulInteger", 4),
+    ("DynamicQuantizeLinear", 1),
+    ("Where", 3),
+    ("Equal", 2),
+    ("Range", 3),
+    ("TopK", 2),
+    ("DepthToSpace", 1),
+    ("LayerNormalization", 3),
+    ("Dropout", 1),
+    ("LSTM", 3),
 ];
 
 /// The attributes that random nodes get.
 const ATTRIBUTES: &[&str] = &[
-    "axis", "group", "kernel_shape", "strides", "pads", "dilations", "alpha", "beta", "transA", "transB", "perm", "to", "keepdims", "auto_pad", "mode", "ceil_mode",
-    "count_include_pad", "output_padding", "blocksize", "num_outputs", "epsilon", "block_size", "output_dtype", "hidden_size", "allowzero", "axes",
+    "axis",
+    "group",
+    "kernel_shape",
+    "strides",
+    "pads",
+    "dilations",
+    "alpha",
+    "beta",
+    "transA",
+    "transB",
+    "perm",
+    "to",
+    "keepdims",
+    "auto_pad",
+    "mode",
+    "ceil_mode",
+    "count_include_pad",
+    "output_padding",
+    "blocksize",
+    "num_outputs",
+    "epsilon",
+    "block_size",
+    "output_dtype",
+    "hidden_size",
+    "allowzero",
+    "axes",
 ];
 
 /// A random graph: nodes of random operators over earlier values, those that the graph refuses left out.
@@ -253,7 +341,9 @@ fn graph(source: &mut Unstructured<'_>) -> Result<Graph> {
         } else {
             vec![1.into(), 2.into(), 4.into(), 4.into()]
         };
-        graph.add_input("x", TensorType::new(DType::F32, dims)).expect("a new name");
+        graph
+            .add_input("x", TensorType::new(DType::F32, dims))
+            .expect("a new name");
         graph
     };
     let mut values: Vec<ValueId> = graph.value_ids().collect();
@@ -263,7 +353,11 @@ fn graph(source: &mut Unstructured<'_>) -> Result<Graph> {
         }
         if source.ratio(1, 3)? {
             let tensor = tensor(source)?;
-            values.push(graph.add_constant(&format!("c{count}"), tensor).expect("a new name"));
+            values.push(
+                graph
+                    .add_constant(&format!("c{count}"), tensor)
+                    .expect("a new name"),
+            );
             continue;
         }
         let &(name, operands) = source.choose(OPERATORS)?;
@@ -283,7 +377,9 @@ fn graph(source: &mut Unstructured<'_>) -> Result<Graph> {
             });
         }
         let outputs = source.int_in_range(1..=2)?;
-        let names: Vec<String> = (0..outputs).map(|output| format!("v{count}.{output}")).collect();
+        let names: Vec<String> = (0..outputs)
+            .map(|output| format!("v{count}.{output}"))
+            .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let node = format!("n{count}");
         if let Ok(id) = graph.add_node(&node, op, &inputs, &names, vec![node.clone()]) {
@@ -315,7 +411,16 @@ fn attribute(source: &mut Unstructured<'_>) -> Result<Attribute> {
     Ok(match source.int_in_range(0..=4)? {
         0 => Attribute::Float(source.arbitrary()?),
         1 => Attribute::String(
-            (*source.choose(&["SAME_UPPER", "VALID", "nearest", "linear", "cubic", "reflect", "edge"])?).to_owned(),
+            (*source.choose(&[
+                "SAME_UPPER",
+                "VALID",
+                "nearest",
+                "linear",
+                "cubic",
+                "reflect",
+                "edge",
+            ])?)
+            .to_owned(),
         ),
         2 | 3 => {
             let len = *source.choose(&[1, 2, 4, 4, 8])?;
@@ -326,17 +431,63 @@ fn attribute(source: &mut Unstructured<'_>) -> Result<Attribute> {
 }
 
 fn tensor(source: &mut Unstructured<'_>) -> Result<Tensor> {
-    let shape: &[usize] = source.choose(&[&[][..], &[1], &[2], &[4], &[2, 2], &[4, 2], &[2, 2, 1, 1], &[2, 2, 3, 3], &[2, 1, 3, 3], &[1, 2, 1, 1], &[0], &[3, 1, 2]])?;
+    let shape: &[usize] = source.choose(&[
+        &[][..],
+        &[1],
+        &[2],
+        &[4],
+        &[2, 2],
+        &[4, 2],
+        &[2, 2, 1, 1],
+        &[2, 2, 3, 3],
+        &[2, 1, 3, 3],
+        &[1, 2, 1, 1],
+        &[0],
+        &[3, 1, 2],
+    ])?;
     let count = shape.iter().product();
     let shape = || shape.iter().copied();
     let made = match source.int_in_range(0..=9)? {
-        0 => Tensor::new(shape(), (0..count).map(|_| source.arbitrary::<f32>()).collect::<Result<_>>()?),
-        1 => Tensor::new(shape(), (0..count).map(|_| source.arbitrary::<u8>()).collect::<Result<_>>()?),
-        2 => Tensor::new(shape(), (0..count).map(|_| source.arbitrary::<i8>()).collect::<Result<_>>()?),
-        3 => Tensor::new(shape(), (0..count).map(|_| source.arbitrary::<i32>()).collect::<Result<_>>()?),
-        4 | 5 => Tensor::new(shape(), (0..count).map(|_| int(source)).collect::<Result<_>>()?),
-        6 => Tensor::new(shape(), (0..count).map(|_| source.arbitrary::<bool>()).collect::<Result<_>>()?),
-        _ => Tensor::new(shape(), (0..count).map(|_| Ok(f32::from(source.arbitrary::<i8>()?) / 16.0)).collect::<Result<_>>()?),
+        0 => Tensor::new(
+            shape(),
+            (0..count)
+                .map(|_| source.arbitrary::<f32>())
+                .collect::<Result<_>>()?,
+        ),
+        1 => Tensor::new(
+            shape(),
+            (0..count)
+                .map(|_| source.arbitrary::<u8>())
+                .collect::<Result<_>>()?,
+        ),
+        2 => Tensor::new(
+            shape(),
+            (0..count)
+                .map(|_| source.arbitrary::<i8>())
+                .collect::<Result<_>>()?,
+        ),
+        3 => Tensor::new(
+            shape(),
+            (0..count)
+                .map(|_| source.arbitrary::<i32>())
+                .collect::<Result<_>>()?,
+        ),
+        4 | 5 => Tensor::new(
+            shape(),
+            (0..count).map(|_| int(source)).collect::<Result<_>>()?,
+        ),
+        6 => Tensor::new(
+            shape(),
+            (0..count)
+                .map(|_| source.arbitrary::<bool>())
+                .collect::<Result<_>>()?,
+        ),
+        _ => Tensor::new(
+            shape(),
+            (0..count)
+                .map(|_| Ok(f32::from(source.arbitrary::<i8>()?) / 16.0))
+                .collect::<Result<_>>()?,
+        ),
     };
     Ok(made.expect("as many elements as the shape has"))
 }

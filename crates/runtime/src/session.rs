@@ -69,8 +69,10 @@ pub struct Session {
 struct Memory {
     arena: AlignedBytes,
     tensors: Vec<Option<Tensor>>,
-    /// The bytes of the tensors, without the inputs'.
+    /// The bytes of the tensors.
     live: u64,
+    /// The bytes of the inputs, which the caller had before the run.
+    given: u64,
     /// The bytes of the constants' tensors.
     constants: u64,
     /// The bytes that everything may take.
@@ -211,8 +213,9 @@ impl Session {
         self.memory.tensors.resize(self.plan.values().len(), None);
         self.memory.live = 0;
         for (&input, tensor) in self.plan.parts().inputs.iter().zip(tensors) {
-            self.memory.tensors[input.index()] = Some(tensor);
+            self.memory.keep(input, tensor);
         }
+        self.memory.given = self.memory.live;
         let plan = Arc::clone(&self.plan);
         for (index, step) in plan.steps().iter().enumerate() {
             let began = self.profile.is_some().then(Instant::now);
@@ -225,7 +228,7 @@ impl Session {
                     source: Box::new(source),
                 })?;
             for &value in &specialization.drops[index] {
-                self.memory.release(&plan, value);
+                self.memory.release(value);
             }
             if let Some(began) = began {
                 self.record(&specialization, index, began.elapsed());
@@ -408,13 +411,10 @@ impl Memory {
         self.tensors[value.index()] = Some(tensor);
     }
 
-    /// Lets the tensor of a value go; inputs were never counted.
-    fn release(&mut self, plan: &Plan, value: ValueIndex) {
-        let tensor = self.tensors[value.index()].take();
-        if !plan.parts().inputs.contains(&value) {
-            let bytes = tensor.as_ref().map_or(0, bytes_of);
-            self.live = self.live.saturating_sub(bytes);
-        }
+    /// Lets the tensor of a value go.
+    fn release(&mut self, value: ValueIndex) {
+        let bytes = self.tensors[value.index()].take().map_or(0, |tensor| bytes_of(&tensor));
+        self.live = self.live.saturating_sub(bytes);
     }
 
     /// The bytes that the budget has left.
@@ -423,7 +423,7 @@ impl Memory {
         let taken = arena
             .saturating_add(self.live)
             .saturating_add(self.constants);
-        self.budget.saturating_sub(taken)
+        self.budget.saturating_add(self.given).saturating_sub(taken)
     }
 
     /// The tensor of an operand; values in the arena are copied.

@@ -85,14 +85,16 @@ impl Specialization {
         }
         let (places, arena_bytes) = places(plan, &shapes, &roots, &in_arena, &last_uses)?;
 
+        let mut kept = vec![false; plan.values().len()];
+        for output in plan.outputs() {
+            if let Operand::Value(value) = output.value {
+                kept[value.index()] = true;
+            }
+        }
         let mut drops = vec![Vec::new(); plan.steps().len()];
         for (index, last) in last_uses.iter().enumerate() {
             let value = ValueIndex(index as u32);
-            let kept = plan
-                .outputs()
-                .iter()
-                .any(|output| output.value == Operand::Value(value));
-            if let (Some(last), false, Place::Tensor) = (last, kept, &places[index]) {
+            if let (Some(last), false, Place::Tensor) = (last, kept[index], &places[index]) {
                 drops[*last].push(value);
             }
         }
@@ -389,13 +391,16 @@ fn peak_of_tensors(
         }
         _ => 0,
     };
+    let mut is_input = vec![false; plan.values().len()];
+    for input in &plan.parts().inputs {
+        is_input[input.index()] = true;
+    }
     let (mut live, mut peak) = (0_u64, 0_u64);
     for (step, drops) in plan.steps().iter().zip(drops) {
         let made = step.outputs.iter().map(|&value| bytes(value));
         live = made.fold(live, u64::saturating_add);
         peak = peak.max(live);
-        let inputs = &plan.parts().inputs;
-        let dropped = drops.iter().filter(|value| !inputs.contains(value));
+        let dropped = drops.iter().filter(|value| !is_input[value.index()]);
         live = dropped
             .map(|&value| bytes(value))
             .fold(live, u64::saturating_sub);
