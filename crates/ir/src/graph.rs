@@ -177,7 +177,7 @@ pub struct Graph {
     folding: FoldingBudget,
 }
 
-/// How much one pass may spend on nodes whose operands are constants. What exceeds it is left for the run.
+/// How much passes may spend on nodes whose operands are constants. What exceeds it is left for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoldingBudget {
     /// The bytes by which results may exceed the operands that they stand for.
@@ -229,12 +229,12 @@ impl Graph {
         self.modules.insert(node.to_owned(), module.into());
     }
 
-    /// How much a pass may spend on folding.
+    /// How much passes may still spend on folding.
     pub fn folding(&self) -> FoldingBudget {
         self.folding
     }
 
-    /// Sets how much a pass may spend on folding. It stands with the graph, whose origin decides how far its sizes are to be trusted.
+    /// Sets how much passes may spend on folding. It stands with the graph, whose origin decides how far its sizes are to be trusted.
     pub fn set_folding(&mut self, budget: FoldingBudget) {
         self.folding = budget;
     }

@@ -36,11 +36,11 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// All threads, the best instruction set, and 8 GiB of memory.
+    /// All threads, the best instruction set, and 4 GiB of memory.
     pub const DEFAULT: Self = Self {
         threads: 0,
         isa: None,
-        memory: 8 << 30,
+        memory: 4 << 30,
     };
 }
 
@@ -413,7 +413,9 @@ impl Memory {
 
     /// Lets the tensor of a value go.
     fn release(&mut self, value: ValueIndex) {
-        let bytes = self.tensors[value.index()].take().map_or(0, |tensor| bytes_of(&tensor));
+        let bytes = self.tensors[value.index()]
+            .take()
+            .map_or(0, |tensor| bytes_of(&tensor));
         self.live = self.live.saturating_sub(bytes);
     }
 

@@ -63,13 +63,13 @@ budget! {
     /// The bytes that files of weights may have without any being stored: the holes of a sparse file, which cost no disk and all the memory.
     "hole-bytes" hole_bytes: u64 = 1 << 24,
     /// The bytes that folding may add beyond those of the model's constants, see [`FoldingBudget::bytes`].
-    "fold-bytes" fold_bytes: u64 = 1 << 26,
+    "fold-bytes" fold_bytes: u64 = 1 << 25,
     /// The operations that folding may take, see [`FoldingBudget::operations`].
     "fold-operations" fold_operations: u64 = 1 << 28,
 }
 
 impl Budget {
-    /// What a pass may spend on folding.
+    /// What passes may spend on folding.
     pub fn folding(&self) -> FoldingBudget {
         FoldingBudget {
             bytes: self.fold_bytes,

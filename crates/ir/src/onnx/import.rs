@@ -130,11 +130,9 @@ pub(crate) fn import_decoded(
     let nodes = std::mem::take(&mut proto.node);
     let nodes = inline(nodes, &model.functions, &opsets, budget, &mut node_names)?;
 
-    let mut graph = Graph::new(proto.name());
-    graph.set_folding(budget.folding());
     let mut importer = Importer {
         budget,
-        graph,
+        graph: Graph::new(proto.name()),
         external,
         extension,
         values: HashMap::new(),
@@ -154,6 +152,17 @@ pub(crate) fn import_decoded(
     }
     importer.add_outputs(&proto)?;
     let mut graph = importer.graph;
+    // A tied weight may have to be there twice, transposed, however large it is.
+    let constants = graph
+        .value_ids()
+        .filter_map(|id| graph.value(id).constant());
+    let constants = constants.fold(0_u64, |sum, tensor| {
+        let size = tensor.dtype().size().unwrap_or(1) as u64;
+        sum.saturating_add((tensor.len() as u64).saturating_mul(size))
+    });
+    let mut folding = budget.folding();
+    folding.bytes = folding.bytes.saturating_add(constants);
+    graph.set_folding(folding);
     add_metadata(&mut graph, &model, &proto);
     Ok(graph)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::cli::limits::LimitArguments;
@@ -25,7 +25,8 @@ impl Check {
     pub(crate) fn execute(&self) -> Result<()> {
         let prepared = self
             .quantization
-            .prepare(load_model(&self.model, &[], &self.limits)?)?;
+            .prepare(load_model(&self.model, &[], &self.limits)?)
+            .with_context(|| self.model.display().to_string())?;
         if self.json {
             let warnings = &prepared.warnings;
             println!(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::cli::quantization::{Quantization, load_model};
@@ -47,7 +47,8 @@ impl Compile {
         };
         self.quantization.accept_engine(&mut graph)?;
         let backend = self.quantization.backend()?;
-        let (lowered, _) = octofold::lower_for(&graph, &backend)?;
+        let (lowered, _) = octofold::lower_for(&graph, &backend)
+            .with_context(|| self.model.display().to_string())?;
         octofold::compile(&lowered)?.save(&self.output)?;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use octofold::ir::onnx::{ExportOptions, export_to_file};
 
@@ -31,7 +31,8 @@ impl Quantize {
             load_model(&self.model, &[], &self.execution.limits)?,
             algorithm,
             &self.execution,
-        )?;
+        );
+        let reference = reference.with_context(|| self.model.display().to_string())?;
         export_to_file(&reference, &self.output, &ExportOptions::default())?;
         Ok(())
     }

@@ -54,7 +54,7 @@ pub(crate) fn plan_of(path: &Path, limits: &LimitArguments) -> Result<Plan> {
         return Ok(Plan::load(path)?);
     }
     let model = Model::load_within(path, &limits.limits()?.import)?;
-    let (lowered, _) = octofold::lower(&model.graph)?;
+    let (lowered, _) = octofold::lower(&model.graph).with_context(|| path.display().to_string())?;
     octofold::compile(&lowered).with_context(|| path.display().to_string())
 }
 

@@ -4,7 +4,7 @@
 //! exporters leave: `Shape` → `Gather` → `Concat` → `Reshape`). Quantized weights stay quantized: a
 //! `DequantizeLinear` of a constant is not folded, since it would make the weights four times larger and hide them from lowering.
 //!
-//! A few bytes of a file may stand for gigabytes, or for hours of work. What a run of the pass spends is bounded by the graph's
+//! A few bytes of a file may stand for gigabytes, or for hours of work. What all runs of the pass spend is bounded by the graph's
 //! [`FoldingBudget`]; nodes beyond it stay, and are computed when the model runs.
 
 use octofold_ir::{FoldingBudget, Graph, NodeId, Op, Patch, TensorType};
@@ -30,12 +30,6 @@ impl Pass for FoldConstants {
         };
         let mut report = PassReport::default();
         let mut left = graph.folding();
-        // A tied weight may have to be there twice, transposed, however large it is.
-        let constants = graph
-            .value_ids()
-            .filter_map(|id| graph.value(id).constant());
-        let constants = constants.fold(0, |sum: u64, tensor| sum.saturating_add(bytes_of(tensor)));
-        left.bytes = left.bytes.saturating_add(constants);
         for id in graph.order().map_err(graph_error)? {
             let name = graph.node(id).name().to_owned();
             match known_results(graph, id, &mut left) {
@@ -57,6 +51,7 @@ impl Pass for FoldConstants {
                 }
             }
         }
+        graph.set_folding(left);
         graph.sweep_constants();
         Ok(report)
     }
@@ -160,4 +155,60 @@ fn known_contents(graph: &Graph, id: NodeId) -> Option<Vec<Tensor>> {
         }
     });
     results.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use octofold_ir::text::parse;
+
+    use super::*;
+
+    /// Folds a text under a budget; gives the operators that are left and what was reported.
+    fn fold(text: &str, bytes: u64, operations: u64) -> (Vec<&'static str>, String) {
+        let mut graph = parse(text, None).expect("a sound graph");
+        graph.set_folding(FoldingBudget { bytes, operations });
+        let report = FoldConstants.run(&mut graph).expect("a sound graph");
+        let order = graph.order().expect("no cycle");
+        let operators = order.into_iter().map(|id| graph.node(id).op().name());
+        (operators.collect(), format!("{report:?}"))
+    }
+
+    #[test]
+    fn folding_keeps_to_its_budget_of_bytes() {
+        let text = "net (float[8,8] x) => (float[8,8] y) <int64[2] s = {8, 8}> {
+            a = ConstantOfShape(s)
+            b = Add(x, a)
+            c = ConstantOfShape <value = float[1] {2.0}> (s)
+            y = Add(b, c)
+        }";
+        // Each result takes 256 bytes; the sizes, of 16 bytes, go with their last reader.
+        assert_eq!(fold(text, 512, 1 << 20).0, ["Add", "Add"]);
+        let (operators, report) = fold(text, 400, 1 << 20);
+        assert_eq!(operators.len(), 3);
+        assert!(report.contains("fold-bytes"), "{report}");
+        assert_eq!(fold(text, 0, 1 << 20).0.len(), 4);
+    }
+
+    #[test]
+    fn folding_keeps_to_its_budget_of_operations() {
+        let text = "net (float[1] x) => (float[4,4] y) <float[4,4] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}> {
+            a = MatMul(w, w)
+            y = Add(a, x)
+        }";
+        // 64 products, and 48 elements that are read and written.
+        assert_eq!(fold(text, 1 << 20, 112).0, ["Add"]);
+        let (operators, report) = fold(text, 1 << 20, 111);
+        assert_eq!(operators, ["MatMul", "Add"]);
+        assert!(report.contains("fold-operations"), "{report}");
+    }
+
+    /// A transposed weight takes the place of the weight, whatever the budget.
+    #[test]
+    fn what_replaces_its_operand_needs_no_bytes() {
+        let text = "net (float[1] x) => (float[2,2] y) <float[2,2] w = {1,2,3,4}> {
+            a = Transpose <perm = [1, 0]> (w)
+            y = Add(a, x)
+        }";
+        assert_eq!(fold(text, 0, 1 << 10).0, ["Add"]);
+    }
 }

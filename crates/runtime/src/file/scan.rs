@@ -84,7 +84,9 @@ fn walk(
                     // A text, or a list of numbers, each of at least a byte.
                     None => {
                         let bytes = length.saturating_mul(size_of::<u64>());
-                        *taken = taken.saturating_add(size_of::<String>()).saturating_add(bytes);
+                        *taken = taken
+                            .saturating_add(size_of::<String>())
+                            .saturating_add(bytes);
                     }
                 }
             }
