@@ -231,6 +231,7 @@ fn time(plan: &Arc<Plan>, isa: Isa, threads: usize, profile: bool) -> Result<()>
             threads,
             isa: Some(isa),
             allow_portable: true,
+            ..SessionOptions::DEFAULT
         },
     )?;
     let x = Tensor::new(

@@ -5,11 +5,12 @@ mod support;
 use std::sync::Arc;
 
 use octofold_ops::families::{
-    Activation, FusedConv, Layout, OutputQuantization, QuantizeLinear, Relu, Reshape, Transpose,
+    Activation, ConstantOfShape, FusedConv, Layout, OutputQuantization, QuantizeLinear, Relu,
+    Reshape, Transpose,
 };
 use octofold_ops::{Attribute, Described};
 use octofold_quant::{QParams, QuantType};
-use octofold_runtime::{Plan, PlanError, Session, SessionOptions};
+use octofold_runtime::{Plan, PlanError, RunError, Session, SessionOptions};
 use octofold_tensor::{DType, Tensor};
 use support::{Builder, Random, plan};
 
@@ -157,6 +158,7 @@ fn forged_plans_fail_or_run_but_do_no_harm() {
                 threads: 1,
                 isa: None,
                 allow_portable: true,
+                ..SessionOptions::DEFAULT
             },
         ) else {
             failed += 1;
@@ -171,6 +173,40 @@ fn forged_plans_fail_or_run_but_do_no_harm() {
         refused > 100 && ran > 100,
         "{refused} refused, {failed} failed, {ran} ran"
     );
+}
+
+/// What a plan asks for is looked at before memory is taken: sizes that are known when it is loaded, and those that depend on data.
+#[test]
+fn a_run_keeps_to_its_budget_of_memory() {
+    let (plan, x) = example();
+    let with = |memory| SessionOptions {
+        threads: 1,
+        memory,
+        ..SessionOptions::DEFAULT
+    };
+    let mut session = Session::new(Arc::clone(&plan), with(1 << 20)).unwrap();
+    session.run(&[("x", x)]).unwrap();
+    let error = Session::new(plan, with(100)).unwrap_err();
+    assert!(
+        matches!(error, RunError::Budget { limit: 100, .. }),
+        "{error}"
+    );
+
+    let mut builder = Builder::new();
+    let shape = builder.input("shape", DType::I64, &[2]);
+    let y = builder.node(ConstantOfShape { value: None }, &[Some(shape)]);
+    builder.output(y);
+    let plan = support::plan(&builder.graph);
+    let mut session = Session::new(plan, with(1 << 20)).unwrap();
+    let mut run = |size: i64| session.run(&[("shape", Tensor::vector(vec![size, size]))]);
+    assert_eq!(run(500).unwrap()[0].1.len(), 250_000);
+    let error = run(600).unwrap_err().to_string();
+    assert!(
+        error.contains("360000 elements") && error.contains("--limit memory"),
+        "{error}"
+    );
+    assert!(run(1 << 40).is_err());
+    assert!(run(500).is_ok());
 }
 
 #[test]

@@ -273,6 +273,7 @@ fn portable_plans_and_profiles() {
             threads: 2,
             isa: None,
             allow_portable: true,
+            ..SessionOptions::DEFAULT
         },
     )
     .unwrap();

@@ -174,6 +174,25 @@ pub struct Graph {
     metadata: IndexMap<String, String>,
     modules: HashMap<String, String>,
     flow: StableDiGraph<Vertex, usize>,
+    folding: FoldingBudget,
+}
+
+/// How much passes may spend on nodes whose operands are constants. What exceeds it is left for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoldingBudget {
+    /// The bytes by which results may exceed the operands that they stand for.
+    pub bytes: u64,
+    /// The elementary operations, as [`octofold_ops::cost::operations`] counts them.
+    pub operations: u64,
+}
+
+impl Default for FoldingBudget {
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 26,
+            operations: 1 << 28,
+        }
+    }
 }
 
 impl Graph {
@@ -208,6 +227,16 @@ impl Graph {
     /// Records the module of a node, by the node's name.
     pub fn set_module(&mut self, node: &str, module: impl Into<String>) {
         self.modules.insert(node.to_owned(), module.into());
+    }
+
+    /// How much passes may still spend on folding.
+    pub fn folding(&self) -> FoldingBudget {
+        self.folding
+    }
+
+    /// Sets how much passes may spend on folding. It stands with the graph, whose origin decides how far its sizes are to be trusted.
+    pub fn set_folding(&mut self, budget: FoldingBudget) {
+        self.folding = budget;
     }
 
     /// The values that the caller gives, in order.
@@ -304,6 +333,15 @@ impl Graph {
         uses
     }
 
+    /// Whether any operand slot is filled by a value; quicker to ask than [`Graph::uses`] of a value that thousands of nodes read.
+    pub fn is_used(&self, value: ValueId) -> bool {
+        let readers = |value: &Value| {
+            let edges = self.flow.edges_directed(value.vertex, Direction::Outgoing);
+            edges.map(|edge| edge.target()).next().is_some()
+        };
+        self.get_value(value).is_some_and(readers)
+    }
+
     /// Whether a value is an output of the graph.
     pub fn is_output(&self, value: ValueId) -> bool {
         self.outputs.iter().any(|output| output.value == value)
@@ -311,6 +349,11 @@ impl Graph {
 
     /// The single operand slot that a value fills, when that is its only use and it is no output.
     pub fn single_use(&self, value: ValueId) -> Option<Use> {
+        let vertex = self.get_value(value)?.vertex;
+        let mut edges = self.flow.edges_directed(vertex, Direction::Outgoing);
+        if edges.nth(1).is_some() {
+            return None;
+        }
         match self.uses(value).as_slice() {
             [only] if !self.is_output(value) => Some(*only),
             _ => None,
@@ -637,9 +680,7 @@ impl Graph {
         let unused: Vec<ValueId> = self
             .value_ids()
             .filter(|&id| {
-                self.value(id).constant().is_some()
-                    && !self.is_output(id)
-                    && self.uses(id).is_empty()
+                self.value(id).constant().is_some() && !self.is_output(id) && !self.is_used(id)
             })
             .collect();
         for &id in &unused {

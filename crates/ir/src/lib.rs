@@ -29,7 +29,7 @@ mod types;
 mod verify;
 
 pub use error::GraphError;
-pub use graph::{Graph, Node, Output, Use, Value, ValueKind};
+pub use graph::{FoldingBudget, Graph, Node, Output, Use, Value, ValueKind};
 pub use id::{NodeId, ValueId};
 pub use interpret::{interpret, interpret_with};
 pub use octofold_ops::Op;

@@ -3,6 +3,7 @@
 //! A rewrite reads the graph and describes the change: constants and nodes to add, values to replace, operands to rewire, nodes to
 //! remove. [`Graph::apply`] checks the whole description and then carries it out, or leaves the graph as it was.
 
+use indexmap::IndexSet;
 use octofold_ops::Op;
 use octofold_tensor::{Dim, Tensor};
 use smallvec::SmallVec;
@@ -44,7 +45,7 @@ struct NewNode {
 pub struct Patch {
     values: Vec<NewValue>,
     nodes: Vec<NewNode>,
-    removed: Vec<NodeId>,
+    removed: IndexSet<NodeId>,
     replaced: Vec<(ValueId, PatchValue)>,
     rewired: Vec<(Use, PatchValue)>,
     outputs: Vec<(usize, PatchValue)>,
@@ -140,13 +141,11 @@ impl Patch {
 
     /// Removes a node. Its results must be replaced, or used by removed nodes only.
     pub fn remove(&mut self, node: NodeId) {
-        if !self.removed.contains(&node) {
-            self.removed.push(node);
-        }
+        self.removed.insert(node);
     }
 
     /// The nodes that the patch removes.
-    pub fn removed(&self) -> &[NodeId] {
+    pub fn removed(&self) -> &IndexSet<NodeId> {
         &self.removed
     }
 }
@@ -232,7 +231,7 @@ impl Graph {
             self.remove_node(id);
         }
         for id in orphans {
-            if self.uses(id).is_empty() {
+            if !self.is_used(id) {
                 self.drop_value(id);
             }
         }

@@ -6,7 +6,7 @@ use octofold_ir::Graph;
 use octofold_ir::onnx::proto::tensor_proto::DataLocation;
 use octofold_ir::onnx::proto::{ModelProto, StringStringEntryProto};
 use octofold_ir::onnx::{
-    ExportError, ExportOptions, ImportError, ImportOptions, export, export_to_file, import,
+    Budget, ExportError, ExportOptions, ImportError, ImportOptions, export, export_to_file, import,
     import_bytes,
 };
 use octofold_tensor::{DType, Tensor};
@@ -14,6 +14,33 @@ use prost::Message;
 
 mod onnx_support;
 use onnx_support::{model, node, value};
+
+/// A sparse file costs no disk, and would cost all the memory.
+#[cfg(unix)]
+#[test]
+fn files_of_holes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(folder.path().join("w.bin")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let model = external(&[("location", "w.bin"), ("offset", "4096"), ("length", "64")]);
+    let with = |budget| {
+        import_bytes(
+            model.encode_to_vec(),
+            Some(folder.path()),
+            &ImportOptions { budget },
+        )
+    };
+    let text = with(Budget::default()).unwrap_err().to_string();
+    assert!(
+        text.contains("sparse") && text.contains("--limit hole-bytes"),
+        "{text}"
+    );
+    let budget = Budget {
+        hole_bytes: 1 << 41,
+        ..Budget::default()
+    };
+    assert!(with(budget).is_ok());
+}
 
 /// A model whose weight of 16 floats is elsewhere.
 fn external(entries: &[(&str, &str)]) -> ModelProto {

@@ -452,6 +452,73 @@ fn budgets_can_be_set() {
 }
 
 #[test]
+fn ranks_are_limited() {
+    let ones = vec![1; 65];
+    let input = model(
+        17,
+        &[value("x", DType::F32, &ones)],
+        &[],
+        &[relu("x", "y")],
+        &["y"],
+    );
+    assert!(refusal(&input).contains("--limit rank"));
+    let constant = Tensor::new([1; 65], vec![1.0_f32]).unwrap();
+    let constant = model(17, &[], &[("x", constant)], &[relu("x", "y")], &["y"]);
+    assert!(refusal(&constant).contains("65 axes"));
+    let axes = Tensor::vector((0..80_i64).collect());
+    let made = [node("Unsqueeze", &["x", "a"], &["y"], &[])];
+    let made = model(
+        17,
+        &[value("x", DType::F32, &[2])],
+        &[("a", axes)],
+        &made,
+        &["y"],
+    );
+    assert!(refusal(&made).contains("81 axes"));
+}
+
+/// Each call of a function makes a constant of a tensor that the file holds once.
+#[test]
+fn calls_that_copy_a_tensor_thousands_of_times_are_refused() {
+    let tensor = Tensor::vector(vec![0.0_f32; 1 << 12]);
+    let constant = onnx_support::tensor("value", tensor_to_proto("", &tensor));
+    let mut functions = vec![function(
+        "f0",
+        &["a"],
+        &["b"],
+        &[
+            node("Constant", &[], &["k"], &[constant]),
+            node("Add", &["a", "k"], &["b"], &[]),
+        ],
+    )];
+    for depth in 1..13 {
+        let inner = format!("f{}", depth - 1);
+        let calls = [
+            call(node(&inner, &["a"], &["t"], &[])),
+            call(node(&inner, &["t"], &["b"], &[])),
+        ];
+        functions.push(function(&format!("f{depth}"), &["a"], &["b"], &calls));
+    }
+    for (called, fits) in [("f2", true), ("f12", false)] {
+        let nodes = [call(node(called, &["x"], &["y"], &[]))];
+        let mut model = model(
+            17,
+            &[value("x", DType::F32, &[1 << 12])],
+            &[],
+            &nodes,
+            &["y"],
+        );
+        model.functions.clone_from(&functions);
+        model.opset_import.push(onnx_support::import_of("f", 1));
+        if fits {
+            graph(&model);
+        } else {
+            assert!(refusal(&model).contains("--limit copied-bytes"));
+        }
+    }
+}
+
+#[test]
 fn huge_results_are_refused_before_anybody_computes_them() {
     let shape = Tensor::vector(vec![1_i64 << 20, 1 << 20]);
     let bomb = model(

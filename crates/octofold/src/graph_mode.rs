@@ -42,13 +42,21 @@ impl Model {
     /// # Errors
     /// When the file cannot be read or needs what Octofold does not have.
     pub fn load(path: &Path) -> Result<Self, Error> {
+        Self::load_within(path, &onnx::ImportOptions::default())
+    }
+
+    /// As [`Model::load`], with other budgets than the default ones.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_within(path: &Path, options: &onnx::ImportOptions) -> Result<Self, Error> {
         let is_text = path
             .extension()
             .is_some_and(|extension| extension == "txt" || extension == "onnxtxt");
         let graph = if is_text {
-            octofold_ir::text::read_file(path)?
+            octofold_ir::text::read_file_within(path, options)?
         } else {
-            onnx::import(path, &onnx::ImportOptions::default())?
+            onnx::import(path, options)?
         };
         Ok(Self::new(graph))
     }

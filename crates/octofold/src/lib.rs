@@ -26,6 +26,7 @@ pub mod eager;
 mod error;
 mod fate;
 mod graph_mode;
+mod limits;
 mod provenance;
 mod repair;
 mod sensitivity;
@@ -37,6 +38,7 @@ pub use graph_mode::{
     engine_of, fix_shape, inputs_of, inputs_of_plan, lower, lower_for, optimize, prepare,
     prepare_with,
 };
+pub use limits::Limits;
 pub use octofold_calibrate as calibrate;
 pub use octofold_codegen as codegen;
 pub use octofold_ir as ir;

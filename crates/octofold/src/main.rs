@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match cli::execute(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", message(&error));
+            eprintln!("error: {}", cli::output::visible(&message(&error)));
             ExitCode::FAILURE
         }
     }

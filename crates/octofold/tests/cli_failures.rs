@@ -27,6 +27,11 @@ const FAILURES: &str = "
     check MODEL --op-types Conv,Convolution               | Convolution Conv
     check MODEL --exclude layer1.0.conv7                  | layer1.0.conv7 layer1.0.conv1
     check MODEL --config missing.toml                     | missing.toml
+    check MODEL --limit nodes=3                           | fashion_resnet.onnx nodes --limit raise
+    inspect MODEL --limit depth=2                         | depth --limit
+    compile MODEL -o out.oct --limit knots=3              | knots nodes memory
+    opt MODEL --limit nodes                               | NAME=NUMBER
+    bench PLAN --json --limit memory=1K                   | memory --limit
     opt MODEL --passes fold-constants,magic               | magic fuse-affine
     opt MODEL --print-after magic                         | magic fuse-affine
     test missing                                          | missing

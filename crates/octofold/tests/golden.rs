@@ -67,6 +67,7 @@ fn run(lowered: &Graph, inputs: &[(&str, Tensor)]) -> Result<Vec<Tensor>> {
             threads: 1,
             isa: None,
             allow_portable: true,
+            ..SessionOptions::DEFAULT
         },
     )?;
     Ok(session
@@ -497,6 +498,7 @@ fn a_batch_is_its_samples() {
                 threads: 1,
                 isa: None,
                 allow_portable: true,
+                ..SessionOptions::DEFAULT
             },
         )?;
         let batch = &golden["input"];

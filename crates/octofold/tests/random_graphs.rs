@@ -75,7 +75,7 @@ proptest! {
         let inputs = random_inputs(&model.graph, batch, seed);
         let expected = evaluate(&lowered, &inputs);
         for isa in Isa::supported() {
-            let options = SessionOptions { threads: 2, isa: Some(isa), allow_portable: true };
+            let options = SessionOptions { threads: 2, isa: Some(isa), allow_portable: true, ..SessionOptions::DEFAULT };
             let [found, other] = plans.each_ref().map(|plan| {
                 let mut session = Session::new(Arc::clone(plan), options).unwrap();
                 let found = session.run(&given(&inputs)).unwrap();

@@ -20,6 +20,7 @@ const OPTIONS: SessionOptions = SessionOptions {
     threads: 1,
     isa: None,
     allow_portable: true,
+    ..SessionOptions::DEFAULT
 };
 
 /// The means of all inputs of layers over 24 calibration images.

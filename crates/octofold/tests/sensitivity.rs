@@ -21,6 +21,7 @@ const OPTIONS: SessionOptions = SessionOptions {
     threads: 1,
     isa: None,
     allow_portable: true,
+    ..SessionOptions::DEFAULT
 };
 const SAMPLES: Option<usize> = Some(32);
 

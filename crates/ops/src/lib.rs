@@ -12,10 +12,12 @@
 #![forbid(unsafe_code)]
 
 pub mod attribute;
+pub mod cost;
 mod error;
 pub mod families;
 mod operator;
 
 pub use attribute::{Attribute, AttributeMap, Attributes};
 pub use error::OpError;
+pub use families::support::within_elements;
 pub use operator::{Arity, Described, Inputs, Op, Operator};

@@ -416,7 +416,7 @@ pub(crate) fn annotate_values(
             continue;
         }
         for &result in graph.node(id).outputs() {
-            let is_read = !graph.uses(result).is_empty();
+            let is_read = graph.is_used(result);
             if is_read
                 && graph.value(result).ty().dtype == DType::F32
                 && !annotations.values.contains_key(&result)

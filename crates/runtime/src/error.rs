@@ -109,6 +109,17 @@ pub enum StepError {
     /// A thread of the pool panicked, which is a bug of Octofold.
     #[error("a worker thread failed")]
     Worker,
+    /// A result whose size is known only when it is computed, and that the budget does not allow.
+    #[error(
+        "a result of {elements} elements exceeds the budget of {limit} bytes of memory; raise it (SessionOptions::memory, --limit \
+         memory=BYTES) for a model that is trusted"
+    )]
+    Budget {
+        /// The number of elements.
+        elements: u128,
+        /// The budget.
+        limit: u64,
+    },
     /// The function that was shown the tap's values gave an error.
     #[error("the observer of `{id}` failed")]
     Tap {
@@ -178,6 +189,17 @@ pub enum RunError {
         kernel: &'static str,
         /// What is wrong.
         source: Box<StepError>,
+    },
+    /// More memory than the budget allows.
+    #[error(
+        "running the plan with these shapes takes {needed} bytes of memory, the budget is {limit}; raise it (SessionOptions::memory, \
+         --limit memory=BYTES) for a model that is trusted"
+    )]
+    Budget {
+        /// What the constants, the arena and the values with tensors of their own take.
+        needed: u64,
+        /// The budget.
+        limit: u64,
     },
     /// More memory than there is.
     #[error("there is no memory for {0} bytes")]

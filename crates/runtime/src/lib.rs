@@ -24,7 +24,6 @@
 
 mod blob;
 pub mod broadcast;
-pub mod cost;
 mod error;
 mod exec;
 pub mod file;
@@ -43,6 +42,7 @@ mod values;
 
 pub use blob::{ALIGN, Blob, BlobBuilder};
 pub use error::{BoxError, PlanError, RunError, StepError};
+pub use octofold_ops::cost;
 pub use plan::{
     Constant, ConstantIndex, Engine, Kernel, Operand, Plan, PlanOutput, PlanParts, PlanValue, Step,
     Tap, ValueIndex,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use octofold_kernels::Isa;
-use octofold_ops::Inputs;
+use octofold_ops::{Inputs, OpError, within_elements};
 use octofold_tensor::{Shape, Tensor};
 use smallvec::SmallVec;
 
@@ -24,7 +24,7 @@ use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, Tens
 const REMEMBERED: usize = 16;
 
 /// How a session runs its plan.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// The number of threads; 0 takes as many as the processor runs at once.
     pub threads: usize,
@@ -32,6 +32,25 @@ pub struct SessionOptions {
     pub isa: Option<Isa>,
     /// Whether a plan that is made for another processor runs, by the kernels that this one has.
     pub allow_portable: bool,
+    /// The bytes of memory that a run may take for the constants that portable steps read, the arena, and the values with tensors of their
+    /// own. A plan of a few bytes may ask for any number. What operators take while they compute one result is not counted.
+    pub memory: u64,
+}
+
+impl SessionOptions {
+    /// All threads, the best instruction set, no plans for other processors, and 4 GiB of memory.
+    pub const DEFAULT: Self = Self {
+        threads: 0,
+        isa: None,
+        allow_portable: false,
+        memory: 4 << 30,
+    };
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// A plan with everything that running it takes: arena, threads, and the specializations to the shapes that it has seen.
@@ -53,6 +72,14 @@ pub struct Session {
 struct Memory {
     arena: AlignedBytes,
     tensors: Vec<Option<Tensor>>,
+    /// The bytes of the tensors.
+    live: u64,
+    /// The bytes of the inputs, which the caller had before the run.
+    given: u64,
+    /// The bytes of the constants' tensors.
+    constants: u64,
+    /// The bytes that everything may take.
+    budget: u64,
 }
 
 impl std::fmt::Debug for Memory {
@@ -83,12 +110,16 @@ impl Session {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let constants = materialize(&plan)?;
+        let (constants, constant_bytes) = materialize(&plan, options.memory)?;
         let mut session = Self {
             isa,
             pool: Pool::new(threads).map_err(RunError::Threads)?,
             constants,
-            memory: Memory::default(),
+            memory: Memory {
+                constants: constant_bytes,
+                budget: options.memory,
+                ..Memory::default()
+            },
             specializations: Vec::new(),
             profile: None,
             plan,
@@ -147,6 +178,13 @@ impl Session {
             self.specializations[..=position].rotate_right(1);
         } else {
             let made = Specialization::new(&self.plan, inputs, self.pool.threads())?;
+            let needed = (made.arena_bytes() as u64)
+                .saturating_add(made.tensor_bytes())
+                .saturating_add(self.memory.constants);
+            let limit = self.memory.budget;
+            if needed > limit {
+                return Err(RunError::Budget { needed, limit });
+            }
             self.specializations.truncate(REMEMBERED - 1);
             self.specializations.insert(0, Arc::new(made));
         }
@@ -179,9 +217,11 @@ impl Session {
         let specialization = self.specialize(&shapes)?;
         self.memory.tensors.clear();
         self.memory.tensors.resize(self.plan.values().len(), None);
+        self.memory.live = 0;
         for (&input, tensor) in self.plan.parts().inputs.iter().zip(tensors) {
-            self.memory.tensors[input.index()] = Some(tensor);
+            self.memory.keep(input, tensor);
         }
+        self.memory.given = self.memory.live;
         let plan = Arc::clone(&self.plan);
         for (index, step) in plan.steps().iter().enumerate() {
             let began = self.profile.is_some().then(Instant::now);
@@ -194,7 +234,7 @@ impl Session {
                     source: Box::new(source),
                 })?;
             for &value in &specialization.drops[index] {
-                self.memory.tensors[value.index()] = None;
+                self.memory.release(value);
             }
             if let Some(began) = began {
                 self.record(&specialization, index, began.elapsed());
@@ -339,9 +379,11 @@ fn new_step_profile(step: &Step) -> StepProfile {
     }
 }
 
-/// Copies the constants out of the blob that portable steps, views and outputs use.
-fn materialize(plan: &Plan) -> Result<Vec<Option<Tensor>>, RunError> {
+/// Copies the constants out of the blob that portable steps, views and outputs use; gives them and their bytes. Any number of constants may
+/// lie in the same bytes of the blob, so that they are counted against the budget.
+fn materialize(plan: &Plan, limit: u64) -> Result<(Vec<Option<Tensor>>, u64), RunError> {
     let mut constants = vec![None; plan.constants().len()];
+    let mut needed = 0_u64;
     let steps = plan
         .steps()
         .iter()
@@ -354,6 +396,10 @@ fn materialize(plan: &Plan) -> Result<Vec<Option<Tensor>>, RunError> {
         let slot: &mut Option<Tensor> = &mut constants[index.index()];
         if slot.is_none() {
             let constant = plan.constant(index);
+            needed = needed.saturating_add(constant.len as u64);
+            if needed > limit {
+                return Err(RunError::Budget { needed, limit });
+            }
             let tensor = tensor_of(constant.dtype, &constant.shape, plan.constant_bytes(index));
             let faulty = |error: StepError| {
                 PlanError::Inconsistent(format!("constant {}: {error}", index.0))
@@ -361,10 +407,33 @@ fn materialize(plan: &Plan) -> Result<Vec<Option<Tensor>>, RunError> {
             *slot = Some(tensor.map_err(faulty)?);
         }
     }
-    Ok(constants)
+    Ok((constants, needed))
 }
 
 impl Memory {
+    /// Keeps the tensor of a value that a step computed.
+    fn keep(&mut self, value: ValueIndex, tensor: Tensor) {
+        self.live = self.live.saturating_add(bytes_of(&tensor));
+        self.tensors[value.index()] = Some(tensor);
+    }
+
+    /// Lets the tensor of a value go.
+    fn release(&mut self, value: ValueIndex) {
+        let bytes = self.tensors[value.index()]
+            .take()
+            .map_or(0, |tensor| bytes_of(&tensor));
+        self.live = self.live.saturating_sub(bytes);
+    }
+
+    /// The bytes that the budget has left.
+    fn left(&self) -> u64 {
+        let arena = self.arena.bytes().len() as u64;
+        let taken = arena
+            .saturating_add(self.live)
+            .saturating_add(self.constants);
+        self.budget.saturating_add(self.given).saturating_sub(taken)
+    }
+
     /// The tensor of an operand; values in the arena are copied.
     fn tensor(
         &self,
@@ -407,7 +476,21 @@ impl Memory {
             .collect::<Result<_, _>>()?;
         let references: SmallVec<[Option<&Tensor>; 4]> =
             operands.iter().map(Option::as_ref).collect();
-        let results = step.op.evaluate(Inputs(&references), step.outputs.len())?;
+        let sizes = step.outputs.iter().map(|&value| {
+            let size = plan.value(value).dtype.size();
+            size.unwrap_or(size_of::<String>()) as u64
+        });
+        let room = self.left() / sizes.max().unwrap_or(1).max(1);
+        let results = within_elements(usize::try_from(room).unwrap_or(usize::MAX), || {
+            step.op.evaluate(Inputs(&references), step.outputs.len())
+        });
+        let results = results.map_err(|error| match error {
+            OpError::TooLarge(elements) => StepError::Budget {
+                elements,
+                limit: self.budget,
+            },
+            other => other.into(),
+        })?;
         if results.len() < step.outputs.len() {
             return Err(StepError::invalid(format!(
                 "{} results instead of {}",
@@ -427,7 +510,7 @@ impl Memory {
                 });
             }
             match &specialization.places[value.index()] {
-                Place::Tensor => self.tensors[value.index()] = Some(tensor),
+                Place::Tensor => self.keep(value, tensor),
                 Place::Arena(range) => {
                     // Type and shape are those of the plan, so the lengths are equal.
                     let bytes = tensor_bytes(&tensor).unwrap_or(&[]);
@@ -454,7 +537,9 @@ impl Memory {
             let tensor = tensor
                 .map(|tensor| tensor.reshaped(shape.iter().copied()))
                 .transpose()?;
-            self.tensors[result.index()] = tensor;
+            if let Some(tensor) = tensor {
+                self.keep(result, tensor);
+            }
         }
         Ok(())
     }
@@ -538,11 +623,17 @@ impl Memory {
                         output,
                     })?;
                 }
-                self.tensors[result.index()] = Some(tensor);
+                self.keep(result, tensor);
                 Ok(())
             }
         }
     }
+}
+
+/// The bytes of a tensor's elements; of strings, what holds them.
+fn bytes_of(tensor: &Tensor) -> u64 {
+    let size = tensor.dtype().size().unwrap_or(size_of::<String>());
+    (tensor.len() as u64).saturating_mul(size as u64)
 }
 
 /// The bytes of a step's operands; `arena` are the parts of the arena that are not being written, with their offsets.

@@ -54,6 +54,7 @@ pub struct Specialization {
     pub(crate) drops: Vec<Vec<ValueIndex>>,
     pub(crate) costs: Vec<StepCost>,
     arena_bytes: usize,
+    tensor_bytes: u64,
 }
 
 impl Specialization {
@@ -84,17 +85,20 @@ impl Specialization {
         }
         let (places, arena_bytes) = places(plan, &shapes, &roots, &in_arena, &last_uses)?;
 
+        let mut kept = vec![false; plan.values().len()];
+        for output in plan.outputs() {
+            if let Operand::Value(value) = output.value {
+                kept[value.index()] = true;
+            }
+        }
         let mut drops = vec![Vec::new(); plan.steps().len()];
         for (index, last) in last_uses.iter().enumerate() {
             let value = ValueIndex(index as u32);
-            let kept = plan
-                .outputs()
-                .iter()
-                .any(|output| output.value == Operand::Value(value));
-            if let (Some(last), false, Place::Tensor) = (last, kept, &places[index]) {
+            if let (Some(last), false, Place::Tensor) = (last, kept[index], &places[index]) {
                 drops[*last].push(value);
             }
         }
+        let tensor_bytes = peak_of_tensors(plan, &shapes, &places, &drops);
         Ok(Self {
             inputs: inputs.to_vec(),
             shapes,
@@ -103,12 +107,19 @@ impl Specialization {
             drops,
             costs,
             arena_bytes,
+            tensor_bytes,
         })
     }
 
     /// The bytes of the arena.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes
+    }
+
+    /// The bytes that the values with tensors of their own take at the step at which they take most; without the inputs, which are the
+    /// caller's, and without values whose sizes depend on data.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensor_bytes
     }
 
     /// The sizes of a value; `None` when they depend on data.
@@ -364,6 +375,37 @@ fn places(
         None => Place::Tensor,
     });
     Ok((places.collect(), total))
+}
+
+/// See [`Specialization::tensor_bytes`].
+fn peak_of_tensors(
+    plan: &Plan,
+    shapes: &[Option<Shape>],
+    places: &[Place],
+    drops: &[Vec<ValueIndex>],
+) -> u64 {
+    let bytes = |value: ValueIndex| match (&places[value.index()], &shapes[value.index()]) {
+        (Place::Tensor, Some(shape)) => {
+            let size = plan.value(value).dtype.size().unwrap_or(1);
+            byte_len(size, shape).map_or(u64::MAX, |len| len as u64)
+        }
+        _ => 0,
+    };
+    let mut is_input = vec![false; plan.values().len()];
+    for input in &plan.parts().inputs {
+        is_input[input.index()] = true;
+    }
+    let (mut live, mut peak) = (0_u64, 0_u64);
+    for (step, drops) in plan.steps().iter().zip(drops) {
+        let made = step.outputs.iter().map(|&value| bytes(value));
+        live = made.fold(live, u64::saturating_add);
+        peak = peak.max(live);
+        let dropped = drops.iter().filter(|value| !is_input[value.index()]);
+        live = dropped
+            .map(|&value| bytes(value))
+            .fold(live, u64::saturating_sub);
+    }
+    peak
 }
 
 fn bind(

@@ -143,6 +143,7 @@ pub(crate) fn check(graph: &Graph, inputs: &[(&str, Tensor)], exactness: Exactne
                 threads,
                 isa: Some(isa),
                 allow_portable: true,
+                ..SessionOptions::DEFAULT
             };
             let mut session = Session::new(Arc::clone(&plan), options).expect("a session");
             for _ in 0..2 {

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use octofold_ops::{Attribute, AttributeMap};
 
+use super::budget::Budget;
 use super::error::NodeError;
 use super::external_data::ExternalData;
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{AttributeProto, SparseTensorProto};
-use super::scan::Budget;
 use super::tensor::{read_sparse, read_tensor, tensor_to_proto};
 
 /// Reads the attributes of a node. The tensors of attributes may be in other files, as those of initializers.

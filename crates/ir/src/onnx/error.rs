@@ -2,6 +2,7 @@
 
 use octofold_ops::OpError;
 
+use super::budget::raise;
 use super::{ScanError, TensorProtoError};
 use crate::GraphError;
 
@@ -114,7 +115,10 @@ pub enum ImportErrorKind {
         node: String,
     },
     /// More nodes than the budget allows.
-    #[error("too many nodes: functions expand to {found}, the limit is {limit}")]
+    #[error(
+        "too many nodes: there are {found}, the limit is {limit} ({})",
+        raise("nodes")
+    )]
     Nodes {
         /// The number of nodes after inlining.
         found: u64,
@@ -122,11 +126,16 @@ pub enum ImportErrorKind {
         limit: u64,
     },
     /// Functions whose inlining copies more than the budget allows.
-    #[error("inlining functions copies too many bytes, the limit is {0}")]
+    #[error(
+        "inlining functions copies too many bytes, the limit is {limit} ({raised})",
+        limit = .0,
+        raised = raise("copied-bytes")
+    )]
     Copies(u64),
     /// A value whose sizes follow from the inputs by too long an expression.
     #[error(
-        "the dimensions of value `{value}` are too large: their expression exceeds the limit of {limit} terms"
+        "the dimensions of value `{value}` are too large: their expression exceeds the limit of {limit} terms ({})",
+        raise("terms")
     )]
     Expression {
         /// The name.
@@ -134,8 +143,24 @@ pub enum ImportErrorKind {
         /// The limit.
         limit: usize,
     },
+    /// A value of too many axes.
+    #[error(
+        "value `{value}` has {rank} axes, the limit is {limit} ({})",
+        raise("rank")
+    )]
+    Rank {
+        /// The name.
+        value: String,
+        /// The number of axes.
+        rank: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A value that no memory holds.
-    #[error("value `{value}` of type {ty} is too large: the limit is {limit} bytes")]
+    #[error(
+        "value `{value}` of type {ty} is too large: the limit is {limit} bytes ({})",
+        raise("value-bytes")
+    )]
     Size {
         /// The name.
         value: String,
@@ -245,7 +270,11 @@ pub enum FunctionError {
     #[error("recursion: the function calls itself")]
     Recursion,
     /// Functions that call functions too deeply.
-    #[error("functions are nested deeper than the limit of {0}")]
+    #[error(
+        "functions are nested deeper than the limit of {limit} ({raised})",
+        limit = .0,
+        raised = raise("calls")
+    )]
     Depth(usize),
     /// A call with more operands or results than the function has.
     #[error("node `{node}` calls it with {found} {what}, it has {expected}")]

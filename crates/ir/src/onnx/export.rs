@@ -208,7 +208,7 @@ fn to_model(graph: &Graph, options: &ExportOptions) -> Result<ModelProto, Export
         let value = graph.value(id);
         let name = writer.value_name(id);
         if let Some(tensor) = value.constant() {
-            if graph.is_output(id) || !graph.uses(id).is_empty() {
+            if graph.is_output(id) || graph.is_used(id) {
                 proto.initializer.push(tensor_to_proto(&name, tensor));
             }
         } else if options.value_info

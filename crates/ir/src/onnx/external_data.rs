@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::budget::raise;
 use super::proto::StringStringEntryProto;
 
 /// How often the bytes of a file may be read, so that many tensors over one region do not fill the memory.
@@ -88,6 +89,21 @@ pub enum ExternalDataError {
         /// The checksum of the bytes.
         found: u64,
     },
+    /// A file that claims more bytes than it stores.
+    #[error(
+        "`{location}` is sparse: of its {size} bytes {stored} are stored; the limit of such holes is {limit} bytes ({})",
+        raise("hole-bytes")
+    )]
+    Holes {
+        /// The location.
+        location: String,
+        /// The size of the file.
+        size: u64,
+        /// The bytes that the file system stores of it.
+        stored: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// Regions that overlap many times.
     #[error("too many tensors share bytes of `{0}`: more than the limit is read")]
     Overlap(String),
@@ -100,6 +116,8 @@ pub(crate) struct ExternalData {
     /// The bytes that stand for every file, when they are already in memory.
     memory: Option<Bytes>,
     files: HashMap<String, Opened>,
+    /// The bytes that the holes of a file may have.
+    holes: u64,
 }
 
 #[derive(Debug)]
@@ -141,6 +159,11 @@ pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
 }
 
 impl ExternalData {
+    /// Refuses files with larger holes.
+    pub(crate) fn limit_holes(&mut self, limit: u64) {
+        self.holes = limit;
+    }
+
     /// Files below a folder, when there is one.
     pub(crate) fn new(folder: Option<&Path>) -> Self {
         Self {
@@ -202,7 +225,15 @@ impl ExternalData {
                     Some(bytes) => (Source::Memory(bytes.clone()), bytes.len() as u64),
                     None => {
                         let folder = self.folder.as_deref().ok_or(ExternalDataError::NoFolder)?;
-                        let (file, size) = open_below(folder, location)?;
+                        let (file, size, stored) = open_below(folder, location)?;
+                        if size.saturating_sub(stored) > self.holes {
+                            return Err(ExternalDataError::Holes {
+                                location: location.to_owned(),
+                                size,
+                                stored,
+                                limit: self.holes,
+                            });
+                        }
                         (Source::File(file), size)
                     }
                 };
@@ -252,8 +283,8 @@ impl ExternalData {
     }
 }
 
-/// Opens a regular file below a folder, through no links.
-fn open_below(folder: &Path, location: &str) -> Result<(File, u64), ExternalDataError> {
+/// Opens a regular file below a folder, through no links; gives its size and how much of that is stored.
+fn open_below(folder: &Path, location: &str) -> Result<(File, u64, u64), ExternalDataError> {
     let outside = |reason| ExternalDataError::Outside {
         location: location.to_owned(),
         reason,
@@ -298,7 +329,20 @@ fn open_below(folder: &Path, location: &str) -> Result<(File, u64), ExternalData
     if has_other_names(&opened) {
         return Err(outside("the file has a second name (hard link)"));
     }
-    Ok((file, opened.len()))
+    Ok((file, opened.len(), stored_bytes(&opened)))
+}
+
+/// The bytes that the file system stores of a file; where it does not tell, or compresses, at least a part of the size.
+#[cfg(unix)]
+fn stored_bytes(metadata: &Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    // File systems that compress store weights in less than their size, but not in a sixteenth of it.
+    metadata.blocks().saturating_mul(512).saturating_mul(16)
+}
+
+#[cfg(not(unix))]
+fn stored_bytes(metadata: &Metadata) -> u64 {
+    metadata.len()
 }
 
 #[cfg(unix)]

@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
+use super::budget::Budget;
 use super::error::{FunctionError, ImportErrorKind};
 use super::names::Names;
 use super::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
-use super::scan::Budget;
 
 /// The versions of the opsets of a model or function, by domain.
 #[derive(Debug, PartialEq, Eq)]
@@ -157,7 +157,9 @@ pub(super) fn inline(
         names,
         flat: Vec::new(),
         copied: 0,
-        limit: budget.copied_bytes,
+        // A function that is called once takes what it takes in the file.
+        limit: raw_bytes(functions.iter().flat_map(|function| &function.node))
+            .saturating_add(budget.copied_bytes),
     };
     for node in nodes {
         let version = opsets.version(node.domain());
@@ -328,25 +330,25 @@ impl Inliner<'_> {
         }
     }
 
-    /// Counts what copying a node took; raw data are shared.
+    /// Counts what copying a node took. Raw data are shared, but each copy of the node makes a constant of them.
     fn count(&mut self, node: &NodeProto) -> Result<(), ImportErrorKind> {
-        let tensors = node
-            .attribute
-            .iter()
-            .filter_map(|attribute| attribute.t.as_deref());
-        let shared: usize = tensors
-            .filter_map(|tensor| tensor.raw_data.as_ref())
-            .map(|raw| raw.len())
-            .sum();
-        self.copied = self
-            .copied
-            .saturating_add(node.encoded_len().saturating_sub(shared) as u64);
+        self.copied = self.copied.saturating_add(node.encoded_len() as u64);
         if self.copied > self.limit {
             Err(ImportErrorKind::Copies(self.limit))
         } else {
             Ok(())
         }
     }
+}
+
+/// The bytes of the tensors in nodes' attributes.
+fn raw_bytes<'a>(nodes: impl Iterator<Item = &'a NodeProto>) -> u64 {
+    let tensors = nodes
+        .flat_map(|node| &node.attribute)
+        .filter_map(|attribute| attribute.t.as_deref());
+    tensors.fold(0, |sum, tensor| {
+        sum.saturating_add(tensor.raw_data.as_ref().map_or(0, |raw| raw.len() as u64))
+    })
 }
 
 /// An attribute of a function's node with the values of a call; `None` when it refers to one that the call leaves out.

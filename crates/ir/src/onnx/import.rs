@@ -9,6 +9,7 @@ use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim};
 
 use super::attribute::read_attributes;
+use super::budget::Budget;
 use super::error::{ImportError, ImportErrorKind, NodeError};
 use super::export::PRODUCER;
 use super::external_data::ExternalData;
@@ -20,7 +21,7 @@ use super::proto::tensor_shape_proto::dimension;
 use super::proto::{
     GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto, type_proto,
 };
-use super::scan::{Budget, ScanError, decode};
+use super::scan::{ScanError, decode};
 use super::tensor::{element_type, read_sparse, read_tensor};
 use crate::{Graph, TensorType, ValueId};
 
@@ -34,9 +35,6 @@ const FIELDS: [&str; 4] = [
     "octofold.model_version",
     "octofold.doc_string",
 ];
-
-/// The terms that the dimensions and contents of one value may have.
-const MAX_TERMS: usize = 2048;
 
 /// How a model is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +57,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError
         // The size is looked at before the file is.
         if metadata.len() > options.budget.file_bytes {
             return Err(ImportErrorKind::Scan(ScanError::Budget {
+                name: "file-bytes",
                 what: "bytes",
                 limit: options.budget.file_bytes,
             }));
@@ -111,11 +110,12 @@ pub(crate) const OUTPUT: &str = "octofold.output";
 /// Reads a model from messages, wherever they came from.
 pub(crate) fn import_decoded(
     mut model: ModelProto,
-    external: ExternalData,
+    mut external: ExternalData,
     options: &ImportOptions,
     extension: Option<&Extension>,
 ) -> Result<Graph, ImportErrorKind> {
     let budget = &options.budget;
+    external.limit_holes(budget.hole_bytes);
     let found = model.ir_version.unwrap_or_default();
     if !IR_VERSIONS.contains(&found) {
         let newest = *IR_VERSIONS.end();
@@ -152,6 +152,17 @@ pub(crate) fn import_decoded(
     }
     importer.add_outputs(&proto)?;
     let mut graph = importer.graph;
+    // A tied weight may have to be there twice, transposed, however large it is.
+    let constants = graph
+        .value_ids()
+        .filter_map(|id| graph.value(id).constant());
+    let constants = constants.fold(0_u64, |sum, tensor| {
+        let size = tensor.dtype().size().unwrap_or(1) as u64;
+        sum.saturating_add((tensor.len() as u64).saturating_mul(size))
+    });
+    let mut folding = budget.folding();
+    folding.bytes = folding.bytes.saturating_add(constants);
+    graph.set_folding(folding);
     add_metadata(&mut graph, &model, &proto);
     Ok(graph)
 }
@@ -259,6 +270,7 @@ impl Importer<'_> {
                 tensor: name.to_owned(),
                 source: Box::new(source),
             })?;
+            self.check_rank(name, tensor.rank())?;
             if let Some(input) = inputs.get(name)
                 && let Some(declared) = declared_dtype(input)?
                 && declared != tensor.dtype()
@@ -289,6 +301,14 @@ impl Importer<'_> {
             let name = input.name();
             if self.values.contains_key(name) {
                 continue;
+            }
+            if let Some(type_proto::Value::TensorType(tensor)) =
+                input.r#type.as_ref().and_then(|ty| ty.value.as_ref())
+            {
+                self.check_rank(
+                    name,
+                    tensor.shape.as_ref().map_or(0, |shape| shape.dim.len()),
+                )?;
             }
             let params = self
                 .extension
@@ -382,6 +402,18 @@ impl Importer<'_> {
         }
     }
 
+    fn check_rank(&self, value: &str, rank: usize) -> Result<(), ImportErrorKind> {
+        let limit = self.budget.rank;
+        if rank <= limit {
+            return Ok(());
+        }
+        Err(ImportErrorKind::Rank {
+            value: value.to_owned(),
+            rank,
+            limit,
+        })
+    }
+
     /// Refuses values that no memory holds, before anybody tries.
     fn check_sizes(&self, flat: &FlatNode) -> Result<(), ImportErrorKind> {
         for output in &flat.node.output {
@@ -390,16 +422,19 @@ impl Importer<'_> {
             };
             let value = self.graph.value(id);
             let ty = value.ty();
+            let rank = ty.rank().unwrap_or(0);
+            self.check_rank(output, rank)?;
+            let limit = self.budget.terms;
             if !terms_within(
                 ty.shape
                     .iter()
                     .flatten()
                     .chain(value.contents().unwrap_or_default()),
-                MAX_TERMS,
+                limit,
             ) {
                 return Err(ImportErrorKind::Expression {
                     value: output.clone(),
-                    limit: MAX_TERMS,
+                    limit,
                 });
             }
             // Where a size is a symbol, the value has to be possible at least when it is 1.

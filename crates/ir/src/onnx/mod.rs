@@ -18,6 +18,7 @@
 //! hostile bytes.
 
 mod attribute;
+mod budget;
 mod error;
 mod export;
 mod external_data;
@@ -30,6 +31,7 @@ pub mod proto;
 mod scan;
 mod tensor;
 
+pub use budget::Budget;
 pub use error::{ExportError, FunctionError, ImportError, ImportErrorKind, NodeError};
 pub(crate) use export::newer_attribute;
 pub use export::{ExportOptions, IR_VERSION, OPSET, export, export_to_file};
@@ -38,5 +40,5 @@ pub(crate) use external_data::{ExternalData, fnv1a64};
 pub(crate) use functions::NEWEST;
 pub(crate) use import::{Extension, OUTPUT, SOURCES, import_decoded};
 pub use import::{ImportOptions, import, import_bytes};
-pub use scan::{Budget, ScanError, decode, scan};
+pub use scan::{ScanError, decode, scan};
 pub use tensor::{TensorProtoError, tensor_from_bytes, tensor_from_proto, tensor_to_proto};

@@ -8,52 +8,8 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::budget::{Budget, raise};
 use super::proto;
-
-/// How much a file may ask for. The defaults let every real model pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// The bytes of the file; protobuf itself ends at 2 GiB.
-    pub file_bytes: u64,
-    /// The depth of nested messages.
-    pub depth: usize,
-    /// The number of messages.
-    pub messages: u64,
-    /// The number of strings, and of numbers that are not packed.
-    pub entries: u64,
-    /// The bytes that decoding may take without regard to the size of the file…
-    pub decoded_bytes: u64,
-    /// … and in addition, for each byte of the file.
-    pub decoded_factor: u64,
-    /// The number of nodes after functions were inlined.
-    pub nodes: u64,
-    /// The bytes of names and attributes that inlining may copy.
-    pub copied_bytes: u64,
-    /// The depth of functions that call functions.
-    pub calls: usize,
-    /// The bytes of a constant that is stored sparsely.
-    pub sparse_bytes: u64,
-    /// The bytes of any value whose shape is known.
-    pub value_bytes: u64,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            file_bytes: (1 << 31) - 1,
-            depth: 64,
-            messages: 1 << 23,
-            entries: 1 << 24,
-            decoded_bytes: 1 << 26,
-            decoded_factor: 24,
-            nodes: 1 << 20,
-            copied_bytes: 1 << 26,
-            calls: 64,
-            sparse_bytes: 1 << 26,
-            value_bytes: 1 << 32,
-        }
-    }
-}
 
 /// Why bytes are no model that may be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +70,10 @@ pub enum ScanError {
         field: u64,
     },
     /// Messages that are nested too deeply.
-    #[error("byte {offset}: the nesting depth of messages exceeds the limit of {limit}")]
+    #[error(
+        "byte {offset}: the nesting depth of messages exceeds the limit of {limit} ({})",
+        raise("depth")
+    )]
     Depth {
         /// Where the innermost message begins.
         offset: usize,
@@ -122,8 +81,13 @@ pub enum ScanError {
         limit: usize,
     },
     /// More of something than the budget allows.
-    #[error("the file holds too many {what}: the limit is {limit}")]
+    #[error(
+        "the file holds too many {what}: the limit is {limit} ({})",
+        raise(name)
+    )]
     Budget {
+        /// The name of the budget.
+        name: &'static str,
         /// What there is too much of.
         what: &'static str,
         /// The limit.
@@ -160,6 +124,7 @@ fn scan_as(kind: &'static Kind, bytes: &[u8], budget: &Budget) -> Result<(), Sca
     let size = bytes.len() as u64;
     if size > budget.file_bytes {
         return Err(ScanError::Budget {
+            name: "file-bytes",
             what: "bytes",
             limit: budget.file_bytes,
         });
@@ -286,6 +251,7 @@ impl Scanner<'_> {
         self.messages += 1;
         if self.messages > self.budget.messages {
             return Err(ScanError::Budget {
+                name: "messages",
                 what: "messages",
                 limit: self.budget.messages,
             });
@@ -397,6 +363,7 @@ impl Scanner<'_> {
         self.entries += 1;
         if self.entries > self.budget.entries {
             return Err(ScanError::Budget {
+                name: "entries",
                 what: "entries",
                 limit: self.budget.entries,
             });
@@ -408,6 +375,7 @@ impl Scanner<'_> {
         self.decoded = self.decoded.saturating_add(bytes);
         if self.decoded > self.decoded_limit {
             return Err(ScanError::Budget {
+                name: "decoded-bytes",
                 what: "bytes when decoded",
                 limit: self.decoded_limit,
             });

@@ -9,10 +9,11 @@ use octofold_tensor::{DType, Element, Shape, Tensor, TensorData, TensorError, bf
 use prost::Message;
 use std::sync::Arc;
 
+use super::budget::{Budget, raise};
 use super::external_data::{ExternalData, ExternalDataError};
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{SparseTensorProto, TensorProto};
-use super::scan::{Budget, ScanError, scan_tensor};
+use super::scan::{ScanError, scan_tensor};
 
 /// Why a [`TensorProto`] is no tensor.
 #[derive(Debug, thiserror::Error)]
@@ -225,8 +226,9 @@ pub(super) fn read_sparse(
         .ok_or(TensorProtoError::UnsupportedType("sparse STRING"))?;
     if (count as u64).saturating_mul(size as u64) > budget.sparse_bytes {
         return Err(fail(&format!(
-            "its {count} elements exceed the limit of {} bytes",
-            budget.sparse_bytes
+            "its {count} elements exceed the limit of {} bytes ({})",
+            budget.sparse_bytes,
+            raise("sparse-bytes")
         )));
     }
     let positions = indices.values::<i64>()?;

@@ -39,6 +39,7 @@ pub(crate) use print::dimension;
 pub use print::{PrintOptions, Printed, print};
 
 use crate::Graph;
+use crate::onnx::ImportOptions;
 
 /// The size of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 28;
@@ -80,6 +81,14 @@ pub enum TextError {
 /// # Errors
 /// When a file cannot be read, or the text is no graph.
 pub fn read_file(path: &Path) -> Result<Graph, TextError> {
+    read_file_within(path, &ImportOptions::default())
+}
+
+/// As [`read_file`], with other budgets than the default ones.
+///
+/// # Errors
+/// As [`read_file`].
+pub fn read_file_within(path: &Path, options: &ImportOptions) -> Result<Graph, TextError> {
     let shown = || path.display().to_string();
     let io = |source| TextError::Io {
         path: shown(),
@@ -94,7 +103,7 @@ pub fn read_file(path: &Path) -> Result<Graph, TextError> {
         });
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
-    parse::parse_beside(&text, path.parent()).map_err(|source| TextError::Parse {
+    parse::parse_beside(&text, path.parent(), options).map_err(|source| TextError::Parse {
         path: shown(),
         source,
     })

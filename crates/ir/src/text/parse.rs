@@ -50,15 +50,23 @@ pub fn parse(text: &str, data: Option<&[u8]>) -> Result<Graph, ParseError> {
     let external = data.map_or_else(ExternalData::nowhere, |data| {
         ExternalData::in_memory(Bytes::copy_from_slice(data))
     });
-    parse_with(text, external)
+    parse_with(text, external, &ImportOptions::default())
 }
 
 /// As [`parse`], with the side data in files of a folder.
-pub(super) fn parse_beside(text: &str, folder: Option<&Path>) -> Result<Graph, ParseError> {
-    parse_with(text, ExternalData::new(folder))
+pub(super) fn parse_beside(
+    text: &str,
+    folder: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Graph, ParseError> {
+    parse_with(text, ExternalData::new(folder), options)
 }
 
-fn parse_with(text: &str, external: ExternalData) -> Result<Graph, ParseError> {
+fn parse_with(
+    text: &str,
+    external: ExternalData,
+    options: &ImportOptions,
+) -> Result<Graph, ParseError> {
     let mut parser = Parser::new(text)?;
     let model = parser.model()?;
     let Parser {
@@ -68,7 +76,7 @@ fn parse_with(text: &str, external: ExternalData) -> Result<Graph, ParseError> {
         graph_place,
         ..
     } = parser;
-    import_decoded(model, external, &ImportOptions::default(), Some(&extension)).map_err(|kind| {
+    import_decoded(model, external, options, Some(&extension)).map_err(|kind| {
         let place = match &kind {
             ImportErrorKind::Node { node, .. } | ImportErrorKind::Cycle { node } => {
                 node_places.get(node).copied()

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use octofold::StatisticsFile;
 
@@ -26,7 +26,10 @@ pub(crate) struct Calibrate {
 
 impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
+        let prepared = self
+            .quantization
+            .prepare(load_model(&self.model, &[], &self.execution.limits)?)
+            .with_context(|| self.model.display().to_string())?;
         let statistics = self.quantization.statistics(&prepared, &self.execution)?;
         let file = StatisticsFile::new(&prepared, statistics);
         write_whole(&self.output, |output| {

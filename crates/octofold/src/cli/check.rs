@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::cli::limits::LimitArguments;
 use crate::cli::quantization::{Quantization, load_model, print_fate};
 
 #[derive(Args)]
@@ -16,11 +17,16 @@ pub(crate) struct Check {
     json: bool,
     #[command(flatten)]
     quantization: Quantization,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 impl Check {
     pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
+        let prepared = self
+            .quantization
+            .prepare(load_model(&self.model, &[], &self.limits)?)
+            .with_context(|| self.model.display().to_string())?;
         if self.json {
             let warnings = &prepared.warnings;
             println!(

@@ -95,8 +95,9 @@ impl Compare {
                 "--per-layer compares models, whose values have names; a plan has fused them away"
             );
         }
-        let (mut reference, candidate) =
-            (Model::load(&self.reference)?, Model::load(&self.candidate)?);
+        let import = self.execution.limits.limits()?.import;
+        let mut reference = Model::load_within(&self.reference, &import)?;
+        let candidate = Model::load_within(&self.candidate, &import)?;
         let data = self.arguments.open(&self.data, reference.inputs())?;
         // Fusing first leaves the values that the candidate has as well.
         octofold::optimize(&mut reference.graph)?;

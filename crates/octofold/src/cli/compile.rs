@@ -42,7 +42,7 @@ impl Compile {
                     .with_context(|| format!("--target {name}"))?,
             ),
         };
-        let model = load_model(&self.model, &self.shape)?;
+        let model = load_model(&self.model, &self.shape, &self.execution.limits)?;
         let recorded = Provenance::read(model.graph.metadata()).engine;
         self.quantization.default_backend(match (recorded, target) {
             (Some(engine), _) => engine,
@@ -60,7 +60,8 @@ impl Compile {
         };
         self.quantization.accept_engine(&mut graph)?;
         let backend = self.quantization.backend()?;
-        let (lowered, _) = octofold::lower_for(&graph, &backend)?;
+        let (lowered, _) = octofold::lower_for(&graph, &backend)
+            .with_context(|| self.model.display().to_string())?;
         let options = CodegenOptions {
             engine: Engine::from_name(&backend.name)
                 .with_context(|| format!("there is no engine {}", backend.name))?,

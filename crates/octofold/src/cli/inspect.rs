@@ -9,6 +9,7 @@ use octofold::runtime::Plan;
 use octofold::tensor::Tensor;
 use octofold::{FloatNode, Model, float_nodes};
 
+use crate::cli::limits::LimitArguments;
 use crate::cli::output::write_whole;
 use crate::cli::source::{is_plan, plan_of, zero_inputs};
 
@@ -22,19 +23,21 @@ pub(crate) struct Inspect {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 impl Inspect {
     pub(crate) fn execute(&self) -> Result<()> {
         if let Some(path) = &self.dot {
             anyhow::ensure!(!is_plan(&self.model), "--dot draws models, not plans");
-            let model = Model::load(&self.model)?;
+            let model = Model::load_within(&self.model, &self.limits.limits()?.import)?;
             let drawing = octofold::ir::dot::to_dot(&model.graph);
             write_whole(path, |file| {
                 Ok(std::io::Write::write_all(file, drawing.as_bytes())?)
             })?;
         }
-        let plan = plan_of(&self.model)?;
+        let plan = plan_of(&self.model, &self.limits)?;
         let shapes: Vec<_> = zero_inputs(&plan)?
             .iter()
             .map(|(_, tensor)| Tensor::shape(tensor).into())

@@ -9,6 +9,8 @@ use octofold::passes::manager::{ManagerOptions, run_passes_with};
 use octofold::passes::pass::Pass;
 use octofold::passes::pipeline;
 
+use crate::cli::limits::LimitArguments;
+
 #[derive(Args)]
 pub(crate) struct Opt {
     /// The model, as ONNX or text.
@@ -25,11 +27,13 @@ pub(crate) struct Opt {
     /// Tell what each pass did and did not do.
     #[arg(long)]
     explain: bool,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 impl Opt {
     pub(crate) fn execute(&self) -> Result<()> {
-        let mut graph = Model::load(&self.model)?.graph;
+        let mut graph = Model::load_within(&self.model, &self.limits.limits()?.import)?.graph;
         let mut passes: Vec<&dyn Pass> = Vec::new();
         for name in &self.passes {
             passes.extend(pipeline::named(name)?);

@@ -1,5 +1,6 @@
 //! Files that appear whole or not at all, and progress on a terminal.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -36,12 +37,31 @@ pub(crate) fn write_whole(
 /// Prints a part of the result. Whoever reads it may stop before the end, as `head` does, which changes nothing about the rest of
 /// the command: files are still written, and the status is still right.
 pub(crate) fn print(text: std::fmt::Arguments<'_>) {
-    if let Err(error) = std::io::stdout().write_fmt(text)
+    if let Err(error) = std::io::stdout().write_all(visible(&text.to_string()).as_bytes())
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
         eprintln!("error: cannot print: {error}");
         std::process::exit(1);
     }
+}
+
+/// A text with its control characters spelled out, but for those that make lines and columns. Names come from files, and must neither colour a
+/// terminal, nor retitle it, nor hide the rest of a line.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let hidden = |c: char| match c {
+        '\n' | '\t' => false,
+        // Marks that turn the direction of writing.
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        other => other.is_control(),
+    };
+    if !text.contains(hidden) {
+        return Cow::Borrowed(text);
+    }
+    let spelled = text.chars().map(|c| match c {
+        c if hidden(c) => c.escape_default().to_string(),
+        c => c.to_string(),
+    });
+    Cow::Owned(spelled.collect())
 }
 
 /// A counter of samples on stderr, when that is a terminal.

@@ -14,6 +14,7 @@ use octofold::{
     Fate, Model, PrepareOptions, Prepared, Provenance, SensitivityOptions, StatisticsFile,
 };
 
+use crate::cli::limits::LimitArguments;
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution};
 
@@ -378,8 +379,8 @@ pub(crate) fn print_fate(fate: &Fate) {
 }
 
 /// The model of a file, with fixed shapes where `--shape` gives them.
-pub(crate) fn load_model(path: &Path, shapes: &[String]) -> Result<Model> {
-    let mut model = Model::load(path)?;
+pub(crate) fn load_model(path: &Path, shapes: &[String], limits: &LimitArguments) -> Result<Model> {
+    let mut model = Model::load_within(path, &limits.limits()?.import)?;
     for argument in shapes {
         let malformed = || anyhow!("--shape {argument}: expected NAME=1x3x640x640");
         let (input, sizes) = argument.split_once('=').ok_or_else(malformed)?;

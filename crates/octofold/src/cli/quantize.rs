@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use octofold::ir::onnx::{ExportOptions, export_to_file};
 
@@ -28,10 +28,11 @@ impl Quantize {
             bail!("say how to quantize: --calibrate DATA for static quantization, or --algorithm");
         };
         let reference = self.quantization.reference(
-            load_model(&self.model, &[])?,
+            load_model(&self.model, &[], &self.execution.limits)?,
             algorithm,
             &self.execution,
-        )?;
+        );
+        let reference = reference.with_context(|| self.model.display().to_string())?;
         export_to_file(&reference, &self.output, &ExportOptions::default())?;
         Ok(())
     }

@@ -88,7 +88,7 @@ impl Sensitivity {
         let k = top_k(&self.metric)?;
         let (mapping, options) = self.quantization.variants()?;
         let backend = self.quantization.backend()?;
-        let model = load_model(&self.model, &[])?;
+        let model = load_model(&self.model, &[], &self.execution.limits)?;
         let open = |path| self.quantization.data.open(path, model.inputs());
         let data = open(self.data.as_ref().unwrap_or(calibration))?;
         let labels = self.labels.as_ref().map(|array| data.labels(array));

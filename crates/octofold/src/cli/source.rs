@@ -14,6 +14,8 @@ use octofold::passes::backend::BackendConfig;
 use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::{Tensor, npy};
 
+use crate::cli::limits::LimitArguments;
+
 /// How things are computed.
 #[derive(Args)]
 pub(crate) struct Execution {
@@ -23,6 +25,8 @@ pub(crate) struct Execution {
     /// Run a plan that is made for another processor all the same, by the kernels that this one has.
     #[arg(long)]
     pub(crate) allow_portable: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
 }
 
 impl Execution {
@@ -39,6 +43,7 @@ impl Execution {
             threads: self.threads,
             isa,
             allow_portable: self.allow_portable,
+            memory: self.limits.limits()?.memory,
         })
     }
 }
@@ -49,19 +54,21 @@ pub(crate) fn is_plan(path: &Path) -> bool {
 }
 
 /// The plan of a file: read, or compiled from a model as it is, for the engine that it was prepared for.
-pub(crate) fn plan_of(path: &Path) -> Result<Plan> {
+pub(crate) fn plan_of(path: &Path, limits: &LimitArguments) -> Result<Plan> {
     if is_plan(path) {
         return Ok(Plan::load(path)?);
     }
-    let model = Model::load(path)?;
+    let model = Model::load_within(path, &limits.limits()?.import)?;
     let backend = BackendConfig::named(octofold::engine_of(&model.graph).name())?;
-    let (lowered, _) = octofold::lower_for(&model.graph, &backend)?;
+    let (lowered, _) =
+        octofold::lower_for(&model.graph, &backend).with_context(|| path.display().to_string())?;
     octofold::compile(&lowered).with_context(|| path.display().to_string())
 }
 
 /// A session of a plan or model.
 pub(crate) fn session_of(path: &Path, execution: &Execution) -> Result<Session> {
-    let session = Session::new(Arc::new(plan_of(path)?), execution.session()?);
+    let plan = plan_of(path, &execution.limits)?;
+    let session = Session::new(Arc::new(plan), execution.session()?);
     session.with_context(|| path.display().to_string())
 }
 

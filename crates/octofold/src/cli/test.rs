@@ -125,7 +125,7 @@ fn run_set(graph: &Graph, set: &Path, freeze: bool, tolerance: &Tolerance) -> Re
         SessionOptions {
             threads: 1,
             isa: None,
-            allow_portable: false,
+            ..SessionOptions::DEFAULT
         },
     )?;
     let inputs: Vec<(&str, Tensor)> = inputs

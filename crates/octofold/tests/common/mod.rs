@@ -86,6 +86,7 @@ pub(crate) fn calibrate(
         threads,
         isa: None,
         allow_portable: true,
+        ..SessionOptions::DEFAULT
     };
     Ok(octofold::calibrate(prepared, &data, options, |_| {})?)
 }
@@ -111,6 +112,7 @@ pub(crate) fn session(plan: &Arc<Plan>, threads: usize, isa: Option<Isa>) -> Res
             threads,
             isa,
             allow_portable: true,
+            ..SessionOptions::DEFAULT
         },
     )?)
 }

@@ -3,6 +3,8 @@
 //! Every walk goes through [`for_each_run`]: it merges axes that lie next to each other in all operands, so that
 //! contiguous work becomes one run and nothing is computed for each element but the element.
 
+use std::cell::Cell;
+
 use octofold_tensor::{DType, Element, Shape, Tensor, TensorData};
 use smallvec::{SmallVec, smallvec};
 
@@ -11,13 +13,30 @@ use crate::OpError;
 /// The distances between neighbours along each axis, in elements.
 pub(crate) type Strides = SmallVec<[isize; 6]>;
 
-/// The largest number of elements that an operator makes.
+/// The largest number of elements that an operator makes, unless [`within_elements`] says less.
 pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
+
+thread_local! {
+    static LIMIT: Cell<usize> = const { Cell::new(MAX_ELEMENTS) };
+}
+
+/// Runs `run` on this thread with results of operators of at most `limit` elements. Larger ones end in [`OpError::TooLarge`] before memory is
+/// taken for them. What sizes depend on data is known to operators alone, so that whoever has a budget hands it down by this.
+pub fn within_elements<T>(limit: usize, run: impl FnOnce() -> T) -> T {
+    struct Restore(usize);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LIMIT.set(self.0);
+        }
+    }
+    let _restore = Restore(LIMIT.replace(limit.min(MAX_ELEMENTS)));
+    run()
+}
 
 /// The number of elements of a result, before anything is allocated for it.
 ///
 /// # Errors
-/// When there are more than [`MAX_ELEMENTS`].
+/// When there are more than [`MAX_ELEMENTS`], or than [`within_elements`] allows.
 pub(crate) fn checked_elements(shape: &[usize]) -> Result<usize, OpError> {
     if shape.contains(&0) {
         return Ok(0);
@@ -26,7 +45,7 @@ pub(crate) fn checked_elements(shape: &[usize]) -> Result<usize, OpError> {
         .iter()
         .fold(1_u128, |n, &size| n.saturating_mul(size as u128));
     match usize::try_from(count) {
-        Ok(n) if n <= MAX_ELEMENTS => Ok(n),
+        Ok(n) if n <= LIMIT.get() => Ok(n),
         _ => Err(OpError::TooLarge(count)),
     }
 }

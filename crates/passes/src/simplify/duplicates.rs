@@ -10,6 +10,10 @@ use crate::pass::{Pass, PassError, PassReport};
 /// Constants of more elements are not compared: weights are seldom equal, and comparing them is slow.
 const MAX_CONSTANT: usize = 4096;
 
+/// Something is compared with so many others at most that might be equal to it, so that a model of ten thousands of nodes that read one value takes
+/// no longer than its size says.
+const MAX_CANDIDATES: usize = 512;
+
 /// Merges nodes with equal operators and operands.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EliminateDuplicates;
@@ -36,7 +40,9 @@ impl Pass for EliminateDuplicates {
                 other.op() == node.op() && other.outputs().len() == node.outputs().len()
             });
             let Some(kept) = equal else {
-                candidates.push(id);
+                if candidates.len() < MAX_CANDIDATES {
+                    candidates.push(id);
+                }
                 continue;
             };
             let mut patch = Patch::new();
@@ -84,7 +90,8 @@ fn merge_constants(graph: &mut Graph) -> Result<(), octofold_ir::GraphError> {
                     patch.rewire(used, kept);
                 }
             }
-            _ => candidates.push(id),
+            _ if candidates.len() < MAX_CANDIDATES => candidates.push(id),
+            _ => {}
         }
     }
     graph.apply(patch).map(|_| ())

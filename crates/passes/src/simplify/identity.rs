@@ -84,7 +84,7 @@ impl Rewrite for NoOperation {
                         .outputs()
                         .iter()
                         .skip(1)
-                        .all(|&mask| graph.uses(mask).is_empty() && !graph.is_output(mask))
+                        .all(|&mask| !graph.is_used(mask) && !graph.is_output(mask))
             }
             Op::Transpose(transpose) => {
                 !transpose.perm.is_empty()

@@ -30,6 +30,7 @@ mod encode;
 )]
 #[rustfmt::skip]
 mod generated;
+mod scan;
 
 use std::fs::File;
 use std::io::Write;
@@ -170,6 +171,10 @@ fn map(file: &File) -> std::io::Result<Mmap> {
 
 /// Decodes and checks the metadata.
 fn read(metadata: &[u8], blob: Blob) -> Result<Plan, PlanError> {
+    if !scan::fits(metadata) {
+        let reason = "its metadata take more memory than those of any plan of their length";
+        return Err(PlanError::Format(reason.to_owned()));
+    }
     let message =
         generated::Plan::decode(metadata).map_err(|error| PlanError::Format(error.to_string()))?;
     Plan::new(decode::plan(message, blob)?)

@@ -4,6 +4,8 @@
 //! lie aligned inside of the blob with the length that their sizes ask for, and the number of operands
 //! suits each operator. Whether a kernel takes its step is checked where it is bound to sizes, see [`crate::exec`].
 
+use std::collections::HashSet;
+
 use octofold_tensor::DType;
 
 use super::{Constant, Operand, PlanParts, Step};
@@ -19,6 +21,7 @@ pub(super) fn check(parts: &PlanParts) -> Result<(), PlanError> {
         }
     }
     let mut given = vec![false; parts.values.len()];
+    let mut names = HashSet::new();
     for &input in &parts.inputs {
         match given.get_mut(input.index()) {
             Some(given @ false) => *given = true,
@@ -26,13 +29,7 @@ pub(super) fn check(parts: &PlanParts) -> Result<(), PlanError> {
             None => return faulty(format!("input {} does not exist", input.0)),
         }
         let value = &parts.values[input.index()];
-        let twin = parts.inputs.iter().filter(|other| {
-            parts
-                .values
-                .get(other.index())
-                .is_some_and(|other| other.name == value.name)
-        });
-        if twin.count() > 1 {
+        if !names.insert(&value.name) {
             return faulty(format!("two inputs have the name `{}`", value.name));
         }
     }

@@ -1,6 +1,6 @@
 //! How much work a step is.
 
-use octofold_ops::Op;
+use crate::Op;
 
 /// The multiply-accumulates of an operator: of convolutions, matrix products and LSTMs; 0 for everything else.
 ///
@@ -46,6 +46,33 @@ pub fn macs(op: &Op, operands: &[Option<&[usize]>], result: &[usize]) -> u64 {
     products.saturating_mul(elements(result))
 }
 
+/// About how many elementary operations the portable operator takes: at least one for each element of an operand or result, and those of
+/// [`macs`], of windows and of pairs of boxes.
+pub fn operations(op: &Op, operands: &[Option<&[usize]>], results: &[&[usize]]) -> u64 {
+    let count = |shape: &[usize]| {
+        let sizes = shape.iter().map(|&size| size as u64);
+        sizes.fold(1_u64, u64::saturating_mul)
+    };
+    let moved = operands.iter().flatten().chain(results);
+    let moved = moved.fold(0_u64, |sum, shape| sum.saturating_add(count(shape)));
+    let result = results.first().copied().unwrap_or(&[]);
+    let window = |sizes: &[i64]| {
+        let sizes = sizes.iter().map(|&size| size.unsigned_abs());
+        sizes.fold(count(result), u64::saturating_mul)
+    };
+    let repeated = match op {
+        Op::MaxPool(op) => window(&op.kernel_shape),
+        Op::AveragePool(op) => window(&op.kernel_shape),
+        // Every box may be compared with every other one of its class.
+        Op::NonMaxSuppression(_) => {
+            let scores = operands.get(1).copied().flatten().unwrap_or(&[]);
+            count(scores).saturating_mul(scores.last().map_or(0, |&boxes| boxes as u64))
+        }
+        _ => macs(op, operands, result),
+    };
+    moved.saturating_add(repeated)
+}
+
 /// Whether the products of [`macs`] are of integers.
 pub fn is_integer(op: &Op) -> bool {
     match op {
@@ -60,7 +87,7 @@ pub fn is_integer(op: &Op) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use octofold_ops::AttributeMap;
+    use crate::AttributeMap;
 
     use super::*;
 

@@ -1,0 +1,7 @@
+//! The importer: bytes to a graph, and the graph through both file forms.
+#![no_main]
+
+#[path = "../src/bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::onnx(data));
