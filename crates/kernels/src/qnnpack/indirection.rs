@@ -15,8 +15,8 @@ use crate::conv::pixels::offset_table;
 use crate::conv::shape::{CheckedShape, ConvShape, product};
 use crate::conv::tile::{EXTRAS, OUTSIDE, extra};
 
-/// Entries of a table that is kept: 1 MiB.
-const KEPT: usize = 1 << 18;
+/// Entries of a table that is kept: 128 KiB, as much as a 3x3 convolution over 60 x 60 pixels takes.
+const KEPT: usize = 1 << 15;
 
 /// Entries of a table that is made for a strip: 64 KiB, which the nearest caches hold.
 const STRIP: usize = 1 << 14;
