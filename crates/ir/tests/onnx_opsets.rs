@@ -330,6 +330,20 @@ fn inference_forms_of_training_operators() {
     assert_eq!(result(&dropout, &[3]), counted(&[3]));
 }
 
+/// Before opset 10 the mask had the type of the data.
+#[test]
+fn an_old_mask_of_dropout_keeps_everything() {
+    let old = graph(&model(
+        9,
+        &[value("x", DType::F32, &[2, 2])],
+        &[],
+        &[node("Dropout", &["x"], &["y", "mask"], &[])],
+        &["y", "mask"],
+    ));
+    let found = interpret(&old, &[("x", counted(&[2, 2]))]).unwrap();
+    assert_eq!(found, [counted(&[2, 2]), f32s(&[2, 2], [1.0; 4])]);
+}
+
 #[test]
 fn constants_of_every_kind() {
     let value_of = |attribute| {
