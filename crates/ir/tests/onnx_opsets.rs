@@ -519,3 +519,32 @@ fn recurrent_layers_leave_out_results_and_come_back_as_they_were() {
         assert!(refusal(&layer(14, &["y"], &[attribute])).contains(text));
     }
 }
+
+/// The list that the documentation shows is what the importer reads: no operator of it is unknown.
+#[test]
+fn listed_operators_are_read() {
+    let attempts = octofold_ir::onnx::readable_operators();
+    assert!(attempts.len() > 150, "{}", attempts.len());
+    for operator in attempts {
+        let mut node = node(operator.name, &["x"], &["y"], &[]);
+        node.domain = Some(operator.domain.to_owned());
+        for opset in [*operator.opsets.start(), *operator.opsets.end()] {
+            let opset = if operator.domain.is_empty() {
+                opset
+            } else {
+                17
+            };
+            let mut model = single(opset, &[1], &[], node.clone());
+            if !operator.domain.is_empty() {
+                let import = onnx_support::import_of(operator.domain, 1);
+                model.opset_import.push(import);
+            }
+            let bytes = prost::Message::encode_to_vec(&model);
+            if let Err(error) = octofold_ir::onnx::import_bytes(bytes, None, &Default::default()) {
+                let text = error.to_string();
+                assert!(!text.contains("unsupported operator"), "{text}");
+                assert!(!text.contains("unknown before opset"), "{text}");
+            }
+        }
+    }
+}

@@ -2,12 +2,15 @@
 
 use octofold_ops::Attribute;
 
-use super::{Lowering, OldNode, encoder, qoperator};
+use super::{Lowering, OldNode, coverage, encoder, qoperator};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
 /// Adds a node of `com.microsoft`, as ONNX operators.
 pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
+    if !coverage::is_contributed(&old.op) {
+        return Err(NodeError::Operator);
+    }
     match old.op.as_str() {
         "Gelu" => cx.finish(old),
         "BiasGelu" => gelu(cx, old, "none"),

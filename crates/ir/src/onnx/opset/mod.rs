@@ -6,6 +6,7 @@
 //! is read as it stands. What a form cannot say in the newest one is an error, never a guess.
 
 mod arithmetic;
+mod coverage;
 mod dynamic;
 mod encoder;
 mod microsoft;
@@ -14,6 +15,8 @@ mod quantized;
 mod recurrent;
 mod shape;
 mod window;
+
+pub use coverage::{ReadableOperator, readable_operators};
 
 use octofold_ops::{Attribute, AttributeMap, Op};
 use octofold_tensor::{DType, Tensor};

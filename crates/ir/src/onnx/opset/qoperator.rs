@@ -12,12 +12,18 @@ use crate::ValueId;
 use crate::onnx::error::NodeError;
 
 /// Adds a quantized node of `com.microsoft`, as ONNX operators.
-pub(super) fn lower(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
+pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
     match old.op.as_str() {
         "QuantizeLinear" | "DequantizeLinear" => {
             quantized::check(cx, &old)?;
             cx.finish(old)
         }
+        "QLinearConv" => {
+            old.drop_attribute("channels_last", &[0])?;
+            quantized::check(cx, &old)?;
+            cx.finish(old)
+        }
+        "QLinearWhere" => choice(cx, old),
         "QLinearAdd" => binary(cx, old, "Add"),
         "QLinearMul" => binary(cx, old, "Mul"),
         "QLinearSigmoid" => unary(cx, old, "Sigmoid"),
@@ -108,6 +114,16 @@ fn binary(cx: &mut Lowering<'_>, old: OldNode, op: &str) -> Result<(), NodeError
     let operands = [real(cx, &old, 0)?, real(cx, &old, 3)?];
     let value = cx.helper(op, &operands, &[])?;
     quantize(cx, &old, value, (6, 7), like)
+}
+
+/// The condition, `X`, its parameters, `Y`, its parameters, those of the result.
+fn choice(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
+    microsoft::expect_inputs(&old, 9)?;
+    microsoft::refuse_attributes(&old)?;
+    let like = bytes(cx, &old, 1)?;
+    let operands = [old.required(0)?, real(cx, &old, 1)?, real(cx, &old, 4)?];
+    let value = cx.helper("Where", &operands, &[])?;
+    quantize(cx, &old, value, (7, 8), like)
 }
 
 /// `X`, its parameters, those of the result. The attributes are those of the operator on reals.
