@@ -330,6 +330,20 @@ fn inference_forms_of_training_operators() {
     assert_eq!(result(&dropout, &[3]), counted(&[3]));
 }
 
+/// Before opset 10 the mask had the type of the data.
+#[test]
+fn an_old_mask_of_dropout_keeps_everything() {
+    let old = graph(&model(
+        9,
+        &[value("x", DType::F32, &[2, 2])],
+        &[],
+        &[node("Dropout", &["x"], &["y", "mask"], &[])],
+        &["y", "mask"],
+    ));
+    let found = interpret(&old, &[("x", counted(&[2, 2]))]).unwrap();
+    assert_eq!(found, [counted(&[2, 2]), f32s(&[2, 2], [1.0; 4])]);
+}
+
 #[test]
 fn constants_of_every_kind() {
     let value_of = |attribute| {
@@ -503,5 +517,34 @@ fn recurrent_layers_leave_out_results_and_come_back_as_they_were() {
         (int("layout", 2), "neither 0 nor 1"),
     ] {
         assert!(refusal(&layer(14, &["y"], &[attribute])).contains(text));
+    }
+}
+
+/// The list that the documentation shows is what the importer reads: no operator of it is unknown.
+#[test]
+fn listed_operators_are_read() {
+    let attempts = octofold_ir::onnx::readable_operators();
+    assert!(attempts.len() > 150, "{}", attempts.len());
+    for operator in attempts {
+        let mut node = node(operator.name, &["x"], &["y"], &[]);
+        node.domain = Some(operator.domain.to_owned());
+        for opset in [*operator.opsets.start(), *operator.opsets.end()] {
+            let opset = if operator.domain.is_empty() {
+                opset
+            } else {
+                17
+            };
+            let mut model = single(opset, &[1], &[], node.clone());
+            if !operator.domain.is_empty() {
+                let import = onnx_support::import_of(operator.domain, 1);
+                model.opset_import.push(import);
+            }
+            let bytes = prost::Message::encode_to_vec(&model);
+            if let Err(error) = octofold_ir::onnx::import_bytes(bytes, None, &Default::default()) {
+                let text = error.to_string();
+                assert!(!text.contains("unsupported operator"), "{text}");
+                assert!(!text.contains("unknown before opset"), "{text}");
+            }
+        }
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use octofold_ir::Graph;
+use octofold_ir::{Graph, NodeId, Op, ValueId};
 use octofold_passes::annotate::{Annotations, NodeAnnotation};
 use octofold_passes::backend::Execution;
+use octofold_passes::manager::PassRun;
+use octofold_passes::pass::Outcome;
 use octofold_quant::Granularity;
+use octofold_tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::graph_mode::Model;
@@ -125,6 +128,94 @@ pub(crate) fn record_float_nodes(graph: &mut Graph, fates: &[Fate]) {
     // Strings alone cannot fail to serialize.
     let text = serde_json::to_string(&nodes).unwrap_or_default();
     graph.metadata_mut().insert(FLOAT_NODES.to_owned(), text);
+}
+
+/// A node that somebody placed between quantizers, by the names that reports have for it.
+pub(crate) struct Wanted {
+    node: String,
+    operator: &'static str,
+    /// The quantizers of its results.
+    quantizers: Vec<String>,
+}
+
+/// The nodes of a QDQ graph that read what was dequantized, or whose results are quantized: whoever made the graph wants them on integers.
+pub(crate) fn wanted_on_integers(graph: &Graph) -> Vec<Wanted> {
+    let dequantized = |value: ValueId| {
+        let producer = graph.value(value).producer()?;
+        matches!(graph.node(producer).op(), Op::DequantizeLinear(_)).then_some(())?;
+        let integers = graph.node(producer).input(0)?;
+        graph.value(integers).constant().is_none().then_some(())
+    };
+    let wanted = |id: NodeId| {
+        let node = graph.node(id);
+        if matches!(node.op(), Op::QuantizeLinear(_) | Op::DequantizeLinear(_)) {
+            return None;
+        }
+        let readers = node.outputs().iter().flat_map(|&value| graph.uses(value));
+        let quantizers: Vec<String> = readers
+            .map(|used| graph.node(used.node))
+            .filter(|reader| matches!(reader.op(), Op::QuantizeLinear(_)))
+            .map(|reader| reader.name().to_owned())
+            .collect();
+        let reads = node.inputs().iter().flatten();
+        (!quantizers.is_empty() || reads.copied().any(|value| dequantized(value).is_some())).then(
+            || Wanted {
+                node: node.name().to_owned(),
+                operator: node.op().name(),
+                quantizers,
+            },
+        )
+    };
+    graph.node_ids().filter_map(wanted).collect()
+}
+
+/// Records the wanted nodes that lowering left float, with its reasons; a record that a graph brings along stays.
+pub(crate) fn record_unlowered(graph: &mut Graph, wanted: &[Wanted], runs: &[PassRun]) {
+    if graph.metadata().contains_key(FLOAT_NODES) {
+        return;
+    }
+    let is_integer = |value: ValueId| {
+        let value = graph.value(value);
+        value.constant().is_none() && matches!(value.ty().dtype, DType::U8 | DType::I8 | DType::I32)
+    };
+    let is_float = |name: &str| {
+        let id = graph.node_ids().find(|&id| graph.node(id).name() == name);
+        id.is_some_and(|id| {
+            let node = graph.node(id);
+            let values = node.inputs().iter().flatten().chain(node.outputs());
+            !values.copied().any(is_integer)
+        })
+    };
+    let reason = |place: &str| {
+        let events = runs.iter().flat_map(|run| &run.report.events);
+        let mut skipped = events.filter_map(|event| match &event.outcome {
+            Outcome::Skipped(reason) if event.place == place => Some(reason.clone()),
+            _ => None,
+        });
+        skipped.next_back()
+    };
+    let nodes: Vec<FloatNode> = wanted
+        .iter()
+        .filter(|wanted| is_float(&wanted.node))
+        .map(|wanted| {
+            let places = std::iter::once(&wanted.node).chain(&wanted.quantizers);
+            let reason = places.into_iter().find_map(|place| reason(place));
+            FloatNode {
+                node: wanted.node.clone(),
+                operator: wanted.operator.to_owned(),
+                reason: reason.unwrap_or_else(|| {
+                    format!(
+                        "no integer kernel computes {} between these quantizers",
+                        wanted.operator
+                    )
+                }),
+            }
+        })
+        .collect();
+    if !nodes.is_empty() {
+        let text = serde_json::to_string(&nodes).unwrap_or_default();
+        graph.metadata_mut().insert(FLOAT_NODES.to_owned(), text);
+    }
 }
 
 /// The float nodes that a compiler recorded; `None` where none did.

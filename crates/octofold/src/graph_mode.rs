@@ -24,7 +24,7 @@ use octofold_tensor::Dim;
 
 use crate::Error;
 use crate::error::{describe_unhonoured, describe_unmatched};
-use crate::fate::{Fate, fates, record_float_nodes};
+use crate::fate::{Fate, fates, record_float_nodes, record_unlowered, wanted_on_integers};
 use crate::provenance::Provenance;
 
 /// A model as it was imported, with the names by which its operators can be found.
@@ -312,7 +312,9 @@ pub fn lower_for(graph: &Graph, backend: &BackendConfig) -> Result<(Graph, Vec<P
     Provenance::read(graph.metadata()).require_engine(&backend.name, "the model")?;
     let mut graph = graph.clone();
     let mut runs = pipeline::simplify_and_fuse(&mut graph, backend)?;
+    let wanted = wanted_on_integers(&graph);
     runs.extend(pipeline::lower(&mut graph, backend)?);
+    record_unlowered(&mut graph, &wanted, &runs);
     Ok((graph, runs))
 }
 

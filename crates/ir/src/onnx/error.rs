@@ -1,6 +1,7 @@
 //! Why a file could not be read or written.
 
 use octofold_ops::OpError;
+use octofold_tensor::TensorError;
 
 use super::budget::raise;
 use super::{ScanError, TensorProtoError};
@@ -236,6 +237,12 @@ impl From<OpError> for NodeError {
             OpError::MissingInput(slot) => Self::MissingInput(slot),
             other => Self::Op(Box::new(other)),
         }
+    }
+}
+
+impl From<TensorError> for NodeError {
+    fn from(error: TensorError) -> Self {
+        Self::Form(error.to_string())
     }
 }
 

@@ -40,5 +40,6 @@ pub(crate) use external_data::{ExternalData, fnv1a64};
 pub(crate) use functions::NEWEST;
 pub(crate) use import::{Extension, OUTPUT, SOURCES, import_decoded};
 pub use import::{ImportOptions, import, import_bytes};
+pub use opset::{ReadableOperator, readable_operators};
 pub use scan::{ScanError, decode, scan};
 pub use tensor::{TensorProtoError, tensor_from_bytes, tensor_from_proto, tensor_to_proto};

@@ -99,10 +99,9 @@ fn float_steps(plan: &Plan, report: &Report) -> Vec<FloatNode> {
         .iter()
         .filter(|step| step.macs > 0 && !step.integer)
     {
-        let known = step
-            .sources
+        let known = nodes
             .iter()
-            .any(|source| nodes.iter().any(|node| node.node == *source));
+            .any(|node| node.node == step.name || step.sources.contains(&node.node));
         if !known {
             let reason = if step.note.is_empty() {
                 "its operands are not quantized".to_owned()

@@ -1,19 +1,22 @@
-//! `octofold test`: ONNX backend test folders.
+//! `octofold test`: ONNX backend tests.
+//!
+//! Most tests of ONNX are a folder: `model.onnx`, and `test_data_set_N` with `input_N.pb` and `output_N.pb`. The light networks are files beside each
+//! other, `X.onnx` and `X_output_0.pb`; what they are given is not recorded, as it is always `0, 1/n, 2/n, …` for an input of `n` elements.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use octofold::Model;
-use octofold::ir::Graph;
 use octofold::ir::onnx::tensor_from_bytes;
+use octofold::ir::{Graph, TensorType};
 use octofold::runtime::{Session, SessionOptions};
 use octofold::tensor::{DType, Tensor};
 use serde::Deserialize;
 
 #[derive(Args)]
 pub(crate) struct Test {
-    /// Folders that hold `model.onnx` and `test_data_set_*`, or folders of such folders.
+    /// Folders that hold `model.onnx` and `test_data_set_*` or `X.onnx` and `X_output_0.pb`, folders of such folders, or one `X.onnx`.
     #[arg(required = true)]
     folders: Vec<PathBuf>,
     /// Turn all inputs but the first into constants before compiling.
@@ -23,19 +26,36 @@ pub(crate) struct Test {
 
 /// The tolerance of a folder: its `data.json`.
 #[derive(Deserialize)]
+#[serde(default)]
 struct Tolerance {
-    #[serde(default = "default_rtol")]
     rtol: f64,
-    #[serde(default = "default_atol")]
     atol: f64,
 }
 
-fn default_rtol() -> f64 {
-    1e-3
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self {
+            rtol: 1e-3,
+            atol: 1e-7,
+        }
+    }
 }
 
-fn default_atol() -> f64 {
-    1e-7
+/// A model and what it is tested with.
+struct Case {
+    /// What a report calls it.
+    name: PathBuf,
+    model: PathBuf,
+    sets: Vec<Set>,
+    tolerance: Tolerance,
+}
+
+/// Inputs and outputs that belong together.
+struct Set {
+    /// What the files begin with: a folder's `…/test_data_set_0/`, or `…/X_`.
+    prefix: String,
+    /// Whether the inputs are recorded.
+    inputs: bool,
 }
 
 impl Test {
@@ -46,11 +66,11 @@ impl Test {
         }
         let (mut passed, mut failed) = (0, 0);
         for case in &cases {
-            match run_case(case, self.freeze) {
+            match case.run(self.freeze) {
                 Ok(()) => passed += 1,
                 Err(error) => {
                     failed += 1;
-                    println!("{}: {error:#}", case.display());
+                    println!("{}: {error:#}", case.name.display());
                 }
             }
         }
@@ -62,85 +82,136 @@ impl Test {
     }
 }
 
-/// The test folders at or below a folder, in the order of their names.
-fn collect(folder: &Path, cases: &mut Vec<PathBuf>) -> Result<()> {
-    if folder.join("model.onnx").is_file() {
-        cases.push(folder.to_owned());
+/// The tests at or below a path, in the order of their names.
+fn collect(path: &Path, cases: &mut Vec<Case>) -> Result<()> {
+    if path.join("model.onnx").is_file() {
+        cases.push(Case::folder(path)?);
         return Ok(());
     }
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let mut folders: Vec<PathBuf> = entries
+    if path.is_file() {
+        let case = Case::beside(path);
+        cases.push(case.with_context(|| format!("{}: no test", path.display()))?);
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+    let mut paths: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.is_dir())
         .collect();
-    folders.sort();
-    folders.iter().try_for_each(|folder| collect(folder, cases))
-}
-
-fn run_case(folder: &Path, freeze: bool) -> Result<()> {
-    let model = Model::load(&folder.join("model.onnx"))?;
-    let tolerance = match std::fs::read_to_string(folder.join("data.json")) {
-        Ok(text) => serde_json::from_str(&text)?,
-        Err(_) => Tolerance {
-            rtol: default_rtol(),
-            atol: default_atol(),
-        },
-    };
-    let mut sets = 0;
-    for index in 0.. {
-        let set = folder.join(format!("test_data_set_{index}"));
-        if !set.is_dir() {
-            break;
-        }
-        sets += 1;
-        run_set(&model.graph, &set, freeze, &tolerance)
-            .with_context(|| format!("data set {index}"))?;
-    }
-    anyhow::ensure!(sets > 0, "the folder has no test_data_set_0");
-    Ok(())
-}
-
-fn run_set(graph: &Graph, set: &Path, freeze: bool, tolerance: &Tolerance) -> Result<()> {
-    let names: Vec<String> = graph
-        .inputs()
-        .iter()
-        .map(|&id| graph.value(id).name().to_owned())
-        .collect();
-    let mut inputs = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        inputs.push((
-            name.clone(),
-            read_tensor(&set.join(format!("input_{index}.pb")))?,
-        ));
-    }
-    let mut graph = graph.clone();
-    if freeze {
-        for (name, tensor) in inputs.drain(1.min(inputs.len())..) {
-            graph = graph.with_frozen_input(&name, tensor)?;
-        }
-    }
-    let (lowered, _) = octofold::lower(&graph)?;
-    let mut session = Session::new(
-        octofold::compile(&lowered)?.into(),
-        SessionOptions {
-            threads: 1,
-            isa: None,
-            ..SessionOptions::DEFAULT
-        },
-    )?;
-    let inputs: Vec<(&str, Tensor)> = inputs
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
-        .collect();
-    let outputs = session.run(&inputs)?;
-    for (index, (name, found)) in outputs.iter().enumerate() {
-        let path = set.join(format!("output_{index}.pb"));
-        if path.exists() {
-            compare(found, &read_tensor(&path)?, tolerance)
-                .with_context(|| format!("output `{name}`"))?;
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            collect(&path, cases)?;
+        } else {
+            cases.extend(Case::beside(&path));
         }
     }
     Ok(())
+}
+
+impl Case {
+    /// A folder with `model.onnx`.
+    fn folder(folder: &Path) -> Result<Self> {
+        let prefixes = (0..).map(|index| folder.join(format!("test_data_set_{index}")));
+        let sets = prefixes.take_while(|set| set.is_dir()).map(|set| Set {
+            prefix: format!("{}{}", set.display(), std::path::MAIN_SEPARATOR),
+            inputs: true,
+        });
+        let tolerance = match std::fs::read_to_string(folder.join("data.json")) {
+            Ok(text) => serde_json::from_str(&text).context("data.json")?,
+            Err(_) => Tolerance::default(),
+        };
+        Ok(Self {
+            name: folder.to_owned(),
+            model: folder.join("model.onnx"),
+            sets: sets.collect(),
+            tolerance,
+        })
+    }
+
+    /// A model with its outputs beside it.
+    fn beside(model: &Path) -> Option<Self> {
+        let prefix = format!("{}_", model.to_str()?.strip_suffix(".onnx")?);
+        Path::new(&format!("{prefix}output_0.pb"))
+            .is_file()
+            .then(|| Self {
+                name: model.to_owned(),
+                model: model.to_owned(),
+                sets: vec![Set {
+                    prefix,
+                    inputs: false,
+                }],
+                tolerance: Tolerance::default(),
+            })
+    }
+
+    fn run(&self, freeze: bool) -> Result<()> {
+        let model = Model::load(&self.model)?;
+        ensure!(!self.sets.is_empty(), "the folder has no test_data_set_0");
+        for (index, set) in self.sets.iter().enumerate() {
+            set.run(&model.graph, freeze, &self.tolerance)
+                .with_context(|| format!("data set {index}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Set {
+    fn file(&self, what: &str, index: usize) -> PathBuf {
+        PathBuf::from(format!("{}{what}_{index}.pb", self.prefix))
+    }
+
+    fn run(&self, graph: &Graph, freeze: bool, tolerance: &Tolerance) -> Result<()> {
+        let mut inputs = Vec::new();
+        for (index, &id) in graph.inputs().iter().enumerate() {
+            let value = graph.value(id);
+            let tensor = if self.inputs {
+                read_tensor(&self.file("input", index))?
+            } else {
+                ramp(value.ty()).with_context(|| format!("input `{}`", value.name()))?
+            };
+            inputs.push((value.name().to_owned(), tensor));
+        }
+        let mut graph = graph.clone();
+        if freeze {
+            for (name, tensor) in inputs.drain(1.min(inputs.len())..) {
+                graph = graph.with_frozen_input(&name, tensor)?;
+            }
+        }
+        let (lowered, _) = octofold::lower(&graph)?;
+        let mut session = Session::new(
+            octofold::compile(&lowered)?.into(),
+            SessionOptions {
+                threads: 1,
+                ..SessionOptions::DEFAULT
+            },
+        )?;
+        let inputs: Vec<(&str, Tensor)> = inputs
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor.clone()))
+            .collect();
+        let outputs = session.run(&inputs)?;
+        for (index, (name, found)) in outputs.iter().enumerate() {
+            let path = self.file("output", index);
+            if path.exists() {
+                compare(found, &read_tensor(&path)?, tolerance)
+                    .with_context(|| format!("output `{name}`"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `0, 1/n, 2/n, …`, the input of the light networks.
+fn ramp(ty: &TensorType) -> Result<Tensor> {
+    let shape = ty.known_shape().context("the shape is not fixed")?;
+    ensure!(
+        ty.dtype == DType::F32,
+        "elements of type {}, expected f32",
+        ty.dtype
+    );
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| (i as f64 / n as f64) as f32).collect();
+    Ok(Tensor::new(shape, values)?)
 }
 
 fn read_tensor(path: &Path) -> Result<Tensor> {
@@ -150,20 +221,20 @@ fn read_tensor(path: &Path) -> Result<Tensor> {
 
 /// Floats within the tolerance, everything else equal.
 fn compare(found: &Tensor, expected: &Tensor, tolerance: &Tolerance) -> Result<()> {
-    anyhow::ensure!(
+    ensure!(
         found.dtype() == expected.dtype(),
         "{} instead of {}",
         found.dtype(),
         expected.dtype()
     );
-    anyhow::ensure!(
+    ensure!(
         found.shape() == expected.shape(),
         "shape {:?} instead of {:?}",
         found.shape(),
         expected.shape()
     );
     let (Some(found_values), Some(expected_values)) = (reals(found), reals(expected)) else {
-        anyhow::ensure!(found == expected, "{found:?} instead of {expected:?}");
+        ensure!(found == expected, "{found:?} instead of {expected:?}");
         return Ok(());
     };
     for (index, (x, y)) in found_values.iter().zip(&expected_values).enumerate() {

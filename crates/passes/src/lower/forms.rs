@@ -4,7 +4,7 @@ use octofold_ir::{Graph, Op, Patch, PatchValue, Use};
 use octofold_ops::Inputs;
 use octofold_ops::families::{Activation, DequantizeLinear};
 use octofold_quant::QuantParams;
-use octofold_tensor::Tensor;
+use octofold_tensor::{Tensor, TensorData};
 
 use crate::fuse::fused_conv;
 use crate::lower::params::{dequantized, real_constant};
@@ -15,7 +15,7 @@ use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
 use crate::support;
 
-/// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers.
+/// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, and weights of 4 bits bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinearForms;
 
@@ -25,7 +25,11 @@ impl Pass for LinearForms {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&DequantizedLinear, &DequantizedBias])
+        apply_rewrites(
+            graph,
+            self.name(),
+            &[&NibbleWeights, &DequantizedLinear, &DequantizedBias],
+        )
     }
 }
 
@@ -94,6 +98,57 @@ impl Rewrite for FloatWeights {
         patch.replace(support::result(graph, id), constant);
         patch.remove(id);
         Ok(patch)
+    }
+}
+
+/// Constants of 4 bits as bytes: the values and parameters are the same, and kernels read bytes.
+struct NibbleWeights;
+
+impl Rewrite for NibbleWeights {
+    fn name(&self) -> &'static str {
+        "nibble-weights"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(
+            "dequantize",
+            op!(DequantizeLinear),
+            [Pattern::constant("q"), Pattern::constant("scale")],
+        )
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("dequantize");
+        let node = graph.node(id);
+        let mut patch = Patch::new();
+        let mut inputs = support::operands(graph, id);
+        for slot in [0, 2] {
+            let Some(value) = node.input(slot) else {
+                continue;
+            };
+            let bytes = graph.value(value).constant().and_then(bytes_of_nibbles);
+            let bytes = patch.constant(graph.value(value).name(), bytes.ok_or(Skip::NoMatch)?);
+            inputs[slot] = Some(bytes);
+        }
+        let made = patch.node(
+            node.name(),
+            node.op().clone(),
+            inputs,
+            sources_of(graph, [id]),
+        );
+        patch.replace(support::result(graph, id), made);
+        patch.remove(id);
+        Ok(patch)
+    }
+}
+
+/// Elements of 4 bits as bytes of the same sign.
+fn bytes_of_nibbles(tensor: &Tensor) -> Option<Tensor> {
+    let shape = tensor.shape().iter().copied();
+    match tensor.data() {
+        TensorData::I4(values) => Tensor::new(shape, values.to_vec()).ok(),
+        TensorData::U4(values) => Tensor::new(shape, values.to_vec()).ok(),
+        _ => None,
     }
 }
 

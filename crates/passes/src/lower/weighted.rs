@@ -96,16 +96,12 @@ fn weights(graph: &Graph, id: NodeId, axis: usize) -> Result<(Tensor, Vec<f32>),
         .value(quantized.value)
         .constant()
         .ok_or(Skip::because("the weights are not constant"))?;
-    let middle = match quantized.dtype {
-        QuantType::Int8 => 0,
-        // u8 around 128 is s8 around 0.
-        QuantType::Uint8 => 128,
-        other => {
-            return Err(Skip::because(format!(
-                "{other} weights have no integer kernel"
-            )));
-        }
-    };
+    if !matches!(quantized.dtype, QuantType::Int8 | QuantType::Uint8) {
+        return Err(Skip::because(format!(
+            "{} weights have no integer kernel",
+            quantized.dtype
+        )));
+    }
     let channels = match &quantized.params {
         QuantParams::PerTensor(params) => vec![*params],
         QuantParams::PerChannel { axis: own, .. } if *own != axis => {
@@ -115,23 +111,34 @@ fn weights(graph: &Graph, id: NodeId, axis: usize) -> Result<(Tensor, Vec<f32>),
         }
         QuantParams::PerChannel { channels, .. } => channels.clone(),
     };
-    if channels.iter().any(|channel| channel.zero_point != middle) {
-        return Err(Skip::because(
-            "weights with a zero point have no integer kernel",
-        ));
-    }
-    let tensor = if middle == 0 {
+    let tensor = if channels.iter().all(|channel| channel.zero_point == 0)
+        && quantized.dtype == QuantType::Int8
+    {
         tensor.clone()
     } else {
-        let integers = small_integers(tensor).ok_or(Skip::NoMatch)?;
-        let shifted: Vec<i8> = integers.iter().map(|&q| (q - middle) as i8).collect();
-        Tensor::new(tensor.shape().iter().copied(), shifted)
-            .map_err(|error| Skip::because(error.to_string()))?
+        without_zero_points(tensor, axis, &channels)?
     };
     Ok((
         tensor,
         channels.iter().map(|channel| channel.scale).collect(),
     ))
+}
+
+/// `q - zero point` as s8, which kernels take: always possible for u8 around 128 and for 7-bit weights.
+fn without_zero_points(tensor: &Tensor, axis: usize, channels: &[QParams]) -> Result<Tensor, Skip> {
+    let integers = small_integers(tensor).ok_or(Skip::NoMatch)?;
+    let inner: usize = tensor.shape().iter().skip(axis + 1).product();
+    let shifted = integers.iter().enumerate().map(|(index, &q)| {
+        let zero_point = channels[index / inner.max(1) % channels.len()].zero_point;
+        i8::try_from(q - zero_point).map_err(|_| {
+            Skip::because(format!(
+                "weights with the zero point {zero_point} that reach {q} do not fit 8 bits without it, and no integer kernel subtracts it"
+            ))
+        })
+    });
+    let shifted: Vec<i8> = shifted.collect::<Result<_, _>>()?;
+    Tensor::new(tensor.shape().iter().copied(), shifted)
+        .map_err(|error| Skip::because(error.to_string()))
 }
 
 /// The bias of a layer with a quantized result: i32 on the scale `s_x·s_w`.

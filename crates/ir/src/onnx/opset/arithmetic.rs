@@ -160,10 +160,13 @@ pub(super) fn dropout(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), Nod
         if old.version < 7 {
             old.drop_attribute("is_test", &[0, 1])?;
         }
+        // The mask was of the type of the data; without training it keeps every element.
         if old.version < 10 && old.outputs.len() > 1 {
-            return Err(NodeError::Form(
-                "the mask as an output is not supported in this opset".to_owned(),
-            ));
+            let shape = cx.helper("Shape", &[x], &[])?;
+            let one = cx.number_like("mask", 1.0, x)?;
+            let mask = cx.helper("Expand", &[one, shape], &[])?;
+            cx.results
+                .extend(old.outputs.drain(1..).map(|name| (name, mask)));
         }
         old.attributes.read::<f32>("ratio")?;
     }

@@ -2,12 +2,15 @@
 
 use octofold_ops::Attribute;
 
-use super::{Lowering, OldNode, qoperator};
+use super::{Lowering, OldNode, coverage, encoder, qoperator};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
 /// Adds a node of `com.microsoft`, as ONNX operators.
 pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
+    if !coverage::is_contributed(&old.op) {
+        return Err(NodeError::Operator);
+    }
     match old.op.as_str() {
         "Gelu" => cx.finish(old),
         "BiasGelu" => gelu(cx, old, "none"),
@@ -19,6 +22,10 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
             cx.finish(old)
         }
         "FusedMatMul" => fused_mat_mul(cx, old),
+        "FusedConv" => fused_conv(cx, old),
+        "SkipLayerNormalization" | "EmbedLayerNormalization" | "MatMulNBits" => {
+            encoder::lower(cx, old)
+        }
         _ => qoperator::lower(cx, old),
     }
 }
@@ -60,6 +67,46 @@ fn fused_mat_mul(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeErro
     cx.finish_as("Mul", &[product, alpha], &[], &old.outputs)
 }
 
+/// `activation(Conv(X, W, B) + Z)`, where bias and sum may be absent.
+fn fused_conv(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
+    expect_inputs(&old, 4)?;
+    let activation = old.attributes.read::<String>("activation")?;
+    let parameters = old.attributes.read::<Vec<f32>>("activation_params")?;
+    let parameters = parameters.unwrap_or_default();
+    let operands = [Some(old.required(0)?), Some(old.required(1)?), old.input(2)];
+    let operands: Vec<ValueId> = operands.into_iter().flatten().collect();
+    let attributes = std::mem::take(&mut old.attributes);
+    let mut value = cx.helper_of("Conv", &operands, attributes)?;
+    if let Some(sum) = old.input(3) {
+        value = cx.helper("Add", &[value, sum], &[])?;
+    }
+    let op = activation.unwrap_or_default();
+    let number = |value: f32| Attribute::Float(value);
+    let attributes = match (op.as_str(), parameters.as_slice()) {
+        ("", []) => return cx.finish_as("Identity", &[value], &[], &old.outputs),
+        ("Relu" | "Tanh" | "Sigmoid", []) => vec![],
+        ("LeakyRelu", &[alpha]) => vec![("alpha", number(alpha))],
+        ("HardSigmoid", &[alpha, beta]) => vec![("alpha", number(alpha)), ("beta", number(beta))],
+        ("Clip", &[min, max]) => {
+            let (min, max) = (
+                cx.number_like("min", min, value)?,
+                cx.number_like("max", max, value)?,
+            );
+            return cx.finish_as("Clip", &[value, min, max], &[], &old.outputs);
+        }
+        (_, parameters) => {
+            return Err(NodeError::attribute(
+                "activation",
+                format!(
+                    "`{op}` with {} parameters is not supported",
+                    parameters.len()
+                ),
+            ));
+        }
+    };
+    cx.finish_as(&op, &[value], &attributes, &old.outputs)
+}
+
 /// Exchanges the last two axes; a vector stays as it is.
 fn transpose(cx: &mut Lowering<'_>, value: ValueId) -> Result<ValueId, NodeError> {
     let rank = cx.known_rank(value)?;
@@ -79,4 +126,15 @@ pub(super) fn refuse_attributes(old: &OldNode) -> Result<(), NodeError> {
         None => Ok(()),
         Some(unknown) => Err(octofold_ops::OpError::UnknownAttribute(unknown.to_owned()).into()),
     }
+}
+
+/// Refuses operands that the operator does not have.
+pub(super) fn expect_inputs(old: &OldNode, most: usize) -> Result<(), NodeError> {
+    if old.inputs.len() > most {
+        return Err(NodeError::Form(format!(
+            "has {} inputs, expected at most {most}",
+            old.inputs.len()
+        )));
+    }
+    Ok(())
 }

@@ -6,12 +6,17 @@
 //! is read as it stands. What a form cannot say in the newest one is an error, never a guess.
 
 mod arithmetic;
+mod coverage;
+mod dynamic;
+mod encoder;
 mod microsoft;
 mod qoperator;
 mod quantized;
 mod recurrent;
 mod shape;
 mod window;
+
+pub use coverage::{ReadableOperator, readable_operators};
 
 use octofold_ops::{Attribute, AttributeMap, Op};
 use octofold_tensor::{DType, Tensor};
@@ -212,14 +217,37 @@ impl<'a> Lowering<'a> {
         attributes: AttributeMap,
     ) -> Result<ValueId, NodeError> {
         let op = Op::from_attributes("", op, attributes)?;
-        let suffix = op.name().to_owned();
-        let node = self.node_names.fresh(&format!("{}/{suffix}", self.name));
-        let output = self.value_names.fresh(&format!("{}.{suffix}", self.name));
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        Ok(self.helper_node(op, &inputs, 1)?[0])
+    }
+
+    /// As [`helper`](Self::helper), with operands that may be absent and several results.
+    fn helper_results(
+        &mut self,
+        op: &str,
+        inputs: &[Option<ValueId>],
+        attributes: &[(&str, Attribute)],
+        results: usize,
+    ) -> Result<Vec<ValueId>, NodeError> {
+        self.helper_node(make(op, attributes)?, inputs, results)
+    }
+
+    fn helper_node(
+        &mut self,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        results: usize,
+    ) -> Result<Vec<ValueId>, NodeError> {
+        let suffix = op.name();
+        let node = self.node_names.fresh(&format!("{}/{suffix}", self.name));
+        let names: Vec<String> = (0..results)
+            .map(|_| self.value_names.fresh(&format!("{}.{suffix}", self.name)))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let id = self
             .graph
-            .add_node(&node, op, &inputs, &[&output], self.sources.clone())?;
-        Ok(self.graph.node(id).outputs()[0])
+            .add_node(&node, op, inputs, &names, self.sources.clone())?;
+        Ok(self.graph.node(id).outputs().to_vec())
     }
 
     /// The node that gives the results of the file: it has the name of the file's node.

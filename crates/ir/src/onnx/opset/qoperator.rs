@@ -2,12 +2,12 @@
 //!
 //! Each is defined as an operator on reals between conversions: `y = quantize(op(dequantize(x), …))`. So it becomes `DequantizeLinear`, the operator of ONNX,
 //! and `QuantizeLinear`, which lowering reads as it reads every other QDQ group. A zero point that is left out is 0 of the type of the operand.
-//! Channels-last forms are refused.
+//! Channels-last forms stand between transpositions.
 
 use octofold_ops::Attribute;
 use octofold_tensor::{DType, Tensor};
 
-use super::{Lowering, OldNode, arithmetic, microsoft, quantized};
+use super::{Lowering, OldNode, arithmetic, dynamic, microsoft, quantized};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
@@ -18,22 +18,22 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
             quantized::check(cx, &old)?;
             cx.finish(old)
         }
+        "QLinearConv" => {
+            old.drop_attribute("channels_last", &[0])?;
+            quantized::check(cx, &old)?;
+            cx.finish(old)
+        }
+        "QLinearWhere" => choice(cx, old),
         "QLinearAdd" => binary(cx, old, "Add"),
         "QLinearMul" => binary(cx, old, "Mul"),
         "QLinearSigmoid" => unary(cx, old, "Sigmoid"),
         "QLinearLeakyRelu" => unary(cx, old, "LeakyRelu"),
         "QLinearSoftmax" => softmax(cx, old),
-        "QLinearGlobalAveragePool" => {
-            old.drop_attribute("channels_last", &[0])?;
-            unary(cx, old, "GlobalAveragePool")
-        }
-        "QLinearAveragePool" => {
-            old.drop_attribute("channels_last", &[0])?;
-            unary(cx, old, "AveragePool")
-        }
+        "QLinearGlobalAveragePool" => pool(cx, old, "GlobalAveragePool"),
+        "QLinearAveragePool" => pool(cx, old, "AveragePool"),
         "QLinearConcat" => concat(cx, old),
         "QGemm" => gemm(cx, old),
-        _ => Err(NodeError::Operator),
+        _ => dynamic::lower(cx, old),
     }
 }
 
@@ -106,20 +106,9 @@ fn quantize(
     cx.finish_as("QuantizeLinear", &operands, &[], &old.outputs)
 }
 
-/// Refuses operands that the operator does not have.
-fn expect_inputs(old: &OldNode, most: usize) -> Result<(), NodeError> {
-    if old.inputs.len() > most {
-        return Err(NodeError::Form(format!(
-            "has {} inputs, expected at most {most}",
-            old.inputs.len()
-        )));
-    }
-    Ok(())
-}
-
 /// `A`, its parameters, `B`, its parameters, those of the result.
 fn binary(cx: &mut Lowering<'_>, old: OldNode, op: &str) -> Result<(), NodeError> {
-    expect_inputs(&old, 8)?;
+    microsoft::expect_inputs(&old, 8)?;
     microsoft::refuse_attributes(&old)?;
     let like = bytes(cx, &old, 0)?;
     let operands = [real(cx, &old, 0)?, real(cx, &old, 3)?];
@@ -127,13 +116,50 @@ fn binary(cx: &mut Lowering<'_>, old: OldNode, op: &str) -> Result<(), NodeError
     quantize(cx, &old, value, (6, 7), like)
 }
 
+/// The condition, `X`, its parameters, `Y`, its parameters, those of the result.
+fn choice(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
+    microsoft::expect_inputs(&old, 9)?;
+    microsoft::refuse_attributes(&old)?;
+    let like = bytes(cx, &old, 1)?;
+    let operands = [old.required(0)?, real(cx, &old, 1)?, real(cx, &old, 4)?];
+    let value = cx.helper("Where", &operands, &[])?;
+    quantize(cx, &old, value, (7, 8), like)
+}
+
 /// `X`, its parameters, those of the result. The attributes are those of the operator on reals.
 fn unary(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeError> {
-    expect_inputs(&old, 5)?;
+    microsoft::expect_inputs(&old, 5)?;
     let like = bytes(cx, &old, 0)?;
     let x = real(cx, &old, 0)?;
     let attributes = std::mem::take(&mut old.attributes);
     let value = cx.helper_of(op, &[x], attributes)?;
+    quantize(cx, &old, value, (3, 4), like)
+}
+
+/// As [`unary`]; with `channels_last` the channels are the last axis of operand and result.
+fn pool(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeError> {
+    if !old
+        .attributes
+        .read::<bool>("channels_last")?
+        .unwrap_or(false)
+    {
+        return unary(cx, old, op);
+    }
+    microsoft::expect_inputs(&old, 5)?;
+    let like = bytes(cx, &old, 0)?;
+    let rank = i64::try_from(cx.known_rank(like)?).unwrap_or(i64::MAX);
+    if rank < 3 {
+        return Err(NodeError::Form(format!(
+            "input 0 has rank {rank}, expected 3 or more"
+        )));
+    }
+    let first = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let last = [0].into_iter().chain(2..rank).chain([1]).collect();
+    let x = real(cx, &old, 0)?;
+    let x = cx.helper("Transpose", &[x], &[("perm", Attribute::Ints(first))])?;
+    let attributes = std::mem::take(&mut old.attributes);
+    let value = cx.helper_of(op, &[x], attributes)?;
+    let value = cx.helper("Transpose", &[value], &[("perm", Attribute::Ints(last))])?;
     quantize(cx, &old, value, (3, 4), like)
 }
 
@@ -177,7 +203,7 @@ fn concat(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
 
 /// `alpha·A'·B' + C`, where `C` is i32 on the scale `alpha·a_scale·b_scale`; a quantized result has a scale and a zero point, a float one neither.
 fn gemm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    expect_inputs(&old, 9)?;
+    microsoft::expect_inputs(&old, 9)?;
     let alpha = old.attributes.read::<f32>("alpha")?.unwrap_or(1.0);
     let trans_a = old.attributes.read::<bool>("transA")?.unwrap_or(false);
     let trans_b = old.attributes.read::<bool>("transB")?.unwrap_or(false);
