@@ -118,12 +118,15 @@ mod tests {
         let steps = [10_u8 << 3 | 2, 0].repeat(1 << 20);
         assert!(!fits(&steps));
         assert!(fits(&steps[..1 << 12]));
-        // Attributes inside of one step.
-        let attributes = [5_u8 << 3 | 2, 0].repeat(1 << 20);
-        let mut step = vec![10_u8 << 3 | 2];
-        prost::encoding::encode_varint(attributes.len() as u64, &mut step);
-        step.extend_from_slice(&attributes);
-        assert!(!fits(&step));
+        // Dimensions inside of one shape.
+        let mut field = [1_u8 << 3 | 2, 0].repeat(1 << 23);
+        for number in [3_u8, 8] {
+            let mut outer = vec![number << 3 | 2];
+            prost::encoding::encode_varint(field.len() as u64, &mut outer);
+            outer.append(&mut field);
+            field = outer;
+        }
+        assert!(!fits(&field));
     }
 
     #[test]
