@@ -214,7 +214,7 @@ fn the_text_form_says_what_runs() {
     let (plan, _) = example();
     let text = plan.to_text();
     for part in [
-        "plan \"test\" for fbgemm on scalar {",
+        "plan \"test\" for fbgemm on avx2 {",
         "input %x: float[1, 3, 6, 6]",
         "QuantizeLinear by quantize_to_nhwc(",
         "Conv by qconv(",
