@@ -37,7 +37,7 @@ fn budget() -> Budget {
 }
 
 /// An ONNX file: the graph that is read is sound, and survives both file forms.
-pub fn onnx(data: &[u8]) {
+pub(crate) fn onnx(data: &[u8]) {
     let options = ImportOptions { budget: budget() };
     let Ok(graph) = import_bytes(data.to_vec(), None, &options) else {
         return;
@@ -50,7 +50,7 @@ pub fn onnx(data: &[u8]) {
 }
 
 /// The text form: what can be read prints as text that reads the same.
-pub fn text(data: &[u8]) {
+pub(crate) fn text(data: &[u8]) {
     let Ok(source) = std::str::from_utf8(data) else {
         return;
     };
@@ -65,7 +65,7 @@ pub fn text(data: &[u8]) {
 
 /// A plan: the bytes are its metadata and, behind the last `OCTOBLOB`, its constants. Header and checksums are made right, so that the checks behind them are
 /// reached.
-pub fn plan(data: &[u8]) {
+pub(crate) fn plan(data: &[u8]) {
     let Ok(plan) = Plan::from_bytes(&sign(data)) else {
         return;
     };
@@ -74,10 +74,10 @@ pub fn plan(data: &[u8]) {
 }
 
 /// What separates the metadata from the constants in an input of [`plan`].
-pub const SEPARATOR: &[u8] = b"OCTOBLOB";
+pub(crate) const SEPARATOR: &[u8] = b"OCTOBLOB";
 
 /// A plan file of the metadata and constants in `data`, with right lengths and checksums.
-pub fn sign(data: &[u8]) -> Vec<u8> {
+pub(crate) fn sign(data: &[u8]) -> Vec<u8> {
     let cut = data
         .windows(SEPARATOR.len())
         .rposition(|window| window == SEPARATOR);
@@ -105,7 +105,7 @@ pub fn sign(data: &[u8]) -> Vec<u8> {
 }
 
 /// The input of [`plan`] that [`sign`] makes into this plan's file.
-pub fn unsigned(plan: &Plan) -> Vec<u8> {
+pub(crate) fn unsigned(plan: &Plan) -> Vec<u8> {
     let file = plan.to_bytes().expect("the plan can be written");
     let long = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes"));
     let metadata = &file[64..64 + long(16) as usize];
@@ -113,7 +113,7 @@ pub fn unsigned(plan: &Plan) -> Vec<u8> {
 }
 
 /// The passes, from a random graph to a run. Where the interpreter runs the graph, the plan gives results of the same types and shapes.
-pub fn pipeline(data: &[u8]) {
+pub(crate) fn pipeline(data: &[u8]) {
     let mut source = Unstructured::new(data);
     let Ok(mut graph) = graph(&mut source) else {
         return;

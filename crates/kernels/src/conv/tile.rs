@@ -104,7 +104,7 @@ impl Tile<'_> {
     /// # Safety
     /// The invariants of [`Tile`] hold, and the tile has channel `first`.
     #[inline(always)]
-    pub(crate) unsafe fn from_channel(&self, first: usize, most: usize) -> Self {
+    pub(crate) unsafe fn channels_from(&self, first: usize, most: usize) -> Self {
         Self {
             channel: self.channel + first,
             channels: (self.channels - first).min(most),

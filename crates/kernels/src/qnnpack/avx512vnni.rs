@@ -118,6 +118,6 @@ unsafe fn compute<const R: usize, const P: usize>(tile: &Tile<'_>, panels: usize
             [low, high]
         });
         // SAFETY: passed on from the caller; the pair has the channels from its first one on.
-        unsafe { avx2::store(&tile.from_channel(p * 2 * PANEL, 2 * PANEL), &sums) };
+        unsafe { avx2::store(&tile.channels_from(p * 2 * PANEL, 2 * PANEL), &sums) };
     }
 }

@@ -145,7 +145,7 @@ pub(super) unsafe fn channels_of<'a>(tile: &Tile<'a>, first: usize, count: usize
             input: tile.input.add(first),
             extras: tile.extras.add(first),
             weights: tile.weights.add(first / PANEL * tile.panel_stride),
-            ..tile.from_channel(first, count)
+            ..tile.channels_from(first, count)
         }
     }
 }
