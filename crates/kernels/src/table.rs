@@ -37,6 +37,8 @@ pub enum Family {
     Rescale,
     /// Moving elements: transposes between channels-first and channels-last.
     Layout,
+    /// Moving elements along axes: slices, resizing to nearest neighbours, borders, blocks, any transpose.
+    Movement,
     /// Float convolution.
     FConv,
     /// Float matrix product.
@@ -63,6 +65,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     let engine = crate::fbgemm::KERNELS.iter();
     engine
         .chain(crate::shared::KERNELS)
+        .chain(crate::shared::movement::KERNELS)
         .chain(crate::float::KERNELS)
 }
 
