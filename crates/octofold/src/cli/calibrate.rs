@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use octofold::StatisticsFile;
+use octofold::{Model, StatisticsFile};
 
 use crate::cli::output::write_whole;
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 
 #[derive(Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Calibrate {
 
 impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
+        let prepared = self.quantization.prepare(Model::load(&self.model)?)?;
         let statistics = self.quantization.statistics(&prepared, &self.execution)?;
         let file = StatisticsFile::new(&prepared, statistics);
         write_whole(&self.output, |output| {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use octofold::Model;
 
-use crate::cli::quantization::{Quantization, load_model, print_fate};
+use crate::cli::quantization::{Quantization, print_fate};
 
 #[derive(Args)]
 pub(crate) struct Check {
@@ -20,7 +21,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self.quantization.prepare(load_model(&self.model, &[])?)?;
+        let prepared = self.quantization.prepare(Model::load(&self.model)?)?;
         if self.json {
             let warnings = &prepared.warnings;
             println!(

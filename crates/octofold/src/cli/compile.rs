@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use octofold::Model;
 
-use crate::cli::quantization::{Quantization, load_model};
-use crate::cli::source::Execution;
+use crate::cli::quantization::Quantization;
+use crate::cli::source::{Execution, Shapes};
 
 #[derive(Args)]
 pub(crate) struct Compile {
@@ -18,9 +19,8 @@ pub(crate) struct Compile {
     /// The processor to compile for; x86 plans serve every x86 instruction set.
     #[arg(long, default_value = "native")]
     target: String,
-    /// Fixed sizes of an input: NAME=1x3x640x640.
-    #[arg(long, value_name = "NAME=SIZES")]
-    shape: Vec<String>,
+    #[command(flatten)]
+    shapes: Shapes,
     #[command(flatten)]
     quantization: Quantization,
     #[command(flatten)]
@@ -35,7 +35,7 @@ impl Compile {
                 "--target {other}: there are no kernels for it; there are native, scalar, avx2 and avx512vnni"
             ),
         }
-        let model = load_model(&self.model, &self.shape)?;
+        let model = self.shapes.fix(Model::load(&self.model)?)?;
         let mut graph = match self.quantization.algorithm()? {
             None if self.quantization.is_given()? => bail!(
                 "the flags or the configuration say how to quantize, but nothing says to: --calibrate DATA for static quantization"

@@ -6,11 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use octofold::codegen::Report;
 use octofold::runtime::Plan;
-use octofold::tensor::Tensor;
 use octofold::{FloatNode, Model, float_nodes};
 
 use crate::cli::output::write_whole;
-use crate::cli::source::{is_plan, plan_of, zero_inputs};
+use crate::cli::source::{Shapes, is_plan};
 
 #[derive(Args)]
 pub(crate) struct Inspect {
@@ -22,6 +21,8 @@ pub(crate) struct Inspect {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 impl Inspect {
@@ -34,11 +35,8 @@ impl Inspect {
                 Ok(std::io::Write::write_all(file, drawing.as_bytes())?)
             })?;
         }
-        let plan = plan_of(&self.model)?;
-        let shapes: Vec<_> = zero_inputs(&plan)?
-            .iter()
-            .map(|(_, tensor)| Tensor::shape(tensor).into())
-            .collect();
+        let plan = self.shapes.plan_of(&self.model)?;
+        let shapes = self.shapes.input_shapes(&plan)?;
         let report = Report::new(&plan, &shapes)?;
         let float = float_steps(&plan, &report);
         if !self.json {

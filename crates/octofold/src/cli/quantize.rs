@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use octofold::Model;
 use octofold::ir::onnx::{ExportOptions, export_to_file};
 
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 
 #[derive(Args)]
@@ -27,11 +28,9 @@ impl Quantize {
         let Some(algorithm) = self.quantization.algorithm()? else {
             bail!("say how to quantize: --calibrate DATA for static quantization, or --algorithm");
         };
-        let reference = self.quantization.reference(
-            load_model(&self.model, &[])?,
-            algorithm,
-            &self.execution,
-        )?;
+        let reference =
+            self.quantization
+                .reference(Model::load(&self.model)?, algorithm, &self.execution)?;
         export_to_file(&reference, &self.output, &ExportOptions::default())?;
         Ok(())
     }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use octofold::SensitivityOptions;
 use octofold::calibrate::{Score, TopK};
+use octofold::{Model, SensitivityOptions};
 
 use crate::cli::eval::top_k;
 use crate::cli::output::progress_of_models;
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -88,7 +88,7 @@ impl Sensitivity {
         let k = top_k(&self.metric)?;
         let (mapping, options) = self.quantization.variants()?;
         let backend = self.quantization.backend()?;
-        let model = load_model(&self.model, &[])?;
+        let model = Model::load(&self.model)?;
         let open = |path| self.quantization.data.open(path, model.inputs());
         let data = open(self.data.as_ref().unwrap_or(calibration))?;
         let labels = self.labels.as_ref().map(|array| data.labels(array));
