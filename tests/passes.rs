@@ -384,6 +384,7 @@ folders! {
     eliminate_identities = "eliminate-identities",
     expand_fused = "expand-fused",
     expand_qoperators = "expand-qoperators",
+    factor_sums = "factor-sums",
     fold_constants = "fold-constants",
     fuse_activations = "fuse-activations",
     fuse_affine = "fuse-affine",
@@ -394,5 +395,6 @@ folders! {
     lower_float = "lower-float",
     lower_quantized = "lower-quantized",
     observe = "observe",
+    split_transposed_convs = "split-transposed-convs",
     stages = "stages",
 }

@@ -4,10 +4,11 @@
 //! again when it binds the step, so that the two must agree. Otherwise the portable operator computes the node, and the note says why.
 
 use octofold_ir::Op;
-use octofold_ops::families::{BinaryKind, Layout, OutputQuantization, PoolKind};
+use octofold_ops::families::{
+    BinaryKind, CoordinateTransformation, Layout, OutputQuantization, PadMode, PoolKind, ResizeMode,
+};
 use octofold_quant::QParams;
 use octofold_runtime::Kernel;
-use octofold_runtime::broadcast::repetition;
 use octofold_tensor::{DType, Dim};
 
 use crate::facts::{Facts, is_byte};
@@ -95,17 +96,14 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
         }
 
         // Quantized values.
-        Op::FusedBinary(op) => {
-            repeating(facts, result)?;
-            match (quantized(facts, op.a, &op.y), op.kind) {
-                (Ok(()), BinaryKind::Add) => Ok(Kernel::QAdd),
-                (Ok(()), BinaryKind::Mul) => Ok(Kernel::QMul),
-                (Err(_), _) => {
-                    float(facts, 0)?;
-                    Ok(Kernel::FBinary)
-                }
+        Op::FusedBinary(op) => match (quantized(facts, op.a, &op.y), op.kind) {
+            (Ok(()), BinaryKind::Add) => Ok(Kernel::QAdd),
+            (Ok(()), BinaryKind::Mul) => Ok(Kernel::QMul),
+            (Err(_), _) => {
+                float(facts, 0)?;
+                Ok(Kernel::FBinary)
             }
-        }
+        },
         Op::FusedConcat(_) => Ok(Kernel::QConcat),
         Op::FusedPool(op) => {
             check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
@@ -181,12 +179,21 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
         }
         Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => {
             float(facts, 0)?;
-            repeating(facts, result)?;
             Ok(Kernel::FBinary)
         }
         Op::Relu(_) => {
             float(facts, 0)?;
             Ok(Kernel::FClip)
+        }
+        Op::Exp(_) | Op::Sigmoid(_) | Op::HardSigmoid(_) | Op::HardSwish(_) => {
+            float(facts, 0)?;
+            Ok(Kernel::FFunction)
+        }
+        Op::Softmax(op) => {
+            float(facts, 0)?;
+            let last = facts.shape(0).map_or(0, <[Dim]>::len) as i64 - 1;
+            check(op.axis == -1 || op.axis == last, "its axis is not the last")?;
+            Ok(Kernel::FSoftmax)
         }
         Op::Clip(_) => {
             float(facts, 0)?;
@@ -203,12 +210,29 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
         }
 
         Op::Concat(_) => {
-            let moved = matches!(
-                facts.result_dtype(),
-                Some(DType::F32 | DType::I32 | DType::U8 | DType::I8)
-            );
-            check(moved, "no kernel moves its elements")?;
+            check(is_moved(facts), "no kernel moves its elements")?;
             Ok(Kernel::Concat)
+        }
+        Op::Resize(op) => {
+            let nearest = op.mode == ResizeMode::Nearest
+                && op.coordinate_transformation_mode != CoordinateTransformation::TfCropAndResize;
+            check(nearest, "it computes between elements")?;
+            // The region is read by another mode only.
+            movement(facts, &[2, 3])
+        }
+        Op::Pad(op) => {
+            check(op.mode == PadMode::Constant, "its border is not constant")?;
+            movement(facts, &[1, 2, 3])
+        }
+        Op::Gather(_) => {
+            let list = facts.shape(1).is_some_and(|shape| shape.len() == 1);
+            check(list, "its indices are no list")?;
+            movement(facts, &[1])
+        }
+        Op::Slice(_) => movement(facts, &[1, 2, 3, 4]),
+        // Their numbers are in the shape of the result.
+        Op::Expand(_) | Op::Tile(_) | Op::DepthToSpace(_) | Op::NhwcDepthToSpace(_) => {
+            movement(facts, &[])
         }
         other => portable(format!("no kernel computes {}", other.name())),
     }
@@ -257,20 +281,6 @@ fn quantized(
     )
 }
 
-/// Whether one operand has the size of the result and the other one repeats over it.
-fn repeating(facts: Facts<'_>, result: &[Dim]) -> Result<(), String> {
-    let is_one = |dim: &Dim| *dim == Dim::Known(1);
-    let repeats = |large: usize, small: usize| {
-        let (large, small) = (facts.shape(large), facts.shape(small));
-        large == Some(result)
-            && small.is_some_and(|small| repetition(result, small, is_one).is_some())
-    };
-    check(
-        repeats(0, 1) || repeats(1, 0),
-        "its operands broadcast in a way that kernels do not",
-    )
-}
-
 fn transpose(facts: Facts<'_>, perm: &[i64]) -> Selection {
     let shape = facts.shape(0).unwrap_or(&[]);
     let longer: Vec<usize> = if perm.is_empty() {
@@ -286,14 +296,28 @@ fn transpose(facts: Facts<'_>, perm: &[i64]) -> Selection {
     if longer.is_sorted() {
         return Ok(Kernel::View);
     }
-    let moved = matches!(
-        facts.dtype(0),
-        Some(DType::F32 | DType::I32 | DType::U8 | DType::I8)
-    );
     match perm {
-        _ if !moved => portable("no kernel moves its elements"),
+        _ if !is_moved(facts) => portable("no kernel moves its elements"),
         perm if perm == TO_NHWC => Ok(Kernel::ToNhwc),
         perm if perm == TO_NCHW => Ok(Kernel::ToNchw),
-        _ => portable("no kernel moves its axes"),
+        _ => Ok(Kernel::Move),
     }
+}
+
+/// Whether the result has elements of a type that kernels move.
+fn is_moved(facts: Facts<'_>) -> bool {
+    matches!(
+        facts.result_dtype(),
+        Some(DType::F32 | DType::I32 | DType::U8 | DType::I8)
+    )
+}
+
+/// The kernel of a movement whose lists, the operands `lists`, are constant where they are there.
+fn movement(facts: Facts<'_>, lists: &[usize]) -> Selection {
+    check(is_moved(facts), "no kernel moves its elements")?;
+    check(facts.constant(0).is_none(), "its operand is constant")?;
+    let constant =
+        |&slot: &usize| facts.node.input(slot).is_none() || facts.constant(slot).is_some();
+    check(lists.iter().all(constant), "its lists are not constant")?;
+    Ok(Kernel::Move)
 }

@@ -1,6 +1,6 @@
 //! Binding: a graph for inputs of which more is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use octofold_tensor::{Dim, Tensor};
@@ -18,6 +18,70 @@ impl Graph {
         graph.bind_shape(input, shape)?;
         graph.refresh_types()?;
         Ok(graph)
+    }
+
+    /// The graph with a size for a symbol of the inputs' shapes.
+    ///
+    /// # Errors
+    /// When no input has the symbol, the size is negative, or types that follow from it contradict each other.
+    pub fn with_dimension(&self, symbol: &str, size: i64) -> Result<Self, GraphError> {
+        if !self.open_dimensions().contains(symbol) {
+            return Err(fail(symbol, self.not_open()));
+        }
+        if size < 0 {
+            return Err(fail(symbol, format!("{size} is no size")));
+        }
+        let mut graph = self.clone();
+        graph.bind(&[(symbol.into(), Dim::Known(size))].into());
+        graph.refresh_types()?;
+        Ok(graph)
+    }
+
+    /// The symbols in the shapes of the inputs.
+    pub fn open_dimensions(&self) -> BTreeSet<Arc<str>> {
+        fn collect(dim: &Dim, symbols: &mut BTreeSet<Arc<str>>) {
+            match dim {
+                Dim::Known(_) => {}
+                Dim::Symbol(symbol) => {
+                    symbols.insert(symbol.clone());
+                }
+                Dim::Add(pair)
+                | Dim::Sub(pair)
+                | Dim::Mul(pair)
+                | Dim::FloorDiv(pair)
+                | Dim::CeilDiv(pair)
+                | Dim::Max(pair)
+                | Dim::Min(pair) => {
+                    collect(&pair.0, symbols);
+                    collect(&pair.1, symbols);
+                }
+            }
+        }
+        let mut symbols = BTreeSet::new();
+        let shapes = self
+            .inputs()
+            .iter()
+            .filter_map(|&input| self.value(input).ty().shape.as_ref());
+        shapes.flatten().for_each(|dim| collect(dim, &mut symbols));
+        symbols
+    }
+
+    /// Why a name is neither an input nor a symbol.
+    fn not_open(&self) -> String {
+        let inputs: Vec<&str> = self
+            .inputs()
+            .iter()
+            .map(|&id| self.value(id).name())
+            .collect();
+        let symbols: Vec<Arc<str>> = self.open_dimensions().into_iter().collect();
+        let mut reason = format!(
+            "there is no such input; the inputs are `{}`",
+            inputs.join("`, `")
+        );
+        if !symbols.is_empty() {
+            reason += &format!(", their open dimensions `{}`", symbols.join("`, `"));
+        }
+        reason
     }
 
     /// The graph with a constant of the same name in the place of an input. The sizes of the tensor count for all inputs, as those given to
@@ -49,20 +113,7 @@ impl Graph {
             .iter()
             .copied()
             .find(|&id| self.value(id).name() == input);
-        let id = found.ok_or_else(|| {
-            let known: Vec<&str> = self
-                .inputs()
-                .iter()
-                .map(|&id| self.value(id).name())
-                .collect();
-            fail(
-                input,
-                format!(
-                    "there is no such input; the inputs are `{}`",
-                    known.join("`, `")
-                ),
-            )
-        })?;
+        let id = found.ok_or_else(|| fail(input, self.not_open()))?;
         let mut bindings: BTreeMap<Arc<str>, Dim> = BTreeMap::new();
         if let Some(declared) = &self.value(id).ty().shape {
             if declared.len() != shape.len() {
@@ -86,22 +137,24 @@ impl Graph {
                 }
             }
         }
-        for other in self.inputs().to_vec() {
-            let ty = self.value(other).ty();
-            let bound = if other == id {
-                Some(shape.to_vec())
-            } else {
-                ty.shape
-                    .as_ref()
-                    .map(|dims| dims.iter().map(|dim| substitute(dim, &bindings)).collect())
-            };
-            let ty = TensorType {
-                shape: bound,
-                ..ty.clone()
-            };
-            self.set_input_type(other, ty);
-        }
+        self.bind(&bindings);
+        let ty = TensorType {
+            shape: Some(shape.to_vec()),
+            ..self.value(id).ty().clone()
+        };
+        self.set_input_type(id, ty);
         Ok(id)
+    }
+
+    /// Replaces symbols in the shapes of all inputs. Types of results stay as they were.
+    fn bind(&mut self, bindings: &BTreeMap<Arc<str>, Dim>) {
+        for input in self.inputs().to_vec() {
+            let mut ty = self.value(input).ty().clone();
+            for dim in ty.shape.iter_mut().flatten() {
+                *dim = substitute(dim, bindings);
+            }
+            self.set_input_type(input, ty);
+        }
     }
 }
 
@@ -205,6 +258,20 @@ mod tests {
         // A known size is replaced.
         let graph = graph.with_input_shape("a", &[4.into(), 7.into()]).unwrap();
         assert_eq!(shape_of(&graph, "y"), Some(vec![4, 10]));
+    }
+
+    #[test]
+    fn a_symbol_gets_a_size_by_its_name() {
+        let graph = pair().with_dimension("N", 6).unwrap();
+        assert_eq!(shape_of(&graph, "a"), Some(vec![6, 2]));
+        assert_eq!(shape_of(&graph, "y"), Some(vec![6, 5]));
+        assert!(graph.open_dimensions().is_empty());
+        assert!(pair().with_dimension("N", -1).is_err());
+        let error = pair().with_dimension("M", 1).unwrap_err().to_string();
+        assert!(
+            error.contains("`a`, `b`") && error.contains("`N`"),
+            "{error}"
+        );
     }
 
     #[test]

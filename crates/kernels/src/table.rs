@@ -41,6 +41,8 @@ pub enum Family {
     Rescale,
     /// Moving elements: transposes between channels-first and channels-last.
     Layout,
+    /// Moving elements along axes: slices, resizing to nearest neighbours, borders, blocks, any transpose.
+    Movement,
     /// Float convolution.
     FConv,
     /// Float matrix product.
@@ -68,6 +70,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     engines
         .chain(crate::qnnpack::KERNELS)
         .chain(crate::shared::KERNELS)
+        .chain(crate::shared::movement::KERNELS)
         .chain(crate::float::KERNELS)
 }
 

@@ -345,11 +345,17 @@ pub fn compile_with(graph: &Graph, options: &CodegenOptions) -> Result<Plan, Err
     Ok(octofold_codegen::compile(graph, options)?)
 }
 
-/// Gives an input's symbolic dimensions the sizes of a shape: `--shape NAME=1x3x640x640`.
+/// Gives an input's symbolic dimensions the sizes of a shape, or one symbol its size: `--shape NAME=1x3x640x640`, `--shape SYMBOL=640`. An input is
+/// meant where both have the name.
 ///
 /// # Errors
-/// When the input does not exist or the shape does not fit it.
-pub fn fix_shape(graph: &Graph, input: &str, shape: &[i64]) -> Result<Graph, Error> {
+/// When there is neither, or the shape does not fit the input.
+pub fn fix_shape(graph: &Graph, name: &str, shape: &[i64]) -> Result<Graph, Error> {
+    let mut inputs = graph.inputs().iter();
+    let is_input = inputs.any(|&input| graph.value(input).name() == name);
+    if let (false, &[size]) = (is_input, shape) {
+        return Ok(graph.with_dimension(name, size)?);
+    }
     let known: Vec<Dim> = shape.iter().map(|&size| Dim::Known(size)).collect();
-    Ok(graph.with_input_shape(input, &known)?)
+    Ok(graph.with_input_shape(name, &known)?)
 }

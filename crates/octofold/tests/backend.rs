@@ -55,10 +55,17 @@ const EXAMPLES: &str = "
     movement     | view                 |          | Flatten (a)
     movement     | view                 |          | Unsqueeze (a, first)
     movement     | view                 |          | Reshape (a, sizes)
-    movement     | portable             |          | Transpose <perm = [0,1,3,2]> (a)
-    movement     | portable             |          | DepthToSpace <blocksize = 2> (a)
-    movement     | portable             |          | Slice (a, first, second, second)
-    movement     | portable             |          | Pad (a, pads)
+    movement     | move                 |          | Transpose <perm = [0,1,3,2]> (a)
+    movement     | move                 |          | DepthToSpace <blocksize = 2> (a)
+    movement     | move                 |          | DepthToSpace <blocksize = 2, mode = \"CRD\"> (a)
+    movement     | move                 |          | Slice (a, first, second, second)
+    movement     | move                 |          | Slice (a, last, front, third, back)
+    movement     | move                 |          | Pad (a, pads)
+    movement     | move                 |          | Resize <coordinate_transformation_mode = \"asymmetric\", nearest_mode = \"floor\"> (a, , factors)
+    movement     | move                 |          | Expand (a, wider)
+    movement     | move                 |          | Tile (a, twice)
+    movement     | move                 |          | Gather <axis = 2> (a, picks)
+    movement     | portable             |          | SpaceToDepth <blocksize = 2> (a)
 ";
 
 /// A line of [`EXAMPLES`].
@@ -136,7 +143,9 @@ impl Example {
         format!(
             "<ir_version: 10, opset_import: [\"\" : 21]> g (float[{sizes}] a_real{second}) => (y)
             <float zero = {{0}}, float half = {{0.5}}, float one = {{1}}, int64[1] first = {{0}}, int64[1] second = {{1}},
-            int64[2] sizes = {{2,-1}}, int64[8] pads = {{0,0,1,1,0,0,1,1}}"
+            int64[2] sizes = {{2,-1}}, int64[8] pads = {{0,0,1,1,0,0,1,1}}, int64[1] last = {{-1}}, int64[1] front = {{-7}},
+            int64[1] third = {{2}}, int64[1] back = {{-2}}, float[4] factors = {{1,1,2,1.5}}, int64[5] wider = {{2,1,1,1,1}},
+            int64[4] twice = {{1,2,1,3}}, int64[3] picks = {{5,0,-2}}"
         )
     }
 

@@ -195,7 +195,7 @@ operators! {
     ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceSumSquare,
     ArgMax, ArgMin,
     Reshape, Flatten, Squeeze, Unsqueeze, Transpose, Identity, Dropout, Shape, Size, Cast, CastLike, Expand, Tile,
-    DepthToSpace, SpaceToDepth,
+    DepthToSpace, NhwcDepthToSpace, SpaceToDepth,
     Concat, Split, Slice, Gather, GatherElements, GatherND, ScatterND, ScatterElements, Pad, Range, ConstantOfShape,
     TopK, NonZero, CumSum, OneHot, Trilu, EyeLike, Compress, ReverseSequence, NonMaxSuppression, Resize,
     QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, QLinearConv, QLinearMatMul, ConvInteger, MatMulInteger,

@@ -210,6 +210,11 @@ pub fn annotate(
         }
     }
     let quantized = quantized_nodes(graph, &order, &candidates, &classes);
+    let settled: BTreeSet<ValueId> = values
+        .keys()
+        .filter_map(|name| graph.value_named(name))
+        .collect();
+    let within = within_functions(graph, &candidates, &quantized, &settled);
     // A setting may name a module in which only some operators can be quantized; it fails when none can.
     for (origin, asks_too_much, id, reason) in refused {
         let helps = |other: &NodeId| annotations.settings[other].origin == origin;
@@ -229,6 +234,7 @@ pub fn annotate(
         &order,
         &candidates,
         &quantized,
+        &within,
         backend,
         &mut annotations,
     );
@@ -361,6 +367,37 @@ fn demanded_nodes(
     nodes
 }
 
+/// The values between functions of one value: what one function gives and only another one reads.
+///
+/// A row of such functions is itself a function of one value, and one table computes it from the first operand to the last result. So what
+/// lies between is never rounded to integers, which would cost accuracy and time. A value stays quantized when it is `settled`, that
+/// is, has a setting of its own, or when the functions want different types.
+fn within_functions(
+    graph: &Graph,
+    candidates: &BTreeMap<NodeId, Candidate>,
+    quantized: &BTreeSet<NodeId>,
+    settled: &BTreeSet<ValueId>,
+) -> BTreeSet<ValueId> {
+    let function = |id: &NodeId| {
+        let candidate = candidates.get(id)?;
+        let is_function =
+            candidate.class == OpClass::Pointwise && candidate.execution == Execution::Integer;
+        (is_function && quantized.contains(id)).then_some(candidate.qconfig.activation)
+    };
+    let mut within = BTreeSet::new();
+    for id in quantized {
+        let result = support::result(graph, *id);
+        let (Some(first), Some(reader)) = (function(id), graph.single_use(result)) else {
+            continue;
+        };
+        let same = function(&reader.node).is_some_and(|second| second.dtype == first.dtype);
+        if same && !is_fixed(&first) && !settled.contains(&result) {
+            within.insert(result);
+        }
+    }
+    within
+}
+
 /// The parameters that a function's range fixes: sigmoid and hard-sigmoid lie in 0..1, tanh in -1..1.
 fn fixed_spec(op: &Op, spec: &QuantSpec) -> Option<QuantSpec> {
     let full_u8 = spec.dtype == QuantType::Uint8 && spec.quant_min == 0 && spec.quant_max == 255;
@@ -372,12 +409,13 @@ fn fixed_spec(op: &Op, spec: &QuantSpec) -> Option<QuantSpec> {
 }
 
 /// The specification and observer of every value that a quantized node reads, and of those that only operators without weights
-/// compute: these have no float result.
+/// compute: these have no float result. Those in `within` have none either, and no integers: they exist in no kernel.
 pub(crate) fn annotate_values(
     graph: &Graph,
     order: &[NodeId],
     candidates: &BTreeMap<NodeId, Candidate>,
     quantized: &BTreeSet<NodeId>,
+    within: &BTreeSet<ValueId>,
     backend: &BackendConfig,
     annotations: &mut Annotations,
 ) {
@@ -385,6 +423,9 @@ pub(crate) fn annotate_values(
         let candidate = &candidates[&id];
         let wish = per_tensor(candidate.qconfig.activation);
         for (used, operand) in activation_uses(graph, id) {
+            if within.contains(&operand) {
+                continue;
+            }
             if !annotations.values.contains_key(&operand) {
                 let annotation = new_annotation(
                     graph,
@@ -418,6 +459,7 @@ pub(crate) fn annotate_values(
         for &result in graph.node(id).outputs() {
             let is_read = graph.is_used(result);
             if is_read
+                && !within.contains(&result)
                 && graph.value(result).ty().dtype == DType::F32
                 && !annotations.values.contains_key(&result)
             {

@@ -373,6 +373,8 @@ impl Walk<'_> {
             order,
             candidates,
             quantized,
+            // The user has put a quantizer at each value that eager mode quantizes.
+            &BTreeSet::new(),
             self.backend,
             &mut self.annotations,
         );

@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
-use octofold_ops::families::{Layout, Transpose};
+use octofold_ops::families::{CoordinateTransformation, Layout, NhwcDepthToSpace, Transpose};
 use octofold_tensor::Tensor;
 
 use crate::pass::{Pass, PassError, PassReport};
+use crate::support;
 
 /// The axes of NHWC in NCHW order, and back.
 const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
@@ -122,6 +123,15 @@ impl Walk<'_> {
             | Op::HardSwish(_)
             | Op::Swish(_)
             | Op::Tanh(_) => Wish::Any,
+            // Movements whose axes are known.
+            Op::DepthToSpace(_) => Wish::Any,
+            Op::Slice(_) | Op::Pad(_) if self.moved_axes(id).is_some() => Wish::Any,
+            Op::Resize(resize)
+                if resize.coordinate_transformation_mode
+                    != CoordinateTransformation::TfCropAndResize =>
+            {
+                Wish::Any
+            }
             // One scale a channel speaks of an axis.
             Op::QuantizeLinear(_) | Op::DequantizeLinear(_)
                 if node
@@ -136,6 +146,26 @@ impl Walk<'_> {
             }
             _ => Wish::Nchw,
         }
+    }
+
+    /// The axes that a `Slice` or `Pad` of images, whose operand 3 names them, has in NHWC; `None` for another operator, and when they are not known.
+    fn moved_axes(&self, id: NodeId) -> Option<Vec<i64>> {
+        let node = self.graph.node(id);
+        // One number for each axis, or two.
+        let numbers = match node.op() {
+            Op::Slice(_) => 1,
+            Op::Pad(_) => 2,
+            _ => return None,
+        };
+        let mut axes = match node.input(3) {
+            Some(axes) => support::integers(self.graph, axes)?,
+            None => {
+                let shape = self.graph.value(node.input(1)?).ty().known_shape()?;
+                (0..*shape.first()? as i64 / numbers).collect()
+            }
+        };
+        axes.iter_mut().for_each(nhwc_axis);
+        Some(axes)
     }
 
     fn visit(&mut self, id: NodeId) {
@@ -185,6 +215,11 @@ impl Walk<'_> {
                     value.into()
                 }
             }));
+        }
+        if let Some(axes) = self.moved_axes(id) {
+            let name = format!("{}.axes", node.name());
+            inputs.resize(inputs.len().max(4), None);
+            inputs[3] = Some(self.patch.constant(name, Tensor::vector(axes)));
         }
         let result = node.outputs()[0];
         let made = self.patch.node(
@@ -262,17 +297,30 @@ impl Walk<'_> {
     }
 }
 
+/// The axis of NHWC that an axis of NCHW becomes.
+fn nhwc_axis(axis: &mut i64) {
+    let positive = if *axis < 0 { *axis + 4 } else { *axis };
+    *axis = TO_NHWC
+        .iter()
+        .position(|&from| from == positive)
+        .map_or(*axis, |position| position as i64);
+}
+
 /// The operator for NHWC operands.
 fn with_layout(op: &Op) -> Op {
     let mut op = op.clone();
-    let nhwc_axis = |axis: &mut i64| {
-        let positive = if *axis < 0 { *axis + 4 } else { *axis };
-        *axis = TO_NHWC
-            .iter()
-            .position(|&from| from == positive)
-            .map_or(*axis, |position| position as i64);
-    };
     match &mut op {
+        Op::DepthToSpace(blocks) => {
+            let (blocksize, mode) = (blocks.blocksize, blocks.mode);
+            return NhwcDepthToSpace { blocksize, mode }.into();
+        }
+        // Scales and sizes keep their order, and say which axes they are of.
+        Op::Resize(resize) => {
+            if resize.axes.is_empty() {
+                resize.axes = vec![0, 1, 2, 3];
+            }
+            resize.axes.iter_mut().for_each(nhwc_axis);
+        }
         Op::FusedConv(conv) => conv.layout = Layout::Nhwc,
         Op::FusedPool(pool) => pool.layout = Layout::Nhwc,
         Op::FusedGlobalPool(pool) => pool.layout = Layout::Nhwc,

@@ -9,7 +9,9 @@
 use octofold_ir::Graph;
 
 use crate::backend::BackendConfig;
-use crate::fuse::{FuseActivations, FuseAffine, FuseResiduals, LowerBatchNorms};
+use crate::fuse::{
+    FactorSums, FuseActivations, FuseAffine, FuseResiduals, LowerBatchNorms, SplitTransposedConvs,
+};
 use crate::layout::AssignLayouts;
 use crate::lower::{FuseQuantizedResiduals, LinearForms, LowerFloat, LowerQuantized};
 use crate::manager::{ManagerOptions, PassRun, run_passes};
@@ -39,6 +41,8 @@ pub const SIMPLIFY: Stage = &[
 pub const FUSE: Stage = &[
     &FuseAffine { scope: None },
     &LowerBatchNorms,
+    &FactorSums,
+    &SplitTransposedConvs,
     &FoldConstants,
     &FuseActivations { scope: None },
     &EliminateDead,
@@ -71,10 +75,12 @@ pub fn simplify_and_fuse(
 ) -> Result<Vec<PassRun>, PassError> {
     let mut runs = run_passes(graph, SIMPLIFY, ManagerOptions::default())?;
     let scope: Option<&dyn Scope> = Some(backend);
-    let fuse: [&dyn Pass; 6] = [
+    let fuse: [&dyn Pass; 8] = [
         &FuseUserPatterns { backend },
         &FuseAffine { scope },
         &LowerBatchNorms,
+        &FactorSums,
+        &SplitTransposedConvs,
         &FoldConstants,
         &FuseActivations { scope },
         &EliminateDead,

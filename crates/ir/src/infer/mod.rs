@@ -273,6 +273,7 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::Expand(op) => shape::expand(op, cx),
         Op::Tile(op) => shape::tile(op, cx),
         Op::DepthToSpace(op) => transpose::depth_to_space(op, cx),
+        Op::NhwcDepthToSpace(op) => transpose::nhwc_depth_to_space(op, cx),
         Op::SpaceToDepth(op) => transpose::space_to_depth(op, cx),
         Op::Concat(op) => concat::concat(op, cx),
         Op::Split(op) => concat::split(op, cx),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use octofold_ops::OpError;
-use octofold_ops::families::{DepthToSpace, SpaceToDepth, Transpose};
+use octofold_ops::families::{DepthToSpace, NhwcDepthToSpace, SpaceToDepth, Transpose};
 use octofold_quant::QuantParams;
 use octofold_tensor::Dim;
 
@@ -72,6 +72,24 @@ pub(super) fn depth_to_space(
             divided(c, b * b)?,
             h.clone().times(b),
             w.clone().times(b),
+        ],
+    };
+    Ok(vec![moved(x, Some(shape)).into()])
+}
+
+pub(super) fn nhwc_depth_to_space(
+    op: &NhwcDepthToSpace,
+    cx: &mut Context<'_>,
+) -> Result<Vec<Inferred>, OpError> {
+    let x = cx.required(0)?;
+    let b = op.blocksize;
+    let shape = match images(x, b)? {
+        None => (0..4).map(|_| cx.fresh()).collect(),
+        Some([n, h, w, c]) => vec![
+            n.clone(),
+            h.clone().times(b),
+            w.clone().times(b),
+            divided(c, b * b)?,
         ],
     };
     Ok(vec![moved(x, Some(shape)).into()])

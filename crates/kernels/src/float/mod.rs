@@ -14,6 +14,7 @@
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
+pub mod function;
 mod gemm;
 pub mod linear;
 pub mod pool;
@@ -45,6 +46,7 @@ pub(crate) const KERNELS: &[Kernel] = crate::shared::entries![
     FConv "conv_f32",
     FGemm "gemm_f32",
     FloatOther "elementwise_f32",
+    FloatOther "function_f32",
     FloatOther "depthwise_f32",
     FloatOther "pool_f32",
 ];

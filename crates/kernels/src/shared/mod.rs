@@ -18,6 +18,7 @@ pub mod add;
 pub mod concat;
 pub(crate) mod dispatch;
 pub mod layout;
+pub mod movement;
 pub mod mul;
 pub mod pool;
 pub mod quantize;

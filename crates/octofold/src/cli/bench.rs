@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use octofold::tensor::Tensor;
 
-use crate::cli::source::{Execution, read_inputs, select, session_of, zero_inputs};
+use crate::cli::source::{Execution, Shapes, read_inputs, select, zero_inputs};
 
 /// Runs before the clock starts.
 const WARM_UP: usize = 3;
@@ -18,7 +18,7 @@ const LEAST_RUNS: usize = 5;
 pub(crate) struct Bench {
     /// The plan or model.
     model: PathBuf,
-    /// The inputs: an archive, or NAME=FILE.npy; zeros when absent.
+    /// The inputs: an archive, or NAME=FILE.npy; zeros when absent, with open dimensions of 1 where `--shape` gives none.
     #[arg(long, num_args = 1.., value_name = "IN.npz")]
     input: Vec<String>,
     /// How long to run.
@@ -31,16 +31,19 @@ pub(crate) struct Bench {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    shapes: Shapes,
+    #[command(flatten)]
     execution: Execution,
 }
 
 impl Bench {
     pub(crate) fn execute(&self) -> Result<()> {
         let began = Instant::now();
-        let mut session = session_of(&self.model, &self.execution)?;
+        let mut session = self.shapes.session_of(&self.model, &self.execution)?;
         let load_ms = began.elapsed().as_secs_f64() * 1e3;
         let inputs = if self.input.is_empty() {
-            zero_inputs(session.plan())?
+            let shapes = self.shapes.input_shapes(session.plan())?;
+            zero_inputs(session.plan(), &shapes)?
         } else {
             read_inputs(&self.input)?
         };

@@ -8,7 +8,7 @@ use clap::Args;
 use octofold::StatisticsFile;
 
 use crate::cli::output::write_whole;
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 
 #[derive(Args)]
@@ -28,7 +28,7 @@ impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
         let prepared = self
             .quantization
-            .prepare(load_model(&self.model, &[], &self.execution.limits)?)
+            .prepare(self.execution.limits.load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
         let statistics = self.quantization.statistics(&prepared, &self.execution)?;
         let file = StatisticsFile::new(&prepared, statistics);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::cli::limits::LimitArguments;
-use crate::cli::quantization::{Quantization, load_model, print_fate};
+use crate::cli::quantization::{Quantization, print_fate};
 
 #[derive(Args)]
 pub(crate) struct Check {
@@ -25,7 +25,7 @@ impl Check {
     pub(crate) fn execute(&self) -> Result<()> {
         let prepared = self
             .quantization
-            .prepare(load_model(&self.model, &[], &self.limits)?)
+            .prepare(self.limits.load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
         if self.json {
             let warnings = &prepared.warnings;

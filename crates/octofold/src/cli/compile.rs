@@ -9,8 +9,8 @@ use octofold::codegen::CodegenOptions;
 use octofold::kernels::isa::Isa;
 use octofold::runtime::Engine;
 
-use crate::cli::quantization::{Quantization, load_model};
-use crate::cli::source::Execution;
+use crate::cli::quantization::Quantization;
+use crate::cli::source::{Execution, Shapes};
 
 #[derive(Args)]
 pub(crate) struct Compile {
@@ -23,9 +23,8 @@ pub(crate) struct Compile {
     /// has kernels for; without --backend, neon and neondot take the engine qnnpack.
     #[arg(long)]
     target: Option<String>,
-    /// Fixed sizes of an input: NAME=1x3x640x640.
-    #[arg(long, value_name = "NAME=SIZES")]
-    shape: Vec<String>,
+    #[command(flatten)]
+    shapes: Shapes,
     #[command(flatten)]
     quantization: Quantization,
     #[command(flatten)]
@@ -42,7 +41,7 @@ impl Compile {
                     .with_context(|| format!("--target {name}"))?,
             ),
         };
-        let model = load_model(&self.model, &self.shape, &self.execution.limits)?;
+        let model = self.shapes.fix(self.execution.limits.load(&self.model)?)?;
         let recorded = Provenance::read(model.graph.metadata()).engine;
         self.quantization.default_backend(match (recorded, target) {
             (Some(engine), _) => engine,

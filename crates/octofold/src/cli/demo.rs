@@ -100,10 +100,7 @@ impl Demo {
                 value.sqnr_db.unwrap_or(f64::INFINITY)
             );
         }
-        let inputs: Vec<_> = zero_inputs(&integer)?
-            .iter()
-            .map(|(_, tensor)| Tensor::shape(tensor).into())
-            .collect();
+        let inputs = integer.input_shapes(|_| 1)?;
         println!(
             "  {:.2} % of the multiply-accumulates on integers; float:",
             100.0 * Report::new(&integer, &inputs)?.integer_mac_share()
@@ -160,7 +157,7 @@ impl Demo {
         let mut options = self.execution.session()?;
         options.threads = 1;
         let mut session = Session::new(Arc::clone(plan), options)?;
-        let inputs = zero_inputs(plan)?;
+        let inputs = zero_inputs(plan, &plan.input_shapes(|_| 1)?)?;
         let inputs: Vec<(&str, Tensor)> = inputs
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor.clone()))

@@ -6,12 +6,11 @@ use anyhow::Result;
 use clap::Args;
 use octofold::codegen::Report;
 use octofold::runtime::Plan;
-use octofold::tensor::Tensor;
 use octofold::{FloatNode, Model, float_nodes};
 
 use crate::cli::limits::LimitArguments;
 use crate::cli::output::write_whole;
-use crate::cli::source::{is_plan, plan_of, zero_inputs};
+use crate::cli::source::{Shapes, is_plan};
 
 #[derive(Args)]
 pub(crate) struct Inspect {
@@ -25,6 +24,8 @@ pub(crate) struct Inspect {
     json: bool,
     #[command(flatten)]
     limits: LimitArguments,
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 impl Inspect {
@@ -37,11 +38,8 @@ impl Inspect {
                 Ok(std::io::Write::write_all(file, drawing.as_bytes())?)
             })?;
         }
-        let plan = plan_of(&self.model, &self.limits)?;
-        let shapes: Vec<_> = zero_inputs(&plan)?
-            .iter()
-            .map(|(_, tensor)| Tensor::shape(tensor).into())
-            .collect();
+        let plan = self.shapes.plan_of(&self.model, &self.limits)?;
+        let shapes = self.shapes.input_shapes(&plan)?;
         let report = Report::new(&plan, &shapes)?;
         let float = float_steps(&plan, &report);
         if !self.json {

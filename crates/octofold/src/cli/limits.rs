@@ -1,8 +1,10 @@
 //! `--limit`: how much models and plans may ask for.
 
+use std::path::Path;
+
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use octofold::Limits;
+use octofold::{Limits, Model};
 
 /// How much models and plans may ask for.
 #[derive(Args)]
@@ -13,6 +15,11 @@ pub(crate) struct LimitArguments {
 }
 
 impl LimitArguments {
+    /// The model of a file, within the limits.
+    pub(crate) fn load(&self, path: &Path) -> Result<Model> {
+        Ok(Model::load_within(path, &self.limits()?.import)?)
+    }
+
     /// The default limits, with those that are given.
     pub(crate) fn limits(&self) -> Result<Limits> {
         let mut limits = Limits::default();

@@ -1,6 +1,6 @@
 //! The arguments that say how a model is quantized, and the way from a model to a reference graph.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -14,7 +14,6 @@ use octofold::{
     Fate, Model, PrepareOptions, Prepared, Provenance, SensitivityOptions, StatisticsFile,
 };
 
-use crate::cli::limits::LimitArguments;
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution};
 
@@ -376,20 +375,4 @@ pub(crate) fn print_fate(fate: &Fate) {
         "{word} {} ({}): {}{setting}",
         fate.node, fate.operator, fate.explanation
     );
-}
-
-/// The model of a file, with fixed shapes where `--shape` gives them.
-pub(crate) fn load_model(path: &Path, shapes: &[String], limits: &LimitArguments) -> Result<Model> {
-    let mut model = Model::load_within(path, &limits.limits()?.import)?;
-    for argument in shapes {
-        let malformed = || anyhow!("--shape {argument}: expected NAME=1x3x640x640");
-        let (input, sizes) = argument.split_once('=').ok_or_else(malformed)?;
-        let sizes: Vec<i64> = sizes
-            .split('x')
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map_err(|_| malformed())?;
-        model = Model::new(octofold::fix_shape(&model.graph, input, &sizes)?);
-    }
-    Ok(model)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use octofold::ir::onnx::{ExportOptions, export_to_file};
 
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 
 #[derive(Args)]
@@ -28,7 +28,7 @@ impl Quantize {
             bail!("say how to quantize: --calibrate DATA for static quantization, or --algorithm");
         };
         let reference = self.quantization.reference(
-            load_model(&self.model, &[], &self.execution.limits)?,
+            self.execution.limits.load(&self.model)?,
             algorithm,
             &self.execution,
         );

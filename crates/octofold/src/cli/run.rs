@@ -7,7 +7,7 @@ use clap::Args;
 use octofold::tensor::npy;
 
 use crate::cli::output::write_whole;
-use crate::cli::source::{Execution, read_inputs, select, session_of};
+use crate::cli::source::{Execution, Shapes, read_inputs, select};
 
 #[derive(Args)]
 pub(crate) struct Run {
@@ -20,12 +20,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "OUT.npz")]
     output: PathBuf,
     #[command(flatten)]
+    shapes: Shapes,
+    #[command(flatten)]
     execution: Execution,
 }
 
 impl Run {
     pub(crate) fn execute(&self) -> Result<()> {
-        let mut session = session_of(&self.model, &self.execution)?;
+        let mut session = self.shapes.session_of(&self.model, &self.execution)?;
         let inputs = read_inputs(&self.input)?;
         let outputs = session.run(&select(session.plan(), &inputs))?;
         write_whole(&self.output, |file| Ok(npy::write_npz(file, &outputs)?))

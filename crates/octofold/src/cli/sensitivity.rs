@@ -10,7 +10,7 @@ use octofold::calibrate::{Score, TopK};
 
 use crate::cli::eval::top_k;
 use crate::cli::output::progress_of_models;
-use crate::cli::quantization::{Quantization, load_model};
+use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -88,7 +88,7 @@ impl Sensitivity {
         let k = top_k(&self.metric)?;
         let (mapping, options) = self.quantization.variants()?;
         let backend = self.quantization.backend()?;
-        let model = load_model(&self.model, &[], &self.execution.limits)?;
+        let model = self.execution.limits.load(&self.model)?;
         let open = |path| self.quantization.data.open(path, model.inputs());
         let data = open(self.data.as_ref().unwrap_or(calibration))?;
         let labels = self.labels.as_ref().map(|array| data.labels(array));

@@ -1,6 +1,7 @@
 //! What a command works on: a plan or a model, inputs and data sets.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use octofold::config::Config;
 use octofold::kernels::isa::Isa;
 use octofold::passes::backend::BackendConfig;
 use octofold::runtime::{Plan, Session, SessionOptions};
-use octofold::tensor::{Tensor, npy};
+use octofold::tensor::{Dim, Shape, Tensor, npy};
 
 use crate::cli::limits::LimitArguments;
 
@@ -58,7 +59,11 @@ pub(crate) fn plan_of(path: &Path, limits: &LimitArguments) -> Result<Plan> {
     if is_plan(path) {
         return Ok(Plan::load(path)?);
     }
-    let model = Model::load_within(path, &limits.limits()?.import)?;
+    compiled(&limits.load(path)?, path)
+}
+
+/// The plan of a model as it is, for the engine that it was prepared for.
+fn compiled(model: &Model, path: &Path) -> Result<Plan> {
     let backend = BackendConfig::named(octofold::engine_of(&model.graph).name())?;
     let (lowered, _) =
         octofold::lower_for(&model.graph, &backend).with_context(|| path.display().to_string())?;
@@ -70,6 +75,117 @@ pub(crate) fn session_of(path: &Path, execution: &Execution) -> Result<Session> 
     let plan = plan_of(path, &execution.limits)?;
     let session = Session::new(Arc::new(plan), execution.session()?);
     session.with_context(|| path.display().to_string())
+}
+
+/// Sizes for open dimensions.
+#[derive(Args)]
+pub(crate) struct Shapes {
+    /// Sizes of an input, or of one open dimension by its name: NAME=1x3x640x640, H=640.
+    #[arg(long, num_args = 1.., value_name = "NAME=SIZES")]
+    shape: Vec<String>,
+}
+
+impl Shapes {
+    /// Names and sizes.
+    fn parsed(&self) -> Result<Vec<(&str, Vec<i64>)>> {
+        let parsed = self.shape.iter().map(|argument| {
+            let malformed = || anyhow!("--shape {argument}: expected NAME=1x3x640x640 or NAME=640");
+            let (name, sizes) = argument.split_once('=').ok_or_else(malformed)?;
+            let sizes = sizes.split('x').map(str::parse).collect::<Result<_, _>>();
+            Ok((name, sizes.map_err(|_| malformed())?))
+        });
+        parsed.collect()
+    }
+
+    /// The model with these sizes.
+    pub(crate) fn fix(&self, model: Model) -> Result<Model> {
+        let mut model = model;
+        for (name, sizes) in self.parsed()? {
+            model = Model::new(octofold::fix_shape(&model.graph, name, &sizes)?);
+        }
+        Ok(model)
+    }
+
+    /// A plan that has what these sizes are of, or that of a model with these sizes.
+    pub(crate) fn plan_of(&self, path: &Path, limits: &LimitArguments) -> Result<Plan> {
+        if !is_plan(path) {
+            return compiled(&self.fix(limits.load(path)?)?, path);
+        }
+        let plan = Plan::load(path)?;
+        if !self.shape.is_empty() {
+            self.check_names(&plan)?;
+        }
+        Ok(plan)
+    }
+
+    /// A session of a plan or of a model, ready for these sizes where there are any.
+    pub(crate) fn session_of(&self, path: &Path, execution: &Execution) -> Result<Session> {
+        let plan = Arc::new(self.plan_of(path, &execution.limits)?);
+        let session = Session::new(Arc::clone(&plan), execution.session()?);
+        let mut session = session.with_context(|| path.display().to_string())?;
+        if !self.shape.is_empty() {
+            session.specialize(&self.input_shapes(&plan)?)?;
+        }
+        Ok(session)
+    }
+
+    /// Checks that a plan has an input or an open dimension of every name. A model checks that itself, and has no open dimension left then.
+    fn check_names(&self, plan: &Plan) -> Result<()> {
+        let open = RefCell::new(BTreeSet::new());
+        plan.input_shapes(|symbol| {
+            open.borrow_mut().insert(symbol.to_owned());
+            1
+        })?;
+        let open = open.into_inner();
+        for (name, _) in self.parsed()? {
+            if !open.contains(name) && plan.inputs().all(|input| input.name != name) {
+                let open: Vec<String> = open.into_iter().collect();
+                bail!(
+                    "--shape {name}: the plan has no such input or open dimension; open are `{}`",
+                    open.join("`, `")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The shapes of a plan's inputs with these sizes; dimensions that stay open are 1.
+    pub(crate) fn input_shapes(&self, plan: &Plan) -> Result<Vec<Shape>> {
+        let parsed = self.parsed()?;
+        let mut symbols: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for (name, sizes) in &parsed {
+            let sizes = sizes.iter().map(|&size| usize::try_from(size));
+            let sizes: Vec<usize> = sizes
+                .collect::<Result<_, _>>()
+                .map_err(|_| anyhow!("--shape {name}: a size is negative"))?;
+            match plan.inputs().find(|input| input.name == *name) {
+                Some(input) => {
+                    let dims = input.shape.as_deref().unwrap_or(&[]);
+                    if dims.len() != sizes.len() {
+                        bail!("--shape {name}: the input has {} axes", dims.len());
+                    }
+                    for (dim, size) in dims.iter().zip(sizes) {
+                        match dim {
+                            Dim::Symbol(symbol) => {
+                                symbols.insert(symbol.clone(), size);
+                            }
+                            other if other.known().is_some_and(|known| known != size as i64) => {
+                                bail!("--shape {name}: the plan has the size {other}, not {size}")
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                None => match sizes[..] {
+                    [size] => {
+                        symbols.insert((*name).into(), size);
+                    }
+                    _ => bail!("--shape {name}: there is no such input"),
+                },
+            }
+        }
+        Ok(plan.input_shapes(|symbol| symbols.get(symbol).copied().unwrap_or(1))?)
+    }
 }
 
 /// How data are read.
@@ -158,15 +274,11 @@ pub(crate) fn select<'a>(plan: &Plan, given: &'a [(String, Tensor)]) -> Vec<(&'a
         .collect()
 }
 
-/// Inputs of zeros, every open dimension being 1.
-pub(crate) fn zero_inputs(plan: &Plan) -> Result<Vec<(String, Tensor)>> {
-    let inputs = plan.inputs().map(|input| {
-        let sizes = input
-            .shape
-            .iter()
-            .flatten()
-            .map(|dim| dim.known().map_or(1, |size| size.max(0) as usize));
-        Ok((input.name.clone(), Tensor::zeros(input.dtype, sizes)?))
+/// Inputs of zeros of the given shapes.
+pub(crate) fn zero_inputs(plan: &Plan, shapes: &[Shape]) -> Result<Vec<(String, Tensor)>> {
+    let inputs = plan.inputs().zip(shapes).map(|(input, shape)| {
+        let zeros = Tensor::zeros(input.dtype, shape.iter().copied())?;
+        Ok((input.name.clone(), zeros))
     });
     inputs.collect()
 }

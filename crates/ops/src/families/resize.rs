@@ -153,6 +153,33 @@ impl Resize {
         Ok(out)
     }
 
+    /// For each axis and position of a result [`Resize::resized`] from shape `from` to the sizes `to`, the position of the input whose elements it takes; `None` when
+    /// it does not just take elements, or there are none to take.
+    pub fn nearest_positions(
+        &self,
+        from: &[usize],
+        to: &[usize],
+        scales: &[f32],
+    ) -> Option<Vec<Vec<usize>>> {
+        let crops =
+            self.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
+        if self.mode != ResizeMode::Nearest || crops || from.contains(&0) {
+            return None;
+        }
+        let axes = from.iter().zip(to).zip(scales);
+        let positions = axes.map(|((&input, &output), &scale)| {
+            let axis = AxisResize {
+                op: self,
+                input,
+                output,
+                scale,
+                roi: (0.0, 1.0),
+            };
+            axis.nearest_positions()
+        });
+        Some(positions.collect())
+    }
+
     fn resized_axes(&self, rank: usize) -> Result<Vec<usize>, OpError> {
         if self.axes.is_empty() {
             return Ok((0..rank).collect());
@@ -318,6 +345,20 @@ impl AxisResize<'_> {
         Sample::Weighted(taps)
     }
 
+    /// The element that each position of the output takes. An axis that keeps its size keeps its elements.
+    fn nearest_positions(&self) -> Vec<usize> {
+        if !self.changes() {
+            return (0..self.output).collect();
+        }
+        let nearest = |y| self.nearest(self.coordinate(y));
+        (0..self.output).map(nearest).collect()
+    }
+
+    /// Whether the axis changes.
+    fn changes(&self) -> bool {
+        self.input != self.output || self.scale != 1.0 || self.roi != (0.0, 1.0)
+    }
+
     fn samples(&self) -> Vec<Sample> {
         (0..self.output).map(|y| self.sample(y)).collect()
     }
@@ -422,12 +463,9 @@ impl Operator for Resize {
             scale: resized.scales[axis],
             roi: roi[axis],
         });
-        let changes = |plan: &AxisResize<'_>| {
-            plan.input != plan.output || plan.scale != 1.0 || plan.roi != (0.0, 1.0)
-        };
         let plans: Vec<_> = plans
             .enumerate()
-            .filter(|(_, plan)| count > 0 && changes(plan))
+            .filter(|(_, plan)| count > 0 && plan.changes())
             .collect();
         let crops =
             self.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
@@ -468,9 +506,7 @@ fn gather_nearest<T: Clone>(
     let mut sizes = from.to_vec();
     for (axis, plan) in plans {
         let inner: usize = sizes[axis + 1..].iter().product();
-        let picks: Vec<_> = (0..plan.output)
-            .map(|y| plan.nearest(plan.coordinate(y)))
-            .collect();
+        let picks = plan.nearest_positions();
         let blocks = values.chunks_exact(sizes[*axis] * inner);
         let rows =
             blocks.flat_map(|block| picks.iter().map(move |&p| &block[p * inner..][..inner]));

@@ -127,6 +127,48 @@ impl Operator for DepthToSpace {
 }
 
 attributes! {
+    /// [`DepthToSpace`] of images that lie channels-last; the layout pass makes it.
+    ///
+    /// Input: [N, H, W, C·b·b]. Output: [N, H·b, W·b, C], of any type.
+    "octofold" "DepthToSpace"
+    pub struct NhwcDepthToSpace {
+        /// The side b of a block, at least 1.
+        blocksize: i64,
+        /// How a channel names a place in a block.
+        mode: BlockOrder = BlockOrder::Dcr,
+    }
+}
+
+impl Operator for NhwcDepthToSpace {
+    fn arity(&self) -> Arity {
+        Arity::of(1..=1)
+    }
+
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        let x = inputs.required(0)?;
+        let ([n, h, w, c], b) = images(x, self.blocksize)?;
+        let block = checked_elements(&[b, b])?;
+        if c % block != 0 {
+            return Err(OpError::invalid(format!(
+                "{c} channels do not fill blocks of {b} by {b}"
+            )));
+        }
+        let depth = c / block;
+        let output = Shape::from_slice(&[
+            n,
+            checked_elements(&[h, b])?,
+            checked_elements(&[w, b])?,
+            depth,
+        ]);
+        let y = match self.mode {
+            BlockOrder::Dcr => permute(x, &[n, h, w, b, b, depth], &[0, 1, 3, 2, 4, 5], output)?,
+            BlockOrder::Crd => permute(x, &[n, h, w, depth, b, b], &[0, 1, 4, 2, 5, 3], output)?,
+        };
+        Ok(vec![y])
+    }
+}
+
+attributes! {
     /// Moves blocks of pixels into channels (ONNX `SpaceToDepth`), of any type.
     ///
     /// Input: [N, C, H·b, W·b]. Output: [N, C·b·b, H, W].
@@ -196,6 +238,24 @@ mod tests {
         for perm in [vec![0], vec![0, 0], vec![0, 2], vec![0, 1, 2]] {
             assert!(run(&Transpose { perm }, &x).is_err());
         }
+    }
+
+    #[test]
+    fn channels_last_blocks_are_those_of_channels_first() {
+        let x = counting(&[2, 12, 3, 2]);
+        let to_nhwc = Transpose {
+            perm: vec![0, 2, 3, 1],
+        };
+        for mode in [BlockOrder::Dcr, BlockOrder::Crd] {
+            let first = DepthToSpace { blocksize: 2, mode };
+            let last = NhwcDepthToSpace { blocksize: 2, mode };
+            let expected = run(&to_nhwc, &run(&first, &x).unwrap()).unwrap();
+            let found = run(&last, &run(&to_nhwc, &x).unwrap()).unwrap();
+            assert_eq!(found, expected);
+        }
+        let blocksize = 3;
+        let mode = BlockOrder::Dcr;
+        assert!(run(&NhwcDepthToSpace { blocksize, mode }, &x).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The class of an operator, from its form: ranks, constants, attributes.
 
 use octofold_ir::{Graph, NodeId, Op};
-use octofold_ops::families::{BinaryKind, PadMode};
+use octofold_ops::families::{BinaryKind, CoordinateTransformation, PadMode, ResizeMode};
 use octofold_tensor::DType;
 
 use super::{BackendConfig, OpClass};
@@ -33,7 +33,7 @@ pub(super) const POINTWISE: [&str; 20] = [
 ];
 
 /// The operators that move elements and are quantized by default.
-pub(super) const MOVEMENT: [&str; 14] = [
+pub(super) const MOVEMENT: [&str; 15] = [
     "Reshape",
     "Flatten",
     "Squeeze",
@@ -48,6 +48,7 @@ pub(super) const MOVEMENT: [&str; 14] = [
     "SpaceToDepth",
     "Gather",
     "Pad",
+    "Resize",
 ];
 
 /// The class whose kernels could compute a node, whatever operators its capability lists.
@@ -106,6 +107,13 @@ pub(super) fn classify(
                     .is_some_and(|value| support::scalar(graph, value) != Some(0.0)) =>
         {
             Err("only a pad of zeros keeps its parameters".to_owned())
+        }
+        Op::Resize(resize)
+            if resize.mode != ResizeMode::Nearest
+                || resize.coordinate_transformation_mode
+                    == CoordinateTransformation::TfCropAndResize =>
+        {
+            Err("only resizing to nearest neighbours keeps values".to_owned())
         }
         Op::MatMul(_) => {
             Err("the product of two computed matrices has no integer kernel".to_owned())

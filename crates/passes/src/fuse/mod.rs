@@ -1,14 +1,18 @@
 //! Fusion: groups of operators that one kernel computes become one node.
 //!
 //! Batch norms and other affine functions of the channels are folded into the weights before them; activations become part
-//! of the operator whose result they bound. What the exporter folded already needs nothing.
+//! of the operator whose result they bound; transposed convolutions become convolutions. What the exporter folded already needs nothing.
 
 mod activation;
 mod affine;
+mod factor;
 mod residual;
+mod transposed;
 
 pub use activation::FuseActivations;
 pub(crate) use activation::{activation_of, fused_conv};
 pub(crate) use affine::bias_name;
 pub use affine::{FuseAffine, LowerBatchNorms};
+pub use factor::FactorSums;
 pub use residual::FuseResiduals;
+pub use transposed::SplitTransposedConvs;

@@ -1,4 +1,4 @@
-//! The forms that kernels know: linear layers of dequantized weights, and float convolutions and pools.
+//! The forms that kernels know: linear layers of dequantized weights, float convolutions and pools, parts of splits.
 
 use octofold_ir::{Graph, Op, Patch, PatchValue, Use};
 use octofold_ops::Inputs;
@@ -8,6 +8,7 @@ use octofold_tensor::{Tensor, TensorData};
 
 use crate::fuse::fused_conv;
 use crate::lower::params::{dequantized, real_constant};
+use crate::lower::parts::SplitParts;
 use crate::lower::pool::fused_pool;
 use crate::op;
 use crate::pass::{Pass, PassError, PassReport};
@@ -33,7 +34,7 @@ impl Pass for LinearForms {
     }
 }
 
-/// Makes float convolutions and pools the operators that kernels know.
+/// Makes float convolutions and pools, and what splits, the operators that kernels know.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LowerFloat;
 
@@ -43,7 +44,11 @@ impl Pass for LowerFloat {
     }
 
     fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FloatWeights, &FloatForm])
+        apply_rewrites(
+            graph,
+            self.name(),
+            &[&FloatWeights, &FloatForm, &SplitParts],
+        )
     }
 }
 

@@ -8,6 +8,7 @@ mod binary;
 mod forms;
 mod movement;
 mod params;
+mod parts;
 mod pointwise;
 mod pool;
 mod residual;

@@ -33,7 +33,8 @@ impl Rewrite for QuantizedMovement {
                 | DepthToSpace
                 | SpaceToDepth
                 | Gather
-                | Pad),
+                | Pad
+                | Resize),
             [Pattern::node(
                 "dequantize",
                 op!(DequantizeLinear),

@@ -1,13 +1,14 @@
 //! Functions of one quantized value by table.
 //!
 //! The table is made by the operator's own portable implementation on the 256 real values, in f64 where the operator has it,
-//! so every operator that acts element by element is covered and none can differ from the interpreter.
+//! so every operator that acts element by element is covered and none can differ from the interpreter. A row of such operators with no
+//! quantizer in between is one function and becomes one table.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::Inputs;
 use octofold_ops::families::{Activation, OutputQuantization, TableLookup};
-use octofold_quant::{QParams, QuantType, affine, requantize};
-use octofold_tensor::Tensor;
+use octofold_quant::{QuantType, affine, requantize};
+use octofold_tensor::{DType, Tensor};
 
 use crate::lower::params::{Quantized, dequantized, output_quantization};
 use crate::op;
@@ -50,6 +51,7 @@ impl Rewrite for Requantize {
         table_patch(
             graph,
             quantize,
+            &[quantize],
             quantize,
             &x,
             &y,
@@ -103,7 +105,7 @@ pub(crate) fn acts_element_by_element(op: &Op) -> bool {
     )
 }
 
-/// A function of one dequantized value, quantized.
+/// A function of one dequantized value, or a row of them, quantized.
 pub(super) struct QuantizedPointwise;
 
 impl Rewrite for QuantizedPointwise {
@@ -124,22 +126,53 @@ impl Rewrite for QuantizedPointwise {
             // A sum or product of two values is another rule's matter.
             return Err(Skip::NoMatch);
         }
-        let Some((slot, value)) = single_operand(graph, id) else {
-            return Err(Skip::because(
-                "it is no function of one value and constants",
-            ));
-        };
-        let x = dequantized(graph, value).ok_or(Skip::because("the input is not quantized"))?;
+        let (row, x) = row_of_functions(graph, id)?;
         let from = x.activation()?;
         let y = output_quantization(graph, quantize, Activation::None)?;
-        let reals = function_values(graph, id, slot, x.dtype, from)?;
+        let mut reals = Tensor::vector(
+            bytes(x.dtype)
+                .map(|q| affine::dequantize(q, from))
+                .collect(),
+        );
+        for &(function, slot) in &row {
+            reals = function_values(graph, function, slot, &reals)?;
+        }
+        let reals = reals
+            .values::<f32>()
+            .map_err(|error| Skip::because(error.to_string()))?;
         let entries = reals
             .iter()
             .map(|&real| affine::quantize(real, y.params, y.lo, y.hi) as u8)
             .collect();
-        let mut patch = table_patch(graph, id, quantize, &x, &y, entries)?;
-        patch.remove(id);
+        let functions: Vec<NodeId> = row.iter().map(|&(function, _)| function).collect();
+        let mut patch = table_patch(graph, id, &functions, quantize, &x, &y, entries)?;
+        // Readers go before what they read.
+        functions.iter().rev().for_each(|&id| patch.remove(id));
         Ok(patch)
+    }
+}
+
+/// The functions that end in the node `last`, in the order of the data flow, each with the slot of its one operand, and the quantized value that the first one
+/// takes.
+fn row_of_functions(
+    graph: &Graph,
+    last: NodeId,
+) -> Result<(Vec<(NodeId, usize)>, Quantized), Skip> {
+    let mut row = Vec::new();
+    let mut id = last;
+    loop {
+        let (slot, value) = single_operand(graph, id).ok_or(Skip::because(
+            "it is no function of one value and constants",
+        ))?;
+        row.push((id, slot));
+        if let Some(x) = dequantized(graph, value) {
+            row.reverse();
+            return Ok((row, x));
+        }
+        // A value that something else reads as well must exist in float.
+        let before = graph.single_use(value).and(graph.value(value).producer());
+        let before = before.filter(|&id| acts_element_by_element(graph.node(id).op()));
+        id = before.ok_or(Skip::because("the input is not quantized"))?;
     }
 }
 
@@ -173,15 +206,8 @@ fn bytes(dtype: QuantType) -> impl Iterator<Item = i32> {
     })
 }
 
-/// What a node gives for the 256 real values of its one operand.
-fn function_values(
-    graph: &Graph,
-    id: NodeId,
-    slot: usize,
-    dtype: QuantType,
-    from: QParams,
-) -> Result<Vec<f32>, Skip> {
-    let reals = Tensor::vector(bytes(dtype).map(|q| affine::dequantize(q, from)).collect());
+/// What a node gives for 256 real values of its one operand.
+fn function_values(graph: &Graph, id: NodeId, slot: usize, reals: &Tensor) -> Result<Tensor, Skip> {
     let node = graph.node(id);
     let operands: Vec<Option<&Tensor>> = node
         .inputs()
@@ -189,7 +215,7 @@ fn function_values(
         .enumerate()
         .map(|(index, value)| {
             if index == slot {
-                Some(&reals)
+                Some(reals)
             } else {
                 value.and_then(|value| graph.value(value).constant())
             }
@@ -200,18 +226,19 @@ fn function_values(
         .evaluate(Inputs(&operands), 1)
         .map_err(|error| Skip::because(error.to_string()))?;
     let values = results
-        .first()
-        .and_then(|tensor| tensor.values::<f32>().ok())
-        .filter(|values| values.len() == 256);
-    values.map(<[f32]>::to_vec).ok_or(Skip::because(
+        .into_iter()
+        .next()
+        .filter(|values| values.dtype() == DType::F32 && values.len() == reals.len());
+    values.ok_or(Skip::because(
         "the function does not act element by element",
     ))
 }
 
-/// A patch that puts a table in the place of the nodes up to `quantize`.
+/// A patch that puts a table in the place of some functions and the quantizer behind them, with the name of the node `named`.
 fn table_patch(
     graph: &Graph,
     named: NodeId,
+    functions: &[NodeId],
     quantize: NodeId,
     x: &Quantized,
     y: &OutputQuantization,
@@ -225,7 +252,7 @@ fn table_patch(
         Tensor::vector(entries)
     };
     let table = patch.constant(format!("{name}.table"), table);
-    let sources = sources_of(graph, [named]);
+    let sources = sources_of(graph, functions.iter().copied());
     let made = patch.node(
         name,
         TableLookup {},

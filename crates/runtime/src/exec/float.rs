@@ -17,7 +17,6 @@ use crate::values::{numbers, numbers_mut};
 struct Arithmetic {
     op: Binary,
     /// Whether the second operand is the one of the result's size.
-    swapped: bool,
     clamp: (f32, f32),
     blocks: Blocks,
 }
@@ -42,23 +41,13 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     for operand in operands.iter().chain([&arguments.result]) {
         operand.expect(DType::F32)?;
     }
-    let result = arguments.result.shape;
-    let swapped = operands[0].shape != result;
-    let [large, small] = if swapped {
-        [operands[1], operands[0]]
-    } else {
-        operands
-    };
-    if large.shape != result {
-        return Err(arguments.wrong_operator());
-    }
-    let blocks = blocks(result, small.shape, 4).ok_or_else(|| arguments.wrong_operator())?;
-    Ok(Box::new(Arithmetic {
-        op,
-        swapped,
-        clamp,
-        blocks,
-    }))
+    let blocks = blocks(
+        arguments.result.shape,
+        operands.map(|operand| operand.shape),
+        4,
+    )
+    .ok_or_else(|| arguments.wrong_operator())?;
+    Ok(Box::new(Arithmetic { op, clamp, blocks }))
 }
 
 impl Work for Arithmetic {
@@ -67,15 +56,14 @@ impl Work for Arithmetic {
             numbers::<f32>(call.operand(0))?,
             numbers::<f32>(call.operand(1))?,
         );
-        let (large, small) = if self.swapped { (b, a) } else { (a, b) };
+        let swapped = self.blocks.large == 1;
         let isa = call.isa;
         self.blocks.run(
             call.pool,
-            large,
-            small,
+            [a, b],
             numbers_mut(call.output)?,
             |large, small, output| {
-                let (a, b) = if self.swapped {
+                let (a, b) = if swapped {
                     (small, large)
                 } else {
                     (large, small)

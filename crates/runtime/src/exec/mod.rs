@@ -9,8 +9,10 @@ mod conv;
 mod elementwise;
 mod fconv;
 mod float;
+mod function;
 mod layout;
 mod matmul;
+mod movement;
 mod pool;
 mod quantize;
 
@@ -124,10 +126,13 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Kernel::Quantize | Kernel::QuantizeToNhwc => quantize::bind_quantize(arguments),
         Kernel::Dequantize | Kernel::DequantizeToNchw => quantize::bind_dequantize(arguments),
         Kernel::ToNhwc | Kernel::ToNchw => layout::bind(arguments),
+        Kernel::Move => movement::bind(arguments),
         Kernel::FConv | Kernel::FConvDepthwise | Kernel::FLinear => fconv::bind(arguments),
         Kernel::FMaxPool | Kernel::FAveragePool => float::bind_pool(arguments),
         Kernel::FGlobalAveragePool => float::bind_global(arguments),
         Kernel::FClip => float::bind_clip(arguments),
+        Kernel::FFunction => function::bind(arguments),
+        Kernel::FSoftmax => function::bind_softmax(arguments),
         Kernel::FMatMul => matmul::bind(arguments),
         Kernel::FBinary => float::bind_binary(arguments),
     }

@@ -50,6 +50,9 @@ pub enum Kernel {
     ToNhwc,
     /// `Transpose` from channels-last to channels-first.
     ToNchw,
+    /// Operators that move elements of one or four bytes along their axes, by constant lists: `Slice`, nearest `Resize`, `Transpose`, constant `Pad`,
+    /// `DepthToSpace`, `Expand`, `Tile`, `Gather` with a list of indices.
+    Move,
     /// Maximum `FusedPool` or `FusedGlobalPool` of floats, channels-last.
     FMaxPool,
     /// Average `FusedPool` of floats, channels-last.
@@ -58,15 +61,19 @@ pub enum Kernel {
     FGlobalAveragePool,
     /// Float `Relu`, and `Clip` with constant bounds.
     FClip,
+    /// Float `Exp`, `Sigmoid`, `HardSigmoid` and `HardSwish`.
+    FFunction,
+    /// Float `Softmax` along the last axis.
+    FSoftmax,
     /// Float `MatMul` of two stacks of matrices, or of a stack and one matrix.
     FMatMul,
-    /// Float `Add`, `Sub`, `Mul`, `Div` and `FusedBinary`, of operands that are equal or repeat (see [`crate::broadcast`]).
+    /// Float `Add`, `Sub`, `Mul`, `Div` and `FusedBinary`, of operands that broadcast.
     FBinary,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Portable,
         Self::View,
         Self::QConv,
@@ -89,10 +96,13 @@ impl Kernel {
         Self::DequantizeToNchw,
         Self::ToNhwc,
         Self::ToNchw,
+        Self::Move,
         Self::FMaxPool,
         Self::FAveragePool,
         Self::FGlobalAveragePool,
         Self::FClip,
+        Self::FFunction,
+        Self::FSoftmax,
         Self::FMatMul,
         Self::FBinary,
     ];
@@ -122,10 +132,13 @@ impl Kernel {
             Self::DequantizeToNchw => "dequantize_to_nchw",
             Self::ToNhwc => "to_nhwc",
             Self::ToNchw => "to_nchw",
+            Self::Move => "move",
             Self::FMaxPool => "fmax_pool",
             Self::FAveragePool => "faverage_pool",
             Self::FGlobalAveragePool => "fglobal_average_pool",
             Self::FClip => "fclip",
+            Self::FFunction => "ffunction",
+            Self::FSoftmax => "fsoftmax",
             Self::FMatMul => "fmatmul",
             Self::FBinary => "fbinary",
         }

@@ -270,6 +270,18 @@ fn depthwise_of_any_kernel_and_channels() {
             Tester::new(depthwise_shape((9, 13), channels, 3, stride)).run();
         }
     }
+    // Few channels, of which vectors hold several pixels, between borders of all widths.
+    for (channels, kernel) in [(16, 3), (16, 5), (32, 3), (32, 5)] {
+        for (width, stride) in [(2, 1), (7, 1), (37, 1), (8, 2), (37, 2), (38, 2)] {
+            for signed in [false, true] {
+                Tester {
+                    signed,
+                    ..Tester::new(depthwise_shape((5, width), channels, kernel, stride))
+                }
+                .run();
+            }
+        }
+    }
     // Taller than the vector kernels' tables.
     Tester::new(depthwise_shape((35, 3), 17, 33, 1)).run();
 }

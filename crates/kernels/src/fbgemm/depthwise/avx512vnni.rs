@@ -16,6 +16,7 @@ use super::super::avx512vnni::Finish;
 use super::super::pack::depthwise_quads;
 use super::Segment;
 use super::lines::{Lines, MAX_ROWS};
+use super::narrow;
 use crate::conv::output::{OutputStage, Quantized, store_float_row};
 
 /// Channels of a block.
@@ -34,11 +35,19 @@ pub(super) unsafe fn segment(mut segment: Segment<'_>) {
     let size = (shape.kernel_w, segment.rows.len() / 4, shape.stride_w);
     for first in (0..segment.channels).step_by(WIDTH) {
         let lines = Lines::new(&segment, first);
+        // Few channels of several pixels fill a vector; all but the pixels at the borders are computed so.
+        let narrow = narrow::tiles(&segment);
         let mut pixel = 0;
         while pixel < pixels {
+            if !narrow.is_empty() && pixel == narrow.start {
+                // SAFETY: passed on from the caller.
+                pixel = unsafe { narrow::run(&mut segment, &lines, narrow.clone()) };
+                continue;
+            }
+            let beside = narrow.start.checked_sub(pixel).filter(|&count| count > 0);
             // Columns are shared between outputs only where the kernel has no holes. The last tile may
             // compute pixels a second time, which is cheaper than single ones.
-            let wide = shape.dilation_w == 1 && pixels >= 4;
+            let wide = shape.dilation_w == 1 && pixels >= 4 && beside.is_none();
             let start = if wide { pixel.min(pixels - 4) } else { pixel };
             let segment = &mut segment;
             // SAFETY: passed on from the caller; the pixels and the channels exist, and the size is that of

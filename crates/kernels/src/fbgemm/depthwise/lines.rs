@@ -20,8 +20,8 @@ pub(super) struct Lines {
 /// A column of the input: which one, and whether it is in the image.
 #[derive(Clone, Copy)]
 pub(super) struct Column {
-    inside: bool,
-    offset: usize,
+    pub(super) inside: bool,
+    pub(super) offset: usize,
 }
 
 impl Lines {

@@ -22,6 +22,8 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod lines;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
 mod scalar;
 
 /// Pixels of one output row, the unit of the kernels.

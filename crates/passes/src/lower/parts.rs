@@ -1,0 +1,60 @@
+//! `Split` as slices, which have a kernel: a step of a plan with a kernel has one result.
+
+use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ops::families::Slice;
+use octofold_tensor::{DType, Tensor};
+
+use crate::op;
+use crate::pattern::{Match, Pattern};
+use crate::rewrite::{Rewrite, Skip, sources_of};
+
+/// A split whose parts have known sizes becomes one slice a part.
+pub(super) struct SplitParts;
+
+impl Rewrite for SplitParts {
+    fn name(&self) -> &'static str {
+        "split-parts"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node("split", op!(Split), [Pattern::value("x")])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+        let id = found.node("split");
+        let x = found.value("x").ok_or(Skip::NoMatch)?;
+        let node = graph.node(id);
+        let Op::Split(op) = node.op() else {
+            return Err(Skip::NoMatch);
+        };
+        let ty = graph.value(x).ty();
+        let moved = matches!(ty.dtype, DType::F32 | DType::I32 | DType::U8 | DType::I8);
+        let rank = ty.rank().filter(|_| moved).ok_or(Skip::NoMatch)? as i64;
+        let axis = if op.axis < 0 { op.axis + rank } else { op.axis };
+        let position = usize::try_from(axis).map_err(|_| Skip::NoMatch)?;
+        let sizes = node.outputs().iter().map(|&part| {
+            let dims = graph.value(part).ty().shape.as_ref()?;
+            dims.get(position)?.known()
+        });
+        let sizes: Option<Vec<i64>> = sizes.collect();
+        let sizes = sizes.ok_or(Skip::because("the sizes of the parts are not known"))?;
+        let mut patch = Patch::new();
+        let name = node.name();
+        let list = |patch: &mut Patch, what: &str, number: i64| {
+            Some(patch.constant(format!("{name}.{what}"), Tensor::vector(vec![number])))
+        };
+        let along = list(&mut patch, "axis", axis);
+        let mut start = 0;
+        for (index, (&part, size)) in node.outputs().iter().zip(sizes).enumerate() {
+            let from = list(&mut patch, &format!("{index}.start"), start);
+            start += size;
+            let to = list(&mut patch, &format!("{index}.end"), start);
+            let operands = [Some(PatchValue::Existing(x)), from, to, along];
+            let sources = sources_of(graph, [id]);
+            let made = patch.node(format!("{name}.{index}"), Slice {}, operands, sources);
+            patch.replace(part, made);
+        }
+        patch.remove(id);
+        Ok(patch)
+    }
+}

@@ -1,0 +1,91 @@
+//! Functions of one float, and softmax along the last axis.
+
+use octofold_kernels::float::function::{Function, function, softmax};
+use octofold_ops::Op;
+use octofold_tensor::DType;
+
+use super::{Arguments, BYTES, Call, Work, part_len};
+use crate::StepError;
+use crate::values::{numbers, numbers_mut};
+
+/// The function that an operator computes, when a kernel has it.
+pub(crate) fn function_of(op: &Op) -> Option<Function> {
+    match op {
+        Op::Exp(_) => Some(Function::Exp),
+        Op::Sigmoid(_) => Some(Function::Sigmoid),
+        Op::HardSigmoid(op) => Some(Function::HardSigmoid {
+            slope: op.alpha,
+            offset: op.beta,
+        }),
+        Op::HardSwish(_) => Some(Function::HardSwish),
+        _ => None,
+    }
+}
+
+#[derive(Debug)]
+struct Elementwise {
+    function: Function,
+    part: usize,
+}
+
+/// The work of a float function.
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let function = function_of(&arguments.step.op).ok_or_else(|| arguments.wrong_operator())?;
+    let operand = arguments.operand(0)?;
+    operand.expect(DType::F32)?;
+    arguments.result.expect(DType::F32)?;
+    arguments.expect_result(operand.shape)?;
+    let part = part_len(operand.len(), 16, BYTES, 64);
+    Ok(Box::new(Elementwise { function, part }))
+}
+
+impl Work for Elementwise {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let input = numbers::<f32>(call.operand(0))?;
+        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
+            let input = input.get(first..first + output.len()).unwrap_or(&[]);
+            Ok(function(call.isa, self.function, input, output)?)
+        };
+        call.pool
+            .run_parts(numbers_mut(call.output)?, self.part, 0, each)
+    }
+}
+
+#[derive(Debug)]
+struct Rows {
+    width: usize,
+    /// Elements of a part: whole rows.
+    part: usize,
+}
+
+/// The work of a `Softmax` along the last axis.
+pub(super) fn bind_softmax(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let Op::Softmax(op) = &arguments.step.op else {
+        return Err(arguments.wrong_operator());
+    };
+    let operand = arguments.operand(0)?;
+    operand.expect(DType::F32)?;
+    arguments.result.expect(DType::F32)?;
+    arguments.expect_result(operand.shape)?;
+    let (Some(&width), rank) = (operand.shape.last(), operand.shape.len() as i64) else {
+        return Err(arguments.wrong_operator());
+    };
+    if op.axis != -1 && op.axis != rank - 1 {
+        return Err(arguments.wrong_operator());
+    }
+    let rows = operand.len() / width.max(1);
+    let part = part_len(rows, 32 * width, BYTES, 1).saturating_mul(width.max(1));
+    Ok(Box::new(Rows { width, part }))
+}
+
+impl Work for Rows {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let input = numbers::<f32>(call.operand(0))?;
+        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
+            let input = input.get(first..first + output.len()).unwrap_or(&[]);
+            Ok(softmax(call.isa, self.width, input, output)?)
+        };
+        call.pool
+            .run_parts(numbers_mut(call.output)?, self.part, 0, each)
+    }
+}

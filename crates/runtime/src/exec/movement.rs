@@ -1,0 +1,362 @@
+//! Operators that move elements: where each axis of the result takes its elements from.
+//!
+//! All of them are one kernel, [`Movement`], and differ in the tables of offsets that are made here once for the sizes of a specialization.
+
+use octofold_kernels::shared::movement::{BORDER, Movement};
+use octofold_ops::Op;
+use octofold_ops::families::{BlockOrder, Pad, PadMode, Slice};
+use octofold_tensor::{DType, Dim};
+
+use super::{Argument, Arguments, BYTES, Call, Work, part_len};
+use crate::StepError;
+
+/// For each axis of the result, the offsets of its positions in elements of the operand, or [`BORDER`].
+type Offsets = Vec<Vec<usize>>;
+
+/// The longest axis that is moved along. Tables have one entry for each position, and sizes come from files.
+const LONGEST: usize = 1 << 24;
+
+#[derive(Debug)]
+struct Move {
+    movement: Movement,
+    /// The bytes of an element of the border.
+    fill: Vec<u8>,
+    /// Rows of a part.
+    part: usize,
+}
+
+/// The work of an operator that moves elements.
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let operand = arguments.operand(0)?;
+    arguments.result.expect(operand.dtype)?;
+    let size = operand
+        .dtype
+        .size()
+        .ok_or_else(|| arguments.wrong_operator())?;
+    let mut sizes = operand.shape.iter().chain(arguments.result.shape);
+    if sizes.any(|&size| size > LONGEST) {
+        return Err(StepError::invalid(format!(
+            "an axis of {:?} or {:?} is longer than {LONGEST}",
+            operand.shape, arguments.result.shape
+        )));
+    }
+    // Of an empty result nothing has to be known.
+    let mut axes = match arguments.result.len() {
+        0 => vec![vec![]],
+        _ => offsets(arguments)?,
+    };
+    let shape: Vec<usize> = axes.iter().map(Vec::len).collect();
+    if arguments.result.len() > 0 {
+        arguments.expect_result(&shape)?;
+    }
+    for offset in axes
+        .iter_mut()
+        .flatten()
+        .filter(|offset| **offset != BORDER)
+    {
+        *offset *= size;
+    }
+    let movement = Movement::new(&axes, size)?;
+    let fill = match &arguments.step.op {
+        Op::Pad(_) => fill(arguments, size)?,
+        _ => Vec::new(),
+    };
+    let part = part_len(movement.rows(), 2 * movement.width(), BYTES, 1);
+    Ok(Box::new(Move {
+        movement,
+        fill,
+        part,
+    }))
+}
+
+impl Work for Move {
+    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+        let (input, width) = (call.operand(0), self.movement.width());
+        if width == 0 {
+            return Ok(());
+        }
+        let each = |first: usize, output: &mut [u8], _: &mut [u8]| {
+            let rows = first / width..(first + output.len()) / width;
+            Ok(self.movement.run(input, &self.fill, rows, output)?)
+        };
+        call.pool.run_parts(call.output, self.part * width, 0, each)
+    }
+}
+
+/// The bytes of the element that fills borders.
+fn fill(arguments: &Arguments<'_>, size: usize) -> Result<Vec<u8>, StepError> {
+    match arguments.operands.get(2).copied().flatten() {
+        None => Ok(vec![0; size]),
+        Some(value) => {
+            value.expect(arguments.result.dtype)?;
+            let bytes = value.constant.filter(|bytes| bytes.len() == size);
+            bytes
+                .map(<[u8]>::to_vec)
+                .ok_or_else(|| StepError::invalid("the filling is not one constant"))
+        }
+    }
+}
+
+/// The integers of a constant operand; `None` when the operand is absent.
+fn list(arguments: &Arguments<'_>, slot: usize) -> Result<Option<Vec<i64>>, StepError> {
+    let Some(argument) = arguments.operands.get(slot).copied().flatten() else {
+        return Ok(None);
+    };
+    let not_constant = || StepError::invalid(format!("operand {slot} is not a constant list"));
+    let bytes = argument.constant.ok_or_else(not_constant)?;
+    match argument.dtype {
+        DType::I64 => {
+            let numbers = bytes.as_chunks::<8>().0.iter();
+            Ok(Some(
+                numbers.map(|&word| i64::from_ne_bytes(word)).collect(),
+            ))
+        }
+        DType::I32 => {
+            let numbers = bytes.as_chunks::<4>().0.iter();
+            let wide = numbers.map(|&word| i32::from_ne_bytes(word).into());
+            Ok(Some(wide.collect()))
+        }
+        _ => Err(not_constant()),
+    }
+}
+
+/// The floats of a constant operand; `None` when it is absent or has no elements.
+fn floats(argument: Option<Argument<'_>>) -> Result<Option<Vec<f32>>, StepError> {
+    let Some(argument) = argument.filter(|argument| argument.len() > 0) else {
+        return Ok(None);
+    };
+    argument.expect(DType::F32)?;
+    let bytes = argument
+        .constant
+        .ok_or_else(|| StepError::invalid("the scales are not constant"))?;
+    let numbers = bytes.as_chunks::<4>().0.iter();
+    Ok(Some(
+        numbers.map(|&word| f32::from_ne_bytes(word)).collect(),
+    ))
+}
+
+/// The elements between neighbours along each axis.
+fn strides(shape: &[usize]) -> Vec<usize> {
+    (0..shape.len())
+        .map(|axis| shape[axis + 1..].iter().product())
+        .collect()
+}
+
+/// A position as the kernel takes it.
+fn position(index: i64, stride: usize) -> usize {
+    usize::try_from(index).map_or(BORDER, |index| index * stride)
+}
+
+fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
+    let shape = arguments.operand(0)?.shape;
+    let stride = strides(shape);
+    let along = |axis: usize, positions: Vec<usize>| -> Vec<usize> {
+        positions
+            .into_iter()
+            .map(|index| index * stride[axis])
+            .collect()
+    };
+    match &arguments.step.op {
+        Op::Transpose(op) => {
+            let axes = op.axes(shape.len())?;
+            let axes = axes.into_iter();
+            Ok(axes
+                .map(|axis| along(axis, (0..shape[axis]).collect()))
+                .collect())
+        }
+        Op::Slice(_) => slice(arguments, shape, &stride),
+        Op::Pad(op) => pad(op, arguments, shape, &stride),
+        Op::Resize(op) => {
+            let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
+            let scales = floats(arguments.operands.get(2).copied().flatten())?;
+            let sizes = list(arguments, 3)?.filter(|sizes| !sizes.is_empty());
+            let sizes: Option<Vec<Dim>> =
+                sizes.map(|sizes| sizes.into_iter().map(Dim::Known).collect());
+            let resized = op.resized(&dims, scales.as_deref(), sizes.as_deref())?;
+            // The sizes are those that the plan has computed; binding compares them with its own.
+            let to = resized.sizes.iter().map(|size| {
+                size.as_ref()?
+                    .known()
+                    .and_then(|size| usize::try_from(size).ok())
+            });
+            let to: Option<Vec<usize>> = to.collect();
+            let positions = to.and_then(|to| {
+                // A result that is larger than the plan says is refused before its tables are made.
+                let fits = to == arguments.result.shape;
+                fits.then(|| op.nearest_positions(shape, &to, &resized.scales))?
+            });
+            let positions = positions.ok_or_else(|| arguments.wrong_operator())?;
+            Ok(positions
+                .into_iter()
+                .enumerate()
+                .map(|(axis, positions)| along(axis, positions))
+                .collect())
+        }
+        Op::DepthToSpace(op) => blocks(arguments, op.blocksize, op.mode, [0, 1, 2, 3]),
+        Op::NhwcDepthToSpace(op) => blocks(arguments, op.blocksize, op.mode, [0, 3, 1, 2]),
+        Op::Expand(_) | Op::Tile(_) => {
+            // Both repeat an axis as often as the result is longer; leading axes that are missing have no extent.
+            let result = arguments.result.shape;
+            let missing = result.len().checked_sub(shape.len());
+            let missing = missing.ok_or_else(|| arguments.wrong_operator())?;
+            let tables = result.iter().enumerate().map(|(axis, &size)| {
+                let Some(own) = axis.checked_sub(missing) else {
+                    return Some(vec![0; size]);
+                };
+                let whole = shape[own] > 0 && size % shape[own] == 0;
+                whole.then(|| along(own, (0..size).map(|index| index % shape[own]).collect()))
+            });
+            tables
+                .collect::<Option<_>>()
+                .ok_or_else(|| arguments.wrong_operator())
+        }
+        Op::Gather(op) => {
+            let rank = shape.len() as i64;
+            let axis = if op.axis < 0 { op.axis + rank } else { op.axis };
+            let axis = usize::try_from(axis)
+                .ok()
+                .filter(|&axis| axis < shape.len());
+            let axis = axis.ok_or_else(|| arguments.wrong_operator())?;
+            gather(arguments, shape, &stride, axis)
+        }
+        _ => Err(arguments.wrong_operator()),
+    }
+}
+
+fn slice(
+    arguments: &Arguments<'_>,
+    shape: &[usize],
+    stride: &[usize],
+) -> Result<Offsets, StepError> {
+    let missing = || StepError::invalid("a slice has starts and ends");
+    let (starts, ends) = (
+        list(arguments, 1)?.ok_or_else(missing)?,
+        list(arguments, 2)?.ok_or_else(missing)?,
+    );
+    let (axes, steps) = (list(arguments, 3)?, list(arguments, 4)?);
+    let lists = Slice::lists(
+        &starts,
+        &ends,
+        axes.as_deref(),
+        steps.as_deref(),
+        shape.len(),
+    )?;
+    let whole = shape.iter().zip(stride);
+    let mut tables: Offsets = whole
+        .map(|(&size, &stride)| (0..size).map(|index| index * stride).collect())
+        .collect();
+    for (axis, start, end, step) in lists {
+        let (start, count) = Slice::range(start, end, step, shape[axis] as i64)?;
+        // The last index lies in the axis, so the ones before it do.
+        let index = |i: i64| start.saturating_add(step.saturating_mul(i));
+        tables[axis] = (0..count)
+            .map(|i| position(index(i), stride[axis]))
+            .collect();
+    }
+    Ok(tables)
+}
+
+fn pad(
+    op: &Pad,
+    arguments: &Arguments<'_>,
+    shape: &[usize],
+    stride: &[usize],
+) -> Result<Offsets, StepError> {
+    let pads = list(arguments, 1)?.filter(|_| op.mode == PadMode::Constant);
+    let pads = pads.ok_or_else(|| arguments.wrong_operator())?;
+    let axes = list(arguments, 3)?;
+    let borders = Pad::borders(&pads, axes.as_deref(), shape.len())?;
+    let result = arguments.result.shape;
+    if result.len() != shape.len() {
+        return Err(arguments.wrong_operator());
+    }
+    let tables = borders
+        .into_iter()
+        .enumerate()
+        .map(|(axis, (before, after))| {
+            let size = shape[axis] as i64;
+            let padded = size.checked_add(before)?.checked_add(after)?;
+            // The plan has computed the size; another one is refused before a table of it is made.
+            let count = usize::try_from(padded)
+                .ok()
+                .filter(|&count| count == result[axis])?;
+            let index =
+                |i: usize| Some(i as i64 - before).filter(|index| (0..size).contains(index));
+            Some(
+                (0..count)
+                    .map(|i| index(i).map_or(BORDER, |index| position(index, stride[axis])))
+                    .collect(),
+            )
+        });
+    tables
+        .collect::<Option<_>>()
+        .ok_or_else(|| arguments.wrong_operator())
+}
+
+/// The tables of `DepthToSpace`; `order` says which axes of the operand are batch, channels, height and width.
+fn blocks(
+    arguments: &Arguments<'_>,
+    blocksize: i64,
+    mode: BlockOrder,
+    order: [usize; 4],
+) -> Result<Offsets, StepError> {
+    let shape = arguments.operand(0)?.image()?;
+    let stride = strides(&shape);
+    let [n, c, h, w] = order.map(|axis| (shape[axis], stride[axis]));
+    let block = usize::try_from(blocksize).ok().filter(|&b| b > 0);
+    let area = block.and_then(|b| b.checked_mul(b));
+    let area = area.filter(|area| c.0 > 0 && c.0 % area == 0);
+    let (Some(block), Some(area)) = (block, area) else {
+        return Err(arguments.wrong_operator());
+    };
+    let depth = c.0 / area;
+    // The channels between neighbouring places of a block, and between neighbouring channels of the result.
+    let (place, channel) = match mode {
+        BlockOrder::Dcr => (depth, 1),
+        BlockOrder::Crd => (1, area),
+    };
+    let spread = |(size, stride): (usize, usize), step: usize| -> Vec<usize> {
+        let index = |i: usize| i / block * stride + i % block * step * c.1;
+        (0..size * block).map(index).collect()
+    };
+    let tables = [
+        (0..n.0).map(|i| i * n.1).collect(),
+        (0..depth).map(|i| i * channel * c.1).collect(),
+        spread(h, block * place),
+        spread(w, place),
+    ];
+    let mut sorted: Vec<(usize, Vec<usize>)> = order.into_iter().zip(tables).collect();
+    sorted.sort_by_key(|&(axis, _)| axis);
+    Ok(sorted.into_iter().map(|(_, table)| table).collect())
+}
+
+/// The tables of a `Gather` along an axis by a constant list of indices.
+fn gather(
+    arguments: &Arguments<'_>,
+    shape: &[usize],
+    stride: &[usize],
+    axis: usize,
+) -> Result<Offsets, StepError> {
+    let indices = list(arguments, 1)?.ok_or_else(|| arguments.wrong_operator())?;
+    let size = shape[axis] as i64;
+    let picked = indices.iter().map(|&index| {
+        let index = if index < 0 {
+            index.checked_add(size)?
+        } else {
+            index
+        };
+        (0..size)
+            .contains(&index)
+            .then(|| position(index, stride[axis]))
+    });
+    let picked: Option<Vec<usize>> = picked.collect();
+    let picked = picked.ok_or_else(|| StepError::invalid("an index is out of range"))?;
+    let whole = |axis: usize| (0..shape[axis]).map(|index| index * stride[axis]).collect();
+    let mut tables: Offsets = (0..axis).map(whole).collect();
+    if arguments.operand(1)?.shape.len() != 1 {
+        return Err(arguments.wrong_operator());
+    }
+    tables.push(picked);
+    tables.extend((axis + 1..shape.len()).map(whole));
+    Ok(tables)
+}
