@@ -51,7 +51,7 @@ fn images(files: &[&str], preprocess: &Preprocess) -> Result<Vec<Tensor>> {
     let mut images = Vec::new();
     DataSet::open(folder.path(), vec![spec], options)?.for_each(|mut batch, _| {
         images.push(batch.remove(0).1);
-        Ok::<(), octofold::Error>(())
+        Ok::<(), octofold::calibrate::DataError>(())
     })?;
     ensure!(images.len() == files.len(), "{} images", images.len());
     Ok(images)
