@@ -52,10 +52,24 @@ pub struct FloatNode {
 
 /// The fate of each node of a model, in the model's order.
 pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> Vec<Fate> {
-    let mut homes = BTreeMap::new();
+    let is_layer = |id: &NodeId| {
+        let annotation = annotations.nodes.get(id);
+        matches!(
+            annotation,
+            Some(NodeAnnotation::Quantized {
+                weight: Some(_),
+                ..
+            })
+        )
+    };
+    let mut homes: BTreeMap<&str, NodeId> = BTreeMap::new();
     for id in fused.node_ids() {
         for source in fused.node(id).sources() {
-            homes.insert(source.as_str(), id);
+            let home = homes.entry(source).or_insert(id);
+            // Of several nodes that a node became, the one that computes says most about it.
+            if is_layer(&id) || !is_layer(home) {
+                *home = id;
+            }
         }
     }
     let fate = |id| {

@@ -135,7 +135,7 @@ fn exp(x: f32) -> f32 {
     let tail = tail * r + 8.333_452e-3;
     let tail = tail * r + 4.166_579_6e-2;
     let tail = tail * r + 1.666_666_5e-1;
-    let tail = tail * r + 5.000_000_1e-1;
+    let tail = tail * r + 0.5;
     let y = tail * (r * r) + r + 1.0;
     // Two factors, since 2^n may lie below or above the normal numbers while the result does not.
     let n = n as i32;

@@ -87,11 +87,20 @@ impl Phases {
         (phases.pads.0 >= 0 && phases.pads.1 >= 0).then_some(phases)
     }
 
+    /// The end of the `Slice`, which counts from the back; all of it where nothing is cut, since -0 would count from the front.
+    fn end(&self) -> i64 {
+        if self.cut.1 == 0 {
+            i64::MAX
+        } else {
+            -self.cut.1
+        }
+    }
+
     /// The tap of the transposed convolution that tap `tap` of phase `phase` is; `None` for a zero.
     fn tap(&self, phase: usize, tap: usize) -> Option<usize> {
         let position = phase + (self.taps - 1 - tap) * self.stride;
         let tap = position / self.dilation;
-        (position % self.dilation == 0 && tap < self.kernel).then_some(tap)
+        (position.is_multiple_of(self.dilation) && tap < self.kernel).then_some(tap)
     }
 }
 
@@ -203,7 +212,7 @@ impl Rewrite for SplitTransposedConv {
             .map_err(|_| Skip::because("only two-dimensional convolutions have kernels"))?;
         let group = usize::try_from(op.group).ok().filter(|group| *group > 0);
         let group = group
-            .filter(|group| shape[0] % group == 0)
+            .filter(|group| shape[0].is_multiple_of(*group))
             .ok_or(Skip::NoMatch)?;
         let axes = phases(op, &shape[2..])?;
         let stride = axes[0].stride;
@@ -300,12 +309,8 @@ fn interleave(
             blocksize: axes[0].stride as i64,
             mode: order,
         };
-        value = patch.node(
-            format!("{name}.interleave"),
-            op,
-            [Some(value)],
-            sources.clone(),
-        );
+        let sources = sources.clone();
+        value = patch.node(format!("{name}.interleave"), op, [Some(value)], sources);
     }
     if axes.iter().all(|axis| axis.cut == (0, 0)) {
         return value;
@@ -314,15 +319,7 @@ fn interleave(
         Some(patch.constant(format!("{name}.cut.{what}"), Tensor::vector(numbers)))
     };
     let starts = list("starts", axes.iter().map(|axis| axis.cut.0).collect());
-    // An end of 0 would count from the front.
-    let end = |axis: &Phases| {
-        if axis.cut.1 == 0 {
-            i64::MAX
-        } else {
-            -axis.cut.1
-        }
-    };
-    let ends = list("ends", axes.iter().map(end).collect());
+    let ends = list("ends", axes.iter().map(Phases::end).collect());
     let along = list("axes", vec![2, 3]);
     patch.node(
         format!("{name}.cut"),
@@ -384,16 +381,9 @@ mod tests {
             mode: order,
         };
         let made = run(&blocks, &[&made]);
-        let end = |axis: &Phases| {
-            if axis.cut.1 == 0 {
-                i64::MAX
-            } else {
-                -axis.cut.1
-            }
-        };
         let lists = [
             axes.iter().map(|axis| axis.cut.0).collect(),
-            axes.iter().map(end).collect(),
+            axes.iter().map(Phases::end).collect(),
             vec![2, 3],
         ]
         .map(Tensor::vector);
