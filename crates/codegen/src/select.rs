@@ -4,9 +4,7 @@
 //! again when it binds the step, so that the two must agree. Otherwise the portable operator computes the node, and the note says why.
 
 use octofold_ir::Op;
-use octofold_ops::families::{
-    BinaryKind, CoordinateTransformation, Layout, OutputQuantization, PadMode, PoolKind, ResizeMode,
-};
+use octofold_ops::families::{BinaryKind, Layout, OutputQuantization, PadMode, PoolKind};
 use octofold_quant::QParams;
 use octofold_runtime::Kernel;
 use octofold_tensor::{DType, Dim};
@@ -214,9 +212,7 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
             Ok(Kernel::Concat)
         }
         Op::Resize(op) => {
-            let nearest = op.mode == ResizeMode::Nearest
-                && op.coordinate_transformation_mode != CoordinateTransformation::TfCropAndResize;
-            check(nearest, "it computes between elements")?;
+            check(op.keeps_values(), "it computes between elements")?;
             // The region is read by another mode only.
             movement(facts, &[2, 3])
         }

@@ -189,7 +189,7 @@ pub struct FoldingBudget {
 impl Default for FoldingBudget {
     fn default() -> Self {
         Self {
-            bytes: 1 << 26,
+            bytes: 1 << 25,
             operations: 1 << 28,
         }
     }

@@ -1,6 +1,6 @@
 //! The fate of every node of a model: quantized how, or left float why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use octofold_ir::{Graph, NodeId, Op, ValueId};
 use octofold_passes::annotate::{Annotations, NodeAnnotation};
@@ -192,37 +192,46 @@ pub(crate) fn record_unlowered(graph: &mut Graph, wanted: &[Wanted], runs: &[Pas
         let value = graph.value(value);
         value.constant().is_none() && matches!(value.ty().dtype, DType::U8 | DType::I8 | DType::I32)
     };
+    // Names are looked up by tables: a file may hold many nodes, all of them quantized in vain.
+    let ids: HashMap<&str, NodeId> = graph
+        .node_ids()
+        .map(|id| (graph.node(id).name(), id))
+        .collect();
     let is_float = |name: &str| {
-        let id = graph.node_ids().find(|&id| graph.node(id).name() == name);
-        id.is_some_and(|id| {
+        ids.get(name).is_some_and(|&id| {
             let node = graph.node(id);
             let values = node.inputs().iter().flatten().chain(node.outputs());
             !values.copied().any(is_integer)
         })
     };
-    let reason = |place: &str| {
-        let events = runs.iter().flat_map(|run| &run.report.events);
-        let mut skipped = events.filter_map(|event| match &event.outcome {
-            Outcome::Skipped(reason) if event.place == place => Some(reason.clone()),
+    let events = runs.iter().flat_map(|run| &run.report.events);
+    // The last reason of a place stays.
+    let reasons: HashMap<&str, &String> = events
+        .filter_map(|event| match &event.outcome {
+            Outcome::Skipped(reason) => Some((event.place.as_str(), reason)),
             _ => None,
-        });
-        skipped.next_back()
-    };
+        })
+        .collect();
     let nodes: Vec<FloatNode> = wanted
         .iter()
         .filter(|wanted| is_float(&wanted.node))
         .map(|wanted| {
             let places = std::iter::once(&wanted.node).chain(&wanted.quantizers);
-            let reason = places.into_iter().find_map(|place| reason(place));
+            let reason = places
+                .into_iter()
+                .find_map(|place| reasons.get(place.as_str()));
             FloatNode {
                 node: wanted.node.clone(),
                 operator: wanted.operator.to_owned(),
-                reason: reason.unwrap_or_else(|| {
-                    format!(
-                        "no integer kernel computes {} between these quantizers",
-                        wanted.operator
-                    )
-                }),
+                reason: reason.map_or_else(
+                    || {
+                        format!(
+                            "no integer kernel computes {} between these quantizers",
+                            wanted.operator
+                        )
+                    },
+                    |reason| (*reason).clone(),
+                ),
             }
         })
         .collect();

@@ -319,19 +319,27 @@ pub fn lower_for(graph: &Graph, backend: &BackendConfig) -> Result<(Graph, Vec<P
 }
 
 /// The engine that a graph was prepared for; fbgemm where it does not say.
-pub fn engine_of(graph: &Graph) -> Engine {
-    let engine = Provenance::read(graph.metadata()).engine;
-    let engine = engine.and_then(|name| Engine::from_name(&name));
-    engine.unwrap_or(Engine::Fbgemm)
+///
+/// # Errors
+/// [`Error::EngineMismatch`] when it names an engine that does not exist.
+pub fn engine_of(graph: &Graph) -> Result<Engine, Error> {
+    match Provenance::read(graph.metadata()).engine {
+        None => Ok(Engine::Fbgemm),
+        Some(name) => Engine::from_name(&name).ok_or_else(|| Error::EngineMismatch {
+            what: "the model".to_owned(),
+            prepared_for: name,
+            used_with: Engine::ALL.map(Engine::name).join(" or "),
+        }),
+    }
 }
 
 /// Makes an executable plan of a lowered graph, for [its engine](engine_of).
 ///
 /// # Errors
-/// When the graph has a cycle or weights cannot be packed.
+/// When the graph has a cycle, weights cannot be packed, or it was prepared for an engine that does not exist.
 pub fn compile(graph: &Graph) -> Result<Plan, Error> {
     let options = CodegenOptions {
-        engine: engine_of(graph),
+        engine: engine_of(graph)?,
         ..CodegenOptions::default()
     };
     compile_with(graph, &options)
@@ -340,8 +348,9 @@ pub fn compile(graph: &Graph) -> Result<Plan, Error> {
 /// As [`compile`], for an engine and an instruction set.
 ///
 /// # Errors
-/// As [`compile`].
+/// As [`compile`], and when the graph was prepared for another engine.
 pub fn compile_with(graph: &Graph, options: &CodegenOptions) -> Result<Plan, Error> {
+    Provenance::read(graph.metadata()).require_engine(options.engine.name(), "the model")?;
     Ok(octofold_codegen::compile(graph, options)?)
 }
 

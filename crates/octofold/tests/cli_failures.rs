@@ -17,6 +17,7 @@ const FAILURES: &str = "
     compile MODEL -o out.oct --shape input=1xx            | 1xx NAME=
     compile MODEL -o out.oct --shape image=1x1x28x28      | image
     compile MODEL -o out.oct --target sse2                | sse2 neondot
+    compile MODEL -o out.oct --target neon --backend fbgemm | neon fbgemm qnnpack
     compile MODEL -o out.oct --algorithm static           | --calibrate
     compile MODEL -o out.oct --algorithm dynamic          | dynamic
     quantize MODEL -o out.onnx                            | --calibrate

@@ -39,7 +39,7 @@ fn reference(name: &str, engine: Engine) -> Result<Graph> {
 }
 
 fn plan(graph: &Graph) -> Result<Arc<Plan>> {
-    let backend = BackendConfig::named(octofold::engine_of(graph).name())?;
+    let backend = BackendConfig::named(octofold::engine_of(graph)?.name())?;
     let (lowered, _) = octofold::lower_for(graph, &backend)?;
     Ok(Arc::new(octofold::compile(&lowered)?))
 }

@@ -1,20 +1,16 @@
-//! Which broadcasts the elementwise kernels do: an operand that repeats over some neighbouring axes.
+//! Operands that repeat over some neighbouring axes, which elementwise kernels take as they are.
 
 /// How `small` repeats over `large`: the first axis over which it repeats, and the first one behind these.
 ///
-/// Before, between and behind, `small` has the sizes of `large`, then 1s, then the sizes of `large` again; missing leading axes count as 1. The
-/// axes may be sizes or symbolic dimensions; `is_one` says which are 1. `None` when it does not repeat in this way.
+/// Before, between and behind, `small` has the sizes of `large`, then 1s, then the sizes of `large` again; missing leading axes count as 1.
+/// `None` when it does not repeat in this way.
 ///
 /// `[N, H, W, C]` and `[C]` give `(0, 3)`; and `[N, 1, 1, C]` gives `(1, 3)`; equal shapes give `(0, 0)`.
-pub fn repetition<D: PartialEq>(
-    large: &[D],
-    small: &[D],
-    is_one: impl Fn(&D) -> bool,
-) -> Option<(usize, usize)> {
+pub(crate) fn repetition(large: &[usize], small: &[usize]) -> Option<(usize, usize)> {
     let missing = large.len().checked_sub(small.len())?;
     // What `small` has along an axis of `large`, as far as it differs.
     let same = |axis: usize| axis >= missing && small[axis - missing] == large[axis];
-    let one = |axis: usize| axis < missing || is_one(&small[axis - missing]);
+    let one = |axis: usize| axis < missing || small[axis - missing] == 1;
     let mut start = 0;
     while start < large.len() && same(start) {
         start += 1;
@@ -42,7 +38,7 @@ mod tests {
 
     #[test]
     fn operands_repeat_over_neighbouring_axes() {
-        let find = |large: &[usize], small: &[usize]| repetition(large, small, |&size| size == 1);
+        let find = |large: &[usize], small: &[usize]| repetition(large, small);
         assert_eq!(find(&[2, 5, 5, 8], &[8]), Some((0, 3)));
         assert_eq!(find(&[2, 5, 5, 8], &[2, 1, 1, 8]), Some((1, 3)));
         assert_eq!(find(&[1, 5, 5, 8], &[1, 1, 1, 8]), Some((0, 3)));

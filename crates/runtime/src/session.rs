@@ -32,7 +32,7 @@ pub struct SessionOptions {
     pub isa: Option<Isa>,
     /// Whether a plan that is made for another processor runs, by the kernels that this one has.
     pub allow_portable: bool,
-    /// The bytes of memory that a run may take for the constants that portable steps read, the arena, and the values with tensors of their
+    /// The bytes of memory that a run may take for the constants that portable steps read, the arena, tables, and the values with tensors of their
     /// own. A plan of a few bytes may ask for any number. What operators take while they compute one result is not counted.
     pub memory: u64,
 }
@@ -180,6 +180,7 @@ impl Session {
             let made = Specialization::new(&self.plan, inputs, self.pool.threads())?;
             let needed = (made.arena_bytes() as u64)
                 .saturating_add(made.tensor_bytes())
+                .saturating_add(made.table_bytes() as u64)
                 .saturating_add(self.memory.constants);
             let limit = self.memory.budget;
             if needed > limit {

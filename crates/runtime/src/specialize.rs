@@ -55,7 +55,12 @@ pub struct Specialization {
     pub(crate) costs: Vec<StepCost>,
     arena_bytes: usize,
     tensor_bytes: u64,
+    table_bytes: usize,
 }
+
+/// Most bytes of tables of all steps. They are made when a plan is loaded, before anybody says how much memory a run may take, and a step of a few
+/// bytes may ask for any number.
+const TABLES: usize = 256 << 20;
 
 impl Specialization {
     /// Computes sizes, places and work for inputs of the given shapes, in the order of [`Plan::inputs`], for `threads` threads.
@@ -72,6 +77,7 @@ impl Specialization {
         let mut actions = Vec::with_capacity(plan.steps().len());
         let mut costs = Vec::with_capacity(plan.steps().len());
         let mut taps = 0;
+        let mut table_bytes = 0_usize;
         for (index, step) in plan.steps().iter().enumerate() {
             let action = bind(plan, step, &shapes, threads, &mut taps).map_err(|source| {
                 PlanError::Step {
@@ -80,6 +86,14 @@ impl Specialization {
                     source: Box::new(source),
                 }
             })?;
+            if let Action::Kernel(work) = &action {
+                table_bytes = table_bytes.saturating_add(work.table_bytes());
+            }
+            if table_bytes > TABLES {
+                return Err(PlanError::Inconsistent(format!(
+                    "the tables of its steps take more than {TABLES} bytes"
+                )));
+            }
             actions.push(action);
             costs.push(step_cost(plan, step, &shapes));
         }
@@ -108,7 +122,13 @@ impl Specialization {
             costs,
             arena_bytes,
             tensor_bytes,
+            table_bytes,
         })
+    }
+
+    /// The bytes of the tables that steps keep for these sizes.
+    pub fn table_bytes(&self) -> usize {
+        self.table_bytes
     }
 
     /// The bytes of the arena.

@@ -1,8 +1,4 @@
-//! Where the taps of an output pixel lie in the input: tables of offsets, and gathered patches.
-//!
-//! The table is `[tap][pixel of the chunk]`, so that any number of neighbouring pixels makes a tile. Taps
-//! outside of the image get [`OUTSIDE`], for which micro kernels read the zero row. Patches are `[pixel][K]`
-//! with K = (kernel row, kernel column, channel of the group) padded to a multiple of four, the order of the
+//! Gathered patches, for convolutions whose channels cannot be read where they lie: `[pixel][K]` with K = (kernel row, kernel column, channel of the group) padded to a multiple of four, the order of the
 //! packed weights.
 
 use std::ops::Range;

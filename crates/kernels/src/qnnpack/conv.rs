@@ -16,7 +16,7 @@ use crate::{Isa, KernelError};
 /// - `packed`: from [`super::pack()`] for the same shape;
 /// - `stage`: its constants have one entry for each of `out_c` channels;
 /// - `pixels`: a part of `0..batch·out_h·out_w`; calls for disjoint parts may run at the same time;
-/// - `channels`: starts at a multiple of [`PANEL`] and ends at one, or at `out_c`; all channels of a depthwise
+/// - `channels`: starts at a multiple of [`PANEL`] and ends at one, or at `out_c`; all channels of a grouped
 ///   convolution;
 /// - `output`: the values, `[pixels.len(), channels.len()]`. With all channels, or one pixel, this is a
 ///   contiguous part of the whole output;
@@ -49,7 +49,7 @@ pub fn conv(
     let whole_panels = channels.start.is_multiple_of(PANEL)
         && (channels.end.is_multiple_of(PANEL) || channels.end == shape.out_c);
     let all = channels == (0..shape.out_c);
-    if !whole_panels || (checked.depthwise && !all) {
+    if !whole_panels || (shape.groups > 1 && !all) {
         let (what, range, len) = ("channels", channels, shape.out_c);
         return Err(KernelError::Range { what, range, len });
     }

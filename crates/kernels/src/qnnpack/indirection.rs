@@ -12,7 +12,7 @@ use super::depthwise;
 use super::pack::quads;
 use crate::KernelError;
 use crate::conv::pixels::offset_table;
-use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::shape::{CheckedShape, ConvShape};
 use crate::conv::tile::{EXTRAS, OUTSIDE, extra};
 
 /// Entries of a table that is kept: 128 KiB, as much as a 3x3 convolution over 60 x 60 pixels takes.
@@ -51,11 +51,13 @@ impl Indirection {
         let checked = shape.check()?;
         let pixels = checked.out_h * checked.out_w;
         let in_pixels = shape.in_h * shape.in_w;
-        let entries = product("the table of offsets", &[pixels, checked.taps])?;
-        let strip = if entries <= KEPT || checked.depthwise {
+        let entries = pixels.saturating_mul(checked.taps);
+        let kept = entries <= KEPT && !checked.depthwise;
+        let strip = if kept {
             pixels
         } else {
-            (STRIP / checked.taps).next_multiple_of(GRAIN).max(GRAIN)
+            let strip = (STRIP / checked.taps).next_multiple_of(GRAIN);
+            strip.max(GRAIN).min(pixels)
         };
         // Bytes of the last group that kernels read but a pixel does not have: at most three.
         let beyond = 4 * quads(&checked) - checked.group_in;
@@ -70,7 +72,7 @@ impl Indirection {
             copied,
             extra_len: (4 * quads(&checked)).next_multiple_of(64),
         };
-        if strip == pixels && !checked.depthwise {
+        if kept {
             let mut offsets = vec![0; entries];
             indirection.fill_table(0..pixels, &mut offsets);
             indirection.offsets = offsets;
@@ -112,6 +114,11 @@ impl Indirection {
     /// The convolution.
     pub fn shape(&self) -> &ConvShape {
         &self.shape
+    }
+
+    /// The bytes of the table that is kept.
+    pub fn table_bytes(&self) -> usize {
+        4 * self.offsets.len()
     }
 
     /// The number of scratch bytes that [`super::conv()`] needs, whatever the ranges.

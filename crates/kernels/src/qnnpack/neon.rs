@@ -134,7 +134,7 @@ impl Constants {
     }
 }
 
-/// Four values of a slice that holds `count` of them at `from`, zeros beyond.
+/// Eight values of a slice that holds `count` of them at `from`, zeros beyond.
 ///
 /// # Safety
 /// `count` values, at most 8, are readable at `from`.

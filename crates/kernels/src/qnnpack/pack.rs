@@ -65,7 +65,7 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
         let sum = kernel.iter().fold(0_i32, |sum, &weight| {
             sum.wrapping_add(i32::from(weight) * 128)
         });
-        packed[panel + lane..][..4].copy_from_slice(&sum.to_ne_bytes());
+        packed[panel + lane..][..4].copy_from_slice(&sum.to_le_bytes());
         for (i, &weight) in kernel.iter().enumerate() {
             let (input, tap) = (i / checked.taps, i % checked.taps);
             let block = tap * quads(&checked) + input / 4;
@@ -113,7 +113,7 @@ mod tests {
         let weight = weights[8 * 24 + 5 * 4 + 2];
         assert_eq!(packed[panel + 32 + (2 * 2 + 1) * 32 + 1] as i8, weight);
         let sum: i32 = weights[24..48].iter().map(|&w| i32::from(w) * 128).sum();
-        assert_eq!(packed[4..8], sum.to_ne_bytes());
+        assert_eq!(packed[4..8], sum.to_le_bytes());
     }
 
     #[test]

@@ -103,6 +103,12 @@ impl Movement {
         })
     }
 
+    /// The bytes of the tables.
+    pub fn table_bytes(&self) -> usize {
+        let outer: usize = self.outer.iter().map(|axis| axis.len()).sum();
+        outer * size_of::<usize>() + self.pieces.len() * size_of::<Piece>()
+    }
+
     /// The rows of the result: the product of the sizes of all axes but those that make a row.
     pub fn rows(&self) -> usize {
         self.outer.iter().map(|axis| axis.len()).product()
@@ -125,7 +131,7 @@ impl Movement {
         output: &mut [u8],
     ) -> Result<(), KernelError> {
         check_range("rows", &rows, self.rows())?;
-        check_len("the output", output.len(), rows.len() * self.width)?;
+        check_len("the output", rows.len() * self.width, output.len())?;
         if output.is_empty() {
             return Ok(());
         }
@@ -164,10 +170,14 @@ impl Movement {
                 rest /= axis.len();
                 start = start
                     .filter(|_| offset != BORDER)
-                    .map(|start| start + offset);
+                    .map(|start: usize| start.saturating_add(offset));
             }
             match start {
-                Some(start) => pieces(&self.pieces, &input[start..], fill, output),
+                // Of rows that are all border nothing was asked of the input.
+                Some(start) => {
+                    let input = input.get(start..).unwrap_or(&[]);
+                    pieces(&self.pieces, input, fill, output);
+                }
                 None => repeat(fill, output),
             }
         }

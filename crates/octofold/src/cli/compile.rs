@@ -42,7 +42,10 @@ impl Compile {
             ),
         };
         let model = self.shapes.fix(self.execution.limits.load(&self.model)?)?;
-        let recorded = Provenance::read(model.graph.metadata()).engine;
+        let recorded = match self.quantization.allow_other_engine {
+            true => None,
+            false => Provenance::read(model.graph.metadata()).engine,
+        };
         self.quantization.default_backend(match (recorded, target) {
             (Some(engine), _) => engine,
             (None, Some(Isa::Neon | Isa::NeonDot)) => Engine::Qnnpack.name().to_owned(),
@@ -61,9 +64,15 @@ impl Compile {
         let backend = self.quantization.backend()?;
         let (lowered, _) = octofold::lower_for(&graph, &backend)
             .with_context(|| self.model.display().to_string())?;
+        let engine = Engine::from_name(&backend.name)
+            .with_context(|| format!("there is no engine {}", backend.name))?;
+        if let (Engine::Fbgemm, Some(target @ (Isa::Neon | Isa::NeonDot))) = (engine, target) {
+            bail!(
+                "--target {target}: the engine fbgemm has no kernels for it; --backend qnnpack has (with --allow-other-engine, where the model was prepared for fbgemm)"
+            );
+        }
         let options = CodegenOptions {
-            engine: Engine::from_name(&backend.name)
-                .with_context(|| format!("there is no engine {}", backend.name))?,
+            engine,
             requires: target,
             portable: false,
         };

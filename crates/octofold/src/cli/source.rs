@@ -9,7 +9,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use octofold::Model;
 use octofold::calibrate::{DataOptions, DataSet, InputSpec, Preprocess};
+use octofold::codegen::CodegenOptions;
 use octofold::config::Config;
+use octofold::ir::Graph;
 use octofold::kernels::isa::Isa;
 use octofold::passes::backend::BackendConfig;
 use octofold::runtime::{Plan, Session, SessionOptions};
@@ -64,10 +66,20 @@ pub(crate) fn plan_of(path: &Path, limits: &LimitArguments) -> Result<Plan> {
 
 /// The plan of a model as it is, for the engine that it was prepared for.
 fn compiled(model: &Model, path: &Path) -> Result<Plan> {
-    let backend = BackendConfig::named(octofold::engine_of(&model.graph).name())?;
-    let (lowered, _) =
-        octofold::lower_for(&model.graph, &backend).with_context(|| path.display().to_string())?;
-    octofold::compile(&lowered).with_context(|| path.display().to_string())
+    let compiled = compiled_graph(&model.graph);
+    compiled.with_context(|| path.display().to_string())
+}
+
+/// The plan of a graph as it is, for the engine that it was prepared for and the processor that runs it.
+pub(crate) fn compiled_graph(graph: &Graph) -> Result<Plan> {
+    let engine = octofold::engine_of(graph)?;
+    let (lowered, _) = octofold::lower_for(graph, &BackendConfig::named(engine.name())?)?;
+    let options = CodegenOptions {
+        engine,
+        requires: Some(Isa::Scalar),
+        portable: false,
+    };
+    Ok(octofold::compile_with(&lowered, &options)?)
 }
 
 /// A session of a plan or model.

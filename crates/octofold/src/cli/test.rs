@@ -14,6 +14,8 @@ use octofold::runtime::{Session, SessionOptions};
 use octofold::tensor::{DType, Tensor};
 use serde::Deserialize;
 
+use crate::cli::source::compiled_graph;
+
 #[derive(Args)]
 pub(crate) struct Test {
     /// Folders that hold `model.onnx` and `test_data_set_*` or `X.onnx` and `X_output_0.pb`, folders of such folders, or one `X.onnx`.
@@ -177,9 +179,8 @@ impl Set {
                 graph = graph.with_frozen_input(&name, tensor)?;
             }
         }
-        let (lowered, _) = octofold::lower(&graph)?;
         let mut session = Session::new(
-            octofold::compile(&lowered)?.into(),
+            compiled_graph(&graph)?.into(),
             SessionOptions {
                 threads: 1,
                 ..SessionOptions::DEFAULT

@@ -105,6 +105,13 @@ pub struct ResizedShape {
 }
 
 impl Resize {
+    /// Whether every element of the result is one of the operand: nearest neighbours, and nothing made up outside of the operand. Then the
+    /// parameters of quantized elements stay.
+    pub fn keeps_values(&self) -> bool {
+        self.mode == ResizeMode::Nearest
+            && self.coordinate_transformation_mode != CoordinateTransformation::TfCropAndResize
+    }
+
     /// The shape of the result for an input of shape `x`, from `scales` or `sizes`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The class of an operator, from its form: ranks, constants, attributes.
 
 use octofold_ir::{Graph, NodeId, Op};
-use octofold_ops::families::{BinaryKind, CoordinateTransformation, PadMode, ResizeMode};
+use octofold_ops::families::{BinaryKind, PadMode};
 use octofold_tensor::DType;
 
 use super::{BackendConfig, OpClass};
@@ -108,11 +108,7 @@ pub(super) fn classify(
         {
             Err("only a pad of zeros keeps its parameters".to_owned())
         }
-        Op::Resize(resize)
-            if resize.mode != ResizeMode::Nearest
-                || resize.coordinate_transformation_mode
-                    == CoordinateTransformation::TfCropAndResize =>
-        {
+        Op::Resize(resize) if !resize.keeps_values() => {
             Err("only resizing to nearest neighbours keeps values".to_owned())
         }
         Op::MatMul(_) => {

@@ -133,6 +133,17 @@ fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
     Ok([y, x])
 }
 
+/// Whether the phases have at most four times the taps of the transposed convolution, the zeros among them included.
+fn is_worth_splitting([y, x]: &[Phases; 2]) -> bool {
+    let product = |sizes: &[usize]| {
+        let mut sizes = sizes.iter();
+        sizes.try_fold(1_usize, |product, &size| product.checked_mul(size))
+    };
+    let taps = product(&[y.stride, x.stride, y.taps, x.taps]);
+    let own = product(&[4, y.kernel, x.kernel]);
+    taps.zip(own).is_some_and(|(taps, own)| taps <= own)
+}
+
 /// The weights [M·s², C/group, …] of the convolution for the weights `w` [C, M/group, …] of the transposed one.
 fn phase_weights(
     w: &[f32],
@@ -216,6 +227,11 @@ impl Rewrite for SplitTransposedConv {
             .ok_or(Skip::NoMatch)?;
         let axes = phases(op, &shape[2..])?;
         let stride = axes[0].stride;
+        if !is_worth_splitting(&axes) {
+            return Err(Skip::because(
+                "most products of its phases would be with zeros: its kernel is small for its stride and dilation",
+            ));
+        }
         // The filters of a group must be neighbours; otherwise whole pixels are the better neighbours.
         let order = if group == 1 {
             BlockOrder::Dcr

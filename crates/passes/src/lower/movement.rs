@@ -52,6 +52,11 @@ impl Rewrite for QuantizedMovement {
             .and_then(|value| dequantized(graph, value))
             .ok_or(Skip::because("the input is not quantized"))?;
         x.activation()?;
+        if matches!(graph.node(id).op(), Op::Resize(op) if !op.keeps_values()) {
+            return Err(Skip::because(
+                "only resizing to nearest neighbours keeps values",
+            ));
+        }
         let mut patch = Patch::new();
         let mut inputs = support::operands(graph, id);
         inputs[0] = Some(x.value.into());

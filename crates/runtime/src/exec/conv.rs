@@ -273,6 +273,13 @@ fn float_stage(arguments: &Arguments<'_>, activation: Activation) -> Result<Stag
 }
 
 impl Work for Conv {
+    fn table_bytes(&self) -> usize {
+        match &self.prepared {
+            Prepared::Fbgemm(_) => 0,
+            Prepared::Qnnpack(indirection) => indirection.table_bytes(),
+        }
+    }
+
     fn run(&self, call: Call<'_>) -> Result<(), StepError> {
         match self.stage {
             Stage::Quantized { y, residual } => {

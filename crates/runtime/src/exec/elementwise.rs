@@ -91,7 +91,7 @@ fn crossing(result: &[usize], operands: [&[usize]; 2], size: usize) -> Option<Bl
 
 /// The blocks of an operand as large as the result, and one that repeats over neighbouring axes.
 fn repeating(result: &[usize], large: usize, small: &[usize], size: usize) -> Option<Blocks> {
-    let (repeats, behind) = repetition(result, small, |&size| size == 1)?;
+    let (repeats, behind) = repetition(result, small)?;
     let product = |axes: std::ops::Range<usize>| result[axes].iter().product::<usize>();
     let outer = product(0..repeats);
     let (block, inner) = (

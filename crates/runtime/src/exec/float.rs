@@ -16,7 +16,6 @@ use crate::values::{numbers, numbers_mut};
 #[derive(Debug)]
 struct Arithmetic {
     op: Binary,
-    /// Whether the second operand is the one of the result's size.
     clamp: (f32, f32),
     blocks: Blocks,
 }

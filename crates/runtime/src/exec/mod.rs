@@ -107,6 +107,11 @@ impl<'a> Call<'a> {
 pub(crate) trait Work: fmt::Debug + Send + Sync {
     /// Computes the result.
     fn run(&self, call: Call<'_>) -> Result<(), StepError>;
+
+    /// The bytes of the tables that it keeps for its sizes.
+    fn table_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// Gives the work of a step, when its kernel takes it.

@@ -70,6 +70,10 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 }
 
 impl Work for Move {
+    fn table_bytes(&self) -> usize {
+        self.movement.table_bytes()
+    }
+
     fn run(&self, call: Call<'_>) -> Result<(), StepError> {
         let (input, width) = (call.operand(0), self.movement.width());
         if width == 0 {

@@ -374,6 +374,51 @@ fn columns_of_a_product_join_to_the_whole() {
     }
 }
 
+/// Panels are counted from the first channel of a group, so that a range of channels would begin inside of one.
+#[test]
+fn channels_of_a_grouped_convolution_are_computed_together() {
+    let shape = ConvShape {
+        groups: 2,
+        ..ConvShape::square((4, 4, 8), 24, 3, 1, 1)
+    };
+    let table = Indirection::new(&shape).expect("a valid shape");
+    let weights = vec![1_i8; 24 * 36];
+    let packed = qnnpack::pack(&shape, &weights).expect("a valid shape");
+    let (bias, multiplier) = ([0; 24], [0.1; 24]);
+    let stage = OutputStage::Quantized(Quantized {
+        bias: &bias,
+        multiplier: &multiplier,
+        zero_point: 0,
+        lo: 0,
+        hi: 255,
+        residual: None,
+    });
+    let input = Activations {
+        data: &[1; 128],
+        signed: false,
+        zero_point: 0,
+    };
+    let mut scratch = vec![0; table.scratch_len()];
+    let mut run = |channels: std::ops::Range<usize>| {
+        let mut output = vec![0; 16 * channels.len()];
+        let (output, pixels) = (OutputSlice::Bytes(&mut output), 0..16);
+        let isa = Isa::detect();
+        qnnpack::conv(
+            isa,
+            &table,
+            input,
+            &packed,
+            &stage,
+            pixels,
+            channels,
+            output,
+            &mut scratch,
+        )
+    };
+    assert_eq!(run(0..24), Ok(()));
+    assert!(matches!(run(16..24), Err(KernelError::Range { .. })));
+}
+
 #[test]
 fn wrong_lengths_and_constants_are_refused_before_anything_is_written() {
     let shape = ConvShape::square((4, 4, 4), 16, 3, 1, 1);

@@ -44,10 +44,10 @@ pub(super) unsafe fn segment(mut segment: Segment<'_>) {
                 pixel = unsafe { narrow::run(&mut segment, &lines, narrow.clone()) };
                 continue;
             }
-            let beside = narrow.start.checked_sub(pixel).filter(|&count| count > 0);
+            let before_narrow = pixel < narrow.start;
             // Columns are shared between outputs only where the kernel has no holes. The last tile may
             // compute pixels a second time, which is cheaper than single ones.
-            let wide = shape.dilation_w == 1 && pixels >= 4 && beside.is_none();
+            let wide = shape.dilation_w == 1 && pixels >= 4 && !before_narrow;
             let start = if wide { pixel.min(pixels - 4) } else { pixel };
             let segment = &mut segment;
             // SAFETY: passed on from the caller; the pixels and the channels exist, and the size is that of
