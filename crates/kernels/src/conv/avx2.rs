@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::output::{OutputStage, Quantized};
 use super::scalar::store_floats;
-use super::tile::Tile;
+use super::tile::{Tile, partial};
 
 /// Channels of a tile.
 const CHANNELS: usize = 16;
@@ -220,18 +220,6 @@ impl Finish {
     }
 }
 
-/// Up to 16 values of a slice that holds `count` of them at `from`, and zeros.
-///
-/// # Safety
-/// `count` values, at most 16, are readable at `from`.
-#[inline(always)]
-unsafe fn partial<T: Copy + Default>(from: *const T, count: usize) -> [T; CHANNELS] {
-    let mut values = [T::default(); CHANNELS];
-    // SAFETY: passed on from the caller.
-    unsafe { std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count) };
-    values
-}
-
 /// Requantizes and stores a tile.
 ///
 /// # Safety
@@ -260,7 +248,8 @@ unsafe fn store_bytes<const R: usize>(
         if count == CHANNELS {
             (load_bias(bias), load_multiplier(multiplier))
         } else {
-            let (bias, multiplier) = (partial(bias, count), partial(multiplier, count));
+            let bias: [_; CHANNELS] = partial(bias, count);
+            let multiplier: [_; CHANNELS] = partial(multiplier, count);
             (
                 load_bias(bias.as_ptr()),
                 load_multiplier(multiplier.as_ptr()),

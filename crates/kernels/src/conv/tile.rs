@@ -121,6 +121,21 @@ impl Tile<'_> {
     }
 }
 
+/// Up to `N` values: the `count` that lie at `from`, and zeros.
+///
+/// # Safety
+/// `count` values, at most `N`, are readable at `from`.
+#[inline(always)]
+pub(crate) unsafe fn partial<T: Copy + Default, const N: usize>(
+    from: *const T,
+    count: usize,
+) -> [T; N] {
+    let mut values = [T::default(); N];
+    // SAFETY: passed on from the caller.
+    unsafe { std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count) };
+    values
+}
+
 /// The micro kernels of one instruction set and the tiles that they like.
 #[derive(Clone, Copy)]
 pub(crate) struct Micro {

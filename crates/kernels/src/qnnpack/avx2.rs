@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::depthwise::{ROWS, channels_of};
 use super::pack::{FORM, PANEL};
 use crate::conv::avx2;
-use crate::conv::tile::{Micro, Tile};
+use crate::conv::tile::{Micro, Tile, partial};
 
 /// 6 x 16.
 pub(super) const MICRO: Micro = Micro {
@@ -58,9 +58,7 @@ unsafe fn load<const WHOLE: bool>(from: *const u8, count: usize) -> __m128i {
         if WHOLE {
             return _mm_loadu_si128(from.cast());
         }
-        let mut bytes = [0_u8; 16];
-        std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count);
-        _mm_loadu_si128(bytes.as_ptr().cast())
+        _mm_loadu_si128(partial::<u8, 16>(from, count).as_ptr().cast())
     }
 }
 

@@ -13,7 +13,7 @@ use std::arch::aarch64::*;
 use super::depthwise::{self, channels_of};
 use super::pack::{FORM, PANEL};
 use crate::conv::scalar::store_floats;
-use crate::conv::tile::{Micro, Tile};
+use crate::conv::tile::{Micro, Tile, partial};
 use crate::conv::{OutputStage, Quantized};
 
 /// Rows of the tallest tile.
@@ -36,21 +36,27 @@ pub(super) fn fit_rows(rows: usize) -> usize {
     }
 }
 
+/// Calls the function of the tile's height, `compute::<R>(tile)`, for the heights that [`fit_rows`] gives.
+macro_rules! by_rows {
+    ($compute:ident, $tile:expr, $rows:expr) => {
+        match $rows {
+            1 => $compute::<1>($tile),
+            2 => $compute::<2>($tile),
+            4 => $compute::<4>($tile),
+            $crate::qnnpack::neon::ROWS => $compute::<{ $crate::qnnpack::neon::ROWS }>($tile),
+            _ => unreachable!("`fit_rows` gives the heights above only"),
+        }
+    };
+}
+pub(super) use by_rows;
+
 /// Picks the tile of the size asked for.
 ///
 /// # Safety
 /// The invariants of [`Tile`] hold, and the processor has NEON.
 unsafe fn run(tile: &Tile<'_>, rows: usize, _panels: usize) {
     // SAFETY: passed on from the caller.
-    unsafe {
-        match rows {
-            1 => compute::<1>(tile),
-            2 => compute::<2>(tile),
-            4 => compute::<4>(tile),
-            ROWS => compute::<ROWS>(tile),
-            _ => unreachable!("`fit_rows` gives the sizes above only"),
-        }
-    }
+    unsafe { by_rows!(compute, tile, rows) }
 }
 
 /// Adds to the sums of each row the products of one lane of its activations with the weights of eight channels.
@@ -134,18 +140,6 @@ impl Constants {
     }
 }
 
-/// Eight values of a slice that holds `count` of them at `from`, zeros beyond.
-///
-/// # Safety
-/// `count` values, at most 8, are readable at `from`.
-#[inline(always)]
-unsafe fn partial<T: Copy + Default>(from: *const T, count: usize) -> [T; PANEL] {
-    let mut values = [T::default(); PANEL];
-    // SAFETY: passed on from the caller.
-    unsafe { std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count) };
-    values
-}
-
 /// Passes the sums of a tile of up to eight channels through the output stage.
 ///
 /// # Safety
@@ -180,8 +174,8 @@ unsafe fn store_bytes<const R: usize>(
     let count = tile.channels;
     // SAFETY: the constants have an entry for each channel; those that exist are copied before they are loaded.
     let (bias, multiplier) = unsafe {
-        let bias = partial(stage.bias.as_ptr().add(tile.channel), count);
-        let multiplier = partial(stage.multiplier.as_ptr().add(tile.channel), count);
+        let bias: [_; PANEL] = partial(stage.bias.as_ptr().add(tile.channel), count);
+        let multiplier: [_; PANEL] = partial(stage.multiplier.as_ptr().add(tile.channel), count);
         (
             [vld1q_s32(bias.as_ptr()), vld1q_s32(bias.as_ptr().add(4))],
             [
@@ -199,7 +193,7 @@ unsafe fn store_bytes<const R: usize>(
         if let Some(residual) = &stage.residual {
             let at = (tile.row + r) * tile.all_channels + tile.channel;
             // SAFETY: the residual has an element for each row and channel of the tile.
-            let bytes = unsafe { partial(residual.data.as_ptr().add(at), count) };
+            let bytes: [_; PANEL] = unsafe { partial(residual.data.as_ptr().add(at), count) };
             // SAFETY: eight bytes.
             let bytes = unsafe { vld1_u8(bytes.as_ptr()) };
             let words = if residual.signed {
@@ -276,7 +270,7 @@ unsafe fn depthwise_block<const R: usize>(tile: &Tile<'_>) {
                     if tile.channels == PANEL {
                         vld1_u8(from)
                     } else {
-                        vld1_u8(partial(from, tile.channels).as_ptr())
+                        vld1_u8(partial::<_, PANEL>(from, tile.channels).as_ptr())
                     }
                 };
                 let x = vreinterpretq_s16_u16(vmovl_u8(veor_u8(bytes, flip)));

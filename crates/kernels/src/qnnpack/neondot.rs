@@ -11,7 +11,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{ROWS, fit_rows, store};
+use super::neon::{by_rows, fit_rows, store};
 use super::pack::FORM;
 use crate::conv::tile::{Micro, Tile};
 
@@ -29,15 +29,7 @@ pub(super) const MICRO: Micro = Micro {
 /// The invariants of [`Tile`] hold, and the processor has NEON and dot products.
 unsafe fn run(tile: &Tile<'_>, rows: usize, _panels: usize) {
     // SAFETY: passed on from the caller.
-    unsafe {
-        match rows {
-            1 => compute::<1>(tile),
-            2 => compute::<2>(tile),
-            4 => compute::<4>(tile),
-            ROWS => compute::<ROWS>(tile),
-            _ => unreachable!("`fit_rows` gives the sizes above only"),
-        }
-    }
+    unsafe { by_rows!(compute, tile, rows) }
 }
 
 /// Adds to the sums of each row the products of quad `$lane` of its activations with the block at `$block`.

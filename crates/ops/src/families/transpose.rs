@@ -105,13 +105,7 @@ impl Operator for DepthToSpace {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let ([n, c, h, w], b) = images(x, self.blocksize)?;
-        let block = checked_elements(&[b, b])?;
-        if c % block != 0 {
-            return Err(OpError::invalid(format!(
-                "{c} channels do not fill blocks of {b} by {b}"
-            )));
-        }
-        let depth = c / block;
+        let depth = depth(c, b)?;
         let output = Shape::from_slice(&[
             n,
             depth,
@@ -124,6 +118,17 @@ impl Operator for DepthToSpace {
         };
         Ok(vec![y])
     }
+}
+
+/// The channels of the result: of `c` channels, one for each block of `b` by `b`.
+fn depth(c: usize, b: usize) -> Result<usize, OpError> {
+    let block = checked_elements(&[b, b])?;
+    if c % block != 0 {
+        return Err(OpError::invalid(format!(
+            "{c} channels do not fill blocks of {b} by {b}"
+        )));
+    }
+    Ok(c / block)
 }
 
 attributes! {
@@ -147,13 +152,7 @@ impl Operator for NhwcDepthToSpace {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let ([n, h, w, c], b) = images(x, self.blocksize)?;
-        let block = checked_elements(&[b, b])?;
-        if c % block != 0 {
-            return Err(OpError::invalid(format!(
-                "{c} channels do not fill blocks of {b} by {b}"
-            )));
-        }
-        let depth = c / block;
+        let depth = depth(c, b)?;
         let output = Shape::from_slice(&[
             n,
             checked_elements(&[h, b])?,
