@@ -123,7 +123,7 @@ impl Operator for DepthToSpace {
 /// The channels of the result: of `c` channels, one for each block of `b` by `b`.
 fn depth(c: usize, b: usize) -> Result<usize, OpError> {
     let block = checked_elements(&[b, b])?;
-    if c % block != 0 {
+    if !c.is_multiple_of(block) {
         return Err(OpError::invalid(format!(
             "{c} channels do not fill blocks of {b} by {b}"
         )));
