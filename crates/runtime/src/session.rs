@@ -1,8 +1,8 @@
 //! Running a plan.
 //!
 //! A session owns what a run changes: the arena, the threads, and the [specializations](crate::Specialization) to the shapes that it has
-//! seen. Plans are shared by any number of sessions. After the first run with some shapes, a run allocates only its outputs and what
-//! portable steps need.
+//! seen. Plans are shared by any number of sessions. After the first run with some shapes, a run allocates only what portable steps need, and
+//! outputs, where the ones of the run before are still in use: a new output of some megabytes is new pages, which cost more than filling it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +72,8 @@ pub struct Session {
 struct Memory {
     arena: AlignedBytes,
     tensors: Vec<Option<Tensor>>,
+    /// The outputs of the last run that kernels wrote, by value. One that its receiver has dropped is written again.
+    spare: Vec<Option<Tensor>>,
     /// The bytes of the tensors.
     live: u64,
     /// The bytes of the inputs, which the caller had before the run.
@@ -147,6 +149,8 @@ impl Session {
 
     /// Runs the plan on inputs by name, in any order; gives the outputs by name, in the plan's order.
     ///
+    /// The session keeps a reference to the outputs and writes them again in the next run, unless they are still in use then.
+    ///
     /// # Errors
     /// When an input is missing, unknown or does not fit, or a step fails.
     pub fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, RunError> {
@@ -218,6 +222,7 @@ impl Session {
         let specialization = self.specialize(&shapes)?;
         self.memory.tensors.clear();
         self.memory.tensors.resize(self.plan.values().len(), None);
+        self.memory.spare.resize(self.plan.values().len(), None);
         self.memory.live = 0;
         for (&input, tensor) in self.plan.parts().inputs.iter().zip(tensors) {
             self.memory.keep(input, tensor);
@@ -610,7 +615,14 @@ impl Memory {
             }
             Place::Tensor => {
                 let shape = specialization.shape(result).unwrap_or(&[]);
-                let mut tensor = Tensor::zeros(plan.value(result).dtype, shape.iter().copied())?;
+                let dtype = plan.value(result).dtype;
+                let spare = self.spare[result.index()].take().filter(|spare| {
+                    !spare.is_shared() && spare.dtype() == dtype && spare.shape() == shape
+                });
+                let mut tensor = match spare {
+                    Some(spare) => spare,
+                    None => Tensor::zeros(dtype, shape.iter().copied())?,
+                };
                 {
                     let parts = [(0, self.arena.bytes())];
                     let operands = operands(plan, specialization, step, &parts, &self.tensors)?;
@@ -623,6 +635,10 @@ impl Memory {
                         packed,
                         output,
                     })?;
+                }
+                let mut outputs = plan.outputs().iter().map(|output| output.value);
+                if outputs.any(|output| output == Operand::Value(result)) {
+                    self.spare[result.index()] = Some(tensor.clone());
                 }
                 self.keep(result, tensor);
                 Ok(())

@@ -250,6 +250,11 @@ impl Tensor {
         Ok(Self { shape, data })
     }
 
+    /// Whether another tensor shares the elements, so that changing them would copy.
+    pub fn is_shared(&self) -> bool {
+        for_each_data!(&self.data, values => Arc::strong_count(values) > 1)
+    }
+
     /// The sizes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape

@@ -4,11 +4,12 @@
 //! as `[out channels, in channels / groups, kernel height, kernel width]` ("OIHW"). The output size is
 //! that of ONNX `Conv` with explicit pads: `(in + pads - (dilation·(kernel - 1) + 1)) / stride + 1`.
 
+use super::tile::EXTRA;
 use crate::KernelError;
 
 /// Largest number of bytes, elements or coordinates that kernels address: offsets are 32 bits wide, and the
 /// last few are no offsets (see `conv::tile`).
-const LIMIT: usize = (u32::MAX - 8) as usize;
+const LIMIT: usize = EXTRA as usize;
 
 /// The sizes of a convolution over channels-last activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

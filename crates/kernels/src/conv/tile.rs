@@ -12,16 +12,14 @@ use std::ops::Range;
 
 use super::output::OutputStage;
 
-/// The offset that stands for the zero row, extra row 0.
-pub(crate) const OUTSIDE: u32 = extra(0);
+/// Offsets from here on are positions in the extra rows. No offset into an input is as large: see [`super::shape`].
+pub(crate) const EXTRA: u32 = u32::MAX - EXTRA_BYTES + 1;
 
-/// Extra rows that offsets can name.
-pub(crate) const EXTRAS: u32 = 4;
+/// Bytes of extra rows that offsets can name.
+pub(crate) const EXTRA_BYTES: u32 = 1 << 24;
 
-/// The offset that stands for an extra row: no offset into an input, whose length is below these numbers.
-pub(crate) const fn extra(row: u32) -> u32 {
-    u32::MAX - row
-}
+/// The offset that stands for the zero row, the first extra row.
+pub(crate) const OUTSIDE: u32 = EXTRA;
 
 /// The form of packed weights that a micro kernel reads: panels of `[K/4][channels][4]` bytes.
 #[derive(Clone, Copy, Debug)]
@@ -42,9 +40,8 @@ impl PanelForm {
 /// The arguments of a micro kernel. Pointers, since the tiles of one call overlap in what they read.
 ///
 /// Invariants that drivers keep and micro kernels rely on, for the `rows` and `panels` of the call:
-/// - `offsets` has, for each tap `t < taps`, `rows` entries from `t · offset_stride` on; each is [`extra`] of a row
-///   that exists or such that `4 · quads` bytes are readable at `input + offset`;
-/// - `extras` has rows of `extra_len >= 4 · quads` readable bytes, as many as the offsets name;
+/// - `offsets` has, for each tap `t < taps`, `rows` entries from `t · offset_stride` on; `4 · quads` bytes are readable
+///   at `input + offset`, or from [`EXTRA`] on, at `extras + (offset - EXTRA)`;
 /// - `weights` has `panels` panels of the engine's form, `panel_stride` bytes apart, each of `taps · quads` blocks;
 /// - `stage` passed [`OutputStage::check`] for channels up to `channel + channels` and rows up to `row +
 ///   rows`;
@@ -55,7 +52,6 @@ impl PanelForm {
 pub(crate) struct Tile<'a> {
     pub(crate) input: *const u8,
     pub(crate) extras: *const u8,
-    pub(crate) extra_len: usize,
     pub(crate) offsets: *const u32,
     pub(crate) offset_stride: usize,
     pub(crate) taps: usize,
@@ -85,17 +81,14 @@ impl Tile<'_> {
     /// The invariants of [`Tile`] hold, with `row < rows` and `tap < taps`.
     #[inline(always)]
     pub(crate) unsafe fn row_start(&self, tap: usize, row: usize) -> *const u8 {
-        // SAFETY: the table has an entry for each row of each tap, the extra row that it names exists, and an
-        // offset lies inside of the input.
-        unsafe {
-            let offset = *self.offsets.add(tap * self.offset_stride + row);
-            if offset > extra(EXTRAS) {
-                self.extras
-                    .add((u32::MAX - offset) as usize * self.extra_len)
-            } else {
-                self.input.add(offset as usize)
-            }
-        }
+        // SAFETY: the table has an entry for each row of each tap.
+        let offset = unsafe { *self.offsets.add(tap * self.offset_stride + row) };
+        let base = if offset >= EXTRA {
+            self.extras.wrapping_sub(EXTRA as usize)
+        } else {
+            self.input
+        };
+        base.wrapping_add(offset as usize)
     }
 
     /// The same tile from channel `first` of it on, with at most `most` channels: for storing the channels of some registers. Its weights
@@ -141,8 +134,8 @@ pub(crate) unsafe fn partial<T: Copy + Default, const N: usize>(
 pub(crate) struct Micro {
     /// The form of the weights.
     pub(crate) form: PanelForm,
-    /// Panels computed at a time.
-    pub(crate) max_panels: usize,
+    /// Panels computed at a time, where there are `rows` rows.
+    pub(crate) max_panels: fn(rows: usize) -> usize,
     /// How many of `rows` remaining rows the next tile of `panels` panels takes; at least one.
     pub(crate) fit_rows: fn(rows: usize, panels: usize) -> usize,
     /// Computes a tile of `rows` by `panels`, as `fit_rows` and `max_panels` allow.
@@ -155,9 +148,8 @@ pub(crate) struct Micro {
 /// What the tiles of one group of channels and one range of pixels have in common.
 pub(crate) struct Part<'a> {
     pub(crate) input: &'a [u8],
-    /// Extra rows of `extra_len` bytes.
+    /// The extra rows, the first of which is the zero row.
     pub(crate) extras: &'a [u8],
-    pub(crate) extra_len: usize,
     /// Tables of pixels from the first one on, `offset_stride` entries a tap.
     pub(crate) offsets: &'a [u32],
     pub(crate) offset_stride: usize,
@@ -195,8 +187,9 @@ impl Part<'_> {
         let form = micro.form;
         let panel_stride = form.header + self.taps * self.quads * form.block();
         let mut channel = channels.start;
+        let most = (micro.max_panels)(pixels.len()) * form.channels;
         while channel < channels.end {
-            let count = (channels.end - channel).min(micro.max_panels * form.channels);
+            let count = (channels.end - channel).min(most);
             let panels = count.div_ceil(form.channels);
             let weights = &self.weights[(channel - group_start) / form.channels * panel_stride..];
             debug_assert!(weights.len() >= panels * panel_stride);
@@ -207,7 +200,6 @@ impl Part<'_> {
                 let tile = Tile {
                     input: self.input.as_ptr(),
                     extras: self.extras.as_ptr(),
-                    extra_len: self.extra_len,
                     offsets: self.offsets[row..].as_ptr(),
                     offset_stride: self.offset_stride,
                     taps: self.taps,

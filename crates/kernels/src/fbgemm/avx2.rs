@@ -7,7 +7,7 @@ use crate::conv::tile::{Micro, Tile};
 /// 6 x 16.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: 1,
+    max_panels: |_| 1,
     fit_rows: |rows, _| rows.min(avx2::ROWS),
     run,
 };

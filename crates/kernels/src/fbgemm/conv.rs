@@ -1,15 +1,16 @@
 //! The drivers: from checked arguments to tiles.
 //!
 //! A range of output pixels is cut into chunks; for each chunk a table of offsets says where every tap of
-//! every pixel starts (or the patches are gathered into scratch, where the channels do not allow reading in
-//! place), and then the loops are: panels of up to 64 channels outside, tiles of a few pixels inside. So the
+//! every pixel starts (a tap may be a row of the kernel, or all of a patch that is gathered into scratch, where the channels do not allow
+//! reading each where it lies), and then the loops are: panels of up to 64 channels outside, tiles of a few pixels inside. So the
 //! weights of a panel stay in the nearest cache while the pixels of the chunk pass by, the scheme of MLAS.
 //! There is no blocking over the depth: sums stay in registers.
 
 use std::ops::Range;
 
 use super::gather::gather_patches;
-use super::pack::{PANEL, group_len, packed_len};
+use super::lines::{extra_len, line_table};
+use super::pack::{PANEL, Reading, Source, packed_len};
 use super::{depthwise, micro};
 use crate::conv::pixels::offset_table;
 use crate::conv::shape::{CheckedShape, ConvShape, LinearShape, product};
@@ -22,10 +23,10 @@ use crate::{Isa, KernelError};
 /// A multiple of all tile heights: ranges of pixels or rows that are multiples of it have no short tiles.
 ///
 /// Any other range works too, and gives the same bytes.
-pub const PIXEL_GRAIN: usize = 24;
+pub const PIXEL_GRAIN: usize = 42;
 
 /// Most pixels of a chunk: a multiple of [`PIXEL_GRAIN`], so that only the last tile of a range is short.
-const CHUNK: usize = 10 * PIXEL_GRAIN;
+const CHUNK: usize = 6 * PIXEL_GRAIN;
 
 /// The number of scratch bytes that [`conv`] needs, whatever the range.
 ///
@@ -36,7 +37,7 @@ pub fn conv_scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
     if checked.depthwise {
         return depthwise::scratch_len(shape);
     }
-    Ok(Scratch::new(&checked)?.len)
+    Ok(Scratch::new(shape, &checked)?.len)
 }
 
 /// Computes the output pixels `pixels` of a convolution, grouped, depthwise or neither.
@@ -128,49 +129,50 @@ pub fn linear(
     )
 }
 
-/// Whether the patch of every output pixel is gathered first: a tap has no whole groups of four channels.
-fn gathers(checked: &CheckedShape) -> bool {
-    !checked.group_in.is_multiple_of(4)
-}
-
-/// How the scratch buffer is divided: zero row, table of offsets, gathered patches.
+/// How the scratch buffer is divided: extra rows, table of offsets, gathered patches.
 struct Scratch {
     /// Pixels of a chunk.
     chunk: usize,
+    /// Bytes of the zero row.
     zero: usize,
+    /// Bytes of all extra rows.
+    extras: usize,
     table: usize,
     patches: usize,
     len: usize,
 }
 
 impl Scratch {
-    fn new(checked: &CheckedShape) -> Result<Self, KernelError> {
+    fn new(shape: &ConvShape, checked: &CheckedShape) -> Result<Self, KernelError> {
         let what = "the scratch buffer";
-        let gather = gathers(checked);
+        let reading = Reading::new(shape, checked);
         let depth = checked.k.next_multiple_of(4);
         // Patches stay in the first-level cache with the weights of a panel; tables are read once a panel.
-        let (limit, per_pixel) = if gather {
-            (24 << 10, depth)
-        } else {
-            (64 << 10, 4 * checked.taps)
+        let (limit, per_pixel) = match reading.source {
+            Source::Patches => (24 << 10, depth),
+            Source::Taps | Source::Lines => (64 << 10, 4 * reading.taps),
         };
         let fitting = limit / per_pixel / PIXEL_GRAIN * PIXEL_GRAIN;
         let chunk = fitting.clamp(PIXEL_GRAIN, CHUNK).min(checked.pixels);
-        let zero = checked.group_in.next_multiple_of(64);
-        let taps = if gather { 1 } else { checked.taps };
+        let zero = checked.group_in.max(4 * reading.quads).next_multiple_of(64);
+        let copies = match reading.source {
+            Source::Lines => product(what, &[chunk, reading.taps, extra_len(reading.quads)])?,
+            Source::Taps | Source::Patches => 0,
+        };
+        let extras = zero + copies;
         // One entry more, since the start of the buffer need not be aligned.
-        let table = product(what, &[taps * chunk + 1, 4])?.next_multiple_of(64);
-        let patches = if gather {
-            product(what, &[chunk, depth])? + 64
-        } else {
-            0
+        let table = product(what, &[reading.taps * chunk + 1, 4])?.next_multiple_of(64);
+        let patches = match reading.source {
+            Source::Patches => product(what, &[chunk, depth])? + 64,
+            Source::Taps | Source::Lines => 0,
         };
         Ok(Self {
             chunk,
             zero,
+            extras,
             table,
             patches,
-            len: zero + table + patches,
+            len: extras + table + patches,
         })
     }
 }
@@ -221,11 +223,11 @@ fn run(
         return Ok(());
     }
 
-    let layout = Scratch::new(&checked)?;
-    let (zero, rest) = scratch.split_at_mut(layout.zero);
+    let layout = Scratch::new(shape, &checked)?;
+    let (extras, rest) = scratch.split_at_mut(layout.extras);
     let (table, rest) = rest.split_at_mut(layout.table);
     let patches = &mut rest[..layout.patches];
-    zero.fill(zero_byte);
+    extras[..layout.zero].fill(zero_byte);
     // SAFETY: every bit pattern is a u32.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
     let output_stride = channels.len();
@@ -234,7 +236,8 @@ fn run(
         OutputSlice::Bytes(data) => data.as_mut_ptr(),
         OutputSlice::Floats(data) => data.as_mut_ptr().cast::<u8>(),
     };
-    let gather = gathers(&checked);
+    let reading = Reading::new(shape, &checked);
+    let group_len = reading.group_len(&checked)?;
     let micro = micro(isa);
     let mut start = pixels.start;
     while start < pixels.end {
@@ -242,11 +245,22 @@ fn run(
         // SAFETY: `output` has one row of `output_stride` elements for each pixel, and the chunk starts at
         // this one.
         let output = unsafe { output.add((start - pixels.start) * output_stride * element) };
-        if !gather {
-            offset_table(shape, &checked, chunk.clone(), table);
+        match reading.source {
+            Source::Taps => offset_table(shape, &checked, chunk.clone(), table),
+            Source::Lines => line_table(
+                shape,
+                &checked,
+                reading.quads,
+                input.data,
+                zero_byte,
+                chunk.clone(),
+                (&mut *extras, layout.zero),
+                table,
+            ),
+            Source::Patches => {}
         }
         for group in 0..shape.groups {
-            if gather {
+            let part_input = if reading.source == Source::Patches {
                 gather_patches(
                     shape,
                     &checked,
@@ -257,25 +271,18 @@ fn run(
                     patches,
                     table,
                 );
-            }
+                &*patches
+            } else {
+                &input.data[group * checked.group_in..]
+            };
             let group_channels = group * checked.group_out..(group + 1) * checked.group_out;
-            let group_len = group_len(&checked)?;
             let part = Part {
-                input: if gather {
-                    patches
-                } else {
-                    &input.data[group * checked.group_in..]
-                },
-                extras: zero,
-                extra_len: layout.zero,
+                input: part_input,
+                extras,
                 offsets: table,
                 offset_stride: chunk.len(),
-                taps: if gather { 1 } else { checked.taps },
-                quads: if gather {
-                    checked.k.div_ceil(4)
-                } else {
-                    checked.group_in / 4
-                },
+                taps: reading.taps,
+                quads: reading.quads,
                 weights: &packed[group * group_len..(group + 1) * group_len],
                 signed: input.signed,
                 stage,
@@ -289,7 +296,8 @@ fn run(
                 group_channels.start.max(channels.start)..group_channels.end.min(channels.end);
             // SAFETY: the lengths were checked above. Offsets come from `offset_table`, whose pixels lie in
             // the image, so that `in_c` bytes follow each and `group_in` bytes follow it in the part of the
-            // group; or from `gather_patches`, with whole padded patches. `output` has the rows of the chunk.
+            // group; from `line_table`, which leaves whole groups of four inside of the input or copies them; or from `gather_patches`, with
+            // whole padded patches. `output` has the rows of the chunk.
             unsafe { part.run(micro, chunk.clone(), group_channels.start, wanted) };
         }
         start = chunk.end;

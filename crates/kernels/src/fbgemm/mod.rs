@@ -16,6 +16,7 @@ mod avx512vnni;
 mod conv;
 mod depthwise;
 mod gather;
+mod lines;
 mod pack;
 
 pub use conv::{PIXEL_GRAIN, conv, conv_scratch_len, linear, linear_scratch_len};
@@ -35,7 +36,7 @@ fn micro(isa: Isa) -> Micro {
         Isa::Avx2 => avx2::MICRO,
         _ => Micro {
             form: pack::FORM,
-            max_panels: 1,
+            max_panels: |_| 1,
             fit_rows: |rows, _| rows.min(scalar::ROWS),
             run: scalar::tile::<{ pack::PANEL }, { pack::FORM.header }>,
         },
@@ -59,8 +60,8 @@ pub(crate) const KERNELS: &[Kernel] = &[
     Kernel {
         family: Family::QConv,
         isa: Isa::Avx512Vnni,
-        name: "qconv_u8s8_6x64__avx512vnni",
-        tile: (6, 64),
+        name: "qconv_u8s8_14x32__avx512vnni",
+        tile: (14, 32),
     },
     Kernel {
         family: Family::QConvDepthwise,

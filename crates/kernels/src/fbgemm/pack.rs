@@ -2,9 +2,8 @@
 //!
 //! Convolutions and matrix products: for each group `[OC/16][K/4][16][4]` of `i8`, where OC are the output
 //! channels of the group, padded with zeros to a multiple of 16, and K runs over (kernel row, kernel column,
-//! input channel), padded with zeros to a multiple of 4. One 64-byte block holds four consecutive products of
-//! 16 channels: one operand of `vpdpbusd`. Where the input channels of a group are a multiple of 4 this is
-//! `[OC/16][tap][IC/4][16][4]`, and the activations are read where they lie.
+//! input channel). One 64-byte block holds four consecutive products of 16 channels: one operand of
+//! `vpdpbusd`. What of K is padded with zeros to a multiple of 4 is decided by [`Reading`].
 //!
 //! Depthwise: see [`depthwise_position`]. Four taps of one kernel column lie together, so that one `vpdpbusd`
 //! does four rows of the kernel.
@@ -28,6 +27,68 @@ pub(super) const FORM: PanelForm = PanelForm {
     header: 0,
 };
 
+/// How the activations under a kernel are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Each tap where it lies: a group has a multiple of four channels.
+    Taps,
+    /// Each row of the kernel where it lies, as one tap: see [`super::lines`].
+    Lines,
+    /// All taps as one, from patches that are gathered first: see [`super::gather`].
+    Patches,
+}
+
+/// How the activations under a kernel are read, and so how K is padded: so many taps, each of whole groups of four.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) source: Source,
+    pub(super) taps: usize,
+    /// Groups of four of a tap.
+    pub(super) quads: usize,
+}
+
+impl Reading {
+    /// Longest row of a kernel that is read as one tap: the extra rows of many pixels are less than what offsets can name.
+    const LONGEST: usize = 1 << 10;
+
+    pub(super) fn new(shape: &ConvShape, checked: &CheckedShape) -> Self {
+        let line = shape.kernel_w.saturating_mul(shape.in_c);
+        let adjacent = shape.groups == 1 && shape.dilation_w == 1;
+        let (source, taps, depth) = if checked.group_in.is_multiple_of(4) {
+            (Source::Taps, checked.taps, checked.group_in)
+        } else if adjacent && line <= Self::LONGEST && shape.kernel_h <= 64 {
+            (Source::Lines, shape.kernel_h, line)
+        } else {
+            (Source::Patches, 1, checked.k)
+        };
+        Self {
+            source,
+            taps,
+            quads: depth.div_ceil(4),
+        }
+    }
+
+    /// Bytes of the packed weights of one group.
+    pub(super) fn group_len(&self, checked: &CheckedShape) -> Result<usize, KernelError> {
+        let panels = checked.group_out.div_ceil(PANEL);
+        product(
+            "the packed weights",
+            &[panels, self.taps, self.quads, BLOCK],
+        )
+    }
+
+    /// Where in the padded K the product of an input channel and a tap of the kernel is.
+    fn position(&self, shape: &ConvShape, group_in: usize, channel: usize, tap: usize) -> usize {
+        match self.source {
+            Source::Taps | Source::Patches => tap * group_in + channel,
+            Source::Lines => {
+                let (row, column) = (tap / shape.kernel_w, tap % shape.kernel_w);
+                row * self.quads * 4 + column * group_in + channel
+            }
+        }
+    }
+}
+
 /// The number of bytes of the packed weights of a convolution.
 ///
 /// # Errors
@@ -39,7 +100,8 @@ pub fn packed_len(shape: &ConvShape) -> Result<usize, KernelError> {
         let panels = shape.out_c.div_ceil(PANEL);
         return product(what, &[panels, depthwise_quads(shape), BLOCK]);
     }
-    product(what, &[shape.groups, group_len(&checked)?])
+    let group_len = Reading::new(shape, &checked).group_len(&checked)?;
+    product(what, &[shape.groups, group_len])
 }
 
 /// Packs weights `[out_c, in_c / groups, kernel_h, kernel_w]` (OIHW) into the form that the kernels read.
@@ -59,28 +121,19 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
         }
         return Ok(packed);
     }
-    let quads = checked.k.div_ceil(4);
-    let group_len = group_len(&checked)?;
+    let reading = Reading::new(shape, &checked);
+    let (blocks, group_len) = (reading.taps * reading.quads, reading.group_len(&checked)?);
     for (channel, kernel) in weights.chunks_exact(checked.k).enumerate() {
         let (group, channel) = (channel / checked.group_out, channel % checked.group_out);
-        let panel = group * group_len + channel / PANEL * quads * BLOCK;
+        let panel = group * group_len + channel / PANEL * blocks * BLOCK;
         let lane = channel % PANEL * 4;
         for (i, &weight) in kernel.iter().enumerate() {
             let (input, tap) = (i / checked.taps, i % checked.taps);
-            let k = tap * checked.group_in + input;
+            let k = reading.position(shape, checked.group_in, input, tap);
             packed[panel + k / 4 * BLOCK + lane + k % 4] = weight as u8;
         }
     }
     Ok(packed)
-}
-
-/// Bytes of the packed weights of one group.
-pub(super) fn group_len(checked: &CheckedShape) -> Result<usize, KernelError> {
-    let panels = checked.group_out.div_ceil(PANEL);
-    product(
-        "the packed weights",
-        &[panels, checked.k.div_ceil(4), BLOCK],
-    )
 }
 
 /// Blocks of four taps of a depthwise kernel: each column of the kernel is padded to a multiple of four.
@@ -128,6 +181,17 @@ mod tests {
                 .chunks(BLOCK)
                 .all(|block| block[4..].iter().all(|&w| w == 0))
         );
+    }
+
+    #[test]
+    fn rows_of_a_kernel_begin_with_a_block() {
+        let shape = ConvShape::square((5, 5, 3), 1, 3, 1, 0);
+        let weights: Vec<i8> = (1..=27).collect();
+        let packed = pack(&shape, &weights).expect("a valid shape");
+        assert_eq!(packed.len(), 3 * 3 * BLOCK);
+        // Kernel row 1, column 2, channel 1: eight of nine products of its row.
+        let at = (3 + 7 / 4) * BLOCK + 7 % 4;
+        assert_eq!(packed[at] as i8, weights[9 + 3 + 2]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::conv::tile::{Micro, Tile, partial};
 /// 6 x 16.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: 2,
+    max_panels: |_| 2,
     fit_rows: |rows, _| rows.min(avx2::ROWS),
     run,
 };

@@ -110,7 +110,6 @@ pub fn conv(
             let part = Part {
                 input: &image_input[group * checked.group_in..],
                 extras,
-                extra_len: indirection.extra_len,
                 offsets,
                 offset_stride,
                 taps: checked.taps,

@@ -82,7 +82,6 @@ pub(super) unsafe fn run(
         let tile = Tile {
             input: input.data.as_ptr(),
             extras: zero.as_ptr(),
-            extra_len: zero.len(),
             offsets: offsets.as_ptr(),
             offset_stride: ROWS,
             taps: even_taps(indirection),

@@ -13,7 +13,7 @@ use super::pack::quads;
 use crate::KernelError;
 use crate::conv::pixels::offset_table;
 use crate::conv::shape::{CheckedShape, ConvShape};
-use crate::conv::tile::{EXTRAS, OUTSIDE, extra};
+use crate::conv::tile::{EXTRA, EXTRA_BYTES, OUTSIDE};
 
 /// Entries of a table that is kept: 128 KiB, as much as a 3x3 convolution over 60 x 60 pixels takes.
 const KEPT: usize = 1 << 15;
@@ -62,7 +62,6 @@ impl Indirection {
         // Bytes of the last group that kernels read but a pixel does not have: at most three.
         let beyond = 4 * quads(&checked) - checked.group_in;
         let copied = in_pixels.saturating_sub(beyond.div_ceil(shape.in_c))..in_pixels;
-        debug_assert!(copied.len() < EXTRAS as usize);
         let mut indirection = Self {
             shape: *shape,
             checked,
@@ -72,6 +71,10 @@ impl Indirection {
             copied,
             extra_len: (4 * quads(&checked)).next_multiple_of(64),
         };
+        if indirection.extras_len() > EXTRA_BYTES as usize {
+            let what = "the channels of a group";
+            return Err(KernelError::TooLarge { what });
+        }
         if kept {
             let mut offsets = vec![0; entries];
             indirection.fill_table(0..pixels, &mut offsets);
@@ -99,14 +102,12 @@ impl Indirection {
         if self.copied.is_empty() {
             return;
         }
-        // Both fit, since the input is addressed with 32 bits.
-        let (first, channels) = (
-            (self.copied.start * self.shape.in_c) as u32,
-            self.shape.in_c as u32,
-        );
+        // All fit, since the input is addressed with 32 bits, and extra rows are for fewer than four channels.
+        let first = (self.copied.start * self.shape.in_c) as u32;
+        let (channels, extra_len) = (self.shape.in_c as u32, self.extra_len as u32);
         for offset in table {
             if *offset >= first && *offset != OUTSIDE {
-                *offset = extra(1 + (*offset - first) / channels);
+                *offset = EXTRA + (1 + (*offset - first) / channels) * extra_len;
             }
         }
     }

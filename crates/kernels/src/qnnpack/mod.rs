@@ -45,7 +45,7 @@ fn micro(isa: Isa) -> Micro {
         Isa::NeonDot => neondot::MICRO,
         _ => Micro {
             form: pack::FORM,
-            max_panels: 1,
+            max_panels: |_| 1,
             fit_rows: |rows, _| rows.min(scalar::ROWS),
             run: scalar::tile::<{ PANEL }, { pack::FORM.header }>,
         },

@@ -22,7 +22,7 @@ pub(super) const ROWS: usize = 8;
 /// 8 x 8.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: 1,
+    max_panels: |_| 1,
     fit_rows: |rows, _| fit_rows(rows),
     run,
 };

@@ -18,7 +18,7 @@ use crate::conv::tile::{Micro, Tile};
 /// 8 x 8.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: 1,
+    max_panels: |_| 1,
     fit_rows: |rows, _| fit_rows(rows),
     run,
 };

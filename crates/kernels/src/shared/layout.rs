@@ -2,7 +2,7 @@
 //! (`[batch, pixels, channels]`, "NHWC") for elements of 1 and 4 bytes.
 //!
 //! Both directions transpose a matrix an image, in square blocks that registers and the first cache hold: 16 × 16
-//! bytes or 4 × 4 words by SSE2 interleaving, which every x86-64 processor has. Other processors, and the
+//! bytes by SSE2 interleaving, which every x86-64 processor has, or 8 × 8 words by AVX2. Other processors, and the
 //! scalar version, copy element by element within the same blocks. Three channels have loops of their own. General permutations of axes are done elsewhere.
 
 use std::ops::Range;
@@ -261,11 +261,11 @@ macro_rules! element {
                 out_stride: usize,
             ) {
                 #[cfg(target_arch = "x86_64")]
-                if isa != Isa::Scalar {
+                if matches!(isa, Isa::Avx2 | Isa::Avx512Vnni) {
                     assert!(input.len() >= ($block - 1) * in_stride + $block);
                     assert!(output.len() >= ($block - 1) * out_stride + $block);
                     // SAFETY: both slices reach to the last element of the last row, as just asserted, the types have the
-                    // size that the kernel moves, and every x86-64 processor has SSE2.
+                    // size that the kernel moves, and the caller found `isa` supported: both have AVX2.
                     unsafe {
                         x86::$kernel(
                             input.as_ptr().cast(),
@@ -285,9 +285,9 @@ macro_rules! element {
 element! {
     u8, 16, bytes_16x16;
     i8, 16, bytes_16x16;
-    f32, 4, words_4x4;
-    i32, 4, words_4x4;
-    u32, 4, words_4x4;
+    f32, 8, words_8x8;
+    i32, 8, words_8x8;
+    u32, 8, words_8x8;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -325,34 +325,38 @@ mod x86 {
         }
     }
 
-    /// Transposes 4 × 4 words of 4 bytes, the same way.
+    /// Transposes 8 × 8 words of 4 bytes: loads bring row `i` and row `i + 4` together, and two rounds transpose within 128 bits.
     ///
     /// # Safety
-    /// Four rows of 4 words are readable at `input` and writable at `output`, strides (in words) apart.
+    /// Eight rows of 8 words are readable at `input` and writable at `output`, strides (in words) apart, and the processor has AVX2.
     #[inline]
-    #[target_feature(enable = "sse2")]
-    pub(super) unsafe fn words_4x4(
-        input: *const u32,
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn words_8x8(
+        input: *const f32,
         in_stride: usize,
-        output: *mut u32,
+        output: *mut f32,
         out_stride: usize,
     ) {
-        let mut v = [_mm_setzero_si128(); 4];
-        for (row, v) in v.iter_mut().enumerate() {
-            // SAFETY: row `row` of the input has 16 readable bytes.
-            *v = unsafe { _mm_loadu_si128(input.add(row * in_stride).cast()) };
-        }
-        for _ in 0..2 {
-            v = [
-                _mm_unpacklo_epi32(v[0], v[2]),
-                _mm_unpackhi_epi32(v[0], v[2]),
-                _mm_unpacklo_epi32(v[1], v[3]),
-                _mm_unpackhi_epi32(v[1], v[3]),
+        // SAFETY: rows `row` and `row + 4` of the input have 4 readable words from `column` on.
+        let load = |row: usize, column: usize| unsafe {
+            let low = _mm_loadu_ps(input.add(row * in_stride + column));
+            let high = _mm_loadu_ps(input.add((row + 4) * in_stride + column));
+            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+        };
+        for column in [0, 4] {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|row| load(row, column));
+            let (ab0, ab1) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd0, cd1) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let rows = [
+                _mm256_shuffle_ps::<0b01_00_01_00>(ab0, cd0),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ab0, cd0),
+                _mm256_shuffle_ps::<0b01_00_01_00>(ab1, cd1),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ab1, cd1),
             ];
-        }
-        for (row, v) in v.into_iter().enumerate() {
-            // SAFETY: row `row` of the output has 16 writable bytes.
-            unsafe { _mm_storeu_si128(output.add(row * out_stride).cast(), v) };
+            for (row, values) in rows.into_iter().enumerate() {
+                // SAFETY: row `column + row` of the output has 8 writable words.
+                unsafe { _mm256_storeu_ps(output.add((column + row) * out_stride), values) };
+            }
         }
     }
 }

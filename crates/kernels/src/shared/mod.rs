@@ -206,8 +206,19 @@ impl Writer {
     /// The sum of byte and zero point is right modulo 256, for both signs, and the bounds keep it in the type.
     #[inline(always)]
     pub(crate) fn byte(self, steps: f32) -> u8 {
+        self.rounded(self.clamped(steps))
+    }
+
+    /// The steps within the bounds; NaN gives the lower one.
+    #[inline(always)]
+    pub(crate) fn clamped(self, steps: f32) -> f32 {
         let clamped = if steps > self.lo { steps } else { self.lo };
-        let clamped = if clamped < self.hi { clamped } else { self.hi };
+        if clamped < self.hi { clamped } else { self.hi }
+    }
+
+    /// The byte of steps within the bounds.
+    #[inline(always)]
+    pub(crate) fn rounded(self, clamped: f32) -> u8 {
         ((clamped + ROUNDER).to_bits() as u8).wrapping_add(self.zero)
     }
 }

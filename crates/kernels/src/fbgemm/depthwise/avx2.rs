@@ -12,8 +12,9 @@
 use std::arch::x86_64::*;
 
 use super::super::pack::depthwise_quads;
+use super::MAX_ROWS;
 use super::Segment;
-use super::lines::{Lines, MAX_ROWS};
+use super::lines::Lines;
 use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
 use crate::conv::output::{OutputStage, Quantized, store_float_row};
 

@@ -4,6 +4,7 @@
 //! interleaved to dwords of four taps with eight unpacks; the result serves every output of the tile that has
 //! this column under its kernel. Unpacks work within 128-bit lanes, so the sums come in the order of
 //! [`mod@super::super::pack`]'s depthwise form, and packing to bytes restores the order of the channels.
+//! Where the kernel reaches outside of the image, loads are masked and give the zero point instead.
 //! Registers: 16 sums, 4 interleaved vectors, 8 temporaries; weights are memory operands.
 #![expect(
     clippy::needless_range_loop,
@@ -11,13 +12,14 @@
 )]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::super::avx512vnni::Finish;
 use super::super::pack::depthwise_quads;
 use super::Segment;
-use super::lines::{Lines, MAX_ROWS};
-use super::narrow;
-use crate::conv::output::{OutputStage, Quantized, store_float_row};
+use super::{MAX_ROWS, narrow};
+use crate::conv::output::{OutputStage, store_float_row};
+use crate::conv::tile::OUTSIDE;
 
 /// Channels of a block.
 const WIDTH: usize = 64;
@@ -32,123 +34,230 @@ pub(super) unsafe fn segment(mut segment: Segment<'_>) {
         return super::scalar::segment(segment);
     }
     let (pixels, shape) = (segment.pixels, segment.shape);
-    let size = (shape.kernel_w, segment.rows.len() / 4, shape.stride_w);
+    let size = (shape.kernel_h, shape.kernel_w, shape.stride_w);
+    let (rows, inside) = (Rows::new(&segment), inside(&segment));
     for first in (0..segment.channels).step_by(WIDTH) {
-        let lines = Lines::new(&segment, first);
+        let block = Block::new(&segment, &rows, first);
         // Few channels of several pixels fill a vector; all but the pixels at the borders are computed so.
-        let narrow = narrow::tiles(&segment);
+        let narrow = narrow::tiles(&segment, first, &inside);
         let mut pixel = 0;
         while pixel < pixels {
             if !narrow.is_empty() && pixel == narrow.start {
                 // SAFETY: passed on from the caller.
-                pixel = unsafe { narrow::run(&mut segment, &lines, narrow.clone()) };
+                pixel = unsafe { narrow::run(&mut segment, &block, narrow.clone()) };
                 continue;
             }
             let before_narrow = pixel < narrow.start;
             // Columns are shared between outputs only where the kernel has no holes. The last tile may
             // compute pixels a second time, which is cheaper than single ones.
             let wide = shape.dilation_w == 1 && pixels >= 4 && !before_narrow;
-            let start = if wide { pixel.min(pixels - 4) } else { pixel };
+            let (start, count) = if wide {
+                (pixel.min(pixels - 4), 4)
+            } else {
+                (pixel, 1)
+            };
+            let loads = if block.mask != u64::MAX {
+                PARTIAL
+            } else if inside.start <= start && start + count <= inside.end {
+                PLAIN
+            } else {
+                BORDER
+            };
             let segment = &mut segment;
             // SAFETY: passed on from the caller; the pixels and the channels exist, and the size is that of
             // the shape.
             unsafe {
                 match (wide, size) {
-                    (true, (3, 1, 1)) => tile::<4, 3, 1, 1>(segment, &lines, start),
-                    (true, (3, 1, 2)) => tile::<4, 3, 1, 2>(segment, &lines, start),
-                    (true, (5, 2, 1)) => tile::<4, 5, 2, 1>(segment, &lines, start),
-                    (true, (5, 2, 2)) => tile::<4, 5, 2, 2>(segment, &lines, start),
-                    (true, _) => tile::<4, 0, 0, 0>(segment, &lines, start),
-                    (false, _) => tile::<1, 0, 0, 0>(segment, &lines, start),
+                    (true, (3, 3, 1)) => tile::<4, 3, 3, 1>(segment, &block, start, loads),
+                    (true, (3, 3, 2)) => tile::<4, 3, 3, 2>(segment, &block, start, loads),
+                    (true, (5, 5, 1)) => tile::<4, 5, 5, 1>(segment, &block, start, loads),
+                    (true, (5, 5, 2)) => tile::<4, 5, 5, 2>(segment, &block, start, loads),
+                    (true, _) => tile::<4, 0, 0, 0>(segment, &block, start, loads),
+                    (false, _) => tile::<1, 0, 0, 0>(segment, &block, start, loads),
                 }
             }
-            pixel = start + if wide { 4 } else { 1 };
+            pixel = start + count;
         }
     }
 }
 
-/// Picks the block for the number of channels and the type of the activations.
+/// All 64 channels exist, and the kernel is inside of the image.
+const PLAIN: u8 = 0;
+/// All 64 channels exist.
+const BORDER: u8 = 1;
+/// There are fewer channels.
+const PARTIAL: u8 = 2;
+
+/// The pixels of a run whose kernel lies inside of the image, rows and columns.
+fn inside(segment: &Segment<'_>) -> Range<usize> {
+    let shape = segment.shape;
+    if segment.rows[..shape.kernel_h].contains(&OUTSIDE) {
+        return 0..0;
+    }
+    let stride = shape.stride_w as isize;
+    let reach = ((shape.kernel_w - 1) * shape.dilation_w) as isize;
+    let first = (stride - 1 - segment.x).max(0) / stride;
+    // The number of pixels whose last column lies in the image, if there is one.
+    let end = (shape.in_w as isize - 1 - reach - segment.x + stride).max(0) / stride;
+    let end = end.min(segment.pixels as isize);
+    first as usize..end.max(first) as usize
+}
+
+/// The input rows under the pixels of a segment.
+pub(super) struct Rows {
+    /// The first pixel of each; anything where the row is outside of the image.
+    pub(super) start: [*const u8; MAX_ROWS],
+    /// All ones, or zero where the row is outside of the image.
+    mask: [u64; MAX_ROWS],
+}
+
+impl Rows {
+    fn new(segment: &Segment<'_>) -> Self {
+        let mut rows = Self {
+            start: [segment.input.as_ptr(); MAX_ROWS],
+            mask: [0; MAX_ROWS],
+        };
+        for (row, &offset) in segment.rows.iter().enumerate() {
+            if offset != OUTSIDE {
+                rows.start[row] = segment.input[offset as usize..].as_ptr();
+                rows.mask[row] = u64::MAX;
+            }
+        }
+        rows
+    }
+}
+
+/// Up to 64 channels of a segment.
+pub(super) struct Block<'a> {
+    pub(super) rows: &'a Rows,
+    /// The first channel.
+    pub(super) first: usize,
+    /// The channels that exist.
+    mask: u64,
+    /// The channels of the packed weights, and the distance of their quarters.
+    weight_mask: u64,
+    weight_stride: usize,
+    /// The byte that stands for what is outside of the image.
+    zero: u8,
+    /// The constants of a quantized stage.
+    pub(super) finish: Option<Finish>,
+}
+
+impl<'a> Block<'a> {
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn new(segment: &Segment<'_>, rows: &'a Rows, first: usize) -> Self {
+        let count = (segment.channels - first).min(WIDTH);
+        let weight_stride = count.next_multiple_of(16);
+        Self {
+            rows,
+            first,
+            mask: lanes(count),
+            weight_mask: lanes(weight_stride),
+            weight_stride,
+            zero: segment.zero[0],
+            finish: match segment.stage {
+                OutputStage::Quantized(stage) => Some(Finish::new(stage)),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Picks the block for the way of loading and the type of the activations.
 ///
 /// # Safety
-/// As [`block`], for the channels that there are.
+/// As [`block`].
+#[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<const T: usize, const WIDE: usize, const QUADS: usize, const STRIDE: usize>(
+unsafe fn tile<const T: usize, const H: usize, const W: usize, const S: usize>(
     segment: &mut Segment<'_>,
-    lines: &Lines,
+    of: &Block<'_>,
     pixel: usize,
+    loads: u8,
 ) {
-    let whole = segment.channels - lines.first >= WIDTH;
     // SAFETY: passed on from the caller.
     unsafe {
-        match (whole, segment.signed) {
-            (true, false) => block::<T, true, false, WIDE, QUADS, STRIDE>(segment, lines, pixel),
-            (true, true) => block::<T, true, true, WIDE, QUADS, STRIDE>(segment, lines, pixel),
-            (false, false) => block::<T, false, false, WIDE, QUADS, STRIDE>(segment, lines, pixel),
-            (false, true) => block::<T, false, true, WIDE, QUADS, STRIDE>(segment, lines, pixel),
+        match (loads, segment.signed) {
+            (PLAIN, false) => block::<T, PLAIN, false, H, W, S>(segment, of, pixel),
+            (PLAIN, true) => block::<T, PLAIN, true, H, W, S>(segment, of, pixel),
+            (BORDER, false) => block::<T, BORDER, false, H, W, S>(segment, of, pixel),
+            (BORDER, true) => block::<T, BORDER, true, H, W, S>(segment, of, pixel),
+            (_, false) => block::<T, PARTIAL, false, H, W, S>(segment, of, pixel),
+            (_, true) => block::<T, PARTIAL, true, H, W, S>(segment, of, pixel),
         }
     }
 }
 
-/// Computes `T` pixels from `pixel` on, for the channels of a block, which are 64 if `WHOLE`.
+/// Computes `T` pixels from `pixel` on, for the channels of a block. `LOADS` is [`PLAIN`], [`BORDER`] or
+/// [`PARTIAL`].
 ///
-/// `WIDE` is the width of the kernel, `QUADS` its height in groups of four, and `STRIDE` the horizontal
-/// stride, so that the loops of common kernels unroll; all three are 0 for any other size.
+/// `H` and `W` are the height and width of the kernel and `S` is the horizontal stride, so that the loops of common kernels unroll; all three
+/// are 0 for any other size.
 ///
 /// # Safety
-/// The invariants of [`Segment`] hold, the pixels exist, the dilation is 1 where `T` is not, and the
-/// processor has the features.
+/// The invariants of [`Segment`] hold, `of` was made of it, the pixels exist, the dilation is 1 where `T` is not, and the processor has the
+/// features.
+#[inline(never)]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn block<
     const T: usize,
-    const WHOLE: bool,
+    const LOADS: u8,
     const SIGNED: bool,
-    const WIDE: usize,
-    const QUADS: usize,
-    const STRIDE: usize,
+    const H: usize,
+    const W: usize,
+    const S: usize,
 >(
     segment: &mut Segment<'_>,
-    lines: &Lines,
+    of: &Block<'_>,
     pixel: usize,
 ) {
     let Segment {
         shape, channels, ..
     } = *segment;
-    let first = lines.first;
-    let count = if WHOLE {
-        WIDTH
+    let (height, width, stride) = if H == 0 {
+        (shape.kernel_h, shape.kernel_w, shape.stride_w)
     } else {
-        (channels - first).min(WIDTH)
+        (H, W, S)
     };
-    let mask = lanes(count);
-    let weight_stride = count.next_multiple_of(16);
-    let weight_mask = lanes(weight_stride);
-    let (width, quads, stride) = if WIDE == 0 {
-        (shape.kernel_w, segment.rows.len() / 4, shape.stride_w)
-    } else {
-        (WIDE, QUADS, STRIDE)
-    };
-    // SAFETY: a channel block starts after the whole blocks before it, 64 channels each.
-    let weights = unsafe {
-        segment
-            .packed
-            .as_ptr()
-            .add(first * depthwise_quads(shape) * 4)
-    };
-    let flip = _mm512_set1_epi8(-128);
-    let mut acc = [[_mm512_setzero_si512(); 4]; T];
+    let quads = height.div_ceil(4);
+    let whole = LOADS != PARTIAL;
+    let weight_stride = if whole { WIDTH } else { of.weight_stride };
+    // A channel block starts after the whole blocks before it, 64 channels each.
+    let weights = segment.packed[of.first * depthwise_quads(shape) * 4..].as_ptr();
+    // The ordered bias has an entry for all lanes of a block.
+    let bias: [__m512i; 4] = std::array::from_fn(|j| match segment.stage {
+        OutputStage::Quantized(_) => {
+            let bias = &segment.bias[of.first + j * 16..][..16];
+            // SAFETY: 16 numbers are as large as a vector.
+            unsafe { _mm512_loadu_si512(bias.as_ptr().cast()) }
+        }
+        _ => _mm512_setzero_si512(),
+    });
+    let mut acc = [bias; T];
+    let (zero, flip) = (_mm512_set1_epi8(of.zero as i8), _mm512_set1_epi8(-128));
     let start = segment.x + (pixel * stride) as isize;
     for column in 0..(T - 1) * stride + width {
-        let at = Lines::column(segment, start + (column * shape.dilation_w) as isize);
+        let x = start + (column * shape.dilation_w) as isize;
+        let offset = x
+            .wrapping_mul(channels as isize)
+            .wrapping_add(of.first as isize);
+        let column_mask = if (0..shape.in_w as isize).contains(&x) {
+            of.mask
+        } else {
+            0
+        };
         for quad in 0..quads {
             let load = |row: usize| {
-                let from = lines.pixel(quad * 4 + row, at);
-                // SAFETY: `count` channels follow at the zero row and at each column inside of the image;
-                // masked lanes are not read.
+                // The weights behind the last row are zero, so that any value serves there.
+                let row = (quad * 4 + row).min(height - 1);
+                let from = of.rows.start[row].wrapping_offset(offset);
+                // SAFETY: inside of the image, where the masks have them, the channels are readable. Other lanes are not read.
                 let bytes = unsafe {
-                    if WHOLE {
+                    if LOADS == PLAIN {
                         _mm512_loadu_si512(from.cast())
                     } else {
-                        _mm512_maskz_loadu_epi8(mask, from.cast())
+                        let mask = of.rows.mask[row] & column_mask;
+                        _mm512_mask_loadu_epi8(zero, mask, from.cast())
                     }
                 };
                 if SIGNED {
@@ -157,7 +266,8 @@ unsafe fn block<
                     bytes
                 }
             };
-            let (r0, r1, r2, r3) = (load(0), load(1), load(2), load(3));
+            let (r0, r1, r2) = (load(0), load(1), load(2));
+            let r3 = if quad * 4 + 3 < height { load(3) } else { r2 };
             let (low01, high01) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
             let (low23, high23) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
             let values = [
@@ -175,11 +285,11 @@ unsafe fn block<
                     for j in 0..4 {
                         // SAFETY: it has four quarters of `weight_stride` bytes; masked lanes are not read.
                         let weights = unsafe {
-                            if WHOLE {
-                                _mm512_loadu_si512(weights.add(j * WIDTH).cast())
+                            let from = weights.add(j * weight_stride);
+                            if whole {
+                                _mm512_loadu_si512(from.cast())
                             } else {
-                                let at = weights.add(j * weight_stride);
-                                _mm512_maskz_loadu_epi8(weight_mask, at.cast())
+                                _mm512_maskz_loadu_epi8(of.weight_mask, from.cast())
                             }
                         };
                         acc[t][j] = _mm512_dpbusd_epi32(acc[t][j], values[j], weights);
@@ -188,74 +298,56 @@ unsafe fn block<
             }
         }
     }
-    match segment.stage {
-        OutputStage::Quantized(stage) => {
-            // SAFETY: passed on from the caller.
-            unsafe { store_bytes(segment, stage, (first, mask), pixel, &acc) };
-        }
-        stage => {
-            let shift = if SIGNED { 128 } else { 0 };
-            for (t, acc) in acc.iter().enumerate() {
-                let sums = in_order(acc);
-                let at = (pixel + t) * channels + first;
-                let output = &mut segment.floats[at..at + count];
-                store_float_row(
-                    stage,
-                    &sums[..count],
-                    (segment.row + pixel + t, shift),
-                    first,
-                    output,
-                );
-            }
+    let mut sums = [[_mm512_setzero_si512(); 4]; T];
+    for t in 0..T {
+        for j in 0..4 {
+            // SAFETY: a place in `sums`. Copied one by one, the sums above have no address and stay in registers.
+            unsafe { (&raw mut sums[t][j]).write_volatile(acc[t][j]) };
         }
     }
+    // SAFETY: passed on from the caller.
+    unsafe { store(segment, of, pixel, &sums) };
 }
 
-/// Requantizes and stores a block.
+/// Passes the sums of a block, in which a quantized stage's bias is included, through the output stage.
 ///
 /// # Safety
-/// As [`block`]; `mask` has the channels that exist.
-#[inline]
+/// As [`block`], for as many pixels as `sums` has.
+#[inline(never)]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn store_bytes<const T: usize>(
-    segment: &mut Segment<'_>,
-    stage: &Quantized<'_>,
-    (first, mask): (usize, u64),
-    pixel: usize,
-    acc: &[[__m512i; 4]; T],
-) {
-    let finish = Finish::new(stage);
-    let bias = &segment.bias[first..first + WIDTH];
+unsafe fn store(segment: &mut Segment<'_>, of: &Block<'_>, pixel: usize, sums: &[[__m512i; 4]]) {
+    let (first, mask) = (of.first, of.mask);
+    let channels = segment.channels;
+    let (OutputStage::Quantized(stage), Some(finish)) = (segment.stage, &of.finish) else {
+        let shift = if segment.signed { 128 } else { 0 };
+        let count = mask.count_ones() as usize;
+        for (t, sums) in sums.iter().enumerate() {
+            let at = (pixel + t) * channels + first;
+            let output = &mut segment.floats[at..at + count];
+            let row = (segment.row + pixel + t, shift);
+            store_float_row(segment.stage, &in_order(sums)[..count], row, first, output);
+        }
+        return;
+    };
     let multiplier = &segment.multiplier[first..first + WIDTH];
-    let low_byte = _mm512_set1_epi32(0xFF);
-    for (t, acc) in acc.iter().enumerate() {
+    for (t, sums) in sums.iter().enumerate() {
+        let residual = stage.residual.map_or(_mm512_setzero_si512(), |residual| {
+            let at = (segment.row + pixel + t) * channels + first;
+            // SAFETY: the residual has all channels of this pixel; masked lanes are not read.
+            unsafe { _mm512_maskz_loadu_epi8(mask, residual.data.as_ptr().add(at).cast()) }
+        });
         let value = |j: usize| {
-            // SAFETY: both slices have 64 elements.
-            let (bias, multiplier) = unsafe {
-                (
-                    _mm512_loadu_si512(bias.as_ptr().add(j * 16).cast()),
-                    _mm512_loadu_ps(multiplier.as_ptr().add(j * 16)),
-                )
-            };
-            let values = finish.apply(acc[j], bias, multiplier, || {
-                let Some(residual) = stage.residual else {
-                    return _mm_setzero_si128();
-                };
-                let at = (segment.row + pixel + t) * segment.channels + first;
-                // SAFETY: the residual has all channels of this pixel; masked lanes are not read.
-                let bytes =
-                    unsafe { _mm512_maskz_loadu_epi8(mask, residual.data.as_ptr().add(at).cast()) };
+            // SAFETY: the slice has 64 elements.
+            let multiplier = unsafe { _mm512_loadu_ps(multiplier.as_ptr().add(j * 16)) };
+            finish.steps(sums[j], multiplier, || {
                 let j = j as i32;
                 let order =
                     _mm512_setr_epi32(j, j + 4, j + 8, j + 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-                _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, bytes))
-            });
-            _mm512_and_si512(values, low_byte)
+                _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, residual))
+            })
         };
-        let low = _mm512_packus_epi32(value(0), value(1));
-        let high = _mm512_packus_epi32(value(2), value(3));
-        let bytes = _mm512_packus_epi16(low, high);
-        let at = (pixel + t) * segment.channels + first;
+        let bytes = finish.bytes([value(0), value(1), value(2), value(3)]);
+        let at = (pixel + t) * channels + first;
         // SAFETY: the output has all channels of this pixel; masked lanes are not written.
         unsafe {
             let output = segment.bytes.as_mut_ptr().add(at);

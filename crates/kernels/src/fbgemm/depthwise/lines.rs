@@ -1,10 +1,7 @@
 //! Where the input rows under one output row start: what the vector kernels need for their addresses.
 
-use super::Segment;
+use super::{MAX_ROWS, Segment};
 use crate::conv::tile::OUTSIDE;
-
-/// Kernel rows that the table holds; taller kernels are left to the portable kernel.
-pub(super) const MAX_ROWS: usize = 32;
 
 /// The rows for the channels from `first` on.
 pub(super) struct Lines {

@@ -26,6 +26,10 @@ mod lines;
 mod narrow;
 mod scalar;
 
+/// Kernel rows that the vector kernels take; taller kernels are left to the portable kernel.
+#[cfg(target_arch = "x86_64")]
+const MAX_ROWS: usize = 32;
+
 /// Pixels of one output row, the unit of the kernels.
 ///
 /// Invariants that the driver keeps and vector kernels rely on:

@@ -1,0 +1,83 @@
+//! First layers and others with a few channels: each row of the kernel is one tap.
+//!
+//! The columns under a row of the kernel follow each other in memory, channels and all, so that the row is one run of `kernel_w · in_c` bytes,
+//! read where it lies. Up to three bytes behind it are read too, times weights of zero. Where the kernel reaches into the padding beside the
+//! image, and where those bytes would lie behind the input, the run is copied to an extra row.
+
+use std::ops::Range;
+
+use crate::conv::pixels::{Run, runs, tap_position};
+use crate::conv::shape::{CheckedShape, ConvShape};
+use crate::conv::tile::{EXTRA, OUTSIDE};
+
+/// Bytes of an extra row, for runs of `quads` groups of four.
+pub(super) const fn extra_len(quads: usize) -> usize {
+    4 * quads
+}
+
+/// Fills the table `[kernel row][pixel]` of a range of pixels, and the extra rows that it names: `extras` begins with the zero row, behind
+/// which, from byte `first_extra` on, there is room for each row of the kernel under each pixel.
+#[expect(clippy::too_many_arguments, reason = "the state of a chunk")]
+pub(super) fn line_table(
+    shape: &ConvShape,
+    checked: &CheckedShape,
+    quads: usize,
+    input: &[u8],
+    zero: u8,
+    pixels: Range<usize>,
+    (extras, first_extra): (&mut [u8], usize),
+    table: &mut [u32],
+) {
+    let (count, channels) = (pixels.len(), shape.in_c);
+    let len = shape.kernel_w * channels;
+    let mut extra = first_extra;
+    for run in runs(checked, pixels) {
+        let inside = inside_columns(shape, &run);
+        for tap in 0..shape.kernel_h {
+            let entries = &mut table[tap * count + run.first..][..run.len];
+            let (stride, dilation) = (shape.stride_h, shape.dilation_h);
+            let y = tap_position(run.y, stride, tap, dilation, shape.pad_top, shape.in_h);
+            let Some(y) = y else {
+                entries.fill(OUTSIDE);
+                continue;
+            };
+            let row = (run.image * shape.in_h + y) * shape.in_w;
+            // Pixels whose run of whole groups of four lies in the input. It is addressed with 32 bits.
+            let first = (row + run.x * shape.stride_w) * channels;
+            let (pad, step) = (shape.pad_left * channels, shape.stride_w * channels);
+            let room = (input.len() + pad).checked_sub(first + 4 * quads);
+            let readable = inside.start..inside.end.min(room.map_or(0, |room| room / step + 1));
+            if !readable.is_empty() {
+                let offset = (first + readable.start * step - pad) as u32;
+                for (entry, i) in entries[readable.clone()].iter_mut().zip(0_u32..) {
+                    *entry = offset + i * step as u32;
+                }
+            }
+            for i in (0..readable.start).chain(readable.end.max(readable.start)..run.len) {
+                let copy = &mut extras[extra..][..len];
+                for (column, pixel) in copy.chunks_exact_mut(channels).enumerate() {
+                    let x = ((run.x + i) * shape.stride_w + column).checked_sub(shape.pad_left);
+                    match x.filter(|&x| x < shape.in_w) {
+                        Some(x) => {
+                            pixel.copy_from_slice(&input[(row + x) * channels..][..channels])
+                        }
+                        None => pixel.fill(zero),
+                    }
+                }
+                entries[i] = EXTRA + extra as u32;
+                extra += extra_len(quads);
+            }
+        }
+    }
+}
+
+/// The pixels of a run under which the kernel, whose columns are adjacent, lies inside of the image.
+fn inside_columns(shape: &ConvShape, run: &Run) -> Range<usize> {
+    let inside = |i: usize| {
+        let x = (run.x + i) * shape.stride_w;
+        x >= shape.pad_left && x - shape.pad_left + shape.kernel_w <= shape.in_w
+    };
+    let start = (0..run.len).position(inside).unwrap_or(run.len);
+    let len = (start..run.len).take_while(|&i| inside(i)).count();
+    start..start + len
+}
