@@ -203,12 +203,12 @@ mod tests {
         };
         let mut expected = vec![777.0; shape.pixels().unwrap() * shape.in_c];
         let mut scratch = vec![0.0; conv::scratch_len(&shape).unwrap()];
-        let chunks = 0..conv::chunks(&shape).unwrap();
+        let pixels = 0..shape.pixels().unwrap();
         conv::conv(
             Isa::Scalar,
             &shape,
             &general,
-            chunks,
+            pixels,
             &mut scratch,
             &mut expected,
         )
