@@ -117,9 +117,13 @@ pub(crate) fn pack(
                 shape.out_c,
             )?
         }
-        // The weights of a linear layer are [k, n] already.
         (Op::FusedLinear(_), Kernel::FLinear) => {
-            floating(floats(weights)?, bias, linear_shape(weights.shape())?.n)?
+            let shape = linear_shape(weights.shape())?;
+            floating(
+                &float::linear::pack(shape.k, shape.n, floats(weights)?)?,
+                bias,
+                shape.n,
+            )?
         }
         _ => return Ok(None),
     };

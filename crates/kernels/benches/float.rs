@@ -19,6 +19,26 @@ fn floats(len: usize) -> Vec<f32> {
         .collect()
 }
 
+/// Packed weights where a plan has them: at a multiple of 64 bytes.
+struct Aligned {
+    buffer: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(values: &[f32]) -> Self {
+        let (mut buffer, len) = (vec![0.0; values.len() + 16], values.len());
+        let start = buffer.as_ptr().align_offset(64);
+        buffer[start..start + len].copy_from_slice(values);
+        Self { buffer, start, len }
+    }
+
+    fn values(&self) -> &[f32] {
+        &self.buffer[self.start..self.start + self.len]
+    }
+}
+
 fn convolutions(c: &mut Criterion) {
     let mut group = c.benchmark_group("conv");
     for (name, shape) in [
@@ -40,6 +60,34 @@ fn convolutions(c: &mut Criterion) {
             ConvShape::square((7, 7, 512), 512, 3, 1, 1),
         ),
         (
+            "1x1_64_256_56",
+            ConvShape::square((56, 56, 64), 256, 1, 1, 0),
+        ),
+        (
+            "1x1_s2_256_512_56",
+            ConvShape::square((56, 56, 256), 512, 1, 2, 0),
+        ),
+        (
+            "1x1_1024_256_14",
+            ConvShape::square((14, 14, 1024), 256, 1, 1, 0),
+        ),
+        (
+            "1x1_2048_512_7",
+            ConvShape::square((7, 7, 2048), 512, 1, 1, 0),
+        ),
+        (
+            "3x3_s2_3_32_224",
+            ConvShape::square((224, 224, 3), 32, 3, 2, 1),
+        ),
+        (
+            "1x1_32_16_112",
+            ConvShape::square((112, 112, 32), 16, 1, 1, 0),
+        ),
+        (
+            "1x1_384_64_14",
+            ConvShape::square((14, 14, 384), 64, 1, 1, 0),
+        ),
+        (
             "1x1_24_144_56",
             ConvShape::square((56, 56, 24), 144, 1, 1, 0),
         ),
@@ -55,32 +103,30 @@ fn convolutions(c: &mut Criterion) {
     ] {
         let weights = floats(shape.out_c * shape.kernel_h * shape.kernel_w * shape.in_c);
         let packed = conv::pack(&shape, &weights).unwrap();
+        let packed = Aligned::new(&packed);
         let input = floats(shape.in_h * shape.in_w * shape.in_c);
         let bias = floats(shape.out_c);
         let data = ConvData {
             input: &input,
-            weights: &packed,
+            weights: packed.values(),
             bias: Some(&bias),
             residual: None,
             clamp: (0.0, f32::INFINITY),
         };
         let mut scratch = vec![0.0; conv::scratch_len(&shape).unwrap()];
         let mut output = vec![0.0; shape.pixels().unwrap() * shape.out_c];
-        let chunks = conv::chunks(&shape).unwrap();
+        let pixels = 0..shape.pixels().unwrap();
         group.throughput(Throughput::Elements(2 * shape.macs().unwrap()));
-        group.bench_function(name, |b| {
-            b.iter(|| {
-                let data = black_box(&data);
-                conv::conv(
-                    Isa::detect(),
-                    &shape,
-                    data,
-                    0..chunks,
-                    &mut scratch,
-                    &mut output,
-                )
+        // The scalar kernels call a library for each product.
+        for isa in Isa::supported().into_iter().skip(1) {
+            group.bench_function(format!("{name}/{isa}"), |b| {
+                b.iter(|| {
+                    let data = black_box(&data);
+                    let pixels = pixels.clone();
+                    conv::conv(isa, &shape, data, pixels, &mut scratch, &mut output)
+                });
             });
-        });
+        }
     }
 }
 
@@ -120,25 +166,21 @@ fn products(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
     for (rows, k, n) in [(1, 1280, 1000), (128, 384, 1536), (128, 1536, 384)] {
         let shape = LinearShape { rows, k, n };
-        let (input, weights) = (floats(rows * k), floats(k * n));
+        let packed = Aligned::new(&linear::pack(k, n, &floats(k * n)).unwrap());
+        let input = floats(rows * k);
         let data = LinearData {
             input: &input,
-            weights: &weights,
+            weights: packed.values(),
             bias: None,
             clamp: (0.0, f32::INFINITY),
         };
+        let mut scratch = vec![0.0; linear::scratch_len(&shape).unwrap()];
         let mut output = vec![0.0; rows * n];
-        let chunks = linear::chunks(&shape).unwrap();
         group.throughput(Throughput::Elements(2 * (rows * k * n) as u64));
         group.bench_function(format!("{rows}x{k}x{n}"), |b| {
             b.iter(|| {
-                linear::linear(
-                    Isa::detect(),
-                    &shape,
-                    black_box(&data),
-                    0..chunks,
-                    &mut output,
-                )
+                let (data, all) = (black_box(&data), (0..rows, 0..n));
+                linear::linear(Isa::detect(), &shape, data, all, &mut scratch, &mut output)
             });
         });
     }

@@ -14,7 +14,7 @@ use std::str::FromStr;
 pub enum Isa {
     /// Plain Rust, for every processor; the reference of the others.
     Scalar,
-    /// x86-64 with AVX2, 256 bits.
+    /// x86-64 with AVX2 and FMA, 256 bits: every processor with the first has the second, but an emulator may not.
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, 512 bits.
     Avx512Vnni,
@@ -50,7 +50,7 @@ impl Isa {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => {
                 is_x86_feature_detected!("avx2")

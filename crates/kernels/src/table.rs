@@ -43,9 +43,9 @@ pub enum Family {
     Layout,
     /// Moving elements along axes: slices, resizing to nearest neighbours, borders, blocks, any transpose.
     Movement,
-    /// Float convolution.
+    /// Float convolution, and matrix product by weights.
     FConv,
-    /// Float matrix product.
+    /// Float matrix product of two computed operands.
     FGemm,
     /// Any other float operator.
     FloatOther,
@@ -72,6 +72,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         .chain(crate::shared::KERNELS)
         .chain(crate::shared::movement::KERNELS)
         .chain(crate::float::KERNELS)
+        .chain(crate::float::MICRO_KERNELS)
 }
 
 /// The kernel that runs when `family` is called with `isa`: its own version, or that of the next simpler

@@ -1,14 +1,14 @@
 //! Float matrix products: by packed weights, with bias and clamp, and of two computed operands.
 //!
-//! `y[r][n] = clamp(Σ_k x[r][k] · w[k][n] + bias[n])`. The output is cut into chunks by the shape alone, of whole
-//! rows, or of columns when there is one row, so that bits do not depend on the number of threads.
+//! `y[r][n] = clamp(Σ_k x[r][k] · w[k][n] + bias[n])` for packed weights is a 1x1 convolution, with the same kernels and
+//! the same order of sums. Products of two computed operands call the `gemm` crate.
 
 use std::ops::Range;
 
-use super::conv::finish;
 use super::gemm::{View, product};
-use super::{NO_CLAMP, check_clamp};
-use crate::conv::LinearShape;
+use super::micro::PANEL;
+use super::{check_clamp, clamp, conv};
+use crate::conv::{ConvShape, LinearShape};
 use crate::error::check_len;
 use crate::shared::{check_range, product as size};
 use crate::{Isa, KernelError};
@@ -18,7 +18,7 @@ use crate::{Isa, KernelError};
 pub struct LinearData<'a> {
     /// All of `[rows, k]`.
     pub input: &'a [f32],
-    /// `[k, n]`.
+    /// What [`pack`] gives.
     pub weights: &'a [f32],
     /// `[n]`.
     pub bias: Option<&'a [f32]>,
@@ -26,92 +26,110 @@ pub struct LinearData<'a> {
     pub clamp: (f32, f32),
 }
 
-/// Output elements of a chunk; the last chunk may have fewer. Chunk `i` starts at `i · chunk_len` of the output.
-pub fn chunk_len(shape: &LinearShape) -> usize {
-    const ROWS: usize = 64;
-    const COLUMNS: usize = 256;
-    match shape.rows {
-        0 | 1 => COLUMNS,
-        rows => rows
-            .div_ceil(4)
-            .next_multiple_of(8)
-            .min(ROWS)
-            .saturating_mul(shape.n)
-            .max(1),
-    }
-}
-
-/// The number of chunks: `rows · n` divided by [`chunk_len`], rounded up.
+/// The number of floats of packed weights: `k` by `n` rounded up to a multiple of 16.
 ///
 /// # Errors
-/// When `rows · n` overflows.
-pub fn chunks(shape: &LinearShape) -> Result<usize, KernelError> {
-    Ok(size("the output", &[shape.rows, shape.n])?.div_ceil(chunk_len(shape)))
+/// When they are too many to address.
+pub fn packed_len(k: usize, n: usize) -> Result<usize, KernelError> {
+    size("the weights", &[n.div_ceil(PANEL), k, PANEL])
 }
 
-/// Computes the chunks `chunks` of the output.
-///
-/// `output` holds exactly these chunks of `[rows, n]`, from `chunks.start · chunk_len` on.
-///
-/// # Errors
-/// For lengths that do not fit the shape, chunks that do not exist, unordered bounds, and a missing instruction
-/// set.
-pub fn linear(
-    isa: Isa,
-    shape: &LinearShape,
-    data: &LinearData<'_>,
-    chunks: Range<usize>,
-    output: &mut [f32],
-) -> Result<(), KernelError> {
-    let LinearShape { rows, k, n } = *shape;
-    check_range("chunks", &chunks, self::chunks(shape)?)?;
-    let len = chunk_len(shape);
-    let start = chunks.start * len;
-    let end = (chunks.end * len).min(rows * n).max(start);
-    check_len("the output", end - start, output.len())?;
-    check_len(
-        "the input",
-        size("the input", &[rows, k])?,
-        data.input.len(),
-    )?;
-    check_len(
-        "the weights",
-        size("the weights", &[k, n])?,
-        data.weights.len(),
-    )?;
-    if let Some(bias) = data.bias {
-        check_len("the bias", n, bias.len())?;
-    }
-    check_clamp(data.clamp)?;
-    for (first, output) in (start..end).step_by(len).zip(output.chunks_mut(len)) {
-        let (row, column) = (first / n, first % n);
-        let columns = if rows == 1 { output.len() } else { n };
-        let count = output.len() / columns;
-        product(
-            (count, k, columns),
-            (data.input, View::rows(row * k, k)),
-            (data.weights, View::rows(column, n)),
-            (&mut *output, View::rows(0, columns)),
-        )?;
-        let bias = data.bias.map(|bias| &bias[column..column + columns]);
-        finish(isa, bias, None, data.clamp, columns, output)?;
-    }
-    Ok(())
-}
-
-/// Weights `[n, k]`, one row an output as ONNX `Gemm` with `transB` has them, as `[k, n]`.
+/// Packs weights `[k, n]` into the form that the kernels read: `[n/16][k][16]`, as those of a 1x1 [convolution](conv::pack()).
 ///
 /// # Errors
 /// For weights of another length.
 pub fn pack(k: usize, n: usize, weights: &[f32]) -> Result<Vec<f32>, KernelError> {
     check_len("the weights", size("the weights", &[k, n])?, weights.len())?;
-    let mut packed = vec![0.0; weights.len()];
-    for (column, row) in weights.chunks_exact(k.max(1)).enumerate() {
-        for (i, &weight) in row.iter().enumerate() {
-            packed[i * n + column] = weight;
+    let mut packed = vec![0.0; packed_len(k, n)?];
+    for (i, row) in weights.chunks_exact(n.max(1)).enumerate() {
+        for (panel, columns) in row.chunks(PANEL).enumerate() {
+            packed[(panel * k + i) * PANEL..][..columns.len()].copy_from_slice(columns);
         }
     }
     Ok(packed)
+}
+
+/// Floats of scratch memory that [`linear`] needs for each thread, whatever the ranges.
+///
+/// # Errors
+/// When the sizes are too large to address.
+pub fn scratch_len(shape: &LinearShape) -> Result<usize, KernelError> {
+    match as_conv(shape) {
+        Some(conv) => conv::scratch_len(&conv),
+        None => Ok(0),
+    }
+}
+
+/// Computes a block of the product: rows `rows` by columns `columns`.
+///
+/// - `columns`: starts at a multiple of 16;
+/// - `output`: the values of the block, `[rows.len(), columns.len()]`. With all columns, or one row, this is a contiguous part of the
+///   whole output;
+/// - `scratch`: at least [`scratch_len`] floats with any content, not shared with a concurrent call.
+///
+/// # Errors
+/// For lengths that do not fit the shape, rows and columns that do not exist, unordered bounds, and a missing instruction
+/// set. Nothing was written then.
+pub fn linear(
+    isa: Isa,
+    shape: &LinearShape,
+    data: &LinearData<'_>,
+    (rows, columns): (Range<usize>, Range<usize>),
+    scratch: &mut [f32],
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    check_range("rows", &rows, shape.rows)?;
+    check_range("columns", &columns, shape.n)?;
+    if !columns.start.is_multiple_of(PANEL) {
+        let (what, len) = ("columns", shape.n);
+        return Err(KernelError::Range {
+            what,
+            range: columns,
+            len,
+        });
+    }
+    if let Some(conv) = as_conv(shape) {
+        let data = conv::ConvData {
+            input: data.input,
+            weights: data.weights,
+            bias: data.bias,
+            residual: None,
+            clamp: data.clamp,
+        };
+        return conv::run(isa, &conv, &data, (rows, columns), scratch, output);
+    }
+    // There is nothing to add up.
+    let len = size("the output", &[rows.len(), columns.len()])?;
+    check_len("the output", len, output.len())?;
+    check_len(
+        "the input",
+        size("the input", &[shape.rows, shape.k])?,
+        data.input.len(),
+    )?;
+    check_len(
+        "the weights",
+        packed_len(shape.k, shape.n)?,
+        data.weights.len(),
+    )?;
+    if let Some(bias) = data.bias {
+        check_len("the bias", shape.n, bias.len())?;
+    }
+    check_clamp(data.clamp)?;
+    if !isa.is_supported() {
+        return Err(KernelError::Unsupported(isa));
+    }
+    for row in output.chunks_mut(columns.len().max(1)) {
+        for (y, column) in row.iter_mut().zip(columns.clone()) {
+            *y = clamp(data.bias.map_or(0.0, |bias| bias[column]), data.clamp);
+        }
+    }
+    Ok(())
+}
+
+/// The product as a convolution, unless a size is zero.
+fn as_conv(shape: &LinearShape) -> Option<ConvShape> {
+    let some = shape.rows > 0 && shape.k > 0 && shape.n > 0;
+    some.then(|| shape.as_conv())
 }
 
 /// The sizes of a batch of products of two computed operands.
@@ -173,6 +191,9 @@ pub fn matmul(
         size("the output", &[batches.len(), len])?,
         output.len(),
     )?;
+    if !isa.is_supported() {
+        return Err(KernelError::Unsupported(isa));
+    }
     if len == 0 {
         return Ok(());
     }
@@ -190,7 +211,7 @@ pub fn matmul(
             (&mut *output, View::rows(0, columns)),
         )?;
     }
-    finish(isa, None, None, NO_CLAMP, columns, output)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -206,21 +227,21 @@ mod tests {
                 let shape = LinearShape { rows, k, n };
                 let (input, weights) = (random.floats(rows * k), random.floats(k * n));
                 let bias = random.floats(n);
-                let packed = pack(k, n, &weights).unwrap();
-                let clamp = (-0.5, 4.0);
                 let data = LinearData {
                     input: &input,
-                    weights: &packed,
+                    weights: &pack(k, n, &weights).unwrap(),
                     bias: Some(&bias),
-                    clamp,
+                    clamp: (-0.5, 4.0),
                 };
+                let mut scratch = vec![f32::NAN; scratch_len(&shape).unwrap()];
+                let mut bits: Option<Vec<u32>> = None;
                 for isa in Isa::supported() {
                     let mut whole = vec![777.0; rows * n];
-                    let count = chunks(&shape).unwrap();
-                    linear(isa, &shape, &data, 0..count, &mut whole).unwrap();
+                    let all = (0..rows, 0..n);
+                    linear(isa, &shape, &data, all, &mut scratch, &mut whole).unwrap();
                     for (i, &got) in whole.iter().enumerate() {
                         let (r, c) = (i / n, i % n);
-                        let term = |j| f64::from(input[r * k + j]) * f64::from(weights[c * k + j]);
+                        let term = |j| f64::from(input[r * k + j]) * f64::from(weights[j * n + c]);
                         let sum = (0..k).map(term).sum::<f64>() + f64::from(bias[c]);
                         let error = f64::from(got) - sum.clamp(-0.5, 4.0);
                         assert!(
@@ -228,10 +249,16 @@ mod tests {
                             "{isa} {shape:?} {i}"
                         );
                     }
-                    for (i, part) in whole.chunks(chunk_len(&shape)).enumerate() {
-                        let mut output = vec![777.0; part.len()];
-                        linear(isa, &shape, &data, i..i + 1, &mut output).unwrap();
-                        assert_eq!(output, part, "{shape:?} {i}");
+                    let now: Vec<u32> = whole.iter().map(|y| y.to_bits()).collect();
+                    assert_eq!(*bits.get_or_insert_with(|| now.clone()), now, "{isa}");
+                    for row in 0..rows.min(5) {
+                        for first in (0..n).step_by(48) {
+                            let columns = first..n.min(first + 48);
+                            let mut part = vec![777.0; columns.len()];
+                            let block = (row..row + 1, columns.clone());
+                            linear(isa, &shape, &data, block, &mut scratch, &mut part).unwrap();
+                            assert_eq!(part, whole[row * n..][columns], "{shape:?} {row}");
+                        }
                     }
                 }
             }
@@ -285,51 +312,46 @@ mod tests {
             k: 3,
             n: 4,
         };
-        let call = |shape: LinearShape, input: usize, weights: usize, chunks, output: usize| {
+        let call = |shape: LinearShape, input: usize, weights: usize, block, output: usize| {
             let (input, weights) = (vec![0.0; input], vec![0.0; weights]);
             let data = LinearData {
                 input: &input,
                 weights: &weights,
                 bias: None,
-                clamp: NO_CLAMP,
+                clamp: (0.0, 1.0),
             };
-            linear(Isa::Scalar, &shape, &data, chunks, &mut vec![0.0; output])
+            let (mut scratch, mut output) = ([0.0; 64], vec![0.0; output]);
+            linear(Isa::Scalar, &shape, &data, block, &mut scratch, &mut output)
         };
-        assert_eq!(call(shape, 6, 12, 0..1, 8), Ok(()));
-        assert!(call(shape, 5, 12, 0..1, 8).is_err());
-        assert!(call(shape, 6, 13, 0..1, 8).is_err());
-        assert!(call(shape, 6, 12, 0..2, 8).is_err());
-        assert!(call(shape, 6, 12, 0..1, 7).is_err());
-        assert!(
-            call(
-                LinearShape {
-                    rows: usize::MAX,
-                    ..shape
-                },
-                6,
-                12,
-                0..1,
-                8
-            )
-            .is_err()
-        );
-        assert!(
-            call(
-                LinearShape {
-                    n: usize::MAX,
-                    ..shape
-                },
-                6,
-                12,
-                0..1,
-                8
-            )
-            .is_err()
-        );
-        assert_eq!(
-            call(LinearShape { rows: 0, ..shape }, 0, 12, 0..0, 0),
-            Ok(())
-        );
-        assert_eq!(call(LinearShape { n: 0, ..shape }, 6, 0, 0..0, 0), Ok(()));
+        assert_eq!(call(shape, 6, 48, (0..2, 0..4), 8), Ok(()));
+        assert!(call(shape, 5, 48, (0..2, 0..4), 8).is_err());
+        assert!(call(shape, 6, 49, (0..2, 0..4), 8).is_err());
+        assert!(call(shape, 6, 48, (0..3, 0..4), 8).is_err());
+        assert!(call(shape, 6, 48, (0..2, 0..5), 8).is_err());
+        assert!(call(shape, 6, 48, (0..2, 1..4), 6).is_err());
+        assert!(call(shape, 6, 48, (0..2, 0..4), 7).is_err());
+        for huge in [
+            LinearShape {
+                rows: usize::MAX,
+                ..shape
+            },
+            LinearShape {
+                n: usize::MAX,
+                ..shape
+            },
+        ] {
+            assert!(call(huge, 6, 48, (0..2, 0..4), 8).is_err());
+        }
+        for (empty, weights) in [
+            (LinearShape { rows: 0, ..shape }, 48),
+            (LinearShape { n: 0, ..shape }, 0),
+        ] {
+            let input = empty.rows * empty.k;
+            let block = (0..empty.rows, 0..empty.n);
+            assert_eq!(call(empty, input, weights, block, 0), Ok(()));
+        }
+        let no_depth = LinearShape { k: 0, ..shape };
+        assert_eq!(call(no_depth, 0, 0, (0..2, 0..4), 8), Ok(()));
+        assert!(call(no_depth, 0, 0, (0..2, 0..4), 7).is_err());
     }
 }

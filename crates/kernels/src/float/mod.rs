@@ -1,13 +1,14 @@
 //! The float operators, over dense channels-last (NHWC) tensors like those of the integer kernels, so that float and
 //! int8 layers meet without transposes.
 //!
-//! Convolutions and matrix products use the `gemm` crate on one thread; the rest are loops compiled once for each
-//! instruction set. The `gemm` crate looks for instruction sets itself: [`Isa`](crate::Isa) decides about everything around it.
+//! Convolutions, and matrix products by weights, have kernels of their own (`micro`), one stored form of weights (`pack`) and one order of
+//! sums. Products of two computed operands ([`linear::matmul`]) use the `gemm` crate on one thread, which looks for instruction
+//! sets itself: there [`Isa`](crate::Isa) decides nothing. The rest are loops compiled once for each instruction set.
 //!
 //! # The same bits for any number of threads
-//! No sum is ever split between threads. Where a matrix product could depend on how many rows one call
-//! sees, the shape alone cuts the output into chunks, and a caller splits only between chunks. Between
-//! processors, results differ by rounding.
+//! No sum is ever split between threads, and no result depends on what else a call computes. Convolutions and products by weights add up
+//! their products in order, each rounded once with its sum, whatever the instruction set: they give the same bits on each processor. `gemm` does
+//! not: there processors differ by rounding.
 //!
 //! Bounds `clamp: (lo, hi)` are a fused ReLU or Clip; [`NO_CLAMP`] leaves everything as it is. NaN passes through.
 
@@ -17,10 +18,12 @@ pub mod elementwise;
 pub mod function;
 mod gemm;
 pub mod linear;
+mod micro;
+mod pack;
 pub mod pool;
 
-use crate::KernelError;
 use crate::table::{Family, Kernel};
+use crate::{Isa, KernelError};
 
 /// Bounds that change nothing.
 pub const NO_CLAMP: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
@@ -41,12 +44,39 @@ pub(crate) fn clamp(value: f32, (lo, hi): (f32, f32)) -> f32 {
     if value > hi { hi } else { value }
 }
 
-/// The kernels of this module, for the table of all kernels.
+/// The kernels of this module that are loops, for the table of all kernels.
 pub(crate) const KERNELS: &[Kernel] = crate::shared::entries![
-    FConv "conv_f32",
     FGemm "gemm_f32",
     FloatOther "elementwise_f32",
     FloatOther "function_f32",
     FloatOther "depthwise_f32",
     FloatOther "pool_f32",
+];
+
+/// The kernels of convolutions and of products by weights.
+pub(crate) const MICRO_KERNELS: &[Kernel] = &[
+    Kernel {
+        family: Family::FConv,
+        isa: Isa::Scalar,
+        name: "conv_f32_4x16__scalar",
+        tile: (4, 16),
+    },
+    Kernel {
+        family: Family::FConv,
+        isa: Isa::Avx2,
+        name: "conv_f32_6x16__avx2",
+        tile: (6, 16),
+    },
+    Kernel {
+        family: Family::FConv,
+        isa: Isa::Avx512Vnni,
+        name: "conv_f32_9x48__avx512vnni",
+        tile: (9, 48),
+    },
+    Kernel {
+        family: Family::FConv,
+        isa: Isa::Neon,
+        name: "conv_f32_6x16__neon",
+        tile: (6, 16),
+    },
 ];

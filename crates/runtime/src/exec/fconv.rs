@@ -1,20 +1,20 @@
 //! Float convolutions and linear layers.
 
 use octofold_kernels::conv::{ConvShape, LinearShape};
-use octofold_kernels::float::conv::{ConvData, chunk_len, conv, scratch_len};
+use octofold_kernels::float::conv::{self, ConvData, conv};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
 use octofold_kernels::float::linear::{self, LinearData, linear};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
-use super::conv::{conv_shape, linear_shape};
+use super::conv::{conv_shape, linear_shape, part};
 use super::{Arguments, Call, Work};
 use crate::StepError;
 use crate::plan::Kernel;
 use crate::values::{numbers, numbers_mut};
 
-/// The products that pay for a second thread.
-const MACS: u64 = 1 << 18;
+/// The products of a depthwise convolution that pay for a second thread.
+const MACS: usize = 1 << 18;
 
 #[derive(Debug)]
 enum Sizes {
@@ -28,26 +28,21 @@ struct FloatConv {
     sizes: Sizes,
     residual: bool,
     clamp: (f32, f32),
-    /// Elements of the output that are computed alike whatever else a call computes: the shape decides.
-    chunk: usize,
-    /// Elements of a part: whole chunks.
+    /// Elements of the output of an item: a pixel or row, a row of pixels of a depthwise convolution, one column of a single row.
+    item: usize,
+    /// Items of a part.
     part: usize,
     /// Floats of scratch.
     scratch: usize,
 }
 
 /// The work of a float `FusedConv` or `FusedLinear`.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
     let step = arguments.step;
     arguments.operand(0)?.expect(DType::F32)?;
     arguments.result.expect(DType::F32)?;
-    let weights: usize = step
-        .weights
-        .iter()
-        .try_fold(1_usize, |len, &size| len.checked_mul(size))
-        .unwrap_or(usize::MAX);
     let residual = arguments.operands.get(3).copied().flatten();
-    let (sizes, activation, chunk, scratch) = match (&step.op, step.kernel) {
+    let (sizes, activation) = match (&step.op, step.kernel) {
         (Op::FusedConv(op), Kernel::FConv | Kernel::FConvDepthwise)
             if op.x.is_none() && op.y.is_none() && op.sum.is_none() =>
         {
@@ -56,26 +51,13 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
                 if residual.is_some() || shape.groups != shape.in_c || shape.out_c != shape.in_c {
                     return Err(arguments.wrong_operator());
                 }
-                let width = arguments.result.image()?[2] * shape.out_c;
-                (Sizes::Depthwise(shape), op.activation, width, 0)
+                (Sizes::Depthwise(shape), op.activation)
             } else {
-                (
-                    Sizes::Conv(shape),
-                    op.activation,
-                    chunk_len(&shape)?,
-                    scratch_len(&shape)?,
-                )
+                (Sizes::Conv(shape), op.activation)
             }
         }
         (Op::FusedLinear(op), Kernel::FLinear) if op.x.is_none() && op.y.is_none() => {
-            let shape = linear_shape(arguments)?;
-            linear::chunks(&shape)?;
-            (
-                Sizes::Linear(shape),
-                op.activation,
-                linear::chunk_len(&shape),
-                0,
-            )
+            (Sizes::Linear(linear_shape(arguments)?), op.activation)
         }
         _ => return Err(arguments.wrong_operator()),
     };
@@ -87,25 +69,55 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
             ));
         }
     }
-    let channels = match &sizes {
-        Sizes::Conv(shape) | Sizes::Depthwise(shape) => shape.out_c,
-        Sizes::Linear(shape) => shape.n,
+    let (weights, channels, scratch) = match &sizes {
+        Sizes::Conv(shape) => (
+            conv::packed_len(shape)?,
+            shape.out_c,
+            conv::scratch_len(shape)?,
+        ),
+        Sizes::Depthwise(shape) => (
+            step.weights.iter().copied().fold(1, usize::saturating_mul),
+            shape.out_c,
+            0,
+        ),
+        Sizes::Linear(shape) => (
+            linear::packed_len(shape.k, shape.n)?,
+            shape.n,
+            linear::scratch_len(shape)?,
+        ),
     };
     arguments.expect_packed(&[(DType::F32, weights), (DType::F32, channels)])?;
-    let macs = match &sizes {
-        Sizes::Conv(shape) | Sizes::Depthwise(shape) => shape.macs()?,
-        Sizes::Linear(shape) => (arguments.result.len() as u64).saturating_mul(shape.k as u64),
+    let len = arguments.result.len();
+    let (item, part) = match &sizes {
+        Sizes::Conv(shape) => {
+            let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
+            let pixels = shape.pixels()?;
+            (channels, part(pixels, channels, macs, threads, false))
+        }
+        Sizes::Linear(shape) => {
+            let macs = len.saturating_mul(shape.k);
+            let item = if shape.rows == 1 { 1 } else { channels };
+            (item, part(shape.rows, channels, macs, threads, true))
+        }
+        Sizes::Depthwise(shape) => {
+            let row = arguments.result.image()?[2] * channels;
+            let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
+            let rows = (len / row.max(1)).max(1);
+            // A part takes as many rows as pay for a thread.
+            let rows_a_part = if threads == 1 {
+                rows
+            } else {
+                (MACS / (macs / rows).max(1)).clamp(1, rows)
+            };
+            (row, rows_a_part)
+        }
     };
-    // A part takes as many chunks as pay for a thread.
-    let chunks = arguments.result.len().div_ceil(chunk.max(1)).max(1);
-    let per_part =
-        (MACS.saturating_mul(chunks as u64) / macs.max(1)).clamp(1, chunks as u64) as usize;
     Ok(Box::new(FloatConv {
         sizes,
         residual: residual.is_some(),
         clamp: activation.bounds(),
-        chunk: chunk.max(1),
-        part: chunk.max(1).saturating_mul(per_part),
+        item: item.max(1),
+        part: part.max(1),
         scratch,
     }))
 }
@@ -121,13 +133,12 @@ impl Work for FloatConv {
             &[]
         };
         let (isa, clamp) = (call.isa, self.clamp);
-        let scratch_bytes = self.scratch.saturating_mul(4);
         call.pool.run_parts(
             numbers_mut::<f32>(call.output)?,
-            self.part,
-            scratch_bytes,
+            self.part.saturating_mul(self.item),
+            self.scratch.saturating_mul(4),
             |first, output, scratch| {
-                let chunks = first / self.chunk..(first + output.len()).div_ceil(self.chunk);
+                let items = first / self.item..(first + output.len()) / self.item;
                 match &self.sizes {
                     Sizes::Conv(shape) => {
                         let residual = self
@@ -140,7 +151,7 @@ impl Work for FloatConv {
                             residual,
                             clamp,
                         };
-                        conv(isa, shape, &data, chunks, numbers_mut(scratch)?, output)?;
+                        conv(isa, shape, &data, items, numbers_mut(scratch)?, output)?;
                     }
                     Sizes::Depthwise(shape) => {
                         let data = DepthwiseData {
@@ -149,7 +160,7 @@ impl Work for FloatConv {
                             bias,
                             clamp,
                         };
-                        depthwise(isa, shape, &data, chunks, output)?;
+                        depthwise(isa, shape, &data, items, output)?;
                     }
                     Sizes::Linear(shape) => {
                         let data = LinearData {
@@ -158,7 +169,12 @@ impl Work for FloatConv {
                             bias,
                             clamp,
                         };
-                        linear(isa, shape, &data, chunks, output)?;
+                        let block = if shape.rows == 1 {
+                            (0..1, items)
+                        } else {
+                            (items, 0..shape.n)
+                        };
+                        linear(isa, shape, &data, block, numbers_mut(scratch)?, output)?;
                     }
                 }
                 Ok(())

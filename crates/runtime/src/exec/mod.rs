@@ -132,7 +132,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Kernel::Dequantize | Kernel::DequantizeToNchw => quantize::bind_dequantize(arguments),
         Kernel::ToNhwc | Kernel::ToNchw => layout::bind(arguments),
         Kernel::Move => movement::bind(arguments),
-        Kernel::FConv | Kernel::FConvDepthwise | Kernel::FLinear => fconv::bind(arguments),
+        Kernel::FConv | Kernel::FConvDepthwise | Kernel::FLinear => fconv::bind(arguments, threads),
         Kernel::FMaxPool | Kernel::FAveragePool => float::bind_pool(arguments),
         Kernel::FGlobalAveragePool => float::bind_global(arguments),
         Kernel::FClip => float::bind_clip(arguments),

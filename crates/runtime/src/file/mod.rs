@@ -42,7 +42,7 @@ use prost::Message;
 use crate::{Blob, Plan, PlanError};
 
 /// The version of the format that this program writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"OCTOPLAN";
 const HEADER: usize = 64;

@@ -1,6 +1,6 @@
 //! Convolution against a sum over all taps in f64.
 
-use super::super::NO_CLAMP;
+use super::super::{NO_CLAMP, clamp};
 use super::*;
 use crate::shared::testing::Random;
 
@@ -73,13 +73,12 @@ fn check(shape: ConvShape, with_bias: bool, with_residual: bool, clamp: (f32, f3
     };
     let residual = with_residual.then_some(residual.as_slice());
     let expected = reference(&shape, &data, &weights, residual);
-    let chunk = chunk_len(&shape).unwrap();
-    let count = chunks(&shape).unwrap();
+    let mut bits: Option<Vec<u32>> = None;
     for isa in Isa::supported() {
         let mut whole = vec![777.0; pixels * shape.out_c];
         let mut scratch = vec![f32::NAN; scratch_len(&shape).unwrap()];
         let all = ConvData { residual, ..data };
-        conv(isa, &shape, &all, 0..count, &mut scratch, &mut whole).unwrap();
+        conv(isa, &shape, &all, 0..pixels, &mut scratch, &mut whole).unwrap();
         for (i, (&got, &(sum, magnitude))) in whole.iter().zip(&expected).enumerate() {
             let error = (f64::from(got) - sum).abs();
             assert!(
@@ -87,12 +86,25 @@ fn check(shape: ConvShape, with_bias: bool, with_residual: bool, clamp: (f32, f3
                 "{isa} {i}: {got} {sum} {shape:?}"
             );
         }
-        for (i, part) in whole.chunks(chunk).enumerate() {
-            let mut output = vec![777.0; part.len()];
-            let residual = residual.map(|residual| &residual[i * chunk..][..part.len()]);
-            let one = ConvData { residual, ..data };
-            conv(isa, &shape, &one, i..i + 1, &mut scratch, &mut output).unwrap();
-            assert_eq!(output, part, "chunk {i} depends on the split: {shape:?}");
+        let now: Vec<u32> = whole.iter().map(|y| y.to_bits()).collect();
+        assert_eq!(
+            *bits.get_or_insert_with(|| now.clone()),
+            now,
+            "{isa} {shape:?}"
+        );
+        for step in [1, 5, 13, pixels.div_ceil(2)] {
+            for start in (0..pixels).step_by(step).take(9) {
+                let range = start..pixels.min(start + step);
+                let part = range.start * shape.out_c..range.end * shape.out_c;
+                let mut output = vec![777.0; part.len()];
+                let residual = residual.map(|residual| &residual[part.clone()]);
+                let one = ConvData { residual, ..data };
+                conv(isa, &shape, &one, range, &mut scratch, &mut output).unwrap();
+                assert_eq!(
+                    output, whole[part],
+                    "pixel {start} depends on the split: {shape:?}"
+                );
+            }
         }
     }
 }
@@ -185,15 +197,55 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         true,
         (0.0, 6.0),
     );
+    // Chunks of 84 pixels, and sums deeper than a cache.
     check(
         ConvShape {
-            batch: 2,
-            ..ConvShape::square((1, 9, 700), 10, 1, 1, 0)
+            batch: 3,
+            ..ConvShape::square((7, 9, 1500), 10, 1, 1, 0)
         },
         true,
         false,
         NO_CLAMP,
     );
+}
+
+#[test]
+fn every_number_of_panels_and_rows_matches_sums_in_f64() {
+    for out_c in [16, 31, 48, 64, 65, 80, 96, 100, 128, 150] {
+        for width in [1, 4, 6, 7, 11, 13, 29] {
+            for in_c in [5, 200] {
+                let shape = ConvShape::square((1, width, in_c), out_c, 1, 1, 0);
+                check(shape, true, width % 2 == 0, (-0.5, 2.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn not_a_number_passes_through() {
+    let shape = ConvShape::square((5, 5, 3), 20, 3, 1, 1);
+    let mut input = Random::new(3).floats(75);
+    input[0] = f32::NAN;
+    let packed = pack(&shape, &Random::new(4).floats(20 * 27)).unwrap();
+    let data = ConvData {
+        input: &input,
+        weights: &packed,
+        bias: None,
+        residual: None,
+        clamp: (0.0, 6.0),
+    };
+    for isa in Isa::supported() {
+        let mut scratch = vec![0.0; scratch_len(&shape).unwrap()];
+        let mut output = vec![0.0; 25 * 20];
+        conv(isa, &shape, &data, 0..25, &mut scratch, &mut output).unwrap();
+        for (pixel, output) in output.chunks(20).enumerate() {
+            let touched = pixel % 5 < 2 && pixel / 5 < 2;
+            assert!(
+                output.iter().all(|y| y.is_nan() == touched),
+                "{isa} {pixel}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -207,7 +259,7 @@ fn nan_passes_the_clamp() {
 fn wrong_sizes_are_refused() {
     let shape = ConvShape::square((4, 4, 2), 3, 3, 1, 1);
     let call =
-        |input: usize, weights: usize, bias: usize, residual: usize, chunks, scratch: usize| {
+        |input: usize, weights: usize, bias: usize, residual: usize, pixels, scratch: usize| {
             let (input, weights) = (vec![0.0; input], vec![0.0; weights]);
             let (bias, residual) = (vec![0.0; bias], vec![0.0; residual]);
             let data = ConvData {
@@ -221,21 +273,23 @@ fn wrong_sizes_are_refused() {
                 Isa::Scalar,
                 &shape,
                 &data,
-                chunks,
+                pixels,
                 &mut vec![0.0; scratch],
                 &mut [0.0; 48],
             )
         };
     let scratch = scratch_len(&shape).unwrap();
-    assert_eq!(chunks(&shape), Ok(1));
-    assert_eq!(call(32, 54, 3, 48, 0..1, scratch), Ok(()));
-    assert!(call(31, 54, 3, 48, 0..1, scratch).is_err());
-    assert!(call(32, 55, 3, 48, 0..1, scratch).is_err());
-    assert!(call(32, 54, 2, 48, 0..1, scratch).is_err());
-    assert!(call(32, 54, 3, 47, 0..1, scratch).is_err());
-    assert!(call(32, 54, 3, 48, 0..2, scratch).is_err());
-    assert!(call(32, 54, 3, 48, usize::MAX..usize::MAX, scratch).is_err());
-    assert!(call(32, 54, 3, 48, 0..1, scratch - 1).is_err());
+    let packed = packed_len(&shape).unwrap();
+    assert_eq!(packed, 18 * 16);
+    assert_eq!(call(32, packed, 3, 48, 0..16, scratch), Ok(()));
+    assert!(call(31, packed, 3, 48, 0..16, scratch).is_err());
+    assert!(call(32, packed + 1, 3, 48, 0..16, scratch).is_err());
+    assert!(call(32, packed, 2, 48, 0..16, scratch).is_err());
+    assert!(call(32, packed, 3, 47, 0..16, scratch).is_err());
+    assert!(call(32, packed, 3, 48, 0..15, scratch).is_err());
+    assert!(call(32, packed, 3, 48, 0..17, scratch).is_err());
+    assert!(call(32, packed, 3, 48, usize::MAX..usize::MAX, scratch).is_err());
+    assert!(call(32, packed, 3, 48, 0..16, scratch - 1).is_err());
     assert!(pack(&shape, &[0.0; 53]).is_err());
     assert!(pack(&ConvShape { groups: 0, ..shape }, &[0.0; 54]).is_err());
 }
