@@ -2,11 +2,12 @@
 //!
 //! `vpmaddubsw` would saturate, so bytes are widened first, and without a shuffle: of four bytes in a dword,
 //! masking (or shifting left and back, for signed ones) leaves the even two as 16-bit numbers, and shifting
-//! right leaves the odd two. Both the broadcast activations and the packed weights are split that way, and
-//! `even·even + odd·odd` is the sum of four products, in 32 bits, where nothing overflows. Registers of a
-//! tile of 6 rows by 16 channels: 12 sums, 2 halves of weights, 1 broadcast, 1 temporary: 16.
+//! right leaves the odd two. Activations and packed weights are both split that way, and `even·even + odd·odd` is the sum of four products, in 32
+//! bits, where nothing overflows. The rows of a tile are widened once, for all panels ([`widen`]), the weights in the loop. Registers of a tile of 6
+//! rows by 16 channels: 12 sums, 2 halves of weights, 1 broadcast, 1 temporary: 16.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::output::{OutputStage, Quantized};
 use super::scalar::store_floats;
@@ -46,27 +47,64 @@ pub(crate) fn odd_unsigned(bytes: __m256i) -> __m256i {
 /// Rows of the tallest tile of [`run`].
 pub(crate) const ROWS: usize = 6;
 
-/// Computes a tile of up to [`ROWS`] rows by 16 channels, which are two halves of eight: `halves` point to the blocks
+/// Bytes of the widened rows of a tile: eight for each four activations.
+pub(crate) const fn wide_len(taps: usize, quads: usize) -> usize {
+    ROWS * taps * quads * 8
+}
+
+/// Widens the rows of a tile: `[row][tap][quad]` of the even two and the odd two of four activations, as `u16`.
+///
+/// # Safety
+/// The invariants of [`Tile`] hold for `rows` rows, at most [`ROWS`]; `into` has [`wide_len`] bytes; the processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn widen(tile: &Tile<'_>, rows: usize, into: *mut u8) {
+    let flip = if tile.signed { 0x8080_8080_u32 } else { 0 };
+    let flips = _mm256_set1_epi32(flip as i32);
+    for r in 0..rows {
+        for tap in 0..tile.taps {
+            // SAFETY: the row has an entry at this tap, from which `quads` groups of four are readable, and the target has eight bytes for each.
+            unsafe {
+                let from = tile.row_start(tap, r);
+                let into = into.add((r * tile.taps + tap) * tile.quads * 8);
+                let mut quad = 0;
+                while quad + 8 <= tile.quads {
+                    let bytes = _mm256_loadu_si256(from.add(quad * 4).cast());
+                    let bytes = _mm256_xor_si256(bytes, flips);
+                    let (even, odd) = (even_unsigned(bytes), odd_unsigned(bytes));
+                    let low = _mm256_unpacklo_epi32(even, odd);
+                    let high = _mm256_unpackhi_epi32(even, odd);
+                    let into = into.add(quad * 8).cast::<__m256i>();
+                    _mm256_storeu_si256(into, _mm256_permute2x128_si256::<0x20>(low, high));
+                    _mm256_storeu_si256(into.add(1), _mm256_permute2x128_si256::<0x31>(low, high));
+                    quad += 8;
+                }
+                for quad in quad..tile.quads {
+                    let four = from.add(quad * 4).cast::<u32>().read_unaligned() ^ flip;
+                    let halves = [four & 0x00FF_00FF, four >> 8 & 0x00FF_00FF];
+                    into.add(quad * 8)
+                        .cast::<[u32; 2]>()
+                        .write_unaligned(halves);
+                }
+            }
+        }
+    }
+}
+
+/// Computes a tile of up to [`ROWS`] widened rows by 16 channels, which are two halves of eight: `halves` point to the blocks
 /// of the halves, 32 bytes each, that follow each other in a distance of `STEP` bytes.
 ///
 /// # Safety
-/// The invariants of [`Tile`] hold, `halves` have `taps · quads` blocks each, and the processor has AVX2.
+/// The invariants of [`Tile`] hold, `wide` has its rows as [`widen`] gives them, `halves` have `taps · quads` blocks each, and the processor has AVX2.
 pub(crate) unsafe fn run<const STEP: usize>(tile: &Tile<'_>, rows: usize, halves: [*const u8; 2]) {
     // SAFETY: passed on from the caller.
     unsafe {
-        match (rows, tile.signed) {
-            (1, false) => compute::<1, STEP, false>(tile, halves),
-            (2, false) => compute::<2, STEP, false>(tile, halves),
-            (3, false) => compute::<3, STEP, false>(tile, halves),
-            (4, false) => compute::<4, STEP, false>(tile, halves),
-            (5, false) => compute::<5, STEP, false>(tile, halves),
-            (6, false) => compute::<6, STEP, false>(tile, halves),
-            (1, true) => compute::<1, STEP, true>(tile, halves),
-            (2, true) => compute::<2, STEP, true>(tile, halves),
-            (3, true) => compute::<3, STEP, true>(tile, halves),
-            (4, true) => compute::<4, STEP, true>(tile, halves),
-            (5, true) => compute::<5, STEP, true>(tile, halves),
-            (6, true) => compute::<6, STEP, true>(tile, halves),
+        match rows {
+            1 => compute::<1, STEP>(tile, halves),
+            2 => compute::<2, STEP>(tile, halves),
+            3 => compute::<3, STEP>(tile, halves),
+            4 => compute::<4, STEP>(tile, halves),
+            5 => compute::<5, STEP>(tile, halves),
+            6 => compute::<6, STEP>(tile, halves),
             _ => unreachable!("a tile has at most 6 rows"),
         }
     }
@@ -77,45 +115,62 @@ pub(crate) unsafe fn run<const STEP: usize>(tile: &Tile<'_>, rows: usize, halves
 /// # Safety
 /// As [`run`], for `R` rows.
 #[target_feature(enable = "avx2")]
-unsafe fn compute<const R: usize, const STEP: usize, const SIGNED: bool>(
-    tile: &Tile<'_>,
-    halves: [*const u8; 2],
-) {
+unsafe fn compute<const R: usize, const STEP: usize>(tile: &Tile<'_>, halves: [*const u8; 2]) {
     let mut acc = [[_mm256_setzero_si256(); 2]; R];
-    let flip = if SIGNED { 0x8080_8080_u32 as i32 } else { 0 };
-    for tap in 0..tile.taps {
-        // SAFETY: `R` rows have an entry at each tap.
-        let rows: [*const u8; R] = std::array::from_fn(|r| unsafe { tile.row_start(tap, r) });
-        // SAFETY: the halves have `taps · quads` blocks.
-        let mut blocks = halves.map(|half| unsafe { half.add(tap * tile.quads * STEP) });
-        for quad in 0..tile.quads {
-            // SAFETY: a block has 32 bytes.
-            let bytes = blocks.map(|block| unsafe { _mm256_loadu_si256(block.cast()) });
-            let weights = [even_signed(bytes[0]), even_signed(bytes[1])];
-            for r in 0..R {
-                // SAFETY: `4 · quads` bytes are readable at each row.
-                let four = unsafe { rows[r].add(quad * 4).cast::<i32>().read_unaligned() };
-                let x = even_unsigned(_mm256_set1_epi32(four ^ flip));
-                for half in 0..2 {
-                    let products = _mm256_madd_epi16(x, weights[half]);
-                    acc[r][half] = _mm256_add_epi32(acc[r][half], products);
-                }
-            }
-            let weights = [odd_signed(bytes[0]), odd_signed(bytes[1])];
-            for r in 0..R {
-                // SAFETY: as above.
-                let four = unsafe { rows[r].add(quad * 4).cast::<i32>().read_unaligned() };
-                let x = odd_unsigned(_mm256_set1_epi32(four ^ flip));
-                for half in 0..2 {
-                    let products = _mm256_madd_epi16(x, weights[half]);
-                    acc[r][half] = _mm256_add_epi32(acc[r][half], products);
-                }
-            }
-            blocks = blocks.map(|block| block.wrapping_add(STEP));
+    let depth = tile.taps * tile.quads;
+    for start in (0..depth).step_by(PASS) {
+        let quads = start..depth.min(start + PASS);
+        // Two passes, since there are registers for one kind of halves only.
+        // SAFETY: passed on from the caller.
+        unsafe {
+            pass::<R, STEP, 0>(tile, halves, quads.clone(), &mut acc);
+            pass::<R, STEP, 1>(tile, halves, quads, &mut acc);
         }
     }
     // SAFETY: passed on from the caller.
     unsafe { store(tile, &acc) };
+}
+
+/// Groups of four products between two passes: their blocks stay in the first cache.
+const PASS: usize = 64;
+
+/// Adds the products of the even halves (`KIND` is 0) or the odd ones (1) of some groups of four.
+///
+/// # Safety
+/// As [`run`], for `R` rows; the groups exist.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn pass<const R: usize, const STEP: usize, const KIND: usize>(
+    tile: &Tile<'_>,
+    halves: [*const u8; 2],
+    quads: Range<usize>,
+    acc: &mut [[__m256i; 2]; R],
+) {
+    let depth = tile.taps * tile.quads;
+    let mut sums = *acc;
+    for quad in quads {
+        // SAFETY: a block has 32 bytes.
+        let weights = halves.map(|half| unsafe {
+            let bytes = _mm256_loadu_si256(half.add(quad * STEP).cast());
+            if KIND == 0 {
+                even_signed(bytes)
+            } else {
+                odd_signed(bytes)
+            }
+        });
+        for r in 0..R {
+            // SAFETY: a row has two pairs for each group of four.
+            let pair = unsafe {
+                let pairs = tile.wide.cast::<i32>().add((r * depth + quad) * 2 + KIND);
+                _mm256_set1_epi32(pairs.read_unaligned())
+            };
+            for half in 0..2 {
+                let products = _mm256_madd_epi16(pair, weights[half]);
+                sums[r][half] = _mm256_add_epi32(sums[r][half], products);
+            }
+        }
+    }
+    *acc = sums;
 }
 
 /// Passes the sums of a tile through the output stage.

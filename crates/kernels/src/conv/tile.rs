@@ -6,7 +6,8 @@
 //! tap `tap` starts at an offset from a table, or at an extra row, where the tap lies outside of the image.
 //!
 //! [`Part::run`] takes panels outside and rows inside, the scheme of MLAS: the weights of a panel stay in the
-//! nearest cache while the pixels pass by.
+//! nearest cache while the pixels pass by. Where a micro kernel wants its rows widened, rows are outside, and are widened once for all panels,
+//! as FBGEMM packs them.
 
 use std::ops::Range;
 
@@ -45,6 +46,7 @@ impl PanelForm {
 /// - `weights` has `panels` panels of the engine's form, `panel_stride` bytes apart, each of `taps · quads` blocks;
 /// - `stage` passed [`OutputStage::check`] for channels up to `channel + channels` and rows up to `row +
 ///   rows`;
+/// - `wide` has what [`Micro::widen`] gave for these rows, if there is one;
 /// - `panels` are as many as `channels` channels take;
 /// - `output` is writable at `r · output_stride + c` for `r < rows`, `c < channels`, counted in elements of
 ///   the type that the stage gives, and nothing else refers to these elements.
@@ -59,6 +61,9 @@ pub(crate) struct Tile<'a> {
     pub(crate) quads: usize,
     pub(crate) weights: *const u8,
     pub(crate) panel_stride: usize,
+    /// The widened rows, of micro kernels that have [`Micro::widen`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX2"))]
+    pub(crate) wide: *const u8,
     /// Whether the activations are `i8`: kernels compute on the `u8` that is larger by 128.
     pub(crate) signed: bool,
     pub(crate) stage: &'a OutputStage<'a>,
@@ -143,6 +148,25 @@ pub(crate) struct Micro {
     /// # Safety
     /// The invariants of [`Tile`] hold, and the processor has the instruction set.
     pub(crate) run: unsafe fn(tile: &Tile<'_>, rows: usize, panels: usize),
+    /// Widens the rows of a tile for all its panels, into [`wide_len`] bytes; `fit_rows` must not depend on the panels then.
+    pub(crate) widen: Option<Widen>,
+}
+
+/// See [`Micro::widen`].
+///
+/// # Safety
+/// The invariants of [`Tile`] hold for `rows` rows but for `wide`, `into` has [`wide_len`] bytes, and the processor has the instruction set.
+pub(crate) type Widen = unsafe fn(tile: &Tile<'_>, rows: usize, into: *mut u8);
+
+/// Bytes of scratch for the widened rows of a tile; 0 where no instruction set widens.
+pub(crate) const fn wide_len(taps: usize, quads: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    return super::avx2::wide_len(taps, quads);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (taps, quads);
+        0
+    }
 }
 
 /// What the tiles of one group of channels and one range of pixels have in common.
@@ -170,7 +194,7 @@ pub(crate) struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Computes channels `channels` (all in the group that starts at `group_start`) of the pixels `pixels`.
+    /// Computes channels `channels` (all in the group that starts at `group_start`) of the pixels `pixels`. `wide` has [`wide_len`] bytes.
     ///
     /// # Safety
     /// The processor has the instruction set of `micro`; `offsets`, `extras` and `weights` fit `input`, `taps`
@@ -183,45 +207,71 @@ impl Part<'_> {
         pixels: Range<usize>,
         group_start: usize,
         channels: Range<usize>,
+        wide: &mut [u8],
     ) {
         let form = micro.form;
         let panel_stride = form.header + self.taps * self.quads * form.block();
-        let mut channel = channels.start;
         let most = (micro.max_panels)(pixels.len()) * form.channels;
-        while channel < channels.end {
-            let count = (channels.end - channel).min(most);
-            let panels = count.div_ceil(form.channels);
+        let wide = wide.as_mut_ptr();
+        // The tile of `count` channels from `channel` on, with the rows from `row` on.
+        let tile = |row: usize, channel: usize, count: usize| {
             let weights = &self.weights[(channel - group_start) / form.channels * panel_stride..];
-            debug_assert!(weights.len() >= panels * panel_stride);
+            debug_assert!(weights.len() >= count.div_ceil(form.channels) * panel_stride);
+            let at = row * self.output_stride + (channel - self.origin);
+            Tile {
+                input: self.input.as_ptr(),
+                extras: self.extras.as_ptr(),
+                offsets: self.offsets[row..].as_ptr(),
+                offset_stride: self.offset_stride,
+                taps: self.taps,
+                quads: self.quads,
+                weights: weights.as_ptr(),
+                panel_stride,
+                wide,
+                signed: self.signed,
+                stage: self.stage,
+                row: pixels.start + row,
+                channel,
+                channels: count,
+                all_channels: self.all_channels,
+                // SAFETY: the row and the channel are inside of the output.
+                output: unsafe { self.output.add(at * self.element) },
+                output_stride: self.output_stride,
+            }
+        };
+        let groups = || {
+            let starts = channels.clone().step_by(most);
+            starts.map(|channel| (channel, (channels.end - channel).min(most)))
+        };
+        if let Some(widen) = micro.widen {
+            let mut row = 0;
+            while row < pixels.len() {
+                let rows = (micro.fit_rows)(pixels.len() - row, 1);
+                for (i, (channel, count)) in groups().enumerate() {
+                    let tile = tile(row, channel, count);
+                    // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
+                    // tile takes `rows` of them from `row` on. Its rows were widened before its first channels were computed.
+                    unsafe {
+                        if i == 0 {
+                            widen(&tile, rows, wide);
+                        }
+                        (micro.run)(&tile, rows, count.div_ceil(form.channels));
+                    }
+                }
+                row += rows;
+            }
+            return;
+        }
+        for (channel, count) in groups() {
+            let panels = count.div_ceil(form.channels);
             let mut row = 0;
             while row < pixels.len() {
                 let rows = (micro.fit_rows)(pixels.len() - row, panels);
-                let at = row * self.output_stride + (channel - self.origin);
-                let tile = Tile {
-                    input: self.input.as_ptr(),
-                    extras: self.extras.as_ptr(),
-                    offsets: self.offsets[row..].as_ptr(),
-                    offset_stride: self.offset_stride,
-                    taps: self.taps,
-                    quads: self.quads,
-                    weights: weights.as_ptr(),
-                    panel_stride,
-                    signed: self.signed,
-                    stage: self.stage,
-                    row: pixels.start + row,
-                    channel,
-                    channels: count,
-                    all_channels: self.all_channels,
-                    // SAFETY: the row and the channel are inside of the output.
-                    output: unsafe { self.output.add(at * self.element) },
-                    output_stride: self.output_stride,
-                };
                 // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
                 // tile takes `rows` of them from `row` on.
-                unsafe { (micro.run)(&tile, rows, panels) };
+                unsafe { (micro.run)(&tile(row, channel, count), rows, panels) };
                 row += rows;
             }
-            channel += count;
         }
     }
 }

@@ -10,6 +10,7 @@ pub(super) const MICRO: Micro = Micro {
     max_panels: |_| 1,
     fit_rows: |rows, _| rows.min(avx2::ROWS),
     run,
+    widen: Some(avx2::widen),
 };
 
 /// Computes a tile of one panel.

@@ -21,6 +21,7 @@ pub(super) const MICRO: Micro = Micro {
     max_panels,
     fit_rows,
     run,
+    widen: None,
 };
 
 /// Few rows take four panels, so that enough sums are in flight. Otherwise two are better, whose weights are read half as often from the second

@@ -14,7 +14,7 @@ use super::pack::{PANEL, Reading, Source, packed_len};
 use super::{depthwise, micro};
 use crate::conv::pixels::offset_table;
 use crate::conv::shape::{CheckedShape, ConvShape, LinearShape, product};
-use crate::conv::tile::Part;
+use crate::conv::tile::{Part, wide_len};
 use crate::conv::{Activations, OutputSlice, OutputStage};
 use crate::error::{check_len, check_scratch};
 use crate::shared::check_range;
@@ -139,6 +139,8 @@ struct Scratch {
     extras: usize,
     table: usize,
     patches: usize,
+    /// Bytes of the widened rows of a tile.
+    wide: usize,
     len: usize,
 }
 
@@ -166,13 +168,15 @@ impl Scratch {
             Source::Patches => product(what, &[chunk, depth])? + 64,
             Source::Taps | Source::Lines => 0,
         };
+        let wide = wide_len(reading.taps, reading.quads);
         Ok(Self {
             chunk,
             zero,
             extras,
             table,
             patches,
-            len: extras + table + patches,
+            wide,
+            len: extras + table + patches + wide,
         })
     }
 }
@@ -226,7 +230,8 @@ fn run(
     let layout = Scratch::new(shape, &checked)?;
     let (extras, rest) = scratch.split_at_mut(layout.extras);
     let (table, rest) = rest.split_at_mut(layout.table);
-    let patches = &mut rest[..layout.patches];
+    let (patches, rest) = rest.split_at_mut(layout.patches);
+    let wide = &mut rest[..layout.wide];
     extras[..layout.zero].fill(zero_byte);
     // SAFETY: every bit pattern is a u32.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
@@ -298,7 +303,7 @@ fn run(
             // the image, so that `in_c` bytes follow each and `group_in` bytes follow it in the part of the
             // group; from `line_table`, which leaves whole groups of four inside of the input or copies them; or from `gather_patches`, with
             // whole padded patches. `output` has the rows of the chunk.
-            unsafe { part.run(micro, chunk.clone(), group_channels.start, wanted) };
+            unsafe { part.run(micro, chunk.clone(), group_channels.start, wanted, wide) };
         }
         start = chunk.end;
     }

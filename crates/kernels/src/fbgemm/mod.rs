@@ -39,6 +39,7 @@ fn micro(isa: Isa) -> Micro {
             max_panels: |_| 1,
             fit_rows: |rows, _| rows.min(scalar::ROWS),
             run: scalar::tile::<{ pack::PANEL }, { pack::FORM.header }>,
+            widen: None,
         },
     }
 }

@@ -13,6 +13,7 @@ pub(super) const MICRO: Micro = Micro {
     max_panels: |_| 2,
     fit_rows: |rows, _| rows.min(avx2::ROWS),
     run,
+    widen: Some(avx2::widen),
 };
 
 /// Computes a tile of one or two panels; a single one is computed twice, and its second copy is not stored.

@@ -19,6 +19,7 @@ pub(super) const MICRO: Micro = Micro {
     max_panels: |_| 8,
     fit_rows,
     run,
+    widen: None,
 };
 
 /// The tallest tile with code of its own that is not taller than `rows`.

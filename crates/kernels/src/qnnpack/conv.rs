@@ -84,7 +84,8 @@ pub fn conv(
     }
 
     let (micro, group_len) = (micro(isa), group_len(checked)?);
-    let (extras, table) = scratch.split_at_mut(indirection.extras_len());
+    let (extras, rest) = scratch.split_at_mut(indirection.extras_len());
+    let (wide, table) = rest.split_at_mut(indirection.wide_len());
     // SAFETY: every bit pattern is a u32.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
     let image_len = shape.in_h * shape.in_w * shape.in_c;
@@ -126,7 +127,7 @@ pub fn conv(
             // SAFETY: the lengths were checked above. Offsets of the table lie in an image, such that the
             // channels of the last group and up to three bytes follow; all others name the zero row or the copy
             // of a pixel. The table has an entry for each tap of each of the pixels.
-            unsafe { part.run(micro, start..end, group_channels.start, wanted) };
+            unsafe { part.run(micro, start..end, group_channels.start, wanted, wide) };
         }
         start = end;
     }

@@ -88,6 +88,7 @@ pub(super) unsafe fn run(
             quads: 0,
             weights: packed.as_ptr(),
             panel_stride: depthwise_panel_len(checked),
+            wide: std::ptr::null(),
             signed: input.signed,
             stage,
             row: pixel,

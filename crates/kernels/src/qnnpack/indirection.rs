@@ -13,7 +13,7 @@ use super::pack::quads;
 use crate::KernelError;
 use crate::conv::pixels::offset_table;
 use crate::conv::shape::{CheckedShape, ConvShape};
-use crate::conv::tile::{EXTRA, EXTRA_BYTES, OUTSIDE};
+use crate::conv::tile::{EXTRA, EXTRA_BYTES, OUTSIDE, wide_len};
 
 /// Entries of a table that is kept: 128 KiB, as much as a 3x3 convolution over 60 x 60 pixels takes.
 const KEPT: usize = 1 << 15;
@@ -127,12 +127,17 @@ impl Indirection {
         if self.checked.depthwise {
             return depthwise::scratch_len(self);
         }
-        self.extras_len() + self.table_len() * 4 + 4
+        self.extras_len() + self.wide_len() + self.table_len() * 4 + 4
     }
 
     /// Bytes of the extra rows.
     pub(super) fn extras_len(&self) -> usize {
         (1 + self.copied.len()) * self.extra_len
+    }
+
+    /// Bytes of the widened rows of a tile.
+    pub(super) fn wide_len(&self) -> usize {
+        wide_len(self.checked.taps, quads(&self.checked))
     }
 
     /// Entries of a table in scratch.

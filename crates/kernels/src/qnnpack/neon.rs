@@ -25,6 +25,7 @@ pub(super) const MICRO: Micro = Micro {
     max_panels: |_| 1,
     fit_rows: |rows, _| fit_rows(rows),
     run,
+    widen: None,
 };
 
 /// The tallest tile with code of its own that is not taller than `rows`.

@@ -21,6 +21,7 @@ pub(super) const MICRO: Micro = Micro {
     max_panels: |_| 1,
     fit_rows: |rows, _| fit_rows(rows),
     run,
+    widen: None,
 };
 
 /// Picks the tile of the size asked for.

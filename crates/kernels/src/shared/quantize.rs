@@ -60,18 +60,14 @@ fn quantize_loop(input: &[f32], scale: f32, to: Writer, output: &mut [u8]) {
     let (blocks, rest) = input.as_chunks::<BLOCK>();
     let (outputs, rest_output) = output.as_chunks_mut::<BLOCK>();
     for (input, output) in blocks.iter().zip(outputs) {
-        let mut farthest = 0.0_f32;
+        let mut doubt = 0_u32;
         for (&x, y) in input.iter().zip(output.iter_mut()) {
             let steps = to.clamped(x * reciprocal);
             let distance = (steps - (steps + ROUNDER - ROUNDER)).abs();
-            farthest = if distance > farthest {
-                distance
-            } else {
-                farthest
-            };
+            doubt |= u32::from(distance > 0.5 - APART);
             *y = to.rounded(steps);
         }
-        if farthest > 0.5 - APART {
+        if doubt != 0 {
             divide(input, output);
         }
     }

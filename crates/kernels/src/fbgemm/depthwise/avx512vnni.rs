@@ -4,7 +4,7 @@
 //! interleaved to dwords of four taps with eight unpacks; the result serves every output of the tile that has
 //! this column under its kernel. Unpacks work within 128-bit lanes, so the sums come in the order of
 //! [`mod@super::super::pack`]'s depthwise form, and packing to bytes restores the order of the channels.
-//! Where the kernel reaches outside of the image, loads are masked and give the zero point instead.
+//! Where the kernel reaches outside of the image, the zero row is loaded instead.
 //! Registers: 16 sums, 4 interleaved vectors, 8 temporaries; weights are memory operands.
 #![expect(
     clippy::needless_range_loop,
@@ -107,20 +107,20 @@ fn inside(segment: &Segment<'_>) -> Range<usize> {
 pub(super) struct Rows {
     /// The first pixel of each; anything where the row is outside of the image.
     pub(super) start: [*const u8; MAX_ROWS],
-    /// All ones, or zero where the row is outside of the image.
-    mask: [u64; MAX_ROWS],
+    /// Whether the row is inside of the image.
+    inside: [bool; MAX_ROWS],
 }
 
 impl Rows {
     fn new(segment: &Segment<'_>) -> Self {
         let mut rows = Self {
             start: [segment.input.as_ptr(); MAX_ROWS],
-            mask: [0; MAX_ROWS],
+            inside: [false; MAX_ROWS],
         };
         for (row, &offset) in segment.rows.iter().enumerate() {
             if offset != OUTSIDE {
                 rows.start[row] = segment.input[offset as usize..].as_ptr();
-                rows.mask[row] = u64::MAX;
+                rows.inside[row] = true;
             }
         }
         rows
@@ -137,8 +137,8 @@ pub(super) struct Block<'a> {
     /// The channels of the packed weights, and the distance of their quarters.
     weight_mask: u64,
     weight_stride: usize,
-    /// The byte that stands for what is outside of the image.
-    zero: u8,
+    /// What is read outside of the image.
+    zero: *const u8,
     /// The constants of a quantized stage.
     pub(super) finish: Option<Finish>,
 }
@@ -154,7 +154,7 @@ impl<'a> Block<'a> {
             mask: lanes(count),
             weight_mask: lanes(weight_stride),
             weight_stride,
-            zero: segment.zero[0],
+            zero: segment.zero[first..].as_ptr(),
             finish: match segment.stage {
                 OutputStage::Quantized(stage) => Some(Finish::new(stage)),
                 _ => None,
@@ -234,30 +234,29 @@ unsafe fn block<
         _ => _mm512_setzero_si512(),
     });
     let mut acc = [bias; T];
-    let (zero, flip) = (_mm512_set1_epi8(of.zero as i8), _mm512_set1_epi8(-128));
+    let flip = _mm512_set1_epi8(-128);
     let start = segment.x + (pixel * stride) as isize;
     for column in 0..(T - 1) * stride + width {
         let x = start + (column * shape.dilation_w) as isize;
         let offset = x
             .wrapping_mul(channels as isize)
             .wrapping_add(of.first as isize);
-        let column_mask = if (0..shape.in_w as isize).contains(&x) {
-            of.mask
-        } else {
-            0
-        };
+        let column_inside = (0..shape.in_w as isize).contains(&x);
         for quad in 0..quads {
             let load = |row: usize| {
                 // The weights behind the last row are zero, so that any value serves there.
                 let row = (quad * 4 + row).min(height - 1);
-                let from = of.rows.start[row].wrapping_offset(offset);
-                // SAFETY: inside of the image, where the masks have them, the channels are readable. Other lanes are not read.
+                let from = if LOADS == PLAIN || (column_inside && of.rows.inside[row]) {
+                    of.rows.start[row].wrapping_offset(offset)
+                } else {
+                    of.zero
+                };
+                // SAFETY: inside of the image and in the zero row, the channels are readable. Masked lanes are not read.
                 let bytes = unsafe {
-                    if LOADS == PLAIN {
+                    if whole {
                         _mm512_loadu_si512(from.cast())
                     } else {
-                        let mask = of.rows.mask[row] & column_mask;
-                        _mm512_mask_loadu_epi8(zero, mask, from.cast())
+                        _mm512_maskz_loadu_epi8(of.mask, from.cast())
                     }
                 };
                 if SIGNED {
