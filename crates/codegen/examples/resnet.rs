@@ -258,9 +258,9 @@ fn time(plan: &Arc<Plan>, isa: Isa, threads: usize, profile: bool) -> Result<()>
     );
     if let Some(profile) = session.profile() {
         for step in &profile.steps {
-            let (name, kernel, best) = (&step.name, step.kernel, step.best.as_secs_f64() * 1e3);
+            let (name, kernel, ms) = (&step.name, step.kernel, step.median().as_secs_f64() * 1e3);
             println!(
-                "  {name:6} {kernel:22} {:18} {best:8.3} ms {:7.1} GMAC/s",
+                "  {name:6} {kernel:22} {:18} {ms:8.3} ms {:7.1} GMAC/s",
                 format!("{:?}", step.shape),
                 step.gmacs()
             );

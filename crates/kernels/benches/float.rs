@@ -1,7 +1,9 @@
 //! Speed of the float kernels on layers of common models, on one thread.
 //!
 //! `cargo bench -p octofold-kernels --bench float`; an element is one floating-point operation (a product or a sum)
-//! for products, and one byte read or written for the rest.
+//! for products, and one byte read or written for the rest. Each is followed by its share of the machine's limit.
+
+mod limit;
 
 use std::hint::black_box;
 
@@ -40,7 +42,7 @@ impl Aligned {
 }
 
 fn convolutions(c: &mut Criterion) {
-    let mut group = c.benchmark_group("conv");
+    let mut group = limit::group(c, "conv", false);
     for (name, shape) in [
         (
             "7x7_s2_3_64_224",
@@ -131,7 +133,7 @@ fn convolutions(c: &mut Criterion) {
 }
 
 fn depthwise_convolutions(c: &mut Criterion) {
-    let mut group = c.benchmark_group("depthwise");
+    let mut group = limit::group(c, "depthwise", false);
     for (name, size, channels, kernel, stride) in [
         ("3x3_144_56", 56, 144, 3, 1),
         ("3x3_s2_144_56", 56, 144, 3, 2),
@@ -163,7 +165,7 @@ fn depthwise_convolutions(c: &mut Criterion) {
 }
 
 fn products(c: &mut Criterion) {
-    let mut group = c.benchmark_group("linear");
+    let mut group = limit::group(c, "linear", false);
     for (rows, k, n) in [(1, 1280, 1000), (128, 384, 1536), (128, 1536, 384)] {
         let shape = LinearShape { rows, k, n };
         let packed = Aligned::new(&linear::pack(k, n, &floats(k * n)).unwrap());
@@ -202,7 +204,7 @@ fn products(c: &mut Criterion) {
 }
 
 fn elementwise(c: &mut Criterion) {
-    let mut group = c.benchmark_group("elementwise");
+    let mut group = limit::group(c, "elementwise", false);
     let (a, b) = (floats(1 << 16), floats(1 << 16));
     let mut output = vec![0.0; 1 << 16];
     group.throughput(Throughput::Bytes(3 << 18));

@@ -1,12 +1,15 @@
 //! Speed of the quantized operators that both engines share, with every instruction set, on one thread.
 //!
 //! `cargo bench -p octofold-kernels --bench shared`; an element is one element of the output, except for pooling,
-//! where it is one element of the input.
+//! where it is one element of the input. Each is followed by its share of the limit of moving its bytes.
+
+mod limit;
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::Isa;
+use octofold_kernels::peak::Work;
 use octofold_kernels::shared::add::{Operand, add};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
 use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
@@ -42,15 +45,21 @@ fn floats(len: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Measures `kernel` for each instruction set.
+/// Measures `kernel`, which reads and writes so many bytes, for each instruction set.
 fn all(
     c: &mut Criterion,
     name: &str,
     elements: usize,
+    (read, written): (usize, usize),
     mut kernel: impl FnMut(Isa) -> Result<(), octofold_kernels::KernelError>,
 ) {
-    let mut group = c.benchmark_group(name);
-    group.throughput(Throughput::Elements(elements as u64));
+    let mut group = limit::group(c, name, true);
+    let work = Work {
+        read: read as u64,
+        written: written as u64,
+        ..Work::default()
+    };
+    group.work(Throughput::Elements(elements as u64), work);
     for isa in Isa::supported() {
         group.bench_function(isa.name(), |b| b.iter(|| kernel(black_box(isa))));
     }
@@ -67,14 +76,22 @@ fn elementwise(c: &mut Criterion) {
     let (mut y, mut f) = (vec![0; LEN], vec![0.0; LEN]);
     let of = |data| Operand { data, quant: FROM };
     let other = |data| Operand { data, quant: OTHER };
-    all(c, "add", LEN, |isa| add(isa, of(&a), other(&b), TO, &mut y));
-    all(c, "add_channels", LEN, |isa| {
+    all(c, "add", LEN, (2 * LEN, LEN), |isa| {
+        add(isa, of(&a), other(&b), TO, &mut y)
+    });
+    all(c, "add_channels", LEN, (LEN, LEN), |isa| {
         add(isa, of(&a), other(&b[..64]), TO, &mut y)
     });
-    all(c, "mul", LEN, |isa| mul(isa, of(&a), other(&b), TO, &mut y));
-    all(c, "table", LEN, |isa| table_lookup(isa, &table, &a, &mut y));
-    all(c, "quantize", LEN, |isa| quantize(isa, &x, TO, &mut y));
-    all(c, "dequantize", LEN, |isa| {
+    all(c, "mul", LEN, (2 * LEN, LEN), |isa| {
+        mul(isa, of(&a), other(&b), TO, &mut y)
+    });
+    all(c, "table", LEN, (LEN, LEN), |isa| {
+        table_lookup(isa, &table, &a, &mut y)
+    });
+    all(c, "quantize", LEN, (4 * LEN, LEN), |isa| {
+        quantize(isa, &x, TO, &mut y)
+    });
+    all(c, "dequantize", LEN, (LEN, 4 * LEN), |isa| {
         dequantize(isa, &a, FROM, &mut f)
     });
     let input = |data, quant| ConcatInput {
@@ -83,7 +100,7 @@ fn elementwise(c: &mut Criterion) {
         inner: 64,
     };
     let mut joined = vec![0; 2 * LEN];
-    all(c, "concat", 2 * LEN, |isa| {
+    all(c, "concat", 2 * LEN, (2 * LEN, 2 * LEN), |isa| {
         let inputs = [input(&a, TO.quant), input(&b, FROM)];
         concat(isa, &inputs, TO, LEN / 64, 0..LEN / 64, &mut joined)
     });
@@ -117,14 +134,15 @@ fn pooling(c: &mut Criterion) {
         let input = bytes(elements);
         let mut output = vec![0; shape.out_h * shape.out_w * shape.channels];
         let to = Target8::full(FROM);
-        all(c, &format!("max_pool_{name}"), elements, |isa| {
+        let bytes = (elements, output.len());
+        all(c, &format!("max_pool_{name}"), elements, bytes, |isa| {
             max_pool(isa, &shape, &input, FROM, to, 0..rows, &mut output)
         });
         let averaging = Averaging {
             count_padding: false,
             columns_first: true,
         };
-        all(c, &format!("average_pool_{name}"), elements, |isa| {
+        all(c, &format!("average_pool_{name}"), elements, bytes, |isa| {
             average_pool(
                 isa,
                 &shape,
@@ -144,9 +162,13 @@ fn pooling(c: &mut Criterion) {
     };
     let input = bytes(2048 * 49);
     let mut output = vec![0; 2048];
-    all(c, "global_average_pool_2048_7", input.len(), |isa| {
-        global_average_pool(isa, &shape, &input, FROM, TO, 0..2048, &mut output)
-    });
+    all(
+        c,
+        "global_average_pool_2048_7",
+        input.len(),
+        (input.len(), 2048),
+        |isa| global_average_pool(isa, &shape, &input, FROM, TO, 0..2048, &mut output),
+    );
 }
 
 fn layouts(c: &mut Criterion) {
@@ -166,24 +188,50 @@ fn layouts(c: &mut Criterion) {
         let (mut out_bytes, mut out_floats) = (vec![0; len], vec![0.0; len]);
         let planes = 0..shape.channels;
         let pixels = 0..shape.pixels;
-        all(c, &format!("nchw_to_nhwc_u8_{name}"), len, |isa| {
-            nchw_to_nhwc(isa, &shape, &bytes, pixels.clone(), &mut out_bytes)
-        });
-        all(c, &format!("nhwc_to_nchw_u8_{name}"), len, |isa| {
-            nhwc_to_nchw(isa, &shape, &bytes, planes.clone(), &mut out_bytes)
-        });
-        all(c, &format!("nchw_to_nhwc_f32_{name}"), len, |isa| {
-            nchw_to_nhwc(isa, &shape, &floats, pixels.clone(), &mut out_floats)
-        });
-        all(c, &format!("nhwc_to_nchw_f32_{name}"), len, |isa| {
-            nhwc_to_nchw(isa, &shape, &floats, planes.clone(), &mut out_floats)
-        });
-        all(c, &format!("quantize_nhwc_{name}"), len, |isa| {
-            quantize_nchw_to_nhwc(isa, &shape, &floats, TO, pixels.clone(), &mut out_bytes)
-        });
-        all(c, &format!("dequantize_nchw_{name}"), len, |isa| {
-            dequantize_nhwc_to_nchw(isa, &shape, &bytes, FROM, planes.clone(), &mut out_floats)
-        });
+        all(
+            c,
+            &format!("nchw_to_nhwc_u8_{name}"),
+            len,
+            (len, len),
+            |isa| nchw_to_nhwc(isa, &shape, &bytes, pixels.clone(), &mut out_bytes),
+        );
+        all(
+            c,
+            &format!("nhwc_to_nchw_u8_{name}"),
+            len,
+            (len, len),
+            |isa| nhwc_to_nchw(isa, &shape, &bytes, planes.clone(), &mut out_bytes),
+        );
+        all(
+            c,
+            &format!("nchw_to_nhwc_f32_{name}"),
+            len,
+            (4 * len, 4 * len),
+            |isa| nchw_to_nhwc(isa, &shape, &floats, pixels.clone(), &mut out_floats),
+        );
+        all(
+            c,
+            &format!("nhwc_to_nchw_f32_{name}"),
+            len,
+            (4 * len, 4 * len),
+            |isa| nhwc_to_nchw(isa, &shape, &floats, planes.clone(), &mut out_floats),
+        );
+        all(
+            c,
+            &format!("quantize_nhwc_{name}"),
+            len,
+            (4 * len, len),
+            |isa| quantize_nchw_to_nhwc(isa, &shape, &floats, TO, pixels.clone(), &mut out_bytes),
+        );
+        all(
+            c,
+            &format!("dequantize_nchw_{name}"),
+            len,
+            (len, 4 * len),
+            |isa| {
+                dequantize_nhwc_to_nchw(isa, &shape, &bytes, FROM, planes.clone(), &mut out_floats)
+            },
+        );
     }
 }
 

@@ -137,6 +137,106 @@ fn the_own_models_run_on_integers() {
     }
 }
 
+/// The limits that `bench` measured: each a number above 0.
+fn check_peak(peak: &Value, isas: &[Isa]) {
+    let names = |key: &str, name: &str| {
+        let list = peak[key].as_array().expect("a list").iter();
+        let names = list.map(|entry| entry[name].as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let expected: Vec<&str> = isas.iter().map(|isa| isa.name()).collect();
+    assert_eq!(names("compute", "isa"), expected);
+    let levels = names("memory", "level");
+    assert!(levels.len() >= 2 && levels[0] == "L1", "{peak}");
+    for (list, keys) in [
+        ("compute", ["int8_gops", "float_gflops"]),
+        ("memory", ["read_gbs", "write_gbs"]),
+    ] {
+        for entry in peak[list].as_array().expect("a list") {
+            assert!(keys.iter().all(|key| number(entry, key) > 0.0), "{entry}");
+        }
+    }
+}
+
+#[test]
+fn the_limits_of_the_machine_are_measured_with_and_without_a_model() {
+    let folder = Folder::new();
+    let alone = folder.json("bench --peak --json --threads 2", &[]);
+    assert_eq!(alone["peak"]["threads"], 2);
+    check_peak(&alone["peak"], &Isa::supported());
+    let text = folder.succeeds("bench --peak --threads 1", &[]);
+    assert!(
+        text.contains("int8") && text.contains("L1") && text.contains("scalar"),
+        "{text}"
+    );
+    let words = "bench {fashion_resnet} --peak --seconds 0 --threads 1 --json";
+    let both = folder.json(words, &[]);
+    assert!(number(&both, "median_ms") > 0.0 && both["steps"].is_null());
+    check_peak(&both["peak"], &Isa::supported());
+}
+
+/// Quantized and float.
+#[test]
+fn every_step_of_a_profile_has_its_limit() {
+    let folder = Folder::compiled();
+    for (model, isa) in [
+        ("fashion_mobilenet.oct", Isa::detect()),
+        ("fashion_mobilenet.oct", Isa::Scalar),
+        ("{fashion_resnet}", Isa::detect()),
+    ] {
+        let words = format!("bench {model} --seconds 0 --profile --threads 1");
+        let done = folder.run_with(Some(isa.name()), &format!("{words} --json"), &[]);
+        let timed: Value = serde_json::from_str(&done.stdout).expect("JSON");
+        let mut isas = vec![isa, Isa::detect()];
+        isas.dedup();
+        check_peak(&timed["peak"], &isas);
+        let inspected = folder.json(&format!("inspect {model} --json"), &[]);
+        let (steps, known) = (timed["steps"].as_array(), inspected["steps"].as_array());
+        let (steps, known) = (steps.expect("steps"), known.expect("steps"));
+        assert_eq!(steps.len(), known.len());
+        let mut limits = 0.0;
+        for (step, known) in steps.iter().zip(known) {
+            for key in ["name", "kernel", "macs", "integer"] {
+                assert_eq!(step[key], known[key], "{step}");
+            }
+            for key in [
+                "ms",
+                "share",
+                "gops",
+                "bytes",
+                "gbs",
+                "limit_ms",
+                "limit_share",
+            ] {
+                assert!(number(step, key) >= 0.0, "{key}: {step}");
+            }
+            let view = step["kernel"] == "view";
+            let by = step["computed_by"].as_str().expect("a text");
+            assert!(
+                by == if view { "view" } else { "kernel" } || step["kernel"] == by,
+                "{step}"
+            );
+            assert_eq!(number(step, "bytes") == 0.0, view, "{step}");
+            assert_eq!(number(step, "limit_ms") == 0.0, view, "{step}");
+            assert_eq!(step["limited_by"].is_null(), view, "{step}");
+            // One time tells both: operations and bytes.
+            let seconds = number(step, "ms") / 1e3;
+            let operations = number(step, "gops") * 1e9 * seconds;
+            assert!((operations - 2.0 * number(step, "macs")).abs() <= 1e-6 * operations);
+            let bytes = number(step, "gbs") * 1e9 * seconds;
+            assert!((bytes - number(step, "bytes")).abs() <= 1e-6 * bytes);
+            limits += number(step, "limit_ms");
+        }
+        let totals = &timed["totals"];
+        assert!((number(totals, "limit_ms") - limits).abs() <= 1e-9 * limits);
+        let sum = number(totals, "steps_ms") + number(totals, "between_ms");
+        assert!((sum - number(totals, "run_ms")).abs() < 1e-9);
+        assert!(number(totals, "limit_share") > 0.0, "{totals}");
+        let text = folder.succeeds(&words, &[]);
+        assert!(text.contains("of limit") && text.contains("sum of the steps' limits"));
+    }
+}
+
 #[test]
 fn layers_are_compared_by_name() {
     let folder = Folder::new();

@@ -49,6 +49,7 @@ fn wrong_usage_has_a_status_of_its_own() {
         "compile {fashion_resnet}",
         "run {fashion_resnet}",
         "bench {fashion_resnet} --seconds soon",
+        "bench --profile",
         "compile {fashion_resnet} -o x.oct --algorithm magic",
     ] {
         let done = folder.run(words, &[]);

@@ -73,6 +73,18 @@ pub fn operations(op: &Op, operands: &[Option<&[usize]>], results: &[&[usize]]) 
     moved.saturating_add(repeated)
 }
 
+/// The bytes that an operator has to read of the operand in `slot`, which has `bytes`, for results of `results` bytes: all of them, unless it picks
+/// elements of its first operand, or wants its sizes alone.
+pub fn bytes_read(op: &Op, slot: usize, bytes: u64, results: u64) -> u64 {
+    match op {
+        Op::Shape(_) | Op::Size(_) => 0,
+        Op::Slice(_) | Op::Gather(_) | Op::GatherElements(_) | Op::GatherND(_) if slot == 0 => {
+            bytes.min(results)
+        }
+        _ => bytes,
+    }
+}
+
 /// Whether the products of [`macs`] are of integers.
 pub fn is_integer(op: &Op) -> bool {
     match op {
@@ -90,6 +102,16 @@ mod tests {
     use crate::AttributeMap;
 
     use super::*;
+
+    #[test]
+    fn what_picks_elements_reads_no_more_of_them_than_it_gives() {
+        let op =
+            |name| Op::from_attributes("", name, AttributeMap::default()).expect("an operator");
+        assert_eq!(bytes_read(&op("Gather"), 0, 1 << 30, 64), 64);
+        assert_eq!(bytes_read(&op("Gather"), 1, 128, 64), 128);
+        assert_eq!(bytes_read(&op("Shape"), 0, 1 << 30, 32), 0);
+        assert_eq!(bytes_read(&op("Relu"), 0, 128, 64), 128);
+    }
 
     #[test]
     fn an_lstm_multiplies_inputs_and_states_in_each_step_and_direction() {

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use crate::StepCost;
+use crate::plan::Step;
+
 /// The times of a session's runs since profiling was turned on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// The number of runs.
     pub runs: u64,
-    /// The time of whole runs, all together.
+    /// The time of whole runs, all together; with what the profiler itself takes, two looks at the clock a step.
     pub total: Duration,
     /// The steps in the order of execution.
     pub steps: Vec<StepProfile>,
@@ -24,29 +27,119 @@ pub struct StepProfile {
     pub kernel: &'static str,
     /// The sizes of the first result in the last run.
     pub shape: Vec<usize>,
-    /// Products of one run.
-    pub macs: u64,
-    /// Whether these products are of integers.
-    pub integer: bool,
+    /// What the last run cost at least.
+    pub cost: StepCost,
     /// The time of the fastest run.
     pub best: Duration,
     /// The time of all runs.
     pub total: Duration,
+    times: Samples,
 }
 
 impl StepProfile {
-    /// The mean time of a run in milliseconds.
-    pub fn mean_ms(&self, runs: u64) -> f64 {
-        self.total.as_secs_f64() * 1e3 / runs.max(1) as f64
+    /// The profile of a step that has not run yet.
+    pub(crate) fn new(step: &Step) -> Self {
+        Self {
+            name: step.name.clone(),
+            operator: step.op.name(),
+            kernel: step.kernel.name(),
+            shape: Vec::new(),
+            cost: StepCost::default(),
+            best: Duration::MAX,
+            total: Duration::ZERO,
+            times: Samples::default(),
+        }
     }
 
-    /// Giga multiply-accumulates a second in the fastest run.
+    /// Counts a run.
+    pub(crate) fn record(&mut self, cost: StepCost, time: Duration) {
+        self.cost = cost;
+        self.total += time;
+        self.best = self.best.min(time);
+        self.times.push(time);
+    }
+
+    /// The median of the runs' times: of all of them up to 1024, then of every second, fourth, and so on. Zero before the first run.
+    pub fn median(&self) -> Duration {
+        self.times.median()
+    }
+
+    /// Giga multiply-accumulates a second in the median run; 0 before the first.
     pub fn gmacs(&self) -> f64 {
-        let seconds = self.best.as_secs_f64();
+        let seconds = self.median().as_secs_f64();
         if seconds > 0.0 {
-            self.macs as f64 / seconds / 1e9
+            self.cost.macs as f64 / seconds / 1e9
         } else {
             0.0
         }
+    }
+}
+
+/// Times of runs at equal distances, no more than fit in a few kilobytes however long a session runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Samples {
+    times: Vec<Duration>,
+    /// Every `2^skips`-th time is kept.
+    skips: u32,
+    seen: u64,
+}
+
+impl Samples {
+    /// Most times that are kept.
+    const MOST: usize = 1024;
+
+    fn push(&mut self, time: Duration) {
+        if self.times.len() == Self::MOST {
+            let mut index = 0;
+            self.times.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            self.skips += 1;
+        }
+        if self.seen.is_multiple_of(1 << self.skips) {
+            self.times.push(time);
+        }
+        self.seen += 1;
+    }
+
+    fn median(&self) -> Duration {
+        let mut sorted = self.times.clone();
+        sorted.sort_unstable();
+        match sorted.len() {
+            0 => Duration::ZERO,
+            count => (sorted[(count - 1) / 2] + sorted[count / 2]) / 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn micros(time: u64) -> Duration {
+        Duration::from_micros(time)
+    }
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_both_middles() {
+        let mut samples = Samples::default();
+        assert_eq!(samples.median(), Duration::ZERO);
+        for (time, median) in [(9, 9), (1, 5), (4, 4), (2, 3)] {
+            samples.push(micros(time));
+            assert_eq!(samples.median(), micros(median));
+        }
+    }
+
+    #[test]
+    fn many_runs_are_thinned_evenly() {
+        let mut samples = Samples::default();
+        for time in 0..10_000 {
+            samples.push(micros(time));
+            assert!(samples.times.len() <= Samples::MOST);
+        }
+        assert!(samples.times.len() > Samples::MOST / 2);
+        let distances = samples.times.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(distances.into_iter().all(|distance| distance == micros(16)));
     }
 }

@@ -353,14 +353,11 @@ impl Session {
             return;
         };
         if profile.steps.is_empty() {
-            profile.steps = self.plan.steps().iter().map(new_step_profile).collect();
+            profile.steps = self.plan.steps().iter().map(StepProfile::new).collect();
         }
         let step = &self.plan.steps()[index];
         let measured = &mut profile.steps[index];
-        measured.total += time;
-        measured.best = measured.best.min(time);
-        measured.macs = specialization.costs[index].macs;
-        measured.integer = specialization.costs[index].integer;
+        measured.record(specialization.costs[index], time);
         let shape = step
             .outputs
             .first()
@@ -369,19 +366,6 @@ impl Session {
         if measured.shape != shape {
             measured.shape = shape.to_vec();
         }
-    }
-}
-
-fn new_step_profile(step: &Step) -> StepProfile {
-    StepProfile {
-        name: step.name.clone(),
-        operator: step.op.name(),
-        kernel: step.kernel.name(),
-        shape: Vec::new(),
-        macs: 0,
-        integer: false,
-        best: Duration::MAX,
-        total: Duration::ZERO,
     }
 }
 

@@ -34,13 +34,24 @@ pub(crate) enum Action {
     Kernel(Box<dyn Work>),
 }
 
-/// What a step costs.
+/// What a step costs at least. What depends on sizes that are not known before the plan runs is counted as 0, and so is everything of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCost {
-    /// The multiply-accumulates; 0 when the sizes are not known before the plan runs.
+    /// The multiply-accumulates.
     pub macs: u64,
     /// Whether they are of integers.
     pub integer: bool,
+    /// The bytes that are read: operands and packed constants, each once.
+    pub read: u64,
+    /// The bytes of the results.
+    pub written: u64,
+}
+
+impl StepCost {
+    /// All bytes that are moved.
+    pub fn bytes(&self) -> u64 {
+        self.read.saturating_add(self.written)
+    }
 }
 
 /// A plan for concrete shapes of its inputs.
@@ -498,6 +509,7 @@ fn arguments<'a>(
     })
 }
 
+/// What a step costs, from the sizes of what it reads and gives.
 fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> StepCost {
     let operand = |(slot, operand): (usize, &Operand)| match operand {
         Operand::Value(index) => shapes[index.index()].as_deref(),
@@ -509,8 +521,40 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> StepCost {
         .outputs
         .first()
         .and_then(|index| shapes[index.index()].as_deref());
+    let (read, written) = match step.kernel {
+        Kernel::View => (0, 0),
+        _ => bytes_moved(plan, step, shapes),
+    };
     StepCost {
         macs: result.map_or(0, |result| cost::macs(&step.op, &operands, result)),
         integer: cost::is_integer(&step.op),
+        read,
+        written,
     }
+}
+
+/// The bytes that a step reads, and those that it writes.
+fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> (u64, u64) {
+    let value = |index: ValueIndex| {
+        let size = plan.value(index).dtype.size().unwrap_or(1);
+        let shape = shapes[index.index()].as_ref();
+        shape
+            .and_then(|shape| byte_len(size, shape))
+            .map_or(0, |len| len as u64)
+    };
+    let sum = u64::saturating_add;
+    let written = step.outputs.iter().map(|&index| value(index)).fold(0, sum);
+    let operands = step.inputs.iter().enumerate().map(|(slot, operand)| {
+        let bytes = match *operand {
+            Operand::Value(index) => value(index),
+            Operand::Constant(index) => plan.constant(index).len as u64,
+            Operand::Absent => 0,
+        };
+        cost::bytes_read(&step.op, slot, bytes, written)
+    });
+    let packed = step
+        .packed
+        .iter()
+        .map(|&index| plan.constant(index).len as u64);
+    (operands.chain(packed).fold(0, sum), written)
 }
