@@ -77,14 +77,14 @@ pub(crate) fn offset_table(
                 };
                 let row = (run.image * shape.in_h + y) * shape.in_w;
                 // Offsets fit 32 bits where they are inside; elsewhere the wrapped value is not used.
-                let mut x = (run.x * shape.stride_w + tap_x * shape.dilation_w) as u32;
-                let (pad, width) = (shape.pad_left as u32, shape.in_w as u32);
+                let left = (run.x * shape.stride_w + tap_x * shape.dilation_w) as u32;
+                let left = left.wrapping_sub(shape.pad_left as u32);
+                let (row, width) = (row as u32, shape.in_w as u32);
                 let (stride, channels) = (shape.stride_w as u32, shape.in_c as u32);
-                for entry in entries {
-                    let position = x.wrapping_sub(pad);
-                    let offset = (row as u32).wrapping_add(position).wrapping_mul(channels);
+                for (entry, i) in entries.iter_mut().zip(0_u32..) {
+                    let position = left.wrapping_add(i.wrapping_mul(stride));
+                    let offset = row.wrapping_add(position).wrapping_mul(channels);
                     *entry = if position < width { offset } else { OUTSIDE };
-                    x = x.wrapping_add(stride);
                 }
             }
         }
