@@ -158,15 +158,14 @@ unsafe fn pass<const R: usize, const STEP: usize, const KIND: usize>(
                 odd_signed(bytes)
             }
         });
-        for r in 0..R {
+        for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: a row has two pairs for each group of four.
             let pair = unsafe {
                 let pairs = tile.wide.cast::<i32>().add((r * depth + quad) * 2 + KIND);
                 _mm256_set1_epi32(pairs.read_unaligned())
             };
-            for half in 0..2 {
-                let products = _mm256_madd_epi16(pair, weights[half]);
-                sums[r][half] = _mm256_add_epi32(sums[r][half], products);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, weights));
             }
         }
     }

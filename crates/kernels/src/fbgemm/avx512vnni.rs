@@ -3,11 +3,6 @@
 //! A step takes four consecutive activations of each row (one dword, broadcast from where it lies in memory)
 //! and one 64-byte block of each panel.
 //! `vpdpbusd` wraps at 32 bits (it is `vpdpbusds` that saturates), and its sums of four products are exact.
-#![expect(
-    clippy::needless_range_loop,
-    reason = "counted loops over register tiles read better than nested enumerations"
-)]
-
 use std::arch::x86_64::*;
 
 use super::pack::{BLOCK, FORM, PANEL};

@@ -3,7 +3,7 @@
 //!
 //! Convolutions, and matrix products by weights, have kernels of their own (`micro`), one stored form of weights (`pack`) and one order of
 //! sums. Products of two computed operands ([`linear::matmul`]) use the `gemm` crate on one thread, which looks for instruction
-//! sets itself: there [`Isa`](crate::Isa) decides nothing. The rest are loops compiled once for each instruction set.
+//! sets itself: there [`Isa`] decides nothing. The rest are loops compiled once for each instruction set.
 //!
 //! # The same bits for any number of threads
 //! No sum is ever split between threads, and no result depends on what else a call computes. Convolutions and products by weights add up
