@@ -112,7 +112,7 @@ impl Bench {
         if !self.peak && profiled.is_none() {
             return Ok(());
         }
-        // Products of float matrices use what the processor has, whatever the session's instruction set is.
+        // The session's, and the best one: a kernel uses that whatever it is told to.
         let isas = if self.peak {
             Isa::supported()
         } else {

@@ -41,6 +41,11 @@ impl<'a> ProfileTable<'a> {
                     read: step.cost.read,
                     written: step.cost.written,
                 };
+                // These products use what the processor has, whatever the session's instruction set is.
+                let isa = match Kernel::from_name(step.kernel) {
+                    Some(Kernel::FMatMul) => Isa::detect(),
+                    _ => isa,
+                };
                 let limit = peak.limit(isa, &work);
                 Row {
                     step,
