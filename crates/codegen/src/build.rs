@@ -110,7 +110,11 @@ fn required(engine: Engine, steps: &[Step]) -> Isa {
     let engines_own = |step: &Step| {
         matches!(
             step.kernel,
-            Kernel::QConv | Kernel::QConvDepthwise | Kernel::QLinear
+            Kernel::QConv
+                | Kernel::QConvDepthwise
+                | Kernel::QConvToNchw
+                | Kernel::QConvDepthwiseToNchw
+                | Kernel::QLinear
         )
     };
     match engine {
@@ -131,10 +135,11 @@ fn choose(
         packed: None,
     };
     if let Some(pair) = pair {
+        let node = facts.graph.node(pair.main);
         return Ok(Choice {
             kernel: pair.kernel,
             note: String::new(),
-            packed: None,
+            packed: pack(Facts { node, ..facts }, pair.kernel, options.engine)?,
         });
     }
     let selected = select(facts);
@@ -241,15 +246,10 @@ impl Builder<'_> {
         let (op, slots, sources) = match pair {
             None => (node.op(), node.inputs().to_vec(), node.sources().to_vec()),
             Some(pair) => {
-                let (first, quantizer) =
-                    (self.graph.node(pair.first), self.graph.node(pair.quantizer));
-                let mut slots = quantizer.inputs().to_vec();
+                let (first, main) = (self.graph.node(pair.first), self.graph.node(pair.main));
+                let mut slots = main.inputs().to_vec();
                 slots[0] = first.input(0);
-                (
-                    quantizer.op(),
-                    slots,
-                    [first.sources(), node.sources()].concat(),
-                )
+                (main.op(), slots, [first.sources(), node.sources()].concat())
             }
         };
         let (packed, weights) = choice.packed.map_or_else(Default::default, |packed| {
@@ -296,7 +296,13 @@ impl Builder<'_> {
     fn is_channels_last(&self, node: &Node, kernel: Kernel) -> bool {
         match (node.op(), kernel) {
             (_, Kernel::ToNhwc | Kernel::QuantizeToNhwc) => true,
-            (_, Kernel::ToNchw | Kernel::DequantizeToNchw) => false,
+            (
+                _,
+                Kernel::ToNchw
+                | Kernel::DequantizeToNchw
+                | Kernel::QConvToNchw
+                | Kernel::QConvDepthwiseToNchw,
+            ) => false,
             (Op::FusedConv(op), _) => op.layout == Layout::Nhwc,
             (Op::FusedPool(op), _) => op.layout == Layout::Nhwc,
             (Op::FusedGlobalPool(op), _) => op.layout == Layout::Nhwc,

@@ -82,7 +82,7 @@ pub fn compile(graph: &Graph, options: &CodegenOptions) -> Result<Plan, CodegenE
     let pairs = if options.portable {
         peephole::Pairs::default()
     } else {
-        peephole::find(graph, &order, &types)
+        peephole::find(graph, &order, &types, options.engine)
     };
     build::build(graph, &order, &types, &pairs, options)
 }

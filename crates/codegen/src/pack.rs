@@ -75,7 +75,13 @@ pub(crate) fn pack(
     };
     let bias = facts.constant(2);
     let packed = match (facts.node.op(), kernel) {
-        (Op::FusedConv(op), Kernel::QConv | Kernel::QConvDepthwise) => {
+        (
+            Op::FusedConv(op),
+            Kernel::QConv
+            | Kernel::QConvDepthwise
+            | Kernel::QConvToNchw
+            | Kernel::QConvDepthwiseToNchw,
+        ) => {
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);
             integer(

@@ -7,6 +7,7 @@
 //! The results do not depend on the number of threads, since kernels compute each item alone.
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,50 @@ struct Shared {
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to one thread.
 unsafe impl Send for Shared {}
+
+/// Where an output starts that threads write disjoint parts of.
+struct Start<T>(*mut T);
+
+// SAFETY: the pointer is only used for disjoint parts, each of which one thread has, and `T` may change threads.
+unsafe impl<T: Send> Sync for Start<T> {}
+
+impl<T> Start<T> {
+    fn at(&self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Some neighbouring columns of all rows of an output. See [`Pool::run_columns`].
+pub struct Columns<'a, T> {
+    /// The first of them in row 0.
+    start: *mut T,
+    /// From one row to the next.
+    stride: usize,
+    rows: usize,
+    width: usize,
+    output: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Columns<'_, T> {
+    /// The number of columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// These columns of a row.
+    ///
+    /// # Panics
+    /// When the output does not have the row.
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "there are {} rows", self.rows);
+        // SAFETY: `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns lie within each. One
+        // call has them, whose exclusive borrow of `self` leaves one row at a time.
+        unsafe {
+            let start = self.start.add(row * self.stride);
+            std::slice::from_raw_parts_mut(start, self.width)
+        }
+    }
+}
 
 /// A caller's workers. See the [module](self).
 pub struct Pool {
@@ -142,15 +187,6 @@ impl Pool {
         scratch_len: usize,
         each: impl Fn(usize, &mut [T], &mut [u8]) -> Result<(), StepError> + Sync,
     ) -> Result<(), StepError> {
-        struct Start<T>(*mut T);
-        // SAFETY: the pointer is only used for disjoint parts, each of which one thread has, and `T` may change threads.
-        unsafe impl<T: Send> Sync for Start<T> {}
-        impl<T> Start<T> {
-            fn at(&self, offset: usize) -> *mut T {
-                self.0.wrapping_add(offset)
-            }
-        }
-
         let (len, part) = (output.len(), part.max(1));
         let start = Start(output.as_mut_ptr());
         self.run(len.div_ceil(part), scratch_len, &|index, scratch| {
@@ -160,6 +196,34 @@ impl Pool {
             // thread once, and the parts of different indices do not overlap.
             let part = unsafe { std::slice::from_raw_parts_mut(start.at(first), count) };
             each(first, part, scratch)
+        })
+    }
+
+    /// Cuts the rows of `output`, each of `width` elements, at the same places into parts of `part` columns (the last may be narrower) and
+    /// calls `each(first column, columns, scratch)` for every one, on all threads.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub fn run_columns<T: Send>(
+        &self,
+        output: &mut [T],
+        width: usize,
+        part: usize,
+        scratch_len: usize,
+        each: impl Fn(usize, &mut Columns<'_, T>, &mut [u8]) -> Result<(), StepError> + Sync,
+    ) -> Result<(), StepError> {
+        let (part, rows) = (part.max(1), output.len().checked_div(width).unwrap_or(0));
+        let start = Start(output.as_mut_ptr());
+        self.run(width.div_ceil(part), scratch_len, &|index, scratch| {
+            let first = index * part;
+            let mut columns = Columns {
+                start: start.at(first),
+                stride: width,
+                rows,
+                width: part.min(width - first),
+                output: PhantomData,
+            };
+            each(first, &mut columns, scratch)
         })
     }
 
@@ -323,6 +387,34 @@ mod tests {
                         .enumerate()
                         .all(|(i, &out)| out == i as u32 + 1)
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn columns_cover_every_element_once() {
+        for threads in 1..4 {
+            let pool = Pool::new(threads).unwrap();
+            for (rows, width, part) in [
+                (3, 10, 4),
+                (1, 1, 1),
+                (5, 7, 7),
+                (4, 9, 100),
+                (2, 0, 3),
+                (0, 4, 2),
+            ] {
+                let mut output = vec![0_usize; rows * width];
+                let each = |first: usize, columns: &mut Columns<'_, usize>, _: &mut [u8]| {
+                    for row in 0..rows {
+                        for (i, out) in columns.row(row).iter_mut().enumerate() {
+                            *out += row * width + first + i + 1;
+                        }
+                    }
+                    Ok(())
+                };
+                pool.run_columns(&mut output, width, part, 0, each).unwrap();
+                let expected: Vec<usize> = (1..=rows * width).collect();
+                assert_eq!(output, expected);
             }
         }
     }

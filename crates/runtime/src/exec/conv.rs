@@ -6,6 +6,8 @@ use octofold_kernels::conv::{
     Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
 };
 use octofold_kernels::qnnpack::{self, Indirection};
+use octofold_kernels::shared::ImageShape;
+use octofold_kernels::shared::layout::nhwc_to_nchw;
 use octofold_kernels::{Isa, KernelError, fbgemm};
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
@@ -16,6 +18,7 @@ use super::pool::{pads, pair};
 use super::{Arguments, Call, Work};
 use crate::StepError;
 use crate::plan::{Engine, Kernel};
+use crate::pool::Columns;
 use crate::values::{numbers, numbers_mut};
 
 /// The products that pay for a second thread.
@@ -59,6 +62,8 @@ struct Conv {
     scratch: usize,
     /// Output channels.
     channels: usize,
+    /// Output pixels of an image whose channels come first in the result.
+    channels_first: Option<usize>,
     /// Rows of a part; of a single row, columns.
     part: usize,
 }
@@ -68,11 +73,25 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let step = arguments.step;
     let input = arguments.operand(0)?;
     let signed = input.signed()?;
+    let channels_first = matches!(
+        step.kernel,
+        Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw
+    );
     let (sizes, x, stage) = match (&step.op, step.kernel) {
-        (Op::FusedConv(op), Kernel::QConv | Kernel::QConvDepthwise) => {
-            let shape = conv_shape(op, arguments)?;
+        (
+            Op::FusedConv(op),
+            Kernel::QConv
+            | Kernel::QConvDepthwise
+            | Kernel::QConvToNchw
+            | Kernel::QConvDepthwiseToNchw,
+        ) => {
+            let shape = conv_shape(op, arguments, channels_first)?;
             let x = op.x.ok_or_else(|| arguments.wrong_operator())?;
-            (Sizes::Conv(shape), x, conv_stage(op, arguments)?)
+            let stage = conv_stage(op, arguments)?;
+            if channels_first && !matches!(stage, Stage::Float { .. }) {
+                return Err(arguments.wrong_operator());
+            }
+            (Sizes::Conv(shape), x, stage)
         }
         (Op::FusedLinear(op), Kernel::QLinear) => {
             let shape = linear_shape(arguments)?;
@@ -117,6 +136,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         signed,
         stage,
         channels,
+        channels_first: channels_first.then_some(rows / shape.batch),
     }))
 }
 
@@ -162,10 +182,11 @@ impl Sizes {
     }
 }
 
-/// The sizes of a channels-last convolution with packed weights.
+/// The sizes of a channels-last convolution with packed weights, whose result may be channels-first.
 pub(super) fn conv_shape(
     op: &FusedConv,
     arguments: &Arguments<'_>,
+    channels_first: bool,
 ) -> Result<ConvShape, StepError> {
     if op.layout != Layout::Nhwc {
         return Err(arguments.wrong_operator());
@@ -207,7 +228,11 @@ pub(super) fn conv_shape(
     let (Some(out_h), Some(out_w)) = (shape.out_h(), shape.out_w()) else {
         return Err(arguments.wrong_operator());
     };
-    arguments.expect_result(&[batch, out_h, out_w, out_c])?;
+    if channels_first {
+        arguments.expect_result(&[batch, out_c, out_h, out_w])?;
+    } else {
+        arguments.expect_result(&[batch, out_h, out_w, out_c])?;
+    }
     Ok(shape)
 }
 
@@ -307,6 +332,10 @@ impl Work for Conv {
                     clamp,
                 });
                 let shared = call.shared();
+                if let Some(pixels) = self.channels_first {
+                    let output = numbers_mut(call.output)?;
+                    return self.run_channels_first(&shared, &stage, output, pixels);
+                }
                 self.run_parts(&shared, &stage, numbers_mut(call.output)?, |part| {
                     OutputSlice::Floats(part)
                 })
@@ -348,6 +377,65 @@ impl Conv {
                     .prepared
                     .run(isa, input, weights, stage, block, scratch)?)
             })
+    }
+}
+
+/// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache, twice.
+const STRIP: usize = 96 << 10;
+
+impl Conv {
+    /// Computes strips of pixels, channels-last, in scratch memory, and moves them to the planes of the output while they are near.
+    fn run_channels_first(
+        &self,
+        call: &super::Shared<'_>,
+        stage: &OutputStage<'_>,
+        output: &mut [f32],
+        pixels: usize,
+    ) -> Result<(), StepError> {
+        let input = Activations {
+            data: call.operand(0),
+            signed: self.signed,
+            zero_point: self.x.zero_point,
+        };
+        let (weights, channels) = (call.packed(0), self.channels);
+        let strip = (STRIP / (4 * channels)).max(1);
+        let strip = strip.next_multiple_of(16).min(pixels);
+        let kernel_scratch = self.scratch.next_multiple_of(64);
+        let floats = strip.saturating_mul(channels);
+        let scratch_len = kernel_scratch.saturating_add(floats.saturating_mul(8));
+        for (image, output) in output.chunks_exact_mut(pixels * channels).enumerate() {
+            let part = self.part.min(pixels);
+            let each = |first: usize, columns: &mut Columns<'_, f32>, scratch: &mut [u8]| {
+                let (kernel_scratch, rest) = scratch.split_at_mut(kernel_scratch);
+                let (nhwc, nchw) = numbers_mut::<f32>(rest)?.split_at_mut(floats);
+                for start in (0..columns.width()).step_by(strip) {
+                    let count = strip.min(columns.width() - start);
+                    let (nhwc, nchw) =
+                        (&mut nhwc[..count * channels], &mut nchw[..count * channels]);
+                    let row = image * pixels + first + start;
+                    let block = (
+                        row..row + count,
+                        0..channels,
+                        OutputSlice::Floats(&mut *nhwc),
+                    );
+                    self.prepared
+                        .run(call.isa, input, weights, stage, block, kernel_scratch)?;
+                    let shape = ImageShape {
+                        batch: 1,
+                        channels,
+                        pixels: count,
+                    };
+                    nhwc_to_nchw(call.isa, &shape, nhwc, 0..channels, nchw)?;
+                    for (channel, values) in nchw.chunks_exact(count).enumerate() {
+                        columns.row(channel)[start..start + count].copy_from_slice(values);
+                    }
+                }
+                Ok(())
+            };
+            call.pool
+                .run_columns(output, pixels, part, scratch_len, each)?;
+        }
+        Ok(())
     }
 }
 

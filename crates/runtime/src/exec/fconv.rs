@@ -46,7 +46,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         (Op::FusedConv(op), Kernel::FConv | Kernel::FConvDepthwise)
             if op.x.is_none() && op.y.is_none() && op.sum.is_none() =>
         {
-            let shape = conv_shape(op, arguments)?;
+            let shape = conv_shape(op, arguments, false)?;
             if step.kernel == Kernel::FConvDepthwise {
                 if residual.is_some() || shape.groups != shape.in_c || shape.out_c != shape.in_c {
                     return Err(arguments.wrong_operator());

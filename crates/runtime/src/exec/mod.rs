@@ -121,7 +121,11 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Kernel::Portable | Kernel::View => {
             Err(StepError::invalid("a portable step or view is no kernel"))
         }
-        Kernel::QConv | Kernel::QConvDepthwise | Kernel::QLinear => conv::bind(arguments, threads),
+        Kernel::QConv
+        | Kernel::QConvDepthwise
+        | Kernel::QConvToNchw
+        | Kernel::QConvDepthwiseToNchw
+        | Kernel::QLinear => conv::bind(arguments, threads),
         Kernel::QAdd | Kernel::QMul => elementwise::bind_binary(arguments),
         Kernel::QTable => elementwise::bind_table(arguments),
         Kernel::QConcat => concat::bind(arguments),

@@ -14,6 +14,10 @@ pub enum Kernel {
     QConv,
     /// [`Kernel::QConv`] with one group a channel.
     QConvDepthwise,
+    /// [`Kernel::QConv`] with float results, and the `Transpose` behind it to channels-first.
+    QConvToNchw,
+    /// [`Kernel::QConvToNchw`] with one group a channel.
+    QConvDepthwiseToNchw,
     /// Integer `FusedLinear`; packed as [`Kernel::QConv`].
     QLinear,
     /// Float `FusedConv`, channels-last. Packed: weights; bias (f32).
@@ -73,11 +77,13 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Portable,
         Self::View,
         Self::QConv,
         Self::QConvDepthwise,
+        Self::QConvToNchw,
+        Self::QConvDepthwiseToNchw,
         Self::QLinear,
         Self::FConv,
         Self::FConvDepthwise,
@@ -114,6 +120,8 @@ impl Kernel {
             Self::View => "view",
             Self::QConv => "qconv",
             Self::QConvDepthwise => "qconv_depthwise",
+            Self::QConvToNchw => "qconv_to_nchw",
+            Self::QConvDepthwiseToNchw => "qconv_depthwise_to_nchw",
             Self::QLinear => "qlinear",
             Self::FConv => "fconv",
             Self::FConvDepthwise => "fconv_depthwise",
