@@ -59,6 +59,8 @@ enum Ending {
     Bytes,
     Residual,
     Float,
+    /// Floats, and a `Transpose` to channels-first.
+    FloatNchw,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +99,7 @@ prop_compose! {
         signed in any::<bool>(),
         per_channel in any::<bool>(),
         bias in any::<bool>(),
-        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float)],
+        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw)],
     ) -> ConvCase {
         ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, ending }
     }
@@ -114,18 +116,14 @@ fn run_conv(case: &ConvCase) {
         DType::I8,
         &[out_c, case.group_in, case.kernel.0, case.kernel.1],
     ));
-    let bias_type = if case.ending == Ending::Float {
-        DType::F32
-    } else {
-        DType::I32
-    };
+    let float = matches!(case.ending, Ending::Float | Ending::FloatNchw);
+    let bias_type = if float { DType::F32 } else { DType::I32 };
     let bias = case
         .bias
         .then(|| builder.constant(random.tensor(bias_type, &[out_c])));
     let scales = if case.per_channel { out_c } else { 1 };
     let depth = (case.group_in * case.kernel.0 * case.kernel.1) as f32;
-    let quantized = case.ending != Ending::Float;
-    let y = quantized.then(|| output(&mut random, case.signed, 0.05 * depth.sqrt() * 0.3));
+    let y = (!float).then(|| output(&mut random, case.signed, 0.05 * depth.sqrt() * 0.3));
     let residual =
         (case.ending == Ending::Residual).then(|| params(&mut random, case.signed, 0.05));
     let conv = FusedConv {
@@ -133,7 +131,7 @@ fn run_conv(case: &ConvCase) {
         pads: case.pads.clone(),
         dilations: vec![case.dilation.0, case.dilation.1],
         group: case.groups as i64,
-        activation: if case.ending == Ending::Float {
+        activation: if float {
             Activation::Relu
         } else {
             Activation::None
@@ -170,14 +168,49 @@ fn run_conv(case: &ConvCase) {
         operands.push(Some(builder.input("r", dtype(case.signed), &shape)));
         inputs.push(("r", random.tensor(dtype(case.signed), &shape)));
     }
-    let result = builder.node(conv, &operands);
+    let mut result = builder.node(conv, &operands);
+    if case.ending == Ending::FloatNchw {
+        let perm = vec![0, 3, 1, 2];
+        result = builder.node(Transpose { perm }, &[Some(result)]);
+    }
     builder.output(result);
     let plan = check(&builder.graph, &inputs, Exactness::Bits);
-    let kernel = plan.steps()[0].kernel;
+    let kernels: Vec<Kernel> = plan.steps().iter().map(|step| step.kernel).collect();
     assert!(
-        matches!(kernel, Kernel::QConv | Kernel::QConvDepthwise),
+        match case.ending {
+            // One channel or pixel lies the same way in both layouts.
+            Ending::FloatNchw => matches!(
+                *kernels,
+                [Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw]
+                    | [Kernel::QConv | Kernel::QConvDepthwise, Kernel::View]
+            ),
+            _ => matches!(*kernels, [Kernel::QConv | Kernel::QConvDepthwise]),
+        },
         "{plan}"
     );
+}
+
+/// So many channels that an image is computed in several strips of pixels.
+#[test]
+fn a_change_of_layout_goes_by_strips() {
+    for (groups, group_in, group_out) in [(1, 4, 900), (1000, 1, 1)] {
+        run_conv(&ConvCase {
+            seed: 5,
+            batch: 2,
+            size: (13, 11),
+            groups,
+            group_in,
+            group_out,
+            kernel: (1, 3),
+            stride: (1, 1),
+            dilation: (1, 1),
+            pads: vec![0, 1, 0, 1],
+            signed: false,
+            per_channel: true,
+            bias: true,
+            ending: Ending::FloatNchw,
+        });
+    }
 }
 
 proptest! {
