@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use super::pack::{BLOCK, FORM, PANEL};
 use crate::conv::scalar::store_floats;
 use crate::conv::tile::{EXTRA, Micro, Tile};
-use crate::conv::{OutputStage, Quantized};
+use crate::conv::{Float, OutputStage, Quantized};
 
 /// Up to 14 x 32 or 6 x 64.
 pub(super) const MICRO: Micro = Micro {
@@ -157,9 +157,12 @@ unsafe fn row_starts<const R: usize>(tile: &Tile<'_>, tap: usize) -> [*const u8;
 #[inline(never)]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn store<const P: usize>(tile: &Tile<'_>, sums: &[[__m512i; P]]) {
-    if let OutputStage::Quantized(stage) = tile.stage {
+    match tile.stage {
         // SAFETY: passed on from the caller.
-        return unsafe { store_bytes(tile, stage, sums) };
+        OutputStage::Quantized(stage) => return unsafe { store_bytes(tile, stage, sums) },
+        // SAFETY: passed on from the caller.
+        OutputStage::Float(stage) => return unsafe { store_floats_alike(tile, stage, sums) },
+        OutputStage::FloatRows(_) => {}
     }
     for (r, sums) in sums.iter().enumerate() {
         // SAFETY: a row has `16 · P` numbers, at least as many as the tile has channels, and the stage gives floats.
@@ -268,6 +271,80 @@ impl Finish {
         let bytes = _mm512_packus_epi16(low, high);
         let bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi);
         _mm512_xor_si512(bytes, self.flip)
+    }
+}
+
+/// The constants of a [`Float`] stage for up to 16 channels.
+pub(super) struct FloatFinish {
+    mask: u16,
+    correction: __m512i,
+    scale: __m512,
+    bias: __m512,
+    clamp: Option<(__m512, __m512)>,
+}
+
+impl FloatFinish {
+    /// For `count` channels from `channel` on.
+    ///
+    /// # Safety
+    /// The stage has constants for these channels, and the processor has the features.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn new(stage: &Float<'_>, channel: usize, count: usize) -> Self {
+        let mask = channel_mask(count);
+        // SAFETY: passed on from the caller; masked lanes are not read.
+        unsafe {
+            Self {
+                mask,
+                correction: _mm512_maskz_loadu_epi32(mask, stage.correction.as_ptr().add(channel)),
+                scale: _mm512_maskz_loadu_ps(mask, stage.scale.as_ptr().add(channel)),
+                bias: _mm512_maskz_loadu_ps(mask, stage.bias.as_ptr().add(channel)),
+                clamp: stage
+                    .clamp
+                    .map(|(lo, hi)| (_mm512_set1_ps(lo), _mm512_set1_ps(hi))),
+            }
+        }
+    }
+
+    /// Stores the floats of 16 sums: `float_value` for each.
+    ///
+    /// # Safety
+    /// The output is writable for the channels, and the processor has the features.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn store(&self, sums: __m512i, output: *mut f32) {
+        let sums = _mm512_cvtepi32_ps(_mm512_add_epi32(sums, self.correction));
+        let mut value = _mm512_add_ps(_mm512_mul_ps(sums, self.scale), self.bias);
+        if let Some((lo, hi)) = self.clamp {
+            // The second operand is the result when it is NaN, and when both are zeros.
+            value = _mm512_min_ps(hi, _mm512_max_ps(lo, value));
+        }
+        // SAFETY: passed on from the caller; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(output, self.mask, value) };
+    }
+}
+
+/// Stores the floats of a tile whose rows have the same constants.
+///
+/// # Safety
+/// As [`store`]; `stage` is that of the tile.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn store_floats_alike<const P: usize>(
+    tile: &Tile<'_>,
+    stage: &Float<'_>,
+    sums: &[[__m512i; P]],
+) {
+    for p in 0..P {
+        let first = p * PANEL;
+        // SAFETY: the stage has constants for each channel of the tile, and the output is writable for each row and channel.
+        unsafe {
+            let finish = FloatFinish::new(stage, tile.channel + first, tile.channels - first);
+            for (r, sums) in sums.iter().enumerate() {
+                let output = tile.output.cast::<f32>();
+                finish.store(sums[p], output.add(r * tile.output_stride + first));
+            }
+        }
     }
 }
 

@@ -14,11 +14,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::avx512vnni::Finish;
+use super::super::avx512vnni::{Finish, FloatFinish};
 use super::super::pack::depthwise_quads;
 use super::Segment;
 use super::{MAX_ROWS, narrow};
-use crate::conv::output::{OutputStage, store_float_row};
+use crate::conv::output::{Float, OutputStage, store_float_row};
 use crate::conv::tile::OUTSIDE;
 
 /// Channels of a block.
@@ -317,16 +317,23 @@ unsafe fn block<
 unsafe fn store(segment: &mut Segment<'_>, of: &Block<'_>, pixel: usize, sums: &[[__m512i; 4]]) {
     let (first, mask) = (of.first, of.mask);
     let channels = segment.channels;
-    let (OutputStage::Quantized(stage), Some(finish)) = (segment.stage, &of.finish) else {
-        let shift = if segment.signed { 128 } else { 0 };
-        let count = mask.count_ones() as usize;
-        for (t, sums) in sums.iter().enumerate() {
-            let at = (pixel + t) * channels + first;
-            let output = &mut segment.floats[at..at + count];
-            let row = (segment.row + pixel + t, shift);
-            store_float_row(segment.stage, &in_order(sums)[..count], row, first, output);
+    let (stage, finish) = match (segment.stage, &of.finish) {
+        (OutputStage::Float(stage), _) => {
+            // SAFETY: passed on from the caller.
+            return unsafe { store_floats(segment, stage, of, pixel, sums) };
         }
-        return;
+        (OutputStage::FloatRows(_), _) | (_, None) => {
+            let shift = if segment.signed { 128 } else { 0 };
+            let count = mask.count_ones() as usize;
+            for (t, sums) in sums.iter().enumerate() {
+                let at = (pixel + t) * channels + first;
+                let output = &mut segment.floats[at..at + count];
+                let row = (segment.row + pixel + t, shift);
+                store_float_row(segment.stage, &in_order(sums)[..count], row, first, output);
+            }
+            return;
+        }
+        (OutputStage::Quantized(stage), Some(finish)) => (stage, finish),
     };
     let multiplier = &segment.multiplier[first..first + WIDTH];
     for (t, sums) in sums.iter().enumerate() {
@@ -355,6 +362,43 @@ unsafe fn store(segment: &mut Segment<'_>, of: &Block<'_>, pixel: usize, sums: &
             } else {
                 _mm512_mask_storeu_epi8(output.cast(), mask, bytes);
             }
+        }
+    }
+}
+
+/// Stores the floats of [`store`].
+///
+/// # Safety
+/// As [`store`]; the stage is that of the segment.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn store_floats(
+    segment: &mut Segment<'_>,
+    stage: &Float<'_>,
+    of: &Block<'_>,
+    pixel: usize,
+    sums: &[[__m512i; 4]],
+) {
+    let (channels, count) = (segment.channels, of.mask.count_ones() as usize);
+    for panel in 0..count.div_ceil(16) {
+        let channel = of.first + panel * 16;
+        // SAFETY: the stage has constants for each channel.
+        let finish = unsafe { FloatFinish::new(stage, channel, count - panel * 16) };
+        for (t, sums) in sums.iter().enumerate() {
+            // Quarter `panel` of each vector has four of its channels.
+            let quarters = sums.map(|sums| match panel {
+                0 => _mm512_castsi512_si128(sums),
+                1 => _mm512_extracti32x4_epi32::<1>(sums),
+                2 => _mm512_extracti32x4_epi32::<2>(sums),
+                _ => _mm512_extracti32x4_epi32::<3>(sums),
+            });
+            let low = _mm256_set_m128i(quarters[1], quarters[0]);
+            let high = _mm256_set_m128i(quarters[3], quarters[2]);
+            let sums = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            let at = (pixel + t) * channels + channel;
+            let output = &mut segment.floats[at..at + (count - panel * 16).min(16)];
+            // SAFETY: these are the channels.
+            unsafe { finish.store(sums, output.as_mut_ptr()) };
         }
     }
 }
