@@ -79,15 +79,18 @@ impl<T> Columns<'_, T> {
 
     /// These columns of a row.
     ///
-    /// # Panics
+    /// # Errors
     /// When the output does not have the row.
-    pub fn row(&mut self, row: usize) -> &mut [T] {
-        assert!(row < self.rows, "there are {} rows", self.rows);
-        // SAFETY: `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns lie within each. One
+    pub fn row(&mut self, row: usize) -> Result<&mut [T], StepError> {
+        if row >= self.rows {
+            let rows = self.rows;
+            return Err(StepError::invalid(format!("row {row} of {rows} rows")));
+        }
+        // SAFETY: the row exists. `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns lie within each. One
         // call has them, whose exclusive borrow of `self` leaves one row at a time.
         unsafe {
             let start = self.start.add(row * self.stride);
-            std::slice::from_raw_parts_mut(start, self.width)
+            Ok(std::slice::from_raw_parts_mut(start, self.width))
         }
     }
 }
@@ -406,10 +409,11 @@ mod tests {
                 let mut output = vec![0_usize; rows * width];
                 let each = |first: usize, columns: &mut Columns<'_, usize>, _: &mut [u8]| {
                     for row in 0..rows {
-                        for (i, out) in columns.row(row).iter_mut().enumerate() {
+                        for (i, out) in columns.row(row)?.iter_mut().enumerate() {
                             *out += row * width + first + i + 1;
                         }
                     }
+                    assert!(columns.row(rows).is_err());
                     Ok(())
                 };
                 pool.run_columns(&mut output, width, part, 0, each).unwrap();

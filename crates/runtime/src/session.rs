@@ -418,7 +418,11 @@ impl Memory {
     /// The bytes that the budget has left.
     fn left(&self) -> u64 {
         let arena = self.arena.bytes().len() as u64;
+        // Outputs of the last run that nobody else holds; the others are counted where they are used.
+        let spare = self.spare.iter().flatten();
+        let spare = spare.filter(|tensor| !tensor.is_shared()).map(bytes_of);
         let taken = arena
+            .saturating_add(spare.fold(0, u64::saturating_add))
             .saturating_add(self.live)
             .saturating_add(self.constants);
         self.budget.saturating_add(self.given).saturating_sub(taken)

@@ -24,6 +24,9 @@ use crate::values::{numbers, numbers_mut};
 /// The products that pay for a second thread.
 const MACS: usize = 1 << 19;
 
+/// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache, twice.
+const STRIP: usize = 96 << 10;
+
 /// A convolution, or a matrix product.
 #[derive(Debug)]
 enum Sizes {
@@ -345,6 +348,14 @@ impl Work for Conv {
 }
 
 impl Conv {
+    fn input<'a>(&self, call: &super::Shared<'a>) -> Activations<'a> {
+        Activations {
+            data: call.operand(0),
+            signed: self.signed,
+            zero_point: self.x.zero_point,
+        }
+    }
+
     fn run_parts<T: Send>(
         &self,
         call: &super::Shared<'_>,
@@ -352,12 +363,7 @@ impl Conv {
         output: &mut [T],
         slice: impl Fn(&mut [T]) -> OutputSlice<'_> + Sync,
     ) -> Result<(), StepError> {
-        let input = Activations {
-            data: call.operand(0),
-            signed: self.signed,
-            zero_point: self.x.zero_point,
-        };
-        let weights = call.packed(0);
+        let (input, weights) = (self.input(call), call.packed(0));
         let (isa, channels) = (call.isa, self.channels);
         let part = if self.single_row {
             self.part
@@ -378,12 +384,7 @@ impl Conv {
                     .run(isa, input, weights, stage, block, scratch)?)
             })
     }
-}
 
-/// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache, twice.
-const STRIP: usize = 96 << 10;
-
-impl Conv {
     /// Computes strips of pixels, channels-last, in scratch memory, and moves them to the planes of the output while they are near.
     fn run_channels_first(
         &self,
@@ -392,12 +393,7 @@ impl Conv {
         output: &mut [f32],
         pixels: usize,
     ) -> Result<(), StepError> {
-        let input = Activations {
-            data: call.operand(0),
-            signed: self.signed,
-            zero_point: self.x.zero_point,
-        };
-        let (weights, channels) = (call.packed(0), self.channels);
+        let (input, weights, channels) = (self.input(call), call.packed(0), self.channels);
         let strip = (STRIP / (4 * channels)).max(1);
         let strip = strip.next_multiple_of(16).min(pixels);
         let kernel_scratch = self.scratch.next_multiple_of(64);
@@ -427,7 +423,7 @@ impl Conv {
                     };
                     nhwc_to_nchw(call.isa, &shape, nhwc, 0..channels, nchw)?;
                     for (channel, values) in nchw.chunks_exact(count).enumerate() {
-                        columns.row(channel)[start..start + count].copy_from_slice(values);
+                        columns.row(channel)?[start..start + count].copy_from_slice(values);
                     }
                 }
                 Ok(())
