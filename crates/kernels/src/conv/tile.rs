@@ -77,9 +77,28 @@ pub(crate) struct Tile<'a> {
     pub(crate) all_channels: usize,
     pub(crate) output: *mut u8,
     pub(crate) output_stride: usize,
+    /// Tiles of this size to compute, each with the rows behind those of the one before; see [`Micro::most_tiles`].
+    pub(crate) tiles: usize,
 }
 
 impl Tile<'_> {
+    /// The tile of the same size with the `rows` rows behind those of this one.
+    ///
+    /// # Safety
+    /// The invariants of [`Tile`] hold for these rows too.
+    #[inline(always)]
+    pub(crate) unsafe fn next(&self, rows: usize) -> Self {
+        // SAFETY: the table has entries for these rows, and the output is writable there.
+        unsafe {
+            Self {
+                offsets: self.offsets.add(rows),
+                row: self.row + rows,
+                output: (self.output).add(rows * self.output_stride * self.stage.element()),
+                ..*self
+            }
+        }
+    }
+
     /// Where row `row` of tap `tap` starts.
     ///
     /// # Safety
@@ -139,14 +158,16 @@ pub(crate) unsafe fn partial<T: Copy + Default, const N: usize>(
 pub(crate) struct Micro {
     /// The form of the weights.
     pub(crate) form: PanelForm,
-    /// Panels computed at a time, where there are `rows` rows.
-    pub(crate) max_panels: fn(rows: usize) -> usize,
+    /// The most panels computed at a time.
+    pub(crate) max_panels: usize,
     /// How many of `rows` remaining rows the next tile of `panels` panels takes; at least one.
     pub(crate) fit_rows: fn(rows: usize, panels: usize) -> usize,
-    /// Computes a tile of `rows` by `panels`, as `fit_rows` and `max_panels` allow.
+    /// The largest [`Tile::tiles`] that `run` takes.
+    pub(crate) most_tiles: usize,
+    /// Computes tiles of `rows` by `panels`, as `fit_rows` and `max_panels` allow.
     ///
     /// # Safety
-    /// The invariants of [`Tile`] hold, and the processor has the instruction set.
+    /// The invariants of [`Tile`] hold for each of the tiles, and the processor has the instruction set.
     pub(crate) run: unsafe fn(tile: &Tile<'_>, rows: usize, panels: usize),
     /// Widens the rows of a tile for all its panels, into [`wide_len`] bytes; `fit_rows` must not depend on the panels then.
     pub(crate) widen: Option<Widen>,
@@ -211,7 +232,6 @@ impl Part<'_> {
     ) {
         let form = micro.form;
         let panel_stride = form.header + self.taps * self.quads * form.block();
-        let most = (micro.max_panels)(pixels.len()) * form.channels;
         let wide = wide.as_mut_ptr();
         // The tile of `count` channels from `channel` on, with the rows from `row` on.
         let tile = |row: usize, channel: usize, count: usize| {
@@ -237,11 +257,20 @@ impl Part<'_> {
                 // SAFETY: the row and the channel are inside of the output.
                 output: unsafe { self.output.add(at * self.element) },
                 output_stride: self.output_stride,
+                tiles: 1,
             }
         };
+        // As few groups as can be, of almost the same number of panels.
         let groups = || {
-            let starts = channels.clone().step_by(most);
-            starts.map(|channel| (channel, (channels.end - channel).min(most)))
+            let mut panels = channels.len().div_ceil(form.channels);
+            let mut channel = channels.start;
+            std::iter::from_fn(move || {
+                let now = panels.div_ceil(panels.div_ceil(micro.max_panels).max(1));
+                let group = (channel, (channels.end - channel).min(now * form.channels));
+                panels -= now;
+                channel += group.1;
+                (now > 0).then_some(group)
+            })
         };
         if let Some(widen) = micro.widen {
             let mut row = 0;
@@ -266,11 +295,23 @@ impl Part<'_> {
             let panels = count.div_ceil(form.channels);
             let mut row = 0;
             while row < pixels.len() {
-                let rows = (micro.fit_rows)(pixels.len() - row, panels);
-                // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
-                // tile takes `rows` of them from `row` on.
-                unsafe { (micro.run)(&tile(row, channel, count), rows, panels) };
-                row += rows;
+                let left = pixels.len() - row;
+                let rows = (micro.fit_rows)(left, panels);
+                let alike = |tiles: usize| {
+                    tiles * rows < left && (micro.fit_rows)(left - tiles * rows, panels) == rows
+                };
+                let mut tiles = 1;
+                while tiles < micro.most_tiles && alike(tiles) {
+                    tiles += 1;
+                }
+                let tile = Tile {
+                    tiles,
+                    ..tile(row, channel, count)
+                };
+                // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and these
+                // tiles take `tiles · rows` of them from `row` on.
+                unsafe { (micro.run)(&tile, rows, panels) };
+                row += tiles * rows;
             }
         }
     }

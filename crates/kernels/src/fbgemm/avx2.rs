@@ -7,8 +7,9 @@ use crate::conv::tile::{Micro, Tile};
 /// 6 x 16.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: |_| 1,
+    max_panels: 1,
     fit_rows: |rows, _| rows.min(avx2::ROWS),
+    most_tiles: 1,
     run,
     widen: Some(avx2::widen),
 };

@@ -10,25 +10,25 @@ use crate::conv::scalar::store_floats;
 use crate::conv::tile::{EXTRA, Micro, Tile};
 use crate::conv::{Float, OutputStage, Quantized};
 
-/// Up to 14 x 32 or 6 x 64.
+/// Up to 6 x 64, 9 x 48, 14 x 32 and 14 x 16.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels,
+    max_panels: 4,
     fit_rows,
+    most_tiles: usize::MAX,
     run,
     widen: None,
 };
 
-/// Few rows take four panels, so that enough sums are in flight. Otherwise two are better, whose weights are read half as often from the second
-/// cache.
-fn max_panels(rows: usize) -> usize {
-    if rows < 6 { 4 } else { 2 }
-}
-
-/// The tallest tile, or the half of what remains, where it is less than two: a short tile at the end would wait for its own sums. 28 sums, 2
-/// blocks, 1 broadcast and the sign flip are 32 registers.
+/// The most rows of a tile of `panels` panels: 24 to 28 sums, the blocks, a broadcast and the sign flip are up to 32 registers. The more panels
+/// share a broadcast the better: the processor takes four instructions at a time, and half of that where another program runs on the same core.
 fn fit_rows(rows: usize, panels: usize) -> usize {
-    let most = if panels > 2 { 6 } else { 14 };
+    let most = match panels {
+        4.. => 6,
+        3 => 9,
+        _ => 14,
+    };
+    // The half of what remains, where it is less than two: a short tile at the end would wait for its own sums.
     if rows >= 2 * most {
         most
     } else if rows > most {
@@ -61,7 +61,7 @@ unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
     pick!(
         1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
         2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
-        3: 1 2 3 4 5 6;
+        3: 1 2 3 4 5 6 7 8 9;
         4: 1 2 3 4 5 6;
     );
 }
@@ -81,43 +81,188 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
         }
         _ => _mm512_setzero_si512(),
     });
-    let mut acc = [bias; R];
-    let flip = _mm512_set1_epi8(-128);
-    for tap in 0..tile.taps {
-        // SAFETY: `R` rows have an entry at each tap.
-        let rows: [*const u8; R] = unsafe { row_starts(tile, tap) };
-        // SAFETY: each panel has `taps · quads` blocks.
-        let mut blocks = unsafe { tile.weights.add(tap * tile.quads * BLOCK) };
-        for quad in 0..tile.quads {
-            // SAFETY: `P` panels, `panel_stride` apart, have this block.
-            let weights: [__m512i; P] = std::array::from_fn(|p| unsafe {
-                _mm512_loadu_si512(blocks.add(p * tile.panel_stride).cast())
-            });
-            for r in 0..R {
-                // SAFETY: `4 · quads` bytes are readable at each row.
-                let four = unsafe { rows[r].add(quad * 4).cast::<i32>().read_unaligned() };
-                let mut x = _mm512_set1_epi32(four);
-                if SIGNED {
-                    x = _mm512_xor_si512(x, flip);
+    let whole = match tile.stage {
+        // SAFETY: passed on from the caller.
+        OutputStage::Quantized(stage) if P > 2 => Some(unsafe { WholeRows::new(tile, stage) }),
+        _ => None,
+    };
+    let mut tile = *tile;
+    for left in (0..tile.tiles).rev() {
+        let mut acc = [bias; R];
+        for tap in 0..tile.taps {
+            // SAFETY: `R` rows have an entry at each tap.
+            let rows: [*const u8; R] = unsafe { row_starts(&tile, tap) };
+            // SAFETY: each panel has `taps · quads` blocks.
+            let mut blocks = unsafe { tile.weights.add(tap * tile.quads * BLOCK) };
+            let pairs = if P > 2 { tile.quads / 2 } else { 0 };
+            // Two groups of four at a time: there are fewer instructions besides the products.
+            for pair in 0..pairs {
+                // SAFETY: as for one below.
+                unsafe {
+                    step::<R, P, SIGNED>(&mut acc, &rows, pair * 2, blocks, tile.panel_stride);
+                    let next = blocks.add(BLOCK);
+                    step::<R, P, SIGNED>(&mut acc, &rows, pair * 2 + 1, next, tile.panel_stride);
                 }
+                blocks = blocks.wrapping_add(2 * BLOCK);
+            }
+            for quad in 2 * pairs..tile.quads {
+                // SAFETY: each of `R` rows has `4 · quads` bytes, and each of `P` panels `quads` blocks.
+                unsafe { step::<R, P, SIGNED>(&mut acc, &rows, quad, blocks, tile.panel_stride) };
+                blocks = blocks.wrapping_add(BLOCK);
+            }
+        }
+        if let Some(whole) = &whole {
+            // Each row by its number, so that the sums have no address and stay in registers.
+            macro_rules! store {
+                ($($r:literal)*) => {
+                    $(if $r < R {
+                        // SAFETY: passed on from the caller.
+                        unsafe {
+                            if whole.plain {
+                                whole.store::<P, true>(&tile, $r, acc[$r % R]);
+                            } else {
+                                whole.store::<P, false>(&tile, $r, acc[$r % R]);
+                            }
+                        }
+                    })*
+                };
+            }
+            store!(0 1 2 3 4 5 6 7 8);
+        } else {
+            // This output stage reads the sums from memory: it is the same code for any number of rows, and small enough for the cache
+            // of decoded instructions. They are copied one by one, so that they have no address above and stay in registers there.
+            let mut sums = [[_mm512_setzero_si512(); P]; R];
+            for r in 0..R {
                 for p in 0..P {
-                    acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], x, weights[p]);
+                    // SAFETY: a place in `sums`.
+                    unsafe { (&raw mut sums[r][p]).write_volatile(acc[r][p]) };
                 }
             }
-            blocks = blocks.wrapping_add(BLOCK);
+            // SAFETY: passed on from the caller.
+            unsafe { store::<P>(&tile, &sums) };
+        }
+        if left > 0 {
+            // SAFETY: the invariants hold for the next tile.
+            tile = unsafe { tile.next(R) };
         }
     }
-    // The output stage reads the sums from memory: it is the same code for any number of rows, and small enough for the cache of decoded
-    // instructions. They are copied one by one, so that they have no address above and stay in registers there.
-    let mut sums = [[_mm512_setzero_si512(); P]; R];
-    for r in 0..R {
-        for p in 0..P {
-            // SAFETY: a place in `sums`.
-            unsafe { (&raw mut sums[r][p]).write_volatile(acc[r][p]) };
+}
+
+/// The output stage of rows of three or four panels, each of which is one vector of bytes.
+struct WholeRows {
+    finish: Finish,
+    /// Whether [`Finish::steps`] and [`Finish::bytes`] may leave out what they do for bounds, zero points and large numbers.
+    plain: bool,
+    multiplier: [__m512; 4],
+    masks: [u16; 4],
+    /// All channels of the tile that exist.
+    mask: u64,
+    residual: *const u8,
+}
+
+impl WholeRows {
+    /// # Safety
+    /// `tile` has up to 64 channels, `stage` is that of the tile, and the processor has the features.
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn new(tile: &Tile<'_>, stage: &Quantized<'_>) -> Self {
+        let masks = std::array::from_fn(|p| channel_mask(tile.channels.saturating_sub(p * PANEL)));
+        let multiplier = std::array::from_fn(|p| {
+            let multiplier = (stage.multiplier.as_ptr()).wrapping_add(tile.channel + p * PANEL);
+            // SAFETY: the multiplier has an entry for each channel; masked lanes are not read.
+            unsafe { _mm512_maskz_loadu_ps(masks[p], multiplier) }
+        });
+        let one = _mm512_set1_ps(1.0);
+        let below_one = |&multiplier| _mm512_cmplt_ps_mask(multiplier, one) == u16::MAX;
+        // Sums are at most 2^31, and steps at most 255 and 383.
+        let (zero_point, lo, hi, small) = match &stage.residual {
+            None => {
+                let small = multiplier.iter().all(below_one);
+                (stage.zero_point, stage.lo, stage.hi, small)
+            }
+            Some(residual) => {
+                let ratios = residual
+                    .output_ratio
+                    .abs()
+                    .max(residual.residual_ratio.abs());
+                (residual.zero_point, residual.lo, residual.hi, ratios < 1e6)
+            }
+        };
+        Self {
+            finish: Finish::new(stage),
+            plain: small && (zero_point, lo, hi) == (0, 0, 255),
+            multiplier,
+            masks,
+            mask: masks
+                .iter()
+                .rev()
+                .fold(0, |all, &mask| all << PANEL | u64::from(mask)),
+            residual: (stage.residual).map_or(std::ptr::null(), |residual| residual.data.as_ptr()),
         }
     }
+
+    /// Requantizes and stores row `r` of a tile.
+    ///
+    /// # Safety
+    /// The invariants of [`Tile`] hold; it has the stage and channels that this was made for; the processor has the features.
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn store<const P: usize, const PLAIN: bool>(
+        &self,
+        tile: &Tile<'_>,
+        r: usize,
+        sums: [__m512i; P],
+    ) {
+        let value = |p: usize| {
+            if p >= P {
+                return _mm512_setzero_si512();
+            }
+            let Some(stage) = &self.finish.residual else {
+                return (self.finish).steps::<PLAIN>(sums[p], self.multiplier[p]);
+            };
+            let at = (tile.row + r) * tile.all_channels + tile.channel;
+            let from = self.residual.wrapping_add(at + p * PANEL);
+            // SAFETY: the residual has an element for each row and channel; masked lanes are not read.
+            let bytes = unsafe { _mm_maskz_loadu_epi8(self.masks[p], from.cast()) };
+            (self.finish).steps_with::<PLAIN>(sums[p], self.multiplier[p], stage, bytes)
+        };
+        let bytes = (self.finish).bytes::<PLAIN>([value(0), value(1), value(2), value(3)]);
+        // Packing leaves four bytes of each vector in a quarter; this brings those of a vector together.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let bytes = _mm512_permutexvar_epi32(order, bytes);
+        let output = tile.output.wrapping_add(r * tile.output_stride);
+        // SAFETY: the output is writable for each row and channel of the tile; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_epi8(output.cast(), self.mask, bytes) };
+    }
+}
+
+/// Adds the products of group of four `quad` of each row with a block of each panel.
+///
+/// # Safety
+/// Four bytes of each row at `4 · quad` are readable, and a block of each of `P` panels that lie `panel_stride` apart.
+#[inline(always)]
+unsafe fn step<const R: usize, const P: usize, const SIGNED: bool>(
+    acc: &mut [[__m512i; P]; R],
+    rows: &[*const u8; R],
+    quad: usize,
+    blocks: *const u8,
+    panel_stride: usize,
+) {
     // SAFETY: passed on from the caller.
-    unsafe { store::<P>(tile, &sums) };
+    unsafe {
+        let weights: [__m512i; P] =
+            std::array::from_fn(|p| _mm512_loadu_si512(blocks.add(p * panel_stride).cast()));
+        for r in 0..R {
+            let four = rows[r].add(quad * 4).cast::<i32>().read_unaligned();
+            let mut x = _mm512_set1_epi32(four);
+            if SIGNED {
+                x = _mm512_xor_si512(x, _mm512_set1_epi8(-128));
+            }
+            for p in 0..P {
+                acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], x, weights[p]);
+            }
+        }
+    }
 }
 
 /// Where the rows of tap `tap` start: [`Tile::row_start`] for eight rows at a time.
@@ -188,11 +333,11 @@ pub(super) struct Finish {
     lo: __m512i,
     hi: __m512i,
     flip: __m512i,
-    residual: Option<FinishResidual>,
+    pub(super) residual: Option<FinishResidual>,
 }
 
 /// What the output stage needs beyond if it adds a residual.
-struct FinishResidual {
+pub(super) struct FinishResidual {
     /// Bounds of the convolution's own output, in steps from its zero point.
     lo: __m512,
     hi: __m512,
@@ -229,43 +374,59 @@ impl Finish {
         }
     }
 
-    /// The steps of 16 sums, the bias included; `residual` gives the residual's 16 bytes if it is asked. NaN becomes the least
-    /// number, and so the lower bound, as in the definition.
+    /// The steps of 16 sums, the bias included. NaN becomes the least number, and so the lower bound, as in the definition. With `SMALL` no product
+    /// leaves 32 bits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn steps(
+    pub(super) fn steps<const SMALL: bool>(&self, acc: __m512i, multiplier: __m512) -> __m512i {
+        self.round::<SMALL>(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier))
+    }
+
+    /// The steps of the sum of 16 sums, the bias included, and the residual's 16 bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn steps_with<const SMALL: bool>(
         &self,
         acc: __m512i,
         multiplier: __m512,
-        residual: impl FnOnce() -> __m128i,
+        stage: &FinishResidual,
+        bytes: __m128i,
     ) -> __m512i {
-        let mut value = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier);
-        if let Some(stage) = &self.residual {
-            let clamped = _mm512_min_ps(_mm512_max_ps(value, stage.lo), stage.hi);
-            let left =
-                _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(clamped);
-            let bytes = residual();
-            let bytes = if stage.signed {
-                _mm512_cvtepi8_epi32(bytes)
-            } else {
-                _mm512_cvtepu8_epi32(bytes)
-            };
-            // The difference of small integers is exact.
-            let right = _mm512_sub_ps(_mm512_cvtepi32_ps(bytes), stage.zero_point);
-            value = _mm512_add_ps(
-                _mm512_mul_ps(left, stage.output_ratio),
-                _mm512_mul_ps(right, stage.residual_ratio),
-            );
+        let value = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), multiplier);
+        let clamped = _mm512_min_ps(_mm512_max_ps(value, stage.lo), stage.hi);
+        let left =
+            _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(clamped);
+        let bytes = if stage.signed {
+            _mm512_cvtepi8_epi32(bytes)
+        } else {
+            _mm512_cvtepu8_epi32(bytes)
+        };
+        // The difference of small integers is exact.
+        let right = _mm512_sub_ps(_mm512_cvtepi32_ps(bytes), stage.zero_point);
+        self.round::<SMALL>(_mm512_add_ps(
+            _mm512_mul_ps(left, stage.output_ratio),
+            _mm512_mul_ps(right, stage.residual_ratio),
+        ))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn round<const SMALL: bool>(&self, mut value: __m512) -> __m512i {
+        if !SMALL {
+            // Too large a float would convert to the least integer. With NaN the second operand is the result.
+            value = _mm512_min_ps(self.most, value);
         }
-        // Too large a float would convert to the least integer. With NaN the second operand is the result.
-        let value = _mm512_min_ps(self.most, value);
         _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value)
     }
 
-    /// The bytes of 64 steps: in each quarter, four bytes of every vector.
+    /// The bytes of 64 steps: in each quarter, four bytes of every vector. With `PLAIN` they are unsigned with zero point 0 and the widest bounds.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn bytes(&self, steps: [__m512i; 4]) -> __m512i {
+    pub(super) fn bytes<const PLAIN: bool>(&self, steps: [__m512i; 4]) -> __m512i {
+        if PLAIN {
+            let low = _mm512_packs_epi32(steps[0], steps[1]);
+            return _mm512_packus_epi16(low, _mm512_packs_epi32(steps[2], steps[3]));
+        }
         let low = _mm512_adds_epi16(_mm512_packs_epi32(steps[0], steps[1]), self.zero_point);
         let high = _mm512_adds_epi16(_mm512_packs_epi32(steps[2], steps[3]), self.zero_point);
         let bytes = _mm512_packus_epi16(low, high);
@@ -380,18 +541,15 @@ unsafe fn store_bytes<const P: usize>(
             if row >= sums.len() {
                 return _mm512_setzero_si512();
             }
-            finish.steps(sums[row][p], multiplier[p], || {
-                let at = (tile.row + first + row) * tile.all_channels + tile.channel + p * PANEL;
-                // SAFETY: the residual has an element for each row and channel; masked lanes are not read.
-                unsafe { _mm_maskz_loadu_epi8(masks[p], residual.add(at).cast()) }
-            })
+            let Some(stage) = &finish.residual else {
+                return finish.steps::<false>(sums[row][p], multiplier[p]);
+            };
+            let at = (tile.row + first + row) * tile.all_channels + tile.channel + p * PANEL;
+            // SAFETY: the residual has an element for each row and channel; masked lanes are not read.
+            let bytes = unsafe { _mm_maskz_loadu_epi8(masks[p], residual.add(at).cast()) };
+            finish.steps_with::<false>(sums[row][p], multiplier[p], stage, bytes)
         };
-        let fourth = if P == 3 {
-            _mm512_setzero_si512()
-        } else {
-            value(3)
-        };
-        let bytes = finish.bytes([value(0), value(1), value(2), fourth]);
+        let bytes = finish.bytes::<false>([value(0), value(1), value(2), value(3)]);
         let bytes = _mm512_permutexvar_epi32(order, bytes);
         for row in 0..sums.len() {
             // SAFETY: the output is writable for each row and channel of the tile.

@@ -36,8 +36,9 @@ fn micro(isa: Isa) -> Micro {
         Isa::Avx2 => avx2::MICRO,
         _ => Micro {
             form: pack::FORM,
-            max_panels: |_| 1,
+            max_panels: 1,
             fit_rows: |rows, _| rows.min(scalar::ROWS),
+            most_tiles: 1,
             run: scalar::tile::<{ pack::PANEL }, { pack::FORM.header }>,
             widen: None,
         },

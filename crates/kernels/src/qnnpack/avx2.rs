@@ -10,8 +10,9 @@ use crate::conv::tile::{Micro, Tile, partial};
 /// 6 x 16.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: |_| 2,
+    max_panels: 2,
     fit_rows: |rows, _| rows.min(avx2::ROWS),
+    most_tiles: 1,
     run,
     widen: Some(avx2::widen),
 };

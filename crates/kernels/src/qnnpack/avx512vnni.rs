@@ -16,8 +16,9 @@ use crate::conv::tile::{Micro, Tile};
 /// 6 x 64, 6 x 48, 12 x 32 and 12 x 16.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: |_| 8,
+    max_panels: 8,
     fit_rows,
+    most_tiles: 1,
     run,
     widen: None,
 };

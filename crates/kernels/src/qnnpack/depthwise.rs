@@ -98,6 +98,7 @@ pub(super) unsafe fn run(
             // SAFETY: the pixel is inside of the output.
             output: unsafe { output.add((pixel - pixels.start) * channels * element) },
             output_stride: channels,
+            tiles: 1,
         };
         // SAFETY: the offsets are those of pixels of the image, each with `channels` bytes, or the zero row's.
         unsafe { kernel(&tile, rows) };

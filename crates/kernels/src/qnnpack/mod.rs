@@ -45,8 +45,9 @@ fn micro(isa: Isa) -> Micro {
         Isa::NeonDot => neondot::MICRO,
         _ => Micro {
             form: pack::FORM,
-            max_panels: |_| 1,
+            max_panels: 1,
             fit_rows: |rows, _| rows.min(scalar::ROWS),
+            most_tiles: 1,
             run: scalar::tile::<{ PANEL }, { pack::FORM.header }>,
             widen: None,
         },

@@ -18,8 +18,9 @@ use crate::conv::tile::{Micro, Tile};
 /// 8 x 8.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: |_| 1,
+    max_panels: 1,
     fit_rows: |rows, _| fit_rows(rows),
+    most_tiles: 1,
     run,
     widen: None,
 };

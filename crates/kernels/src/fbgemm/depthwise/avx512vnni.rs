@@ -345,14 +345,16 @@ unsafe fn store(segment: &mut Segment<'_>, of: &Block<'_>, pixel: usize, sums: &
         let value = |j: usize| {
             // SAFETY: the slice has 64 elements.
             let multiplier = unsafe { _mm512_loadu_ps(multiplier.as_ptr().add(j * 16)) };
-            finish.steps(sums[j], multiplier, || {
-                let j = j as i32;
-                let order =
-                    _mm512_setr_epi32(j, j + 4, j + 8, j + 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-                _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, residual))
-            })
+            let Some(stage) = &finish.residual else {
+                return finish.steps::<false>(sums[j], multiplier);
+            };
+            let q = j as i32;
+            let order =
+                _mm512_setr_epi32(q, q + 4, q + 8, q + 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let bytes = _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, residual));
+            finish.steps_with::<false>(sums[j], multiplier, stage, bytes)
         };
-        let bytes = finish.bytes([value(0), value(1), value(2), value(3)]);
+        let bytes = finish.bytes::<false>([value(0), value(1), value(2), value(3)]);
         let at = (pixel + t) * channels + first;
         // SAFETY: the output has all channels of this pixel; masked lanes are not written.
         unsafe {

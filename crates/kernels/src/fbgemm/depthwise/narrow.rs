@@ -193,11 +193,9 @@ unsafe fn tile<const COUNT: usize, const STEP: usize, const SIZE: usize>(
     let value = |j: usize| {
         // SAFETY: as for the bias.
         let multiplier = unsafe { repeated::<COUNT>(multiplier.as_ptr().add(j * 16).cast()) };
-        finish.steps(acc[j], _mm512_castsi512_ps(multiplier), || {
-            _mm_setzero_si128()
-        })
+        finish.steps::<false>(acc[j], _mm512_castsi512_ps(multiplier))
     };
-    let bytes = finish.bytes([value(0), value(1), value(2), value(3)]);
+    let bytes = finish.bytes::<false>([value(0), value(1), value(2), value(3)]);
     let first = pixel * channels + block.first;
     let output = &mut segment.bytes[first..][..(WIDTH / COUNT - 1) * channels + COUNT];
     let output = output.as_mut_ptr();
