@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 /// An instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,8 +46,14 @@ impl Isa {
         all.filter(|isa| isa.is_supported()).collect()
     }
 
-    /// Whether this processor has the instruction set. Cheap: the answer of the processor is cached.
+    /// Whether this processor has the instruction set. Cheap: the processor is asked once.
     pub fn is_supported(self) -> bool {
+        static SUPPORTED: OnceLock<[bool; Isa::ALL.len()]> = OnceLock::new();
+        SUPPORTED.get_or_init(|| Self::ALL.map(Self::ask))[self as usize]
+    }
+
+    /// Asks the processor whether it has the instruction set.
+    fn ask(self) -> bool {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]

@@ -103,6 +103,43 @@ pub fn nhwc_to_nchw<T: Element>(
     Ok(())
 }
 
+/// Rows and columns of a [`Block`].
+pub const BLOCK: usize = 16;
+
+/// A few pixels of a few channels, or the other way round: each row is one cache line.
+#[derive(Clone, Debug, Default)]
+#[repr(C, align(64))]
+pub struct Block(pub [[f32; BLOCK]; BLOCK]);
+
+/// Transposes up to [`BLOCK`] rows and columns: `output[c][r] = input[r · stride + c]` for `r < rows` and `c < columns`. What else is in `output`
+/// has any content.
+///
+/// For results that go to places of their own, such as a few pixels of each plane.
+///
+/// # Errors
+/// For a block that is too large or that `input` does not hold, and a missing instruction set.
+pub fn transposed_block(
+    isa: Isa,
+    (input, stride): (&[f32], usize),
+    (rows, columns): (usize, usize),
+    output: &mut Block,
+) -> Result<(), KernelError> {
+    check_isa(isa)?;
+    check_range("rows", &(0..rows), BLOCK)?;
+    check_range("columns", &(0..columns), BLOCK)?;
+    let last = rows.saturating_sub(1).saturating_mul(stride);
+    check_range("elements", &(0..last.saturating_add(columns)), input.len())?;
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Vnni {
+        // SAFETY: the input holds the last row, as just checked, and the processor has AVX-512.
+        unsafe { x86::words_16x16((input.as_ptr(), stride), (rows, columns), output) };
+        return Ok(());
+    }
+    let into = (output.0.as_flattened_mut(), BLOCK);
+    transpose(isa, (input, stride), into, rows, columns);
+    Ok(())
+}
+
 fn check_isa(isa: Isa) -> Result<(), KernelError> {
     if isa.is_supported() {
         Ok(())
@@ -294,6 +331,8 @@ element! {
 mod x86 {
     use std::arch::x86_64::*;
 
+    use super::Block;
+
     /// Transposes 16 × 16 bytes: four rounds, each of which interleaves vector `i` with vector `i + 8`.
     ///
     /// # Safety
@@ -322,6 +361,57 @@ mod x86 {
         for (row, v) in v.into_iter().enumerate() {
             // SAFETY: row `row` of the output has 16 writable bytes.
             unsafe { _mm_storeu_si128(output.add(row * out_stride).cast(), v) };
+        }
+    }
+
+    /// Transposes up to 16 × 16 words: two rounds within 128 bits, and two between them.
+    ///
+    /// # Safety
+    /// `rows` rows of `columns` words are readable at `input`, a stride apart; both are at most 16; and the processor has AVX-512F.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn words_16x16(
+        (input, stride): (*const f32, usize),
+        (rows, columns): (usize, usize),
+        output: &mut Block,
+    ) {
+        let mask = ((1_u32 << columns) - 1) as u16;
+        let mut quarters = [_mm512_setzero_ps(); 16];
+        for four in 0..4 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|row| {
+                let row = 4 * four + row;
+                let mask = if row < rows { mask } else { 0 };
+                // SAFETY: a row has `columns` readable words; masked lanes, all of a row that there is not, are not read.
+                unsafe { _mm512_maskz_loadu_ps(mask, input.wrapping_add(row * stride)) }
+            });
+            let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            // Quarter `q` of vector `i` has column `4 · q + i` of these four rows.
+            quarters[four] = _mm512_shuffle_ps::<0b01_00_01_00>(ab0, cd0);
+            quarters[4 + four] = _mm512_shuffle_ps::<0b11_10_11_10>(ab0, cd0);
+            quarters[8 + four] = _mm512_shuffle_ps::<0b01_00_01_00>(ab1, cd1);
+            quarters[12 + four] = _mm512_shuffle_ps::<0b11_10_11_10>(ab1, cd1);
+        }
+        for i in 0..4 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|four| quarters[4 * i + four]);
+            let even = [
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d),
+            ];
+            let odd = [
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d),
+            ];
+            let columns = [
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(even[0], even[1]),
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(odd[0], odd[1]),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(even[0], even[1]),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(odd[0], odd[1]),
+            ];
+            for (quarter, column) in columns.into_iter().enumerate() {
+                // SAFETY: a row of the output has 16 words.
+                unsafe { _mm512_storeu_ps(output.0[4 * quarter + i].as_mut_ptr(), column) };
+            }
         }
     }
 
@@ -415,6 +505,39 @@ mod tests {
                     check(shape, &bytes, 0xA5);
                     check(shape, &words, 0xA5A5_A5A5);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_all_sizes_are_transposed() {
+        let input: Vec<f32> = (0..16 * 37).map(|i| i as f32).collect();
+        for isa in Isa::supported() {
+            for (rows, columns, stride) in [
+                (16, 16, 37),
+                (16, 16, 16),
+                (7, 16, 20),
+                (16, 3, 3),
+                (1, 1, 0),
+            ] {
+                let mut output = Block([[-1.0; BLOCK]; BLOCK]);
+                transposed_block(isa, (&input, stride), (rows, columns), &mut output).unwrap();
+                for r in 0..rows {
+                    for c in 0..columns {
+                        assert_eq!(
+                            output.0[c][r],
+                            (r * stride + c) as f32,
+                            "{isa} {rows}x{columns}"
+                        );
+                    }
+                }
+            }
+            let mut output = Block::default();
+            for (rows, columns, stride) in
+                [(17, 1, 1), (1, 17, 1), (16, 16, 39), (2, 1, usize::MAX)]
+            {
+                let block = transposed_block(isa, (&input, stride), (rows, columns), &mut output);
+                assert!(block.is_err());
             }
         }
     }

@@ -60,14 +60,15 @@ fn quantize_loop(input: &[f32], scale: f32, to: Writer, output: &mut [u8]) {
     let (blocks, rest) = input.as_chunks::<BLOCK>();
     let (outputs, rest_output) = output.as_chunks_mut::<BLOCK>();
     for (input, output) in blocks.iter().zip(outputs) {
-        let mut doubt = 0_u32;
+        // Numbers that are not negative are in the order of their bits.
+        let mut farthest = 0_u32;
         for (&x, y) in input.iter().zip(output.iter_mut()) {
             let steps = to.clamped(x * reciprocal);
             let distance = (steps - (steps + ROUNDER - ROUNDER)).abs();
-            doubt |= u32::from(distance > 0.5 - APART);
+            farthest = farthest.max(distance.to_bits());
             *y = to.rounded(steps);
         }
-        if doubt != 0 {
+        if farthest > (0.5 - APART).to_bits() {
             divide(input, output);
         }
     }

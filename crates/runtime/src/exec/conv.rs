@@ -6,8 +6,7 @@ use octofold_kernels::conv::{
     Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
 };
 use octofold_kernels::qnnpack::{self, Indirection};
-use octofold_kernels::shared::ImageShape;
-use octofold_kernels::shared::layout::nhwc_to_nchw;
+use octofold_kernels::shared::layout::{BLOCK, Block, transposed_block};
 use octofold_kernels::{Isa, KernelError, fbgemm};
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
@@ -24,7 +23,7 @@ use crate::values::{numbers, numbers_mut};
 /// The products that pay for a second thread.
 const MACS: usize = 1 << 19;
 
-/// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache, twice.
+/// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache.
 const STRIP: usize = 96 << 10;
 
 /// A convolution, or a matrix product.
@@ -395,19 +394,26 @@ impl Conv {
     ) -> Result<(), StepError> {
         let (input, weights, channels) = (self.input(call), call.packed(0), self.channels);
         let strip = (STRIP / (4 * channels)).max(1);
-        let strip = strip.next_multiple_of(16).min(pixels);
+        let strip = strip.next_multiple_of(BLOCK).min(pixels);
         let kernel_scratch = self.scratch.next_multiple_of(64);
         let floats = strip.saturating_mul(channels);
-        let scratch_len = kernel_scratch.saturating_add(floats.saturating_mul(8));
+        let scratch_len = kernel_scratch.saturating_add(floats.saturating_mul(4));
         for (image, output) in output.chunks_exact_mut(pixels * channels).enumerate() {
             let part = self.part.min(pixels);
             let each = |first: usize, columns: &mut Columns<'_, f32>, scratch: &mut [u8]| {
                 let (kernel_scratch, rest) = scratch.split_at_mut(kernel_scratch);
-                let (nhwc, nchw) = numbers_mut::<f32>(rest)?.split_at_mut(floats);
-                for start in (0..columns.width()).step_by(strip) {
-                    let count = strip.min(columns.width() - start);
-                    let (nhwc, nchw) =
-                        (&mut nhwc[..count * channels], &mut nchw[..count * channels]);
+                let strips = numbers_mut::<f32>(rest)?;
+                // Where planes have whole cache lines, blocks are written as such: the first one ends where a line does.
+                let lead = columns.row(0)?.as_ptr().align_offset(64) % BLOCK;
+                let mut start = 0;
+                while start < columns.width() {
+                    let count = if start == 0 && 0 < lead && strip > BLOCK {
+                        strip - BLOCK + lead
+                    } else {
+                        strip
+                    };
+                    let count = count.min(columns.width() - start);
+                    let nhwc = &mut strips[..count * channels];
                     let row = image * pixels + first + start;
                     let block = (
                         row..row + count,
@@ -416,15 +422,9 @@ impl Conv {
                     );
                     self.prepared
                         .run(call.isa, input, weights, stage, block, kernel_scratch)?;
-                    let shape = ImageShape {
-                        batch: 1,
-                        channels,
-                        pixels: count,
-                    };
-                    nhwc_to_nchw(call.isa, &shape, nhwc, 0..channels, nchw)?;
-                    for (channel, values) in nchw.chunks_exact(count).enumerate() {
-                        columns.row(channel)?[start..start + count].copy_from_slice(values);
-                    }
+                    let lead = if start == 0 { lead } else { 0 };
+                    to_planes(call.isa, (nhwc, channels), (start, lead), columns)?;
+                    start += count;
                 }
                 Ok(())
             };
@@ -433,6 +433,36 @@ impl Conv {
         }
         Ok(())
     }
+}
+
+/// Moves pixels, channels-last, to the columns from `start` on, a row of which is a channel: `lead` of them, and then in blocks.
+fn to_planes(
+    isa: Isa,
+    (pixels, channels): (&[f32], usize),
+    (start, lead): (usize, usize),
+    columns: &mut Columns<'_, f32>,
+) -> Result<(), StepError> {
+    let mut block = Block::default();
+    let count = pixels.len() / channels;
+    for channel in (0..channels).step_by(BLOCK) {
+        let width = BLOCK.min(channels - channel);
+        let mut pixel = 0;
+        while pixel < count {
+            let most = if pixel == 0 && lead > 0 { lead } else { BLOCK };
+            let rows = most.min(count - pixel);
+            let from = &pixels[pixel * channels + channel..];
+            transposed_block(isa, (from, channels), (rows, width), &mut block)?;
+            for (c, values) in block.0[..width].iter().enumerate() {
+                let plane = &mut columns.row(channel + c)?[start + pixel..][..rows];
+                match plane.first_chunk_mut() {
+                    Some(plane) => *plane = *values,
+                    None => plane.copy_from_slice(&values[..rows]),
+                }
+            }
+            pixel += rows;
+        }
+    }
+    Ok(())
 }
 
 impl Prepared {
