@@ -54,15 +54,18 @@ pub(super) fn line_table(
                 }
             }
             for i in (0..readable.start).chain(readable.end.max(readable.start)..run.len) {
+                // Columns of the kernel before the image, in it, and behind it.
+                let x = (run.x + i) * shape.stride_w;
+                let before = shape.pad_left.saturating_sub(x).min(shape.kernel_w);
+                let end = (shape.in_w + shape.pad_left).saturating_sub(x);
+                let end = end.clamp(before, shape.kernel_w);
                 let copy = &mut extras[extra..][..len];
-                for (column, pixel) in copy.chunks_exact_mut(channels).enumerate() {
-                    let x = ((run.x + i) * shape.stride_w + column).checked_sub(shape.pad_left);
-                    match x.filter(|&x| x < shape.in_w) {
-                        Some(x) => {
-                            pixel.copy_from_slice(&input[(row + x) * channels..][..channels])
-                        }
-                        None => pixel.fill(zero),
-                    }
+                copy[..before * channels].fill(zero);
+                copy[end * channels..].fill(zero);
+                if before < end {
+                    let from = (row + x + before - shape.pad_left) * channels;
+                    let inside = &mut copy[before * channels..end * channels];
+                    inside.copy_from_slice(&input[from..][..inside.len()]);
                 }
                 entries[i] = EXTRA + extra as u32;
                 extra += extra_len(quads);
@@ -73,11 +76,11 @@ pub(super) fn line_table(
 
 /// The pixels of a run under which the kernel, whose columns are adjacent, lies inside of the image.
 fn inside_columns(shape: &ConvShape, run: &Run) -> Range<usize> {
-    let inside = |i: usize| {
-        let x = (run.x + i) * shape.stride_w;
-        x >= shape.pad_left && x - shape.pad_left + shape.kernel_w <= shape.in_w
-    };
-    let start = (0..run.len).position(inside).unwrap_or(run.len);
-    let len = (start..run.len).take_while(|&i| inside(i)).count();
-    start..start + len
+    let stride = shape.stride_w;
+    let start = shape.pad_left.div_ceil(stride).saturating_sub(run.x);
+    let end = (shape.in_w + shape.pad_left)
+        .checked_sub(shape.kernel_w)
+        .map_or(0, |last| (last / stride + 1).saturating_sub(run.x))
+        .min(run.len);
+    start.min(end)..end
 }
