@@ -151,7 +151,7 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
 /// The output stage of rows of three or four panels, each of which is one vector of bytes.
 struct WholeRows {
     finish: Finish,
-    /// Whether [`Finish::steps`] and [`Finish::bytes`] may leave out what they do for bounds, zero points and large numbers.
+    /// See [`is_plain`].
     plain: bool,
     multiplier: [__m512; 4],
     masks: [u16; 4],
@@ -172,25 +172,9 @@ impl WholeRows {
             // SAFETY: the multiplier has an entry for each channel; masked lanes are not read.
             unsafe { _mm512_maskz_loadu_ps(masks[p], multiplier) }
         });
-        let one = _mm512_set1_ps(1.0);
-        let below_one = |&multiplier| _mm512_cmplt_ps_mask(multiplier, one) == u16::MAX;
-        // Sums are at most 2^31, and steps at most 255 and 383.
-        let (zero_point, lo, hi, small) = match &stage.residual {
-            None => {
-                let small = multiplier.iter().all(below_one);
-                (stage.zero_point, stage.lo, stage.hi, small)
-            }
-            Some(residual) => {
-                let ratios = residual
-                    .output_ratio
-                    .abs()
-                    .max(residual.residual_ratio.abs());
-                (residual.zero_point, residual.lo, residual.hi, ratios < 1e6)
-            }
-        };
         Self {
             finish: Finish::new(stage),
-            plain: small && (zero_point, lo, hi) == (0, 0, 255),
+            plain: is_plain(stage, multiplier),
             multiplier,
             masks,
             mask: masks
@@ -334,6 +318,27 @@ pub(super) struct Finish {
     hi: __m512i,
     flip: __m512i,
     pub(super) residual: Option<FinishResidual>,
+}
+
+/// Whether [`Finish::steps`] and [`Finish::bytes`] may leave out what they do for bounds, zero points and large numbers, for 64 channels: unsigned
+/// bytes behind a ReLU.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn is_plain(stage: &Quantized<'_>, multiplier: [__m512; 4]) -> bool {
+    let one = _mm512_set1_ps(1.0);
+    // Sums are at most 2^31, and what a residual is added to at most 383 steps of either.
+    let (zero_point, lo, hi, small) = match &stage.residual {
+        None => {
+            let below_one = |&multiplier| _mm512_cmplt_ps_mask(multiplier, one) == u16::MAX;
+            let small = multiplier.iter().all(below_one);
+            (stage.zero_point, stage.lo, stage.hi, small)
+        }
+        Some(residual) => {
+            let ratios = (residual.output_ratio.abs()).max(residual.residual_ratio.abs());
+            (residual.zero_point, residual.lo, residual.hi, ratios < 1e6)
+        }
+    };
+    small && (zero_point, lo, hi) == (0, 0, 255)
 }
 
 /// What the output stage needs beyond if it adds a residual.

@@ -14,7 +14,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::avx512vnni::{Finish, FloatFinish};
+use super::super::avx512vnni::{Finish, FloatFinish, is_plain};
 use super::super::pack::depthwise_quads;
 use super::Segment;
 use super::{MAX_ROWS, narrow};
@@ -51,32 +51,34 @@ pub(super) unsafe fn segment(mut segment: Segment<'_>) {
             // Columns are shared between outputs only where the kernel has no holes. The last tile may
             // compute pixels a second time, which is cheaper than single ones.
             let wide = shape.dilation_w == 1 && pixels >= 4 && !before_narrow;
-            let (start, count) = if wide {
+            let (start, each) = if wide {
                 (pixel.min(pixels - 4), 4)
             } else {
                 (pixel, 1)
             };
-            let loads = if block.mask != u64::MAX {
-                PARTIAL
-            } else if inside.start <= start && start + count <= inside.end {
-                PLAIN
+            let plain = block.mask == u64::MAX && inside.contains(&start);
+            // As many tiles in succession as are alike.
+            let (loads, tiles) = if plain && start + each <= inside.end {
+                (PLAIN, (inside.end - start) / each)
+            } else if block.mask == u64::MAX {
+                (BORDER, 1)
             } else {
-                BORDER
+                (PARTIAL, 1)
             };
             let segment = &mut segment;
             // SAFETY: passed on from the caller; the pixels and the channels exist, and the size is that of
             // the shape.
             unsafe {
                 match (wide, size) {
-                    (true, (3, 3, 1)) => tile::<4, 3, 3, 1>(segment, &block, start, loads),
-                    (true, (3, 3, 2)) => tile::<4, 3, 3, 2>(segment, &block, start, loads),
-                    (true, (5, 5, 1)) => tile::<4, 5, 5, 1>(segment, &block, start, loads),
-                    (true, (5, 5, 2)) => tile::<4, 5, 5, 2>(segment, &block, start, loads),
-                    (true, _) => tile::<4, 0, 0, 0>(segment, &block, start, loads),
-                    (false, _) => tile::<1, 0, 0, 0>(segment, &block, start, loads),
+                    (true, (3, 3, 1)) => run::<4, 3, 3, 1>(segment, &block, start, loads, tiles),
+                    (true, (3, 3, 2)) => run::<4, 3, 3, 2>(segment, &block, start, loads, tiles),
+                    (true, (5, 5, 1)) => run::<4, 5, 5, 1>(segment, &block, start, loads, tiles),
+                    (true, (5, 5, 2)) => run::<4, 5, 5, 2>(segment, &block, start, loads, tiles),
+                    (true, _) => run::<4, 0, 0, 0>(segment, &block, start, loads, tiles),
+                    (false, _) => run::<1, 0, 0, 0>(segment, &block, start, loads, tiles),
                 }
             }
-            pixel = start + count;
+            pixel = start + tiles * each;
         }
     }
 }
@@ -141,6 +143,9 @@ pub(super) struct Block<'a> {
     zero: *const u8,
     /// The constants of a quantized stage.
     pub(super) finish: Option<Finish>,
+    has_residual: bool,
+    /// See [`is_plain`].
+    pub(super) plain: bool,
 }
 
 impl<'a> Block<'a> {
@@ -148,6 +153,16 @@ impl<'a> Block<'a> {
     fn new(segment: &Segment<'_>, rows: &'a Rows, first: usize) -> Self {
         let count = (segment.channels - first).min(WIDTH);
         let weight_stride = count.next_multiple_of(16);
+        let stage = match segment.stage {
+            OutputStage::Quantized(stage) => Some(stage),
+            _ => None,
+        };
+        let multiplier = &segment.multiplier[first..][..WIDTH];
+        let multiplier = [0, 1, 2, 3].map(|j| {
+            let multiplier = &multiplier[j * 16..][..16];
+            // SAFETY: 16 numbers are as large as a vector.
+            unsafe { _mm512_loadu_ps(multiplier.as_ptr()) }
+        });
         Self {
             rows,
             first,
@@ -155,10 +170,9 @@ impl<'a> Block<'a> {
             weight_mask: lanes(weight_stride),
             weight_stride,
             zero: segment.zero[first..].as_ptr(),
-            finish: match segment.stage {
-                OutputStage::Quantized(stage) => Some(Finish::new(stage)),
-                _ => None,
-            },
+            finish: stage.map(|stage| Finish::new(stage)),
+            has_residual: stage.is_some_and(|stage| stage.residual.is_some()),
+            plain: stage.is_some_and(|stage| is_plain(stage, multiplier)),
         }
     }
 }
@@ -169,26 +183,27 @@ impl<'a> Block<'a> {
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<const T: usize, const H: usize, const W: usize, const S: usize>(
+unsafe fn run<const T: usize, const H: usize, const W: usize, const S: usize>(
     segment: &mut Segment<'_>,
     of: &Block<'_>,
     pixel: usize,
     loads: u8,
+    tiles: usize,
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
         match (loads, segment.signed) {
-            (PLAIN, false) => block::<T, PLAIN, false, H, W, S>(segment, of, pixel),
-            (PLAIN, true) => block::<T, PLAIN, true, H, W, S>(segment, of, pixel),
-            (BORDER, false) => block::<T, BORDER, false, H, W, S>(segment, of, pixel),
-            (BORDER, true) => block::<T, BORDER, true, H, W, S>(segment, of, pixel),
-            (_, false) => block::<T, PARTIAL, false, H, W, S>(segment, of, pixel),
-            (_, true) => block::<T, PARTIAL, true, H, W, S>(segment, of, pixel),
+            (PLAIN, false) => block::<T, PLAIN, false, H, W, S>(segment, of, pixel, tiles),
+            (PLAIN, true) => block::<T, PLAIN, true, H, W, S>(segment, of, pixel, tiles),
+            (BORDER, false) => block::<T, BORDER, false, H, W, S>(segment, of, pixel, tiles),
+            (BORDER, true) => block::<T, BORDER, true, H, W, S>(segment, of, pixel, tiles),
+            (_, false) => block::<T, PARTIAL, false, H, W, S>(segment, of, pixel, tiles),
+            (_, true) => block::<T, PARTIAL, true, H, W, S>(segment, of, pixel, tiles),
         }
     }
 }
 
-/// Computes `T` pixels from `pixel` on, for the channels of a block. `LOADS` is [`PLAIN`], [`BORDER`] or
+/// Computes `tiles` tiles of `T` pixels from `pixel` on, for the channels of a block. `LOADS` is [`PLAIN`], [`BORDER`] or
 /// [`PARTIAL`].
 ///
 /// `H` and `W` are the height and width of the kernel and `S` is the horizontal stride, so that the loops of common kernels unroll; all three
@@ -209,7 +224,8 @@ unsafe fn block<
 >(
     segment: &mut Segment<'_>,
     of: &Block<'_>,
-    pixel: usize,
+    first_pixel: usize,
+    tiles: usize,
 ) {
     let Segment {
         shape, channels, ..
@@ -233,79 +249,114 @@ unsafe fn block<
         }
         _ => _mm512_setzero_si512(),
     });
-    let mut acc = [bias; T];
     let flip = _mm512_set1_epi8(-128);
-    let start = segment.x + (pixel * stride) as isize;
-    for column in 0..(T - 1) * stride + width {
-        let x = start + (column * shape.dilation_w) as isize;
-        let offset = x
-            .wrapping_mul(channels as isize)
-            .wrapping_add(of.first as isize);
-        let column_inside = (0..shape.in_w as isize).contains(&x);
-        for quad in 0..quads {
-            let load = |row: usize| {
-                // The weights behind the last row are zero, so that any value serves there.
-                let row = (quad * 4 + row).min(height - 1);
-                let from = if LOADS == PLAIN || (column_inside && of.rows.inside[row]) {
-                    of.rows.start[row].wrapping_offset(offset)
-                } else {
-                    of.zero
-                };
-                // SAFETY: inside of the image and in the zero row, the channels are readable. Masked lanes are not read.
-                let bytes = unsafe {
-                    if whole {
-                        _mm512_loadu_si512(from.cast())
+    let multiplier = segment.multiplier[of.first..][..WIDTH].as_ptr();
+    for pixel in (first_pixel..).step_by(T).take(tiles) {
+        let mut acc = [bias; T];
+        let start = segment.x + (pixel * stride) as isize;
+        for column in 0..(T - 1) * stride + width {
+            let x = start + (column * shape.dilation_w) as isize;
+            let offset = x
+                .wrapping_mul(channels as isize)
+                .wrapping_add(of.first as isize);
+            let column_inside = (0..shape.in_w as isize).contains(&x);
+            for quad in 0..quads {
+                let load = |row: usize| {
+                    // The weights behind the last row are zero, so that any value serves there.
+                    let row = (quad * 4 + row).min(height - 1);
+                    let from = if LOADS == PLAIN || (column_inside && of.rows.inside[row]) {
+                        of.rows.start[row].wrapping_offset(offset)
                     } else {
-                        _mm512_maskz_loadu_epi8(of.mask, from.cast())
+                        of.zero
+                    };
+                    // SAFETY: inside of the image and in the zero row, the channels are readable. Masked lanes are not read.
+                    let bytes = unsafe {
+                        if whole {
+                            _mm512_loadu_si512(from.cast())
+                        } else {
+                            _mm512_maskz_loadu_epi8(of.mask, from.cast())
+                        }
+                    };
+                    if SIGNED {
+                        _mm512_xor_si512(bytes, flip)
+                    } else {
+                        bytes
                     }
                 };
-                if SIGNED {
-                    _mm512_xor_si512(bytes, flip)
-                } else {
-                    bytes
-                }
-            };
-            let (r0, r1, r2) = (load(0), load(1), load(2));
-            let r3 = if quad * 4 + 3 < height { load(3) } else { r2 };
-            let (low01, high01) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
-            let (low23, high23) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
-            let values = [
-                _mm512_unpacklo_epi16(low01, low23),
-                _mm512_unpackhi_epi16(low01, low23),
-                _mm512_unpacklo_epi16(high01, high23),
-                _mm512_unpackhi_epi16(high01, high23),
-            ];
-            for t in 0..T {
-                // Wraps to a large number left of the kernel.
-                let tap = column.wrapping_sub(t * stride);
-                if tap < width {
-                    // SAFETY: the packed weights have this group of four taps.
-                    let weights = unsafe { weights.add((tap * quads + quad) * 4 * weight_stride) };
-                    for j in 0..4 {
-                        // SAFETY: it has four quarters of `weight_stride` bytes; masked lanes are not read.
-                        let weights = unsafe {
-                            let from = weights.add(j * weight_stride);
-                            if whole {
-                                _mm512_loadu_si512(from.cast())
-                            } else {
-                                _mm512_maskz_loadu_epi8(of.weight_mask, from.cast())
-                            }
-                        };
-                        acc[t][j] = _mm512_dpbusd_epi32(acc[t][j], values[j], weights);
+                let (r0, r1, r2) = (load(0), load(1), load(2));
+                let r3 = if quad * 4 + 3 < height { load(3) } else { r2 };
+                let (low01, high01) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
+                let (low23, high23) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
+                let values = [
+                    _mm512_unpacklo_epi16(low01, low23),
+                    _mm512_unpackhi_epi16(low01, low23),
+                    _mm512_unpacklo_epi16(high01, high23),
+                    _mm512_unpackhi_epi16(high01, high23),
+                ];
+                for t in 0..T {
+                    // Wraps to a large number left of the kernel.
+                    let tap = column.wrapping_sub(t * stride);
+                    if tap < width {
+                        // SAFETY: the packed weights have this group of four taps.
+                        let weights =
+                            unsafe { weights.add((tap * quads + quad) * 4 * weight_stride) };
+                        for j in 0..4 {
+                            // SAFETY: it has four quarters of `weight_stride` bytes; masked lanes are not read.
+                            let weights = unsafe {
+                                let from = weights.add(j * weight_stride);
+                                if whole {
+                                    _mm512_loadu_si512(from.cast())
+                                } else {
+                                    _mm512_maskz_loadu_epi8(of.weight_mask, from.cast())
+                                }
+                            };
+                            acc[t][j] = _mm512_dpbusd_epi32(acc[t][j], values[j], weights);
+                        }
                     }
                 }
             }
         }
-    }
-    let mut sums = [[_mm512_setzero_si512(); 4]; T];
-    for t in 0..T {
-        for j in 0..4 {
-            // SAFETY: a place in `sums`. Copied one by one, the sums above have no address and stay in registers.
-            unsafe { (&raw mut sums[t][j]).write_volatile(acc[t][j]) };
+        let Some(finish) = of.finish.as_ref().filter(|_| !of.has_residual) else {
+            let mut sums = [[_mm512_setzero_si512(); 4]; T];
+            for t in 0..T {
+                for j in 0..4 {
+                    // SAFETY: a place in `sums`. Copied one by one, the sums above have no address and stay in registers.
+                    unsafe { (&raw mut sums[t][j]).write_volatile(acc[t][j]) };
+                }
+            }
+            // SAFETY: passed on from the caller.
+            unsafe { store(segment, of, pixel, &sums) };
+            continue;
+        };
+        // Each pixel by its number, for the same reason.
+        macro_rules! store {
+            ($plain:literal: $($t:literal)*) => {
+                $(if $t < T {
+                    let steps = [0, 1, 2, 3].map(|j| {
+                        // SAFETY: there are 64 multipliers.
+                        let multiplier = unsafe { _mm512_loadu_ps(multiplier.add(j * 16)) };
+                        finish.steps::<$plain>(acc[$t % T][j], multiplier)
+                    });
+                    let bytes = finish.bytes::<$plain>(steps);
+                    let output = segment.bytes.as_mut_ptr();
+                    // SAFETY: the output has all channels of this pixel; masked lanes are not written.
+                    unsafe {
+                        let output = output.add((pixel + $t) * channels + of.first);
+                        if whole {
+                            _mm512_storeu_si512(output.cast(), bytes);
+                        } else {
+                            _mm512_mask_storeu_epi8(output.cast(), of.mask, bytes);
+                        }
+                    }
+                })*
+            };
+        }
+        if of.plain {
+            store!(true: 0 1 2 3);
+        } else {
+            store!(false: 0 1 2 3);
         }
     }
-    // SAFETY: passed on from the caller.
-    unsafe { store(segment, of, pixel, &sums) };
 }
 
 /// Passes the sums of a block, in which a quantized stage's bias is included, through the output stage.

@@ -190,12 +190,16 @@ unsafe fn tile<const COUNT: usize, const STEP: usize, const SIZE: usize>(
             }
         }
     }
-    let value = |j: usize| {
-        // SAFETY: as for the bias.
-        let multiplier = unsafe { repeated::<COUNT>(multiplier.as_ptr().add(j * 16).cast()) };
-        finish.steps::<false>(acc[j], _mm512_castsi512_ps(multiplier))
+    // SAFETY: as for the bias.
+    let multiplier = [0, 1, 2, 3].map(|j| unsafe {
+        let multiplier = multiplier.as_ptr().add(j * 16);
+        _mm512_castsi512_ps(repeated::<COUNT>(multiplier.cast()))
+    });
+    let bytes = if block.plain {
+        finish.bytes::<true>([0, 1, 2, 3].map(|j| finish.steps::<true>(acc[j], multiplier[j])))
+    } else {
+        finish.bytes::<false>([0, 1, 2, 3].map(|j| finish.steps::<false>(acc[j], multiplier[j])))
     };
-    let bytes = finish.bytes::<false>([value(0), value(1), value(2), value(3)]);
     let first = pixel * channels + block.first;
     let output = &mut segment.bytes[first..][..(WIDTH / COUNT - 1) * channels + COUNT];
     let output = output.as_mut_ptr();
