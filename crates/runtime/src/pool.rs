@@ -8,10 +8,13 @@
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+use smallvec::SmallVec;
 
 use crate::StepError;
 use crate::blob::AlignedBytes;
@@ -77,21 +80,22 @@ impl<T> Columns<'_, T> {
         self.width
     }
 
-    /// These columns of a row.
+    /// These columns of a few neighbouring rows.
     ///
     /// # Errors
-    /// When the output does not have the row.
-    pub fn row(&mut self, row: usize) -> Result<&mut [T], StepError> {
-        if row >= self.rows {
-            let rows = self.rows;
+    /// When the output does not have the rows.
+    pub fn rows(&mut self, rows: Range<usize>) -> Result<SmallVec<[&mut [T]; 16]>, StepError> {
+        if rows.end > self.rows {
+            let (row, rows) = (rows.end - 1, self.rows);
             return Err(StepError::invalid(format!("row {row} of {rows} rows")));
         }
-        // SAFETY: the row exists. `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns lie within each. One
-        // call has them, whose exclusive borrow of `self` leaves one row at a time.
-        unsafe {
+        // SAFETY: the rows exist. `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns lie within each. One
+        // call has them, whose exclusive borrow of `self` lives as long as these slices, and no two are of the same row.
+        let row = |row: usize| unsafe {
             let start = self.start.add(row * self.stride);
-            Ok(std::slice::from_raw_parts_mut(start, self.width))
-        }
+            std::slice::from_raw_parts_mut(start, self.width)
+        };
+        Ok(rows.map(row).collect())
     }
 }
 
@@ -408,12 +412,12 @@ mod tests {
             ] {
                 let mut output = vec![0_usize; rows * width];
                 let each = |first: usize, columns: &mut Columns<'_, usize>, _: &mut [u8]| {
-                    for row in 0..rows {
-                        for (i, out) in columns.row(row)?.iter_mut().enumerate() {
+                    for (row, values) in columns.rows(0..rows)?.into_iter().enumerate() {
+                        for (i, out) in values.iter_mut().enumerate() {
                             *out += row * width + first + i + 1;
                         }
                     }
-                    assert!(columns.row(rows).is_err());
+                    assert!(columns.rows(0..rows + 1).is_err());
                     Ok(())
                 };
                 pool.run_columns(&mut output, width, part, 0, each).unwrap();

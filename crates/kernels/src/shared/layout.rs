@@ -103,40 +103,70 @@ pub fn nhwc_to_nchw<T: Element>(
     Ok(())
 }
 
-/// Rows and columns of a [`Block`].
-pub const BLOCK: usize = 16;
+/// Planes that [`scatter`] writes at a time, and floats of a cache line.
+pub const PLANES: usize = 16;
 
-/// A few pixels of a few channels, or the other way round: each row is one cache line.
-#[derive(Clone, Debug, Default)]
-#[repr(C, align(64))]
-pub struct Block(pub [[f32; BLOCK]; BLOCK]);
-
-/// Transposes up to [`BLOCK`] rows and columns: `output[c][r] = input[r · stride + c]` for `r < rows` and `c < columns`. What else is in `output`
-/// has any content.
+/// Moves neighbouring pixels, channels-last, to planes that lie anywhere: `planes[c][start + p] = input[p · stride + c]` for `p < pixels`.
 ///
-/// For results that go to places of their own, such as a few pixels of each plane.
+/// Whole cache lines are written where a line of the first plane begins.
 ///
 /// # Errors
-/// For a block that is too large or that `input` does not hold, and a missing instruction set.
-pub fn transposed_block(
+/// For more than [`PLANES`] planes, pixels that `input` or a plane does not hold, and a missing instruction set.
+pub fn scatter(
     isa: Isa,
     (input, stride): (&[f32], usize),
-    (rows, columns): (usize, usize),
-    output: &mut Block,
+    pixels: usize,
+    planes: &mut [&mut [f32]],
+    start: usize,
 ) -> Result<(), KernelError> {
     check_isa(isa)?;
-    check_range("rows", &(0..rows), BLOCK)?;
-    check_range("columns", &(0..columns), BLOCK)?;
-    let last = rows.saturating_sub(1).saturating_mul(stride);
-    check_range("elements", &(0..last.saturating_add(columns)), input.len())?;
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Vnni {
-        // SAFETY: the input holds the last row, as just checked, and the processor has AVX-512.
-        unsafe { x86::words_16x16((input.as_ptr(), stride), (rows, columns), output) };
-        return Ok(());
+    check_range("planes", &(0..planes.len()), PLANES)?;
+    let last = pixels.saturating_sub(1).saturating_mul(stride);
+    let end = last.saturating_add(planes.len());
+    check_range("elements", &(0..end), input.len())?;
+    for plane in &*planes {
+        check_range(
+            "pixels",
+            &(start..start.saturating_add(pixels)),
+            plane.len(),
+        )?;
     }
-    let into = (output.0.as_flattened_mut(), BLOCK);
-    transpose(isa, (input, stride), into, rows, columns);
+    let Some(first) = planes.first() else {
+        return Ok(());
+    };
+    let lead = first[start..].as_ptr().align_offset(64) % PLANES;
+    let mut pixel = 0;
+    while pixel < pixels {
+        let most = if pixel == 0 && lead > 0 { lead } else { PLANES };
+        let count = most.min(pixels - pixel);
+        let (from, into) = (&input[pixel * stride..], start + pixel);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => {
+                let mut outputs = [std::ptr::null_mut(); PLANES];
+                for (output, plane) in outputs.iter_mut().zip(planes.iter_mut()) {
+                    *output = plane[into..].as_mut_ptr();
+                }
+                let block = (count, planes.len());
+                // SAFETY: the input holds the last pixel and each plane all of them, as checked; the processor has AVX-512.
+                unsafe { x86::words_16x16((from.as_ptr(), stride), block, &outputs) };
+            }
+            _ => {
+                let mut block = [0.0; PLANES * PLANES];
+                transpose(
+                    isa,
+                    (from, stride),
+                    (&mut block, PLANES),
+                    count,
+                    planes.len(),
+                );
+                for (plane, values) in planes.iter_mut().zip(block.chunks_exact(PLANES)) {
+                    plane[into..][..count].copy_from_slice(&values[..count]);
+                }
+            }
+        }
+        pixel += count;
+    }
     Ok(())
 }
 
@@ -331,8 +361,6 @@ element! {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Block;
-
     /// Transposes 16 × 16 bytes: four rounds, each of which interleaves vector `i` with vector `i + 8`.
     ///
     /// # Safety
@@ -367,15 +395,19 @@ mod x86 {
     /// Transposes up to 16 × 16 words: two rounds within 128 bits, and two between them.
     ///
     /// # Safety
-    /// `rows` rows of `columns` words are readable at `input`, a stride apart; both are at most 16; and the processor has AVX-512F.
+    /// `rows` rows of `columns` words are readable at `input`, a stride apart, and `rows` words are writable at the first `columns` of `outputs`; both are
+    /// at most 16; and the processor has AVX-512F.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn words_16x16(
         (input, stride): (*const f32, usize),
         (rows, columns): (usize, usize),
-        output: &mut Block,
+        outputs: &[*mut f32; 16],
     ) {
-        let mask = ((1_u32 << columns) - 1) as u16;
+        let (mask, row_mask) = (
+            ((1_u32 << columns) - 1) as u16,
+            ((1_u32 << rows) - 1) as u16,
+        );
         let mut quarters = [_mm512_setzero_ps(); 16];
         for four in 0..4 {
             let [a, b, c, d] = [0, 1, 2, 3].map(|row| {
@@ -402,15 +434,23 @@ mod x86 {
                 _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
                 _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d),
             ];
-            let columns = [
+            let transposed = [
                 _mm512_shuffle_f32x4::<0b10_00_10_00>(even[0], even[1]),
                 _mm512_shuffle_f32x4::<0b10_00_10_00>(odd[0], odd[1]),
                 _mm512_shuffle_f32x4::<0b11_01_11_01>(even[0], even[1]),
                 _mm512_shuffle_f32x4::<0b11_01_11_01>(odd[0], odd[1]),
             ];
-            for (quarter, column) in columns.into_iter().enumerate() {
-                // SAFETY: a row of the output has 16 words.
-                unsafe { _mm512_storeu_ps(output.0[4 * quarter + i].as_mut_ptr(), column) };
+            for (quarter, values) in transposed.into_iter().enumerate() {
+                let column = 4 * quarter + i;
+                if column < columns {
+                    // The line behind the next one is asked for: that many planes are more than the processor follows by itself.
+                    let ahead = outputs[column].wrapping_add(2 * super::PLANES);
+                    // SAFETY: `rows` words are writable; masked lanes are not written, and asking for a line touches nothing.
+                    unsafe {
+                        _mm512_mask_storeu_ps(outputs[column], row_mask, values);
+                        _mm_prefetch::<_MM_HINT_ET0>(ahead.cast());
+                    }
+                }
             }
         }
     }
@@ -510,35 +550,41 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_all_sizes_are_transposed() {
-        let input: Vec<f32> = (0..16 * 37).map(|i| i as f32).collect();
+    fn pixels_are_scattered_to_planes() {
+        let input: Vec<f32> = (0..64 * 19).map(|i| i as f32).collect();
         for isa in Isa::supported() {
-            for (rows, columns, stride) in [
-                (16, 16, 37),
-                (16, 16, 16),
-                (7, 16, 20),
-                (16, 3, 3),
-                (1, 1, 0),
+            for (pixels, channels, stride, start) in [
+                (64, 16, 19, 0),
+                (37, 16, 16, 5),
+                (7, 3, 3, 40),
+                (1, 16, 0, 3),
+                (0, 2, 2, 0),
             ] {
-                let mut output = Block([[-1.0; BLOCK]; BLOCK]);
-                transposed_block(isa, (&input, stride), (rows, columns), &mut output).unwrap();
-                for r in 0..rows {
-                    for c in 0..columns {
-                        assert_eq!(
-                            output.0[c][r],
-                            (r * stride + c) as f32,
-                            "{isa} {rows}x{columns}"
-                        );
+                let mut planes = vec![vec![-1.0; start + pixels + 3]; channels];
+                let mut rows: Vec<&mut [f32]> =
+                    planes.iter_mut().map(|plane| &mut **plane).collect();
+                scatter(isa, (&input, stride), pixels, &mut rows, start).unwrap();
+                for (c, plane) in planes.iter().enumerate() {
+                    for (at, &value) in plane.iter().enumerate() {
+                        let expected = match at.checked_sub(start).filter(|&p| p < pixels) {
+                            Some(p) => (p * stride + c) as f32,
+                            None => -1.0,
+                        };
+                        assert_eq!(value, expected, "{isa} {pixels} {channels} {stride}");
                     }
                 }
             }
-            let mut output = Block::default();
-            for (rows, columns, stride) in
-                [(17, 1, 1), (1, 17, 1), (16, 16, 39), (2, 1, usize::MAX)]
-            {
-                let block = transposed_block(isa, (&input, stride), (rows, columns), &mut output);
-                assert!(block.is_err());
-            }
+            let mut plane = [0.0; 8];
+            let mut call = |pixels, stride, start| {
+                scatter(isa, (&input[..8], stride), pixels, &mut [&mut plane], start)
+            };
+            assert!(call(8, 1, 0).is_ok());
+            assert!(call(8, 1, 1).is_err());
+            assert!(call(9, 0, 0).is_err());
+            assert!(call(3, 4, 0).is_err());
+            assert!(call(2, usize::MAX, 0).is_err());
+            let mut planes: [&mut [f32]; 17] = std::array::from_fn(|_| Default::default());
+            assert!(scatter(isa, (&input, 17), 0, &mut planes, 0).is_err());
         }
     }
 

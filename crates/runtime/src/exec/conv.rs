@@ -6,7 +6,7 @@ use octofold_kernels::conv::{
     Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
 };
 use octofold_kernels::qnnpack::{self, Indirection};
-use octofold_kernels::shared::layout::{BLOCK, Block, transposed_block};
+use octofold_kernels::shared::layout::{PLANES, scatter};
 use octofold_kernels::{Isa, KernelError, fbgemm};
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
@@ -394,7 +394,7 @@ impl Conv {
     ) -> Result<(), StepError> {
         let (input, weights, channels) = (self.input(call), call.packed(0), self.channels);
         let strip = (STRIP / (4 * channels)).max(1);
-        let strip = strip.next_multiple_of(BLOCK).min(pixels);
+        let strip = strip.next_multiple_of(PLANES).min(pixels);
         let kernel_scratch = self.scratch.next_multiple_of(64);
         let floats = strip.saturating_mul(channels);
         let scratch_len = kernel_scratch.saturating_add(floats.saturating_mul(4));
@@ -403,16 +403,8 @@ impl Conv {
             let each = |first: usize, columns: &mut Columns<'_, f32>, scratch: &mut [u8]| {
                 let (kernel_scratch, rest) = scratch.split_at_mut(kernel_scratch);
                 let strips = numbers_mut::<f32>(rest)?;
-                // Where planes have whole cache lines, blocks are written as such: the first one ends where a line does.
-                let lead = columns.row(0)?.as_ptr().align_offset(64) % BLOCK;
-                let mut start = 0;
-                while start < columns.width() {
-                    let count = if start == 0 && 0 < lead && strip > BLOCK {
-                        strip - BLOCK + lead
-                    } else {
-                        strip
-                    };
-                    let count = count.min(columns.width() - start);
+                for start in (0..columns.width()).step_by(strip) {
+                    let count = strip.min(columns.width() - start);
                     let nhwc = &mut strips[..count * channels];
                     let row = image * pixels + first + start;
                     let block = (
@@ -422,9 +414,16 @@ impl Conv {
                     );
                     self.prepared
                         .run(call.isa, input, weights, stage, block, kernel_scratch)?;
-                    let lead = if start == 0 { lead } else { 0 };
-                    to_planes(call.isa, (nhwc, channels), (start, lead), columns)?;
-                    start += count;
+                    for first in (0..channels).step_by(PLANES) {
+                        let mut planes = columns.rows(first..channels.min(first + PLANES))?;
+                        scatter(
+                            call.isa,
+                            (&nhwc[first..], channels),
+                            count,
+                            &mut planes,
+                            start,
+                        )?;
+                    }
                 }
                 Ok(())
             };
@@ -433,36 +432,6 @@ impl Conv {
         }
         Ok(())
     }
-}
-
-/// Moves pixels, channels-last, to the columns from `start` on, a row of which is a channel: `lead` of them, and then in blocks.
-fn to_planes(
-    isa: Isa,
-    (pixels, channels): (&[f32], usize),
-    (start, lead): (usize, usize),
-    columns: &mut Columns<'_, f32>,
-) -> Result<(), StepError> {
-    let mut block = Block::default();
-    let count = pixels.len() / channels;
-    for channel in (0..channels).step_by(BLOCK) {
-        let width = BLOCK.min(channels - channel);
-        let mut pixel = 0;
-        while pixel < count {
-            let most = if pixel == 0 && lead > 0 { lead } else { BLOCK };
-            let rows = most.min(count - pixel);
-            let from = &pixels[pixel * channels + channel..];
-            transposed_block(isa, (from, channels), (rows, width), &mut block)?;
-            for (c, values) in block.0[..width].iter().enumerate() {
-                let plane = &mut columns.row(channel + c)?[start + pixel..][..rows];
-                match plane.first_chunk_mut() {
-                    Some(plane) => *plane = *values,
-                    None => plane.copy_from_slice(&values[..rows]),
-                }
-            }
-            pixel += rows;
-        }
-    }
-    Ok(())
 }
 
 impl Prepared {

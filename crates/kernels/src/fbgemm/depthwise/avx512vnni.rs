@@ -433,25 +433,34 @@ unsafe fn store_floats(
     sums: &[[__m512i; 4]],
 ) {
     let (channels, count) = (segment.channels, of.mask.count_ones() as usize);
-    for panel in 0..count.div_ceil(16) {
-        let channel = of.first + panel * 16;
+    let of_panel = |panel: usize| (count.saturating_sub(panel * 16)).min(16);
+    let panels = [0, 1, 2, 3].map(|panel| {
+        let last = of.first + count - 1;
+        let channel = (of.first + panel * 16).min(last);
         // SAFETY: the stage has constants for each channel.
-        let finish = unsafe { FloatFinish::new(stage, channel, count - panel * 16) };
-        for (t, sums) in sums.iter().enumerate() {
-            // Quarter `panel` of each vector has four of its channels.
-            let quarters = sums.map(|sums| match panel {
-                0 => _mm512_castsi512_si128(sums),
-                1 => _mm512_extracti32x4_epi32::<1>(sums),
-                2 => _mm512_extracti32x4_epi32::<2>(sums),
-                _ => _mm512_extracti32x4_epi32::<3>(sums),
-            });
-            let low = _mm256_set_m128i(quarters[1], quarters[0]);
-            let high = _mm256_set_m128i(quarters[3], quarters[2]);
-            let sums = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-            let at = (pixel + t) * channels + channel;
-            let output = &mut segment.floats[at..at + (count - panel * 16).min(16)];
+        unsafe { FloatFinish::new(stage, channel, of_panel(panel)) }
+    });
+    for (t, &[a, b, c, d]) in sums.iter().enumerate() {
+        // Quarter `panel` of each vector has four of its channels.
+        let even = [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
+        ];
+        let odd = [
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
+        ];
+        let sums = [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(even[0], even[1]),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(odd[0], odd[1]),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(even[0], even[1]),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(odd[0], odd[1]),
+        ];
+        let output = &mut segment.floats[(pixel + t) * channels + of.first..][..count];
+        for (panel, (finish, sums)) in panels.iter().zip(sums).enumerate() {
+            let output = output.as_mut_ptr().wrapping_add(panel * 16);
             // SAFETY: these are the channels.
-            unsafe { finish.store(sums, output.as_mut_ptr()) };
+            unsafe { finish.store(sums, output) };
         }
     }
 }
