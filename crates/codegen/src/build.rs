@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::facts::{Facts, Types};
 use crate::pack::{Packed, PackedConstant, pack};
-use crate::peephole::{Pair, Pairs};
+use crate::peephole::{Row, Rows};
 use crate::select::select;
 use crate::{CodegenError, CodegenOptions};
 
@@ -31,14 +31,14 @@ pub(crate) fn build(
     graph: &Graph,
     order: &[NodeId],
     types: &Types<'_>,
-    pairs: &Pairs,
+    rows: &Rows,
     options: &CodegenOptions,
 ) -> Result<Plan, CodegenError> {
-    let firsts: BTreeSet<NodeId> = pairs.values().map(|pair| pair.first).collect();
+    let absorbed: BTreeSet<NodeId> = rows.values().flat_map(|row| row.before.clone()).collect();
     let steps: Vec<NodeId> = order
         .iter()
         .copied()
-        .filter(|id| !firsts.contains(id))
+        .filter(|id| !absorbed.contains(id))
         .collect();
     // Packing is what takes time, so it is done for many nodes at once.
     let choices: Vec<Choice> = steps
@@ -49,7 +49,7 @@ pub(crate) fn build(
                 node: graph.node(id),
                 types,
             };
-            choose(facts, pairs.get(&id), options).map_err(|source| CodegenError::Pack {
+            choose(facts, rows.get(&id), options).map_err(|source| CodegenError::Pack {
                 node: facts.node.name().to_owned(),
                 source,
             })
@@ -72,7 +72,7 @@ pub(crate) fn build(
         .collect::<Result<_, _>>()?;
     let mut written = Vec::with_capacity(steps.len());
     for (id, choice) in steps.into_iter().zip(choices) {
-        written.push(builder.step(id, choice, pairs.get(&id))?);
+        written.push(builder.step(id, choice, rows.get(&id))?);
     }
     let outputs = graph.outputs().iter().map(|output| {
         let value = builder.operand(Some(output.value))?;
@@ -126,7 +126,7 @@ fn required(engine: Engine, steps: &[Step]) -> Isa {
 /// Chooses a kernel and packs for it. Weights whose sums could leave 32 bits make the step portable.
 fn choose(
     facts: Facts<'_>,
-    pair: Option<&Pair>,
+    row: Option<&Row>,
     options: &CodegenOptions,
 ) -> Result<Choice, KernelError> {
     let portable = |note: String| Choice {
@@ -134,12 +134,12 @@ fn choose(
         note,
         packed: None,
     };
-    if let Some(pair) = pair {
-        let node = facts.graph.node(pair.main);
+    if let Some(row) = row {
+        let node = facts.graph.node(row.main);
         return Ok(Choice {
-            kernel: pair.kernel,
+            kernel: row.kernel,
             note: String::new(),
-            packed: pack(Facts { node, ..facts }, pair.kernel, options.engine)?,
+            packed: pack(Facts { node, ..facts }, row.kernel, options.engine)?,
         });
     }
     let selected = select(facts);
@@ -240,16 +240,18 @@ impl Builder<'_> {
         &mut self,
         id: NodeId,
         choice: Choice,
-        pair: Option<&Pair>,
+        row: Option<&Row>,
     ) -> Result<Step, CodegenError> {
         let node = self.graph.node(id);
-        let (op, slots, sources) = match pair {
+        let (op, slots, sources) = match row {
             None => (node.op(), node.inputs().to_vec(), node.sources().to_vec()),
-            Some(pair) => {
-                let (first, main) = (self.graph.node(pair.first), self.graph.node(pair.main));
+            Some(row) => {
+                let main = self.graph.node(row.main);
+                let before = row.before.iter().map(|&id| self.graph.node(id));
                 let mut slots = main.inputs().to_vec();
-                slots[0] = first.input(0);
-                (main.op(), slots, [first.sources(), node.sources()].concat())
+                slots[0] = before.clone().next().and_then(|first| first.input(0));
+                let sources: Vec<_> = before.chain([node]).map(Node::sources).collect();
+                (main.op(), slots, sources.concat())
             }
         };
         let (packed, weights) = choice.packed.map_or_else(Default::default, |packed| {
@@ -301,7 +303,8 @@ impl Builder<'_> {
                 Kernel::ToNchw
                 | Kernel::DequantizeToNchw
                 | Kernel::QConvToNchw
-                | Kernel::QConvDepthwiseToNchw,
+                | Kernel::QConvDepthwiseToNchw
+                | Kernel::QConvDepthwisePlanes,
             ) => false,
             (Op::FusedConv(op), _) => op.layout == Layout::Nhwc,
             (Op::FusedPool(op), _) => op.layout == Layout::Nhwc,

@@ -79,10 +79,10 @@ impl From<GraphError> for CodegenError {
 pub fn compile(graph: &Graph, options: &CodegenOptions) -> Result<Plan, CodegenError> {
     let order = graph.order()?;
     let types = facts::Types::new(graph);
-    let pairs = if options.portable {
-        peephole::Pairs::default()
+    let rows = if options.portable {
+        peephole::Rows::default()
     } else {
         peephole::find(graph, &order, &types, options.engine)
     };
-    build::build(graph, &order, &types, &pairs, options)
+    build::build(graph, &order, &types, &rows, options)
 }

@@ -1,7 +1,7 @@
 //! Weights and output constants in the form that kernels read.
 
 use octofold_ir::Op;
-use octofold_kernels::conv::{ConvShape, LinearShape, fold_bias};
+use octofold_kernels::conv::{ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, fbgemm, float, qnnpack};
 use octofold_ops::families::{FusedConv, FusedLinear, OutputQuantization};
 use octofold_quant::{QParams, requantize};
@@ -80,12 +80,17 @@ pub(crate) fn pack(
             Kernel::QConv
             | Kernel::QConvDepthwise
             | Kernel::QConvToNchw
-            | Kernel::QConvDepthwiseToNchw,
+            | Kernel::QConvDepthwiseToNchw
+            | Kernel::QConvDepthwisePlanes,
         ) => {
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);
+            let pack = match kernel {
+                Kernel::QConvDepthwisePlanes => planes::pack,
+                _ => engine_pack(engine),
+            };
             integer(
-                (facts, engine),
+                (facts, pack),
                 &shape,
                 bytes(weights)?,
                 bias,
@@ -98,7 +103,7 @@ pub(crate) fn pack(
             let shape = linear_shape(weights.shape())?;
             let rows = transposed(bytes(weights)?, shape.k, shape.n);
             integer(
-                (facts, engine),
+                (facts, engine_pack(engine)),
                 &shape.as_conv(),
                 &rows,
                 bias,
@@ -139,9 +144,19 @@ pub(crate) fn pack(
     }))
 }
 
+/// Brings weights to the form of a kernel.
+type Pack = fn(&ConvShape, &[i8]) -> Result<Vec<u8>, KernelError>;
+
+fn engine_pack(engine: Engine) -> Pack {
+    match engine {
+        Engine::Fbgemm => fbgemm::pack,
+        Engine::Qnnpack => qnnpack::pack,
+    }
+}
+
 /// Weights, folded bias and multiplier; or weights, correction, scale and bias where the result is float.
 fn integer(
-    (facts, engine): (Facts<'_>, Engine),
+    (facts, pack): (Facts<'_>, Pack),
     shape: &ConvShape,
     weights: &[i8],
     bias: Option<&Tensor>,
@@ -158,10 +173,7 @@ fn integer(
         )),
     };
     let scales: Vec<f32> = (0..channels).map(scale).collect::<Result<_, _>>()?;
-    let packed = PackedConstant::bytes(match engine {
-        Engine::Fbgemm => fbgemm::pack(shape, weights)?,
-        Engine::Qnnpack => qnnpack::pack(shape, weights)?,
-    });
+    let packed = PackedConstant::bytes(pack(shape, weights)?);
     let zeros = vec![0; channels];
     match y {
         Some(y) => {

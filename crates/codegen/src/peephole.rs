@@ -1,5 +1,5 @@
-//! Pairs of nodes that one kernel computes: (de)quantization with a change of layout before or behind it, and a convolution with float results with
-//! one behind it.
+//! Nodes in a row that one kernel computes: (de)quantization with a change of layout before or behind it, a convolution with float results with
+//! one behind it, and a depthwise one with changes of layout on both sides.
 
 use std::collections::BTreeMap;
 
@@ -11,40 +11,42 @@ use crate::facts::{Facts, Types};
 use crate::pack::pack;
 use crate::select::{TO_NCHW, TO_NHWC, select};
 
-/// Two nodes in a row that become one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pair {
-    /// The node that comes first; the step reads its first operand.
-    pub(crate) first: NodeId,
+/// Nodes in a row that become one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// All but the last node; the step reads the first operand of the first one.
+    pub(crate) before: Vec<NodeId>,
     /// The node that does not only move: its attributes and constants are the step's.
     pub(crate) main: NodeId,
     /// What computes the step.
     pub(crate) kernel: Kernel,
 }
 
-/// The pairs of a graph by their second node, whose result is the step's.
-pub(crate) type Pairs = BTreeMap<NodeId, Pair>;
+/// The rows of a graph by their last node, whose result is the step's.
+pub(crate) type Rows = BTreeMap<NodeId, Row>;
 
-/// Finds the pairs.
-pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: Engine) -> Pairs {
+/// Finds the rows.
+pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: Engine) -> Rows {
     let facts = |id| Facts {
         graph,
         node: graph.node(id),
         types,
     };
     let kernel = |id| select(facts(id)).ok();
-    let mut pairs = Pairs::new();
+    // The only node that reads the result of the other, if `value` is that result.
+    let before = |value| {
+        graph.single_use(value)?;
+        graph.value(value).producer()
+    };
+    let mut rows = Rows::new();
     for &second in order {
         let node = graph.node(second);
         let Some(middle) = node.input(0) else {
             continue;
         };
-        let Some(first) = graph.value(middle).producer() else {
+        let Some(first) = before(middle).filter(|first| !rows.contains_key(first)) else {
             continue;
         };
-        if graph.single_use(middle).is_none() || pairs.contains_key(&first) {
-            continue;
-        }
         let (transpose, main) = match (graph.node(first).op(), node.op()) {
             (Op::Transpose(transpose), Op::QuantizeLinear(_) | Op::DequantizeLinear(_)) => {
                 (transpose, second)
@@ -71,18 +73,26 @@ pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: E
             }
             _ => continue,
         };
-        // Weights that the kernels refuse leave the nodes to portable steps.
-        if pack(facts(main), fused, engine).is_err() {
-            continue;
+        let mut row = Row {
+            before: vec![first],
+            main,
+            kernel: fused,
+        };
+        let moves = |&id: &NodeId| {
+            let to_nhwc = matches!(graph.node(id).op(), Op::Transpose(op) if op.perm == TO_NHWC);
+            to_nhwc && kernel(id) == Some(Kernel::ToNhwc)
+        };
+        let moved = graph.node(main).input(0).and_then(before).filter(moves);
+        if let (Kernel::QConvDepthwiseToNchw, Some(moved)) = (fused, moved) {
+            // The bytes stay in planes; a quantization before them is no longer one with the change of layout.
+            rows.remove(&moved);
+            row.before.insert(0, moved);
+            row.kernel = Kernel::QConvDepthwisePlanes;
         }
-        pairs.insert(
-            second,
-            Pair {
-                first,
-                main,
-                kernel: fused,
-            },
-        );
+        // Weights that the kernels refuse leave the nodes to portable steps.
+        if pack(facts(main), row.kernel, engine).is_ok() {
+            rows.insert(second, row);
+        }
     }
-    pairs
+    rows
 }

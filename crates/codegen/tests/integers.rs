@@ -61,6 +61,8 @@ enum Ending {
     Float,
     /// Floats, and a `Transpose` to channels-first.
     FloatNchw,
+    /// The same, with a `Transpose` to channels-last before it.
+    Planes,
 }
 
 #[derive(Clone, Debug)]
@@ -99,7 +101,7 @@ prop_compose! {
         signed in any::<bool>(),
         per_channel in any::<bool>(),
         bias in any::<bool>(),
-        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw)],
+        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw), Just(Ending::Planes)],
     ) -> ConvCase {
         ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, ending }
     }
@@ -110,13 +112,25 @@ fn run_conv(case: &ConvCase) {
     let mut builder = Builder::new();
     let (in_c, out_c) = (case.groups * case.group_in, case.groups * case.group_out);
     let (height, width) = case.size;
-    let x_shape = [case.batch, height, width, in_c];
-    let x = builder.input("x", dtype(case.signed), &x_shape);
+    let planes = case.ending == Ending::Planes;
+    let x_shape = if planes {
+        [case.batch, in_c, height, width]
+    } else {
+        [case.batch, height, width, in_c]
+    };
+    let mut x = builder.input("x", dtype(case.signed), &x_shape);
+    if planes {
+        let perm = vec![0, 2, 3, 1];
+        x = builder.node(Transpose { perm }, &[Some(x)]);
+    }
     let w = builder.constant(random.tensor(
         DType::I8,
         &[out_c, case.group_in, case.kernel.0, case.kernel.1],
     ));
-    let float = matches!(case.ending, Ending::Float | Ending::FloatNchw);
+    let float = matches!(
+        case.ending,
+        Ending::Float | Ending::FloatNchw | Ending::Planes
+    );
     let bias_type = if float { DType::F32 } else { DType::I32 };
     let bias = case
         .bias
@@ -169,7 +183,7 @@ fn run_conv(case: &ConvCase) {
         inputs.push(("r", random.tensor(dtype(case.signed), &shape)));
     }
     let mut result = builder.node(conv, &operands);
-    if case.ending == Ending::FloatNchw {
+    if planes || case.ending == Ending::FloatNchw {
         let perm = vec![0, 3, 1, 2];
         result = builder.node(Transpose { perm }, &[Some(result)]);
     }
@@ -184,6 +198,11 @@ fn run_conv(case: &ConvCase) {
                 [Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw]
                     | [Kernel::QConv | Kernel::QConvDepthwise, Kernel::View]
             ),
+            Ending::Planes => {
+                let depthwise = case.groups > 1 && case.group_in == 1 && case.group_out == 1;
+                let fused = kernels == [Kernel::QConvDepthwisePlanes];
+                fused || !depthwise || kernels.contains(&Kernel::View)
+            }
             _ => matches!(*kernels, [Kernel::QConv | Kernel::QConvDepthwise]),
         },
         "{plan}"

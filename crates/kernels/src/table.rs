@@ -19,6 +19,8 @@ pub enum Family {
     QConvIndirect,
     /// Depthwise convolution of taps in pairs: qnnpack.
     QConvDepthwisePairs,
+    /// Depthwise convolution of 8-bit planes to planes of floats: both engines.
+    QConvDepthwisePlanes,
     /// Sum of two quantized tensors.
     QAdd,
     /// Product of two quantized tensors.
@@ -69,6 +71,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     let engines = crate::fbgemm::KERNELS.iter();
     engines
         .chain(crate::qnnpack::KERNELS)
+        .chain(crate::conv::planes::KERNELS)
         .chain(crate::shared::KERNELS)
         .chain(crate::shared::movement::KERNELS)
         .chain(crate::float::KERNELS)

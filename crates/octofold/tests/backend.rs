@@ -277,6 +277,7 @@ fn family(kernel: Kernel) -> Option<Family> {
     Some(match kernel {
         Kernel::QConv | Kernel::QConvToNchw | Kernel::QLinear => Family::QConv,
         Kernel::QConvDepthwise | Kernel::QConvDepthwiseToNchw => Family::QConvDepthwise,
+        Kernel::QConvDepthwisePlanes => Family::QConvDepthwisePlanes,
         Kernel::QAdd => Family::QAdd,
         Kernel::QMul => Family::QMul,
         Kernel::QConcat => Family::QConcat,

@@ -10,6 +10,7 @@
 pub(crate) mod avx2;
 pub(crate) mod output;
 pub(crate) mod pixels;
+pub mod planes;
 pub(crate) mod scalar;
 pub(crate) mod shape;
 #[cfg(test)]

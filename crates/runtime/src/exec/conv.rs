@@ -21,7 +21,7 @@ use crate::pool::Columns;
 use crate::values::{numbers, numbers_mut};
 
 /// The products that pay for a second thread.
-const MACS: usize = 1 << 19;
+pub(super) const MACS: usize = 1 << 19;
 
 /// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache.
 const STRIP: usize = 96 << 10;
@@ -87,7 +87,12 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             | Kernel::QConvToNchw
             | Kernel::QConvDepthwiseToNchw,
         ) => {
-            let shape = conv_shape(op, arguments, channels_first)?;
+            let result = if channels_first {
+                Layout::Nchw
+            } else {
+                Layout::Nhwc
+            };
+            let shape = conv_shape(op, arguments, (Layout::Nhwc, result))?;
             let x = op.x.ok_or_else(|| arguments.wrong_operator())?;
             let stage = conv_stage(op, arguments)?;
             if channels_first && !matches!(stage, Stage::Float { .. }) {
@@ -184,16 +189,21 @@ impl Sizes {
     }
 }
 
-/// The sizes of a channels-last convolution with packed weights, whose result may be channels-first.
+/// The sizes of a channels-last convolution with packed weights. The step may take changes of layout along, so that its operand and result lie
+/// as `layouts` says.
 pub(super) fn conv_shape(
     op: &FusedConv,
     arguments: &Arguments<'_>,
-    channels_first: bool,
+    layouts: (Layout, Layout),
 ) -> Result<ConvShape, StepError> {
     if op.layout != Layout::Nhwc {
         return Err(arguments.wrong_operator());
     }
-    let [batch, in_h, in_w, in_c] = arguments.operand(0)?.image()?;
+    let image = arguments.operand(0)?.image()?;
+    let [batch, in_h, in_w, in_c] = match layouts.0 {
+        Layout::Nhwc => image,
+        Layout::Nchw => [image[0], image[2], image[3], image[1]],
+    };
     let &[out_c, group_in, kernel_h, kernel_w] = &*arguments.step.weights else {
         return Err(StepError::invalid(
             "the weights of a convolution have four axes",
@@ -230,11 +240,10 @@ pub(super) fn conv_shape(
     let (Some(out_h), Some(out_w)) = (shape.out_h(), shape.out_w()) else {
         return Err(arguments.wrong_operator());
     };
-    if channels_first {
-        arguments.expect_result(&[batch, out_c, out_h, out_w])?;
-    } else {
-        arguments.expect_result(&[batch, out_h, out_w, out_c])?;
-    }
+    arguments.expect_result(&match layouts.1 {
+        Layout::Nhwc => [batch, out_h, out_w, out_c],
+        Layout::Nchw => [batch, out_c, out_h, out_w],
+    })?;
     Ok(shape)
 }
 

@@ -5,6 +5,7 @@ use octofold_kernels::float::conv::{self, ConvData, conv};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
 use octofold_kernels::float::linear::{self, LinearData, linear};
 use octofold_ops::Op;
+use octofold_ops::families::Layout;
 use octofold_tensor::DType;
 
 use super::conv::{conv_shape, linear_shape, part};
@@ -46,7 +47,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         (Op::FusedConv(op), Kernel::FConv | Kernel::FConvDepthwise)
             if op.x.is_none() && op.y.is_none() && op.sum.is_none() =>
         {
-            let shape = conv_shape(op, arguments, false)?;
+            let shape = conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc))?;
             if step.kernel == Kernel::FConvDepthwise {
                 if residual.is_some() || shape.groups != shape.in_c || shape.out_c != shape.in_c {
                     return Err(arguments.wrong_operator());

@@ -13,6 +13,7 @@ mod function;
 mod layout;
 mod matmul;
 mod movement;
+mod planes;
 mod pool;
 mod quantize;
 
@@ -126,6 +127,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         | Kernel::QConvToNchw
         | Kernel::QConvDepthwiseToNchw
         | Kernel::QLinear => conv::bind(arguments, threads),
+        Kernel::QConvDepthwisePlanes => planes::bind(arguments),
         Kernel::QAdd | Kernel::QMul => elementwise::bind_binary(arguments),
         Kernel::QTable => elementwise::bind_table(arguments),
         Kernel::QConcat => concat::bind(arguments),

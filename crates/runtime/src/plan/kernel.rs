@@ -18,6 +18,9 @@ pub enum Kernel {
     QConvToNchw,
     /// [`Kernel::QConvToNchw`] with one group a channel.
     QConvDepthwiseToNchw,
+    /// [`Kernel::QConvDepthwiseToNchw`] with the `Transpose` before it too: images lie channels-first on both sides. Its weights are packed in a
+    /// form of their own.
+    QConvDepthwisePlanes,
     /// Integer `FusedLinear`; packed as [`Kernel::QConv`].
     QLinear,
     /// Float `FusedConv`, channels-last. Packed: weights; bias (f32).
@@ -77,13 +80,14 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Portable,
         Self::View,
         Self::QConv,
         Self::QConvDepthwise,
         Self::QConvToNchw,
         Self::QConvDepthwiseToNchw,
+        Self::QConvDepthwisePlanes,
         Self::QLinear,
         Self::FConv,
         Self::FConvDepthwise,
@@ -122,6 +126,7 @@ impl Kernel {
             Self::QConvDepthwise => "qconv_depthwise",
             Self::QConvToNchw => "qconv_to_nchw",
             Self::QConvDepthwiseToNchw => "qconv_depthwise_to_nchw",
+            Self::QConvDepthwisePlanes => "qconv_depthwise_planes",
             Self::QLinear => "qlinear",
             Self::FConv => "fconv",
             Self::FConvDepthwise => "fconv_depthwise",

@@ -1,0 +1,172 @@
+use super::*;
+use crate::conv::{ConvShape, fold_bias};
+use crate::shared::testing::Random;
+
+/// Sums in 64 bits over the taps inside of the image, then the definition of the stage.
+fn naive(
+    shape: &ConvShape,
+    (input, signed, zero_point): (&[u8], bool, i64),
+    weights: &[i8],
+    (scale, bias, clamp): (&[f32], &[f32], Option<(f32, f32)>),
+) -> Vec<f32> {
+    let (out_h, out_w) = (shape.out_h().unwrap(), shape.out_w().unwrap());
+    let mut output = Vec::new();
+    for plane in 0..shape.batch * shape.out_c {
+        let channel = plane % shape.out_c;
+        for (y, x) in (0..out_h).flat_map(|y| (0..out_w).map(move |x| (y, x))) {
+            let mut sum = 0_i64;
+            for (ky, kx) in
+                (0..shape.kernel_h).flat_map(|ky| (0..shape.kernel_w).map(move |kx| (ky, kx)))
+            {
+                let row = (y * shape.stride_h + ky * shape.dilation_h).checked_sub(shape.pad_top);
+                let column =
+                    (x * shape.stride_w + kx * shape.dilation_w).checked_sub(shape.pad_left);
+                let (Some(row), Some(column)) = (row, column) else {
+                    continue;
+                };
+                if row < shape.in_h && column < shape.in_w {
+                    let byte = input[(plane * shape.in_h + row) * shape.in_w + column];
+                    let value = if signed {
+                        i64::from(byte as i8)
+                    } else {
+                        i64::from(byte)
+                    };
+                    let tap = (channel * shape.kernel_h + ky) * shape.kernel_w + kx;
+                    sum += (value - zero_point) * i64::from(weights[tap]);
+                }
+            }
+            let value = sum as f32 * scale[channel] + bias[channel];
+            output.push(clamp.map_or(value, |(lo, hi)| value.max(lo).min(hi)));
+        }
+    }
+    output
+}
+
+fn check(shape: ConvShape, signed: bool, clamp: Option<(f32, f32)>, seed: u64) {
+    let mut random = Random::new(seed);
+    let channels = shape.out_c;
+    let input = random.bytes(shape.batch * channels * shape.in_h * shape.in_w);
+    let weights = random.bytes(channels * shape.kernel_h * shape.kernel_w);
+    let weights: Vec<i8> = weights
+        .into_iter()
+        .map(|byte| (byte as i8).max(-127))
+        .collect();
+    let (scale, bias) = (random.floats(channels), random.floats(channels));
+    let zero_point = if signed { -7 } else { 131 };
+    let correction = fold_bias(&vec![0; channels], &weights, zero_point, signed).unwrap();
+    let values = (&*input, signed, i64::from(zero_point));
+    let expected = naive(&shape, values, &weights, (&scale, &bias, clamp));
+    let packed = pack(&shape, &weights).unwrap();
+    let stage = Float {
+        correction: &correction,
+        scale: &scale,
+        bias: &bias,
+        clamp,
+    };
+    let size = shape.out_h().unwrap() * shape.out_w().unwrap();
+    for isa in Isa::supported() {
+        // The content of the buffer is of no account, nor is its alignment.
+        let mut scratch = vec![0xA5; scratch_len(&shape).unwrap() + 1];
+        let mut output = vec![f32::NAN; expected.len()];
+        let activations = Activations {
+            data: &input,
+            signed,
+            zero_point,
+        };
+        for (plane, output) in output.chunks_exact_mut(size).enumerate() {
+            let planes = plane..plane + 1;
+            conv_planes(
+                isa,
+                &shape,
+                activations,
+                &packed,
+                &stage,
+                planes,
+                output,
+                &mut scratch[1..],
+            )
+            .unwrap();
+        }
+        let bits = |values: &[f32]| {
+            values
+                .iter()
+                .map(|value| value.to_bits())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(bits(&output), bits(&expected), "{isa} {shape:?}");
+    }
+}
+
+#[test]
+fn every_size_gives_the_floats_of_the_definition() {
+    let mut seed = 1;
+    for (in_h, in_w) in [(1, 1), (5, 7), (9, 16), (11, 33), (20, 67)] {
+        for (kernel_h, kernel_w) in [(1, 1), (3, 3), (5, 5), (2, 7), (4, 1), (9, 3)] {
+            for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3), (4, 1), (1, 5)] {
+                for pad in [0, 1, 4] {
+                    let shape = ConvShape {
+                        batch: 2,
+                        groups: 3,
+                        kernel_h,
+                        kernel_w,
+                        stride_h: stride,
+                        stride_w: stride,
+                        dilation_h: dilation,
+                        dilation_w: dilation,
+                        pad_bottom: pad / 2,
+                        ..ConvShape::square((in_h, in_w, 3), 3, 1, 1, pad)
+                    };
+                    if shape.check().is_ok() {
+                        let clamp = (seed % 3 == 0).then_some((-0.5, 6.0));
+                        check(shape, seed % 2 == 0, clamp, seed);
+                        seed += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(seed > 300);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let shape = ConvShape {
+        groups: 4,
+        ..ConvShape::square((6, 6, 4), 4, 3, 1, 1)
+    };
+    let packed = pack(&shape, &[1; 36]).unwrap();
+    let constants = ([0; 4], [1.0; 4], [0.0; 4]);
+    let call = |shape: &ConvShape, input: usize, planes: Range<usize>, len: usize, zero_point| {
+        let stage = Float {
+            correction: &constants.0,
+            scale: &constants.1,
+            bias: &constants.2,
+            clamp: None,
+        };
+        let activations = Activations {
+            data: &vec![0; input],
+            signed: false,
+            zero_point,
+        };
+        let mut scratch = vec![0; 4096];
+        let output = &mut vec![0.0; len];
+        conv_planes(
+            Isa::Scalar,
+            shape,
+            activations,
+            &packed,
+            &stage,
+            planes,
+            output,
+            &mut scratch,
+        )
+    };
+    assert_eq!(call(&shape, 144, 1..3, 72, 0), Ok(()));
+    assert!(call(&shape, 143, 1..3, 72, 0).is_err());
+    assert!(call(&shape, 144, 1..3, 71, 0).is_err());
+    assert!(call(&shape, 144, 3..5, 72, 0).is_err());
+    assert!(call(&shape, 144, 1..3, 72, 256).is_err());
+    let grouped = ConvShape { groups: 2, ..shape };
+    assert!(call(&grouped, 144, 1..3, 72, 0).is_err());
+    assert!(pack(&shape, &[1; 35]).is_err() && pack(&grouped, &[1; 72]).is_err());
+}
