@@ -3,7 +3,7 @@
 //! Each module lists its own kernels and [`kernels`] joins the lists. Tests enumerate the table, the
 //! capability test of the passes compares its claims with it, and `explain` and the profiler print its
 //! names. A name is `<operator>_<types>[_<tile>]__<instruction set>`, the way of XNNPACK:
-//! `qconv_u8s8_14x32__avx512vnni` computes 14 pixels by 32 channels at a time.
+//! `qconv_u8s8_6x64__avx512vnni` computes 6 pixels by 64 channels at a time.
 
 use crate::Isa;
 

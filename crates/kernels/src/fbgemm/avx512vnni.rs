@@ -72,18 +72,32 @@ unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
 /// The invariants of [`Tile`] hold for `R` rows and `P` panels, and the processor has the features.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Tile<'_>) {
-    let bias: [__m512i; P] = std::array::from_fn(|p| match tile.stage {
-        OutputStage::Quantized(stage) => {
-            let channel = tile.channel + p * PANEL;
-            let mask = channel_mask(tile.channels - p * PANEL);
-            // SAFETY: the bias has an entry for each channel; masked lanes are not read.
-            unsafe { _mm512_maskz_loadu_epi32(mask, stage.bias.as_ptr().add(channel)) }
-        }
-        _ => _mm512_setzero_si512(),
+    // What is added once to the sums of a channel.
+    let constants = match tile.stage {
+        OutputStage::Quantized(stage) => stage.bias,
+        OutputStage::Float(stage) => stage.correction,
+        OutputStage::FloatRows(_) => &[],
+    };
+    let bias: [__m512i; P] = std::array::from_fn(|p| {
+        let mask = match tile.stage {
+            OutputStage::FloatRows(_) => 0,
+            _ => channel_mask(tile.channels - p * PANEL),
+        };
+        let from = constants.as_ptr().wrapping_add(tile.channel + p * PANEL);
+        // SAFETY: both have an entry for each channel; masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_epi32(mask, from) }
     });
     let whole = match tile.stage {
         // SAFETY: passed on from the caller.
         OutputStage::Quantized(stage) if P > 2 => Some(unsafe { WholeRows::new(tile, stage) }),
+        _ => None,
+    };
+    let floats: Option<[FloatFinish; P]> = match tile.stage {
+        OutputStage::Float(stage) if P > 2 => Some(std::array::from_fn(|p| {
+            let first = p * PANEL;
+            // SAFETY: the stage has constants for each channel of the tile.
+            unsafe { FloatFinish::new(stage, tile.channel + first, tile.channels - first) }
+        })),
         _ => None,
     };
     let mut tile = *tile;
@@ -123,6 +137,20 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
                             } else {
                                 whole.store::<P, false>(&tile, $r, acc[$r % R]);
                             }
+                        }
+                    })*
+                };
+            }
+            store!(0 1 2 3 4 5 6 7 8);
+        } else if let Some(floats) = &floats {
+            macro_rules! store {
+                ($($r:literal)*) => {
+                    $(if $r < R {
+                        let output = tile.output.cast::<f32>();
+                        let output = output.wrapping_add($r * tile.output_stride);
+                        for (p, finish) in floats.iter().enumerate() {
+                            // SAFETY: the output is writable for each row and channel.
+                            unsafe { finish.store(acc[$r % R][p], output.wrapping_add(p * PANEL)) };
                         }
                     })*
                 };
@@ -279,7 +307,7 @@ unsafe fn row_starts<const R: usize>(tile: &Tile<'_>, tap: usize) -> [*const u8;
     std::array::from_fn(|r| starts[r])
 }
 
-/// Passes the sums of a tile, in which a quantized stage's bias is included, through the output stage.
+/// Passes the sums of a tile, in which the constants of its channels are included, through the output stage.
 ///
 /// # Safety
 /// The invariants of [`Tile`] hold for as many rows as `sums` has and `P` panels, and the processor has the features.
@@ -472,15 +500,22 @@ impl FloatFinish {
         }
     }
 
-    /// Stores the floats of 16 sums: `float_value` for each.
+    /// The sums with the correction.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn corrected(&self, sums: __m512i) -> __m512i {
+        _mm512_add_epi32(sums, self.correction)
+    }
+
+    /// Stores the floats of 16 sums, the correction included: `float_value` for each.
     ///
     /// # Safety
     /// The output is writable for the channels, and the processor has the features.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn store(&self, sums: __m512i, output: *mut f32) {
-        let sums = _mm512_cvtepi32_ps(_mm512_add_epi32(sums, self.correction));
-        let mut value = _mm512_add_ps(_mm512_mul_ps(sums, self.scale), self.bias);
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), self.scale);
+        let mut value = _mm512_add_ps(scaled, self.bias);
         if let Some((lo, hi)) = self.clamp {
             // The second operand is the result when it is NaN, and when both are zeros.
             value = _mm512_min_ps(hi, _mm512_max_ps(lo, value));

@@ -20,7 +20,8 @@ use crate::error::{check_len, check_scratch};
 use crate::shared::check_range;
 use crate::{Isa, KernelError};
 
-/// A multiple of all tile heights: ranges of pixels or rows that are multiples of it have no short tiles.
+/// A multiple of the tile heights for 16, 32 and 64 channels at a time (14, 14 and 6): ranges of pixels or rows that are multiples of it have no
+/// short tiles then.
 ///
 /// Any other range works too, and gives the same bytes.
 pub const PIXEL_GRAIN: usize = 42;

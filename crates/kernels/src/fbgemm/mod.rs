@@ -62,8 +62,8 @@ pub(crate) const KERNELS: &[Kernel] = &[
     Kernel {
         family: Family::QConv,
         isa: Isa::Avx512Vnni,
-        name: "qconv_u8s8_14x32__avx512vnni",
-        tile: (14, 32),
+        name: "qconv_u8s8_6x64__avx512vnni",
+        tile: (6, 64),
     },
     Kernel {
         family: Family::QConvDepthwise,

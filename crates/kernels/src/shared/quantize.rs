@@ -15,9 +15,9 @@ use crate::error::check_len;
 use crate::{Isa, KernelError};
 
 /// Pixels that a fused kernel quantizes before it transposes them: with [`CHANNELS`] they stay in the first cache.
-const PIXELS: usize = 512;
+const PIXELS: usize = 256;
 /// Channels of the same.
-const CHANNELS: usize = 16;
+const CHANNELS: usize = 64;
 
 /// `output[i] = quantize(input[i])`. Both slices have the same length.
 ///

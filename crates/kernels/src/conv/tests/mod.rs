@@ -584,7 +584,7 @@ fn the_table_names_the_kernels_of_each_engine() {
         (
             Family::QConv,
             Isa::Avx512Vnni,
-            "qconv_u8s8_14x32__avx512vnni",
+            "qconv_u8s8_6x64__avx512vnni",
         ),
         (Family::QConv, Isa::NeonDot, "qconv_u8s8_4x16__scalar"),
         (

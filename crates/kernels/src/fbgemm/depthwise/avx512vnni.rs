@@ -460,7 +460,7 @@ unsafe fn store_floats(
         for (panel, (finish, sums)) in panels.iter().zip(sums).enumerate() {
             let output = output.as_mut_ptr().wrapping_add(panel * 16);
             // SAFETY: these are the channels.
-            unsafe { finish.store(sums, output) };
+            unsafe { finish.store(finish.corrected(sums), output) };
         }
     }
 }

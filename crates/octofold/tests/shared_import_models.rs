@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use octofold_ir::onnx::{ExportOptions, ImportOptions, import, import_bytes};
 use octofold_ir::text::{self, PrintOptions};
 
+#[path = "../../ir/tests/onnx_support/mod.rs"]
 mod onnx_support;
 
 fn shared(name: &str) -> PathBuf {

@@ -9,6 +9,7 @@ use octofold_ir::interpret;
 use octofold_ir::onnx::{ExportOptions, ImportOptions, export, import_bytes, tensor_from_bytes};
 use octofold_tensor::{DType, Tensor, bf16, f16};
 
+#[path = "../../ir/tests/onnx_support/mod.rs"]
 mod onnx_support;
 
 /// How many folders of each tier pass; more are welcome, then the number is raised.
