@@ -15,6 +15,8 @@ mod avx2;
 mod avx512vnni;
 mod conv;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod finish;
 mod gather;
 mod lines;
 mod pack;

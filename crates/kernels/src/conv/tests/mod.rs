@@ -9,11 +9,13 @@ use crate::table::{self, Family};
 use crate::{Isa, KernelError, fbgemm, qnnpack};
 use tester::{Engine, Stage, Tester, Values};
 
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 9] = [
     Stage::Bytes { signed: false },
     Stage::Bytes { signed: true },
     Stage::Residual { signed: false },
     Stage::Residual { signed: true },
+    Stage::Plain { residual: false },
+    Stage::Plain { residual: true },
     Stage::Float { clamp: false },
     Stage::Float { clamp: true },
     Stage::FloatRows,
@@ -93,7 +95,7 @@ fn extreme_values_do_not_saturate() {
 fn every_output_stage_with_every_sign() {
     for stage in STAGES {
         for signed in [false, true] {
-            for n in [16, 70] {
+            for n in [16, 64, 70] {
                 Tester {
                     stage,
                     signed,
@@ -124,12 +126,14 @@ fn ties_and_multipliers_of_any_size() {
     for multiplier in [0.5, 0.25, 0.015_625, f32::MIN_POSITIVE, 1e30, f32::MAX] {
         for stage in STAGES {
             let multiplier = Some(multiplier);
-            Tester {
-                stage,
-                multiplier,
-                ..Tester::new(linear_shape(5, 4, 70))
+            for n in [64, 70] {
+                Tester {
+                    stage,
+                    multiplier,
+                    ..Tester::new(linear_shape(7, 4, n))
+                }
+                .run();
             }
-            .run();
             Tester {
                 stage,
                 multiplier,

@@ -77,10 +77,40 @@ pub(super) enum Values {
 /// What the output stage does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Stage {
-    Bytes { signed: bool },
-    Residual { signed: bool },
-    Float { clamp: bool },
+    Bytes {
+        signed: bool,
+    },
+    Residual {
+        signed: bool,
+    },
+    /// Unsigned bytes with zero point 0 and the widest bounds, as behind a ReLU, which kernels may clamp by saturation alone.
+    Plain {
+        residual: bool,
+    },
+    Float {
+        clamp: bool,
+    },
     FloatRows,
+}
+
+impl Stage {
+    /// Whether the residual, if there is one, is signed.
+    fn residual(self) -> Option<bool> {
+        match self {
+            Self::Residual { signed } => Some(signed),
+            Self::Plain { residual } => residual.then_some(false),
+            _ => None,
+        }
+    }
+
+    /// The zero points of the output and of its sum with the residual, and the bounds of the sum.
+    fn targets(self) -> (i32, i32, (i32, i32)) {
+        match self {
+            Self::Bytes { signed: true } => (-5, 101, (3, 240)),
+            Self::Plain { .. } => (0, 0, (0, 255)),
+            _ => (117, 101, (3, 240)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -174,13 +204,14 @@ impl Tester {
             residual: None,
         };
         let stage = match self.stage {
-            Stage::Bytes { .. } => OutputStage::Quantized(quantized),
-            Stage::Residual { signed } => {
-                let data = (&*case.residual, signed);
-                let limits = (3, 240);
-                let residual = Residual::new(data, case.residual_params, params, case.to, limits);
+            Stage::Bytes { .. } | Stage::Residual { .. } | Stage::Plain { .. } => {
+                let (_, _, limits) = self.stage.targets();
+                let residual = self.stage.residual().map(|signed| {
+                    let data = (&*case.residual, signed);
+                    Residual::new(data, case.residual_params, params, case.to, limits)
+                });
                 OutputStage::Quantized(Quantized {
-                    residual: Some(residual),
+                    residual,
                     ..quantized
                 })
             }
@@ -307,18 +338,19 @@ impl Tester {
 
         let signed_output = self.stage == Stage::Bytes { signed: true };
         let (lo, hi) = bounds(signed_output);
+        let (output_zero, sum_zero, limits) = self.stage.targets();
         let output_params = QParams {
             scale: 0.031,
-            zero_point: if signed_output { -5 } else { 117 },
+            zero_point: output_zero,
         };
-        let residual_signed = self.stage == Stage::Residual { signed: true };
+        let residual_signed = self.stage.residual() == Some(true);
         let residual_params = QParams {
             scale: 0.017,
             zero_point: if residual_signed { -3 } else { 99 },
         };
         let to = QParams {
             scale: 0.043,
-            zero_point: 101,
+            zero_point: sum_zero,
         };
         let (mut bytes, mut floats) = (Vec::new(), Vec::new());
         for pixel in 0..pixels {
@@ -330,15 +362,16 @@ impl Tester {
                 let sum = self.naive(&input, &weights, (zero_point, zero), pixel, channel);
                 let index = pixel * shape.out_c + channel;
                 match self.stage {
-                    Stage::Bytes { .. } | Stage::Residual { .. } => {
+                    Stage::Bytes { .. } | Stage::Residual { .. } | Stage::Plain { .. } => {
                         let acc =
                             i32::try_from(sum + i64::from(bias[channel])).expect("a small sum");
                         let zp = output_params.zero_point;
                         let mut q = requantize::requantize(acc, scale[channel], zp, lo, hi);
-                        if let Stage::Residual { signed } = self.stage {
+                        if let Some(signed) = self.stage.residual() {
                             let r = i32::from(residual[index]);
                             let r = if signed { i32::from(r as i8) } else { r };
-                            q = requantize::add(q, output_params, r, residual_params, to, 3, 240);
+                            let (lo, hi) = limits;
+                            q = requantize::add(q, output_params, r, residual_params, to, lo, hi);
                         }
                         bytes.push(q as u8);
                     }

@@ -14,7 +14,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::avx512vnni::{Finish, FloatFinish, is_plain};
+use super::super::finish::{Finish, FloatFinish, is_plain};
 use super::super::pack::depthwise_quads;
 use super::Segment;
 use super::{MAX_ROWS, narrow};
