@@ -3,6 +3,10 @@
 //! Four neighbouring taps of a kernel row are one dot product. The bytes under them are brought to the lanes of 16 outputs by a permutation of
 //! dwords, which gives each quarter of a vector the 16 bytes from its first output on, and a shuffle within them. One expanded row serves all
 //! output rows whose kernel it is under.
+#![expect(
+    clippy::needless_range_loop,
+    reason = "counted loops over register tiles read better than nested enumerations"
+)]
 
 use std::arch::x86_64::*;
 
