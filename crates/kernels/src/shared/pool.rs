@@ -263,11 +263,20 @@ fn max_row_loop(
 ) {
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
-    columns.fill(0);
-    for y in shape.window_h(row % shape.out_h).positions() {
-        let values = &input[(base + y) * columns.len()..][..columns.len()];
-        for (best, &value) in columns.iter_mut().zip(values) {
-            *best = (*best).max(value ^ flip);
+    let len = columns.len();
+    let values = |y: usize| &input[(base + y) * len..][..len];
+    let window = shape.window_h(row % shape.out_h);
+    if window.len == 3 {
+        let [top, middle, bottom] = [0, 1, 2].map(|tap| values(window.start + tap * window.step));
+        for (((best, &a), &b), &c) in columns.iter_mut().zip(top).zip(middle).zip(bottom) {
+            *best = (a ^ flip).max(b ^ flip).max(c ^ flip);
+        }
+    } else {
+        columns.fill(0);
+        for y in window.positions() {
+            for (best, &value) in columns.iter_mut().zip(values(y)) {
+                *best = (*best).max(value ^ flip);
+            }
         }
     }
     for (x, output) in output.chunks_exact_mut(channels).enumerate() {

@@ -149,7 +149,8 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
 
 /// How many rows make a part; of a matrix product with a single row, how many columns.
 ///
-/// Few rows are split once a thread, since every part reads all weights. Parts are whole tiles of six rows. None of this shows in the results.
+/// Few rows are split once a thread, since every part reads all weights, and evenly. Of many rows, parts are whole tiles of six. None of this shows in
+/// the results.
 pub(super) fn part(
     rows: usize,
     channels: usize,
@@ -161,6 +162,8 @@ pub(super) fn part(
     const CHUNK: usize = 240;
     let (items, unit) = if linear && rows == 1 {
         (channels, 64)
+    } else if rows <= CHUNK {
+        (rows, 1)
     } else {
         (rows, 6)
     };
