@@ -78,6 +78,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) output: *mut u8,
     pub(crate) output_stride: usize,
     /// Tiles of this size to compute, each with the rows behind those of the one before; see [`Micro::most_tiles`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX-512"))]
     pub(crate) tiles: usize,
 }
 
@@ -86,6 +87,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The invariants of [`Tile`] hold for these rows too.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) unsafe fn next(&self, rows: usize) -> Self {
         // SAFETY: the table has entries for these rows, and the output is writable there.

@@ -204,6 +204,7 @@ impl Padded {
 /// are those of the channel as [`pack`] gives them; and the output has `out_h · out_w` elements, which follow from the shape.
 struct Plane<'a> {
     shape: &'a ConvShape,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX-512"))]
     out_h: usize,
     out_w: usize,
     image: &'a [u8],

@@ -45,6 +45,10 @@ pub(super) struct Tile {
     /// Products a tap.
     depth: usize,
     weights: *const f32,
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "for several panels")
+    )]
     panel_stride: usize,
     /// Channels of the tile that exist.
     channels: usize,
