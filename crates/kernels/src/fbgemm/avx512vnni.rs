@@ -66,6 +66,9 @@ unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
     );
 }
 
+/// Bytes of weights that are worth asking for in advance: fewer are there soon enough.
+const FAR: usize = 16 << 10;
+
 /// Computes a tile of `R` rows by `P` panels.
 ///
 /// # Safety
@@ -100,6 +103,18 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
         })),
         _ => None,
     };
+    // The weights of the next channels are asked for, evenly over the tiles, where they are so many that they come from far away: no turn waits for
+    // them then.
+    let bytes = P * tile.panel_stride;
+    let turns = tile.tiles * tile.taps * (tile.quads / 2);
+    let distance = if bytes < FAR {
+        0
+    } else {
+        bytes.div_ceil(turns.max(1))
+    };
+    let mut ahead = tile
+        .weights
+        .wrapping_add(if bytes < FAR { 0 } else { bytes });
     let mut tile = *tile;
     for left in (0..tile.tiles).rev() {
         let mut acc = [bias; R];
@@ -118,6 +133,8 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
                     step::<R, P, SIGNED>(&mut acc, &rows, pair * 2 + 1, next, tile.panel_stride);
                 }
                 blocks = blocks.wrapping_add(2 * BLOCK);
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                ahead = ahead.wrapping_add(distance);
             }
             for quad in 2 * pairs..tile.quads {
                 // SAFETY: each of `R` rows has `4 · quads` bytes, and each of `P` panels `quads` blocks.
