@@ -38,10 +38,10 @@ fn fit_rows(rows: usize, panels: usize) -> usize {
     }
 }
 
-/// Picks the tile of the size asked for.
+/// Picks the tiles of the size asked for.
 ///
 /// # Safety
-/// The invariants of [`Tile`] hold, and the processor has the instruction set.
+/// The invariants of [`Tile`] hold for each of the tiles, and the processor has the instruction set.
 unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
     macro_rules! pick {
         ($($panels:literal: $($rows:literal)*;)*) => {
@@ -69,10 +69,10 @@ unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
 /// Bytes of weights that are worth asking for in advance: fewer are there soon enough.
 const FAR: usize = 16 << 10;
 
-/// Computes a tile of `R` rows by `P` panels.
+/// Computes [`Tile::tiles`] tiles of `R` rows by `P` panels.
 ///
 /// # Safety
-/// The invariants of [`Tile`] hold for `R` rows and `P` panels, and the processor has the features.
+/// The invariants of [`Tile`] hold for each of them, with `R` rows and `P` panels, and the processor has the features.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Tile<'_>) {
     // What is added once to the sums of a channel.
@@ -103,18 +103,15 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
         })),
         _ => None,
     };
-    // The weights of the next channels are asked for, evenly over the tiles, where they are so many that they come from far away: no turn waits for
-    // them then.
+    // Many weights come from far away: those of the next channels are asked for, evenly over all turns, so that none waits for them.
     let bytes = P * tile.panel_stride;
     let turns = tile.tiles * tile.taps * (tile.quads / 2);
-    let distance = if bytes < FAR {
-        0
+    let (first, distance) = if bytes < FAR {
+        (0, 0)
     } else {
-        bytes.div_ceil(turns.max(1))
+        (bytes, bytes.div_ceil(turns.max(1)))
     };
-    let mut ahead = tile
-        .weights
-        .wrapping_add(if bytes < FAR { 0 } else { bytes });
+    let mut ahead = tile.weights.wrapping_add(first);
     let mut tile = *tile;
     for left in (0..tile.tiles).rev() {
         let mut acc = [bias; R];

@@ -121,9 +121,10 @@ pub fn scatter(
 ) -> Result<(), KernelError> {
     check_isa(isa)?;
     check_range("planes", &(0..planes.len()), PLANES)?;
-    let last = pixels.saturating_sub(1).saturating_mul(stride);
-    let end = last.saturating_add(planes.len());
-    check_range("elements", &(0..end), input.len())?;
+    if let Some(last) = pixels.checked_sub(1) {
+        let end = last.saturating_mul(stride).saturating_add(planes.len());
+        check_range("elements", &(0..end), input.len())?;
+    }
     for plane in &*planes {
         check_range(
             "pixels",
@@ -358,7 +359,7 @@ element! {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(crate) mod x86 {
     use std::arch::x86_64::*;
 
     /// Transposes 16 × 16 bytes: four rounds, each of which interleaves vector `i` with vector `i + 8`.
@@ -390,6 +391,26 @@ mod x86 {
             // SAFETY: row `row` of the output has 16 writable bytes.
             unsafe { _mm_storeu_si128(output.add(row * out_stride).cast(), v) };
         }
+    }
+
+    /// Transposes 4 × 4 quarters of 128 bits.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn transpose_quarters([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let even = [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
+        ];
+        let odd = [
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
+        ];
+        [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(even[0], even[1]),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(odd[0], odd[1]),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(even[0], even[1]),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(odd[0], odd[1]),
+        ]
     }
 
     /// Transposes up to 16 × 16 words: two rounds within 128 bits, and two between them.
@@ -425,21 +446,8 @@ mod x86 {
             quarters[12 + four] = _mm512_shuffle_ps::<0b11_10_11_10>(ab1, cd1);
         }
         for i in 0..4 {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|four| quarters[4 * i + four]);
-            let even = [
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d),
-            ];
-            let odd = [
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d),
-            ];
-            let transposed = [
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(even[0], even[1]),
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(odd[0], odd[1]),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(even[0], even[1]),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(odd[0], odd[1]),
-            ];
+            let rows = [0, 1, 2, 3].map(|four| _mm512_castps_si512(quarters[4 * i + four]));
+            let transposed = transpose_quarters(rows).map(|v| _mm512_castsi512_ps(v));
             for (quarter, values) in transposed.into_iter().enumerate() {
                 let column = 4 * quarter + i;
                 if column < columns {
@@ -578,7 +586,7 @@ mod tests {
             let mut call = |pixels, stride, start| {
                 scatter(isa, (&input[..8], stride), pixels, &mut [&mut plane], start)
             };
-            assert!(call(8, 1, 0).is_ok());
+            assert!(call(8, 1, 0).is_ok() && call(0, 100, 8).is_ok());
             assert!(call(8, 1, 1).is_err());
             assert!(call(9, 0, 0).is_err());
             assert!(call(3, 4, 0).is_err());

@@ -20,6 +20,7 @@ use super::Segment;
 use super::{MAX_ROWS, narrow};
 use crate::conv::output::{Float, OutputStage, store_float_row};
 use crate::conv::tile::OUTSIDE;
+use crate::shared::layout::x86::transpose_quarters;
 
 /// Channels of a block.
 const WIDTH: usize = 64;
@@ -440,22 +441,9 @@ unsafe fn store_floats(
         // SAFETY: the stage has constants for each channel.
         unsafe { FloatFinish::new(stage, channel, of_panel(panel)) }
     });
-    for (t, &[a, b, c, d]) in sums.iter().enumerate() {
+    for (t, &sums) in sums.iter().enumerate() {
         // Quarter `panel` of each vector has four of its channels.
-        let even = [
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
-        ];
-        let odd = [
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
-        ];
-        let sums = [
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(even[0], even[1]),
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(odd[0], odd[1]),
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(even[0], even[1]),
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(odd[0], odd[1]),
-        ];
+        let sums = transpose_quarters(sums);
         let output = &mut segment.floats[(pixel + t) * channels + of.first..][..count];
         for (panel, (finish, sums)) in panels.iter().zip(sums).enumerate() {
             let output = output.as_mut_ptr().wrapping_add(panel * 16);
