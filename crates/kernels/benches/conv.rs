@@ -10,7 +10,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::conv::{
-    Activations, ConvShape, LinearShape, OutputSlice, OutputStage, Quantized, Residual, fold_bias,
+    Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
+    fold_bias, planes,
 };
 use octofold_kernels::peak::Work;
 use octofold_kernels::qnnpack::{self, Indirection};
@@ -121,6 +122,60 @@ fn bench(criterion: &mut Criterion) {
     }
 }
 
+/// A depthwise layer between channels-first images: bytes in, floats out.
+fn bench_planes(criterion: &mut Criterion) {
+    let shape = ConvShape {
+        groups: 144,
+        ..ConvShape::square((56, 56, 144), 144, 3, 1, 1)
+    };
+    let (channels, len) = (shape.out_c, 144 * 56 * 56);
+    let data: Vec<u8> = (0..len).map(|i| ((i * 7919) >> 3) as u8).collect();
+    let weights: Vec<i8> = (0..9 * channels).map(|i| (i * 31) as i8).collect();
+    let packed = planes::pack(&shape, &weights).expect("a valid shape");
+    let correction = fold_bias(&vec![0; channels], &weights, 3, false).expect("a small bound");
+    let (scale, bias) = (vec![0.01_f32; channels], vec![0.5_f32; channels]);
+    let stage = Float {
+        correction: &correction,
+        scale: &scale,
+        bias: &bias,
+        clamp: None,
+    };
+    let mut output = vec![0.0_f32; len];
+    let mut scratch = vec![0_u8; planes::scratch_len(&shape).expect("a valid shape")];
+    let macs = shape.macs().expect("a valid shape");
+    let mut group = limit::group(criterion, "depthwise3x3_144_56_planes", true);
+    for isa in Isa::supported() {
+        let work = Work {
+            macs,
+            integer: true,
+            read: (len + packed.len() + 12 * channels) as u64,
+            written: 4 * len as u64,
+        };
+        group.work(Throughput::Elements(macs), work);
+        group.bench_function(isa.to_string(), |bencher| {
+            bencher.iter(|| {
+                let input = Activations {
+                    data: black_box(&data),
+                    signed: false,
+                    zero_point: 3,
+                };
+                let (all, scratch) = (0..channels, &mut scratch);
+                planes::conv_planes(
+                    isa,
+                    &shape,
+                    input,
+                    &packed,
+                    &stage,
+                    all,
+                    &mut output,
+                    scratch,
+                )
+            });
+        });
+    }
+    group.finish();
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Engine {
     Fbgemm,
@@ -218,6 +273,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(std::time::Duration::from_millis(200))
         .measurement_time(std::time::Duration::from_millis(800));
-    targets = bench
+    targets = bench, bench_planes
 }
 criterion_main!(benches);
