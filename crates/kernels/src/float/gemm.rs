@@ -1,6 +1,7 @@
-//! The one place that calls the `gemm` crate: a checked product of strided matrices on the calling thread.
+//! The one place that calls the `gemm-f32` crate, the part for floats of `gemm`: a checked product of strided matrices on the calling thread.
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
 
 use crate::KernelError;
 
@@ -93,22 +94,23 @@ unsafe fn accumulate(
     (output, view): (&mut [f32], View),
 ) {
     let first = start == 0;
+    // The function wants columns of contiguous elements, so it gets the transposed product.
     // SAFETY: the caller vouches for the elements; the output is exclusive.
     unsafe {
-        gemm::gemm(
-            rows,
+        get_gemm_fn()(
             cols,
+            rows,
             depth,
             output.as_mut_ptr().add(view.offset),
-            view.col_stride as isize,
             view.row_stride as isize,
+            view.col_stride as isize,
             !first,
-            a.as_ptr().add(a_view.offset + start * a_view.col_stride),
-            a_view.col_stride as isize,
-            a_view.row_stride as isize,
             b.as_ptr().add(b_view.offset + start * b_view.row_stride),
-            b_view.col_stride as isize,
             b_view.row_stride as isize,
+            b_view.col_stride as isize,
+            a.as_ptr().add(a_view.offset + start * a_view.col_stride),
+            a_view.row_stride as isize,
+            a_view.col_stride as isize,
             if first { 0.0 } else { 1.0 },
             1.0,
             false,
