@@ -181,13 +181,13 @@ pub(crate) struct Micro {
 /// The invariants of [`Tile`] hold for `rows` rows but for `wide`, `into` has [`wide_len`] bytes, and the processor has the instruction set.
 pub(crate) type Widen = unsafe fn(tile: &Tile<'_>, rows: usize, into: *mut u8);
 
-/// Bytes of scratch for the widened rows of a tile; 0 where no instruction set widens.
-pub(crate) const fn wide_len(taps: usize, quads: usize) -> usize {
+/// Bytes of scratch for the widened rows of a tile, of at most `rows`; 0 where no instruction set widens.
+pub(crate) const fn wide_len(rows: usize, taps: usize, quads: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    return super::avx2::wide_len(taps, quads);
+    return super::avx2::wide_len(rows, taps, quads);
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (taps, quads);
+        let _ = (rows, taps, quads);
         0
     }
 }

@@ -169,7 +169,7 @@ impl Scratch {
             Source::Patches => product(what, &[chunk, depth])? + 64,
             Source::Taps | Source::Lines => 0,
         };
-        let wide = wide_len(reading.taps, reading.quads);
+        let wide = wide_len(chunk, reading.taps, reading.quads);
         Ok(Self {
             chunk,
             zero,

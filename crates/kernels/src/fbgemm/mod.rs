@@ -58,8 +58,8 @@ pub(crate) const KERNELS: &[Kernel] = &[
     Kernel {
         family: Family::QConv,
         isa: Isa::Avx2,
-        name: "qconv_u8s8_6x16__avx2",
-        tile: (6, 16),
+        name: "qconv_u8s8_3x32__avx2",
+        tile: (3, 32),
     },
     Kernel {
         family: Family::QConv,

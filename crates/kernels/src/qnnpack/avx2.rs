@@ -1,4 +1,4 @@
-//! The micro kernels for AVX2, so that a phone's plan runs on a workstation: two panels of eight channels at a time.
+//! The micro kernels for AVX2, so that a phone's plan runs on a workstation: up to four panels of eight channels at a time.
 
 use std::arch::x86_64::*;
 
@@ -7,25 +7,34 @@ use super::pack::{FORM, PANEL};
 use crate::conv::avx2;
 use crate::conv::tile::{Micro, Tile, partial};
 
-/// 6 x 16.
+/// 3 x 32, in blocks of up to 42 rows.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
-    max_panels: 2,
-    fit_rows: |rows, _| rows.min(avx2::ROWS),
+    max_panels: 4,
+    fit_rows: |rows, _| avx2::block_rows(rows),
     most_tiles: 1,
     run,
     widen: Some(avx2::widen),
 };
 
-/// Computes a tile of one or two panels; a single one is computed twice, and its second copy is not stored.
+/// Computes a block of up to four panels; the last of an odd number is computed twice, and its second copy is not stored.
 ///
 /// # Safety
 /// The invariants of [`Tile`] hold, and the processor has AVX2.
 unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
-    let first = tile.weights.wrapping_add(FORM.header);
-    let second = first.wrapping_add(if panels == 2 { tile.panel_stride } else { 0 });
+    let panel = |panel: usize| {
+        let start = panel.min(panels - 1) * tile.panel_stride;
+        tile.weights.wrapping_add(start + FORM.header)
+    };
     // SAFETY: passed on from the caller; the blocks of a panel follow its header.
-    unsafe { avx2::run::<{ FORM.block() }>(tile, rows, [first, second]) };
+    unsafe {
+        if panels > 2 {
+            let halves = [panel(0), panel(1), panel(2), panel(3)];
+            avx2::run::<{ FORM.block() }, 4>(tile, rows, halves);
+        } else {
+            avx2::run::<{ FORM.block() }, 2>(tile, rows, [panel(0), panel(1)]);
+        }
+    }
 }
 
 /// Depthwise, 16 channels at a time: the bytes of two taps are interleaved and widened, and `vpmaddwd` adds their

@@ -137,7 +137,7 @@ impl Indirection {
 
     /// Bytes of the widened rows of a tile.
     pub(super) fn wide_len(&self) -> usize {
-        wide_len(self.checked.taps, quads(&self.checked))
+        wide_len(self.strip, self.checked.taps, quads(&self.checked))
     }
 
     /// Entries of a table in scratch.
