@@ -243,13 +243,22 @@ impl Builder<'_> {
         row: Option<&Row>,
     ) -> Result<Step, CodegenError> {
         let node = self.graph.node(id);
+        let mut quantizes = false;
         let (op, slots, sources) = match row {
             None => (node.op(), node.inputs().to_vec(), node.sources().to_vec()),
             Some(row) => {
                 let main = self.graph.node(row.main);
                 let before = row.before.iter().map(|&id| self.graph.node(id));
                 let mut slots = main.inputs().to_vec();
-                slots[0] = before.clone().next().and_then(|first| first.input(0));
+                if let Some(&first) = row.before.first() {
+                    let node = self.graph.node(first);
+                    quantizes = first != row.main && matches!(node.op(), Op::QuantizeLinear(_));
+                    let taken = if quantizes { 3 } else { 1 };
+                    slots.resize(slots.len().max(taken), None);
+                    for (slot, operand) in slots.iter_mut().enumerate().take(taken) {
+                        *operand = node.input(slot);
+                    }
+                }
                 let sources: Vec<_> = before.chain([node]).map(Node::sources).collect();
                 (main.op(), slots, sources.concat())
             }
@@ -259,8 +268,8 @@ impl Builder<'_> {
         });
         let mut inputs = Vec::with_capacity(slots.len());
         for (slot, value) in slots.into_iter().enumerate() {
-            // Weights and bias are among the packed constants.
-            let replaced = !packed.is_empty() && (slot == 1 || slot == 2);
+            // Weights and bias are among the packed constants; a quantization has its parameters in their place.
+            let replaced = !packed.is_empty() && !quantizes && (slot == 1 || slot == 2);
             // The shapes that views are given are known already.
             let unread = choice.kernel == Kernel::View && slot > 0;
             inputs.push(if replaced || unread {

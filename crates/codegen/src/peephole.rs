@@ -1,5 +1,5 @@
 //! Nodes in a row that one kernel computes: (de)quantization with a change of layout before or behind it, a convolution with float results with
-//! one behind it, and a depthwise one with changes of layout on both sides.
+//! one behind it, and a depthwise one with changes of layout on both sides and a quantization before them.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use crate::select::{TO_NCHW, TO_NHWC, select};
 /// Nodes in a row that become one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// All but the last node; the step reads the first operand of the first one.
+    /// All but the last node; the step reads the first operand of the first one, and if that is a quantization before `main`, its scale and zero
+    /// point in the place of packed constants.
     pub(crate) before: Vec<NodeId>,
     /// The node that does not only move: its attributes and constants are the step's.
     pub(crate) main: NodeId,
@@ -84,9 +85,16 @@ pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: E
         };
         let moved = graph.node(main).input(0).and_then(before).filter(moves);
         if let (Kernel::QConvDepthwiseToNchw, Some(moved)) = (fused, moved) {
-            // The bytes stay in planes; a quantization before them is no longer one with the change of layout.
-            rows.remove(&moved);
-            row.before.insert(0, moved);
+            // All stays in planes; a quantization is no longer one with the change of layout, but with this, if its zero point tells the type.
+            let x = match graph.node(main).op() {
+                Op::FusedConv(op) => op.x,
+                _ => None,
+            };
+            let quantize = rows.remove(&moved).map(|row| row.main);
+            let quantize = quantize.filter(|&id| {
+                facts(id).params() == x && x.is_some() && graph.node(id).input(2).is_some()
+            });
+            row.before.splice(0..0, quantize.into_iter().chain([moved]));
             row.kernel = Kernel::QConvDepthwisePlanes;
         }
         // Weights that the kernels refuse leave the nodes to portable steps.

@@ -63,6 +63,8 @@ enum Ending {
     FloatNchw,
     /// The same, with a `Transpose` to channels-last before it.
     Planes,
+    /// The same, with a `QuantizeLinear` before that.
+    FloatPlanes,
 }
 
 #[derive(Clone, Debug)]
@@ -101,7 +103,7 @@ prop_compose! {
         signed in any::<bool>(),
         per_channel in any::<bool>(),
         bias in any::<bool>(),
-        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw), Just(Ending::Planes)],
+        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw), Just(Ending::Planes), Just(Ending::FloatPlanes)],
     ) -> ConvCase {
         ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, ending }
     }
@@ -112,13 +114,39 @@ fn run_conv(case: &ConvCase) {
     let mut builder = Builder::new();
     let (in_c, out_c) = (case.groups * case.group_in, case.groups * case.group_out);
     let (height, width) = case.size;
-    let planes = case.ending == Ending::Planes;
+    let planes = matches!(case.ending, Ending::Planes | Ending::FloatPlanes);
     let x_shape = if planes {
         [case.batch, in_c, height, width]
     } else {
         [case.batch, height, width, in_c]
     };
-    let mut x = builder.input("x", dtype(case.signed), &x_shape);
+    let mut x_params = params(&mut random, case.signed, 0.05);
+    let quantizes = case.ending == Ending::FloatPlanes;
+    let x_type = if quantizes {
+        DType::F32
+    } else {
+        dtype(case.signed)
+    };
+    let mut x = builder.input("x", x_type, &x_shape);
+    // Another scale, or a type that no zero point tells, is left to a step of its own.
+    let (other, untold) = (case.seed % 5 == 0, case.seed % 5 == 1);
+    if quantizes {
+        if untold {
+            x_params.zero_point = 0;
+        }
+        let scale = if other { 0.5 } else { x_params.scale };
+        let zero_point = match case.signed {
+            true => Tensor::scalar(x_params.zero_point as i8),
+            false => Tensor::scalar(x_params.zero_point as u8),
+        };
+        let scale = builder.constant(Tensor::scalar(scale));
+        let zero_point = (!untold).then(|| builder.constant(zero_point));
+        let quantize = QuantizeLinear {
+            output_dtype: dtype(case.signed).onnx(),
+            ..default(&[])
+        };
+        x = builder.node(quantize, &[Some(x), Some(scale), zero_point]);
+    }
     if planes {
         let perm = vec![0, 2, 3, 1];
         x = builder.node(Transpose { perm }, &[Some(x)]);
@@ -129,7 +157,7 @@ fn run_conv(case: &ConvCase) {
     ));
     let float = matches!(
         case.ending,
-        Ending::Float | Ending::FloatNchw | Ending::Planes
+        Ending::Float | Ending::FloatNchw | Ending::Planes | Ending::FloatPlanes
     );
     let bias_type = if float { DType::F32 } else { DType::I32 };
     let bias = case
@@ -151,13 +179,13 @@ fn run_conv(case: &ConvCase) {
             Activation::None
         },
         layout: Layout::Nhwc,
-        x: Some(params(&mut random, case.signed, 0.05)),
+        x: Some(x_params),
         w_scale: (0..scales).map(|_| random.scale(0.004)).collect(),
         y,
         residual,
         sum: residual.map(|_| output(&mut random, case.signed, 0.07)),
     };
-    let mut inputs = vec![("x", random.tensor(dtype(case.signed), &x_shape))];
+    let mut inputs = vec![("x", random.tensor(x_type, &x_shape))];
     let mut operands = vec![Some(x), Some(w), bias];
     if residual.is_some() {
         let out = |size: usize, kernel: usize, stride: i64, dilation: i64, pads: i64| {
@@ -198,9 +226,13 @@ fn run_conv(case: &ConvCase) {
                 [Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw]
                     | [Kernel::QConv | Kernel::QConvDepthwise, Kernel::View]
             ),
-            Ending::Planes => {
+            Ending::Planes | Ending::FloatPlanes => {
                 let depthwise = case.groups > 1 && case.group_in == 1 && case.group_out == 1;
-                let fused = kernels == [Kernel::QConvDepthwisePlanes];
+                let fused = if quantizes && (other || untold) {
+                    kernels == [Kernel::Quantize, Kernel::QConvDepthwisePlanes]
+                } else {
+                    kernels == [Kernel::QConvDepthwisePlanes]
+                };
                 fused || !depthwise || kernels.contains(&Kernel::View)
             }
             _ => matches!(*kernels, [Kernel::QConv | Kernel::QConvDepthwise]),
@@ -229,6 +261,31 @@ fn a_change_of_layout_goes_by_strips() {
             bias: true,
             ending: Ending::FloatNchw,
         });
+    }
+}
+
+/// So many weights that threads split the channels, the last one of a part that is no multiple of 64; of many pixels, in strips.
+#[test]
+fn threads_split_the_channels_of_few_pixels() {
+    for (size, group_in, group_out) in [((7, 7), 64, 250), ((20, 20), 4, 400)] {
+        for ending in [Ending::Bytes, Ending::Residual, Ending::Float] {
+            run_conv(&ConvCase {
+                seed: 5,
+                batch: 1,
+                size,
+                groups: 1,
+                group_in,
+                group_out,
+                kernel: (3, 3),
+                stride: (1, 1),
+                dilation: (1, 1),
+                pads: vec![1; 4],
+                signed: false,
+                per_channel: true,
+                bias: true,
+                ending,
+            });
+        }
     }
 }
 

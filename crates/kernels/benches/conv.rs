@@ -9,13 +9,16 @@ mod limit;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use octofold_kernels::conv::planes::Planes;
 use octofold_kernels::conv::{
     Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
     fold_bias, planes,
 };
 use octofold_kernels::peak::Work;
 use octofold_kernels::qnnpack::{self, Indirection};
+use octofold_kernels::shared::Quant8;
 use octofold_kernels::{Isa, fbgemm};
+use octofold_quant::QParams;
 
 fn layers() -> Vec<(&'static str, ConvShape)> {
     let depthwise = |size, channels, kernel, stride| ConvShape {
@@ -122,14 +125,20 @@ fn bench(criterion: &mut Criterion) {
     }
 }
 
-/// A depthwise layer between channels-first images: bytes in, floats out.
+/// A depthwise layer between channels-first images: floats in, which it quantizes, and floats out.
 fn bench_planes(criterion: &mut Criterion) {
     let shape = ConvShape {
         groups: 144,
         ..ConvShape::square((56, 56, 144), 144, 3, 1, 1)
     };
     let (channels, len) = (shape.out_c, 144 * 56 * 56);
-    let data: Vec<u8> = (0..len).map(|i| ((i * 7919) >> 3) as u8).collect();
+    let data: Vec<f32> = (0..len)
+        .map(|i| ((i * 7919) % 4001) as f32 * 2.5e-3)
+        .collect();
+    let to = Quant8::unsigned(QParams {
+        scale: 0.0371,
+        zero_point: 3,
+    });
     let weights: Vec<i8> = (0..9 * channels).map(|i| (i * 31) as i8).collect();
     let packed = planes::pack(&shape, &weights).expect("a valid shape");
     let correction = fold_bias(&vec![0; channels], &weights, 3, false).expect("a small bound");
@@ -148,28 +157,15 @@ fn bench_planes(criterion: &mut Criterion) {
         let work = Work {
             macs,
             integer: true,
-            read: (len + packed.len() + 12 * channels) as u64,
+            read: (4 * len + packed.len() + 12 * channels) as u64,
             written: 4 * len as u64,
         };
         group.work(Throughput::Elements(macs), work);
         group.bench_function(isa.to_string(), |bencher| {
             bencher.iter(|| {
-                let input = Activations {
-                    data: black_box(&data),
-                    signed: false,
-                    zero_point: 3,
-                };
-                let (all, scratch) = (0..channels, &mut scratch);
-                planes::conv_planes(
-                    isa,
-                    &shape,
-                    input,
-                    &packed,
-                    &stage,
-                    all,
-                    &mut output,
-                    scratch,
-                )
+                let input = Planes::Floats(black_box(&data), to);
+                let (all, output, scratch) = (0..channels, &mut output, &mut scratch);
+                planes::conv_planes(isa, &shape, input, &packed, &stage, all, output, scratch)
             });
         });
     }
@@ -251,17 +247,14 @@ fn bench_layer(
                 zero_point: 3,
             };
             let slice = OutputSlice::Bytes(&mut output);
-            let (rows, scratch) = (0..pixels, &mut scratch);
+            let (rows, channels, scratch) = (0..pixels, 0..shape.out_c, &mut scratch);
             match engine {
-                Engine::Fbgemm => {
-                    fbgemm::conv(isa, shape, input, &packed, &stage, rows, slice, scratch)
-                }
-                Engine::Qnnpack => {
-                    let channels = 0..shape.out_c;
-                    qnnpack::conv(
-                        isa, &table, input, &packed, &stage, rows, channels, slice, scratch,
-                    )
-                }
+                Engine::Fbgemm => fbgemm::conv(
+                    isa, shape, input, &packed, &stage, rows, channels, slice, scratch,
+                ),
+                Engine::Qnnpack => qnnpack::conv(
+                    isa, &table, input, &packed, &stage, rows, channels, slice, scratch,
+                ),
             }
         });
     });

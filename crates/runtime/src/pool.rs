@@ -206,6 +206,41 @@ impl Pool {
         })
     }
 
+    /// Cuts `output` into `parts` parts of whole units of `unit` elements (the last unit may be shorter), almost equal, and calls `each(start, part,
+    /// scratch)` for every one, on all threads.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub fn run_units<T: Send>(
+        &self,
+        output: &mut [T],
+        unit: usize,
+        parts: usize,
+        scratch_len: usize,
+        each: impl Fn(usize, &mut [T], &mut [u8]) -> Result<(), StepError> + Sync,
+    ) -> Result<(), StepError> {
+        let (len, unit) = (output.len(), unit.max(1));
+        let units = len.div_ceil(unit);
+        let parts = parts.clamp(1, units.max(1));
+        let start = Start(output.as_mut_ptr());
+        // Not the product, which could overflow.
+        let end = |part: usize| {
+            let units = units / parts * part + (units % parts * part).div_ceil(parts);
+            units.saturating_mul(unit).min(len)
+        };
+        self.run(
+            if len == 0 { 0 } else { parts },
+            scratch_len,
+            &|index, scratch| {
+                let (first, end) = (end(index), end(index + 1));
+                // SAFETY: `end` never falls and is at most `len`, so the part lies in `output`, which is borrowed for the whole call; `run` gives each index to
+                // one thread once, and the parts of different indices do not overlap.
+                let part = unsafe { std::slice::from_raw_parts_mut(start.at(first), end - first) };
+                each(first, part, scratch)
+            },
+        )
+    }
+
     /// Cuts the rows of `output`, each of `width` elements, at the same places into parts of `part` columns (the last may be narrower) and
     /// calls `each(first column, columns, scratch)` for every one, on all threads.
     ///
@@ -386,8 +421,13 @@ mod tests {
                         .for_each(|(i, out)| *out += (first + i) as u32 + 1);
                     Ok(())
                 };
-                pool.run_parts(&mut output, 1 + round % 5, 100, each)
-                    .unwrap();
+                let unit = 1 + round % 5;
+                if round % 2 == 0 {
+                    pool.run_parts(&mut output, unit, 100, each).unwrap();
+                } else {
+                    pool.run_units(&mut output, unit, round % 13, 100, each)
+                        .unwrap();
+                }
                 assert!(
                     output
                         .iter()

@@ -41,13 +41,14 @@ pub fn conv_scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
     Ok(Scratch::new(shape, &checked)?.len)
 }
 
-/// Computes the output pixels `pixels` of a convolution, grouped, depthwise or neither.
+/// Computes output pixels by output channels of a convolution, grouped, depthwise or neither.
 ///
 /// - `input`: `[batch, in_h, in_w, in_c]`;
 /// - `packed`: from [`super::pack()`] for the same shape;
 /// - `stage`: its constants have one entry for each of `out_c` channels;
 /// - `pixels`: a part of `0..batch·out_h·out_w`; calls for disjoint parts may run at the same time;
-/// - `output`: the values of these pixels, `[pixels.len(), out_c]`;
+/// - `channels`: starts at a multiple of 16 and ends at one, or at `out_c`; all channels of a grouped convolution;
+/// - `output`: the values, `[pixels.len(), channels.len()]`. With all channels, or one pixel, this is a contiguous part of the whole output;
 /// - `scratch`: at least [`conv_scratch_len`] bytes with any content, not shared with a concurrent call.
 ///
 /// # Errors
@@ -64,10 +65,10 @@ pub fn conv(
     packed: &[u8],
     stage: &OutputStage<'_>,
     pixels: Range<usize>,
+    channels: Range<usize>,
     output: OutputSlice<'_>,
     scratch: &mut [u8],
 ) -> Result<(), KernelError> {
-    let channels = 0..shape.out_c;
     run(
         isa,
         shape,
@@ -204,7 +205,8 @@ fn run(
     check_range("channels", &channels, shape.out_c)?;
     let whole_panels = channels.start.is_multiple_of(PANEL)
         && (channels.end.is_multiple_of(PANEL) || channels.end == shape.out_c);
-    if !whole_panels {
+    let all = channels == (0..shape.out_c);
+    if !whole_panels || (shape.groups > 1 && !all) {
         let (what, len) = ("channels", shape.out_c);
         return Err(KernelError::Range {
             what,

@@ -14,14 +14,15 @@ use octofold_quant::{QParams, QuantType};
 use octofold_tensor::DType;
 
 use super::pool::{pads, pair};
+use super::split::{self, Parts};
 use super::{Arguments, Call, Work};
 use crate::StepError;
 use crate::plan::{Engine, Kernel};
 use crate::pool::Columns;
 use crate::values::{numbers, numbers_mut};
 
-/// The products that pay for a second thread.
-pub(super) const MACS: usize = 1 << 19;
+/// Rows of a part of columns that are computed at a time, before they are copied to the output.
+const ROWS: usize = 252;
 
 /// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache.
 const STRIP: usize = 96 << 10;
@@ -56,8 +57,6 @@ enum Prepared {
 #[derive(Debug)]
 struct Conv {
     prepared: Prepared,
-    /// Whether it is a matrix product of a single row, whose columns are split.
-    single_row: bool,
     x: QParams,
     signed: bool,
     stage: Stage,
@@ -66,8 +65,16 @@ struct Conv {
     channels: usize,
     /// Output pixels of an image whose channels come first in the result.
     channels_first: Option<usize>,
-    /// Rows of a part; of a single row, columns.
-    part: usize,
+    split: Split,
+}
+
+/// How the output is split among threads.
+#[derive(Clone, Copy, Debug)]
+enum Split {
+    /// Parts are all channels of some rows.
+    Rows(Parts),
+    /// Parts are some channels of all rows.
+    Columns(Parts),
 }
 
 /// The work of an integer `FusedConv` or `FusedLinear`.
@@ -114,7 +121,6 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let quant = input.quant(x)?;
     let shape = sizes.as_conv();
     let (rows, channels) = (shape.pixels()?, shape.out_c);
-    let linear = matches!(sizes, Sizes::Linear(_));
     let prepared = match arguments.engine {
         Engine::Fbgemm => Prepared::Fbgemm(sizes),
         Engine::Qnnpack => Prepared::Qnnpack(Indirection::new(&shape)?),
@@ -135,8 +141,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     }
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
     Ok(Box::new(Conv {
-        part: part(rows, channels, macs, threads, linear),
-        single_row: linear && rows == 1,
+        split: split(&shape, macs, threads, channels_first)?,
         scratch: prepared.scratch_len()?,
         prepared,
         x: quant.params,
@@ -147,40 +152,24 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     }))
 }
 
-/// How many rows make a part; of a matrix product with a single row, how many columns.
-///
-/// Few rows are split once a thread, since every part reads all weights, and evenly. Of many rows, parts are whole tiles of six. None of this shows in
-/// the results.
-pub(super) fn part(
-    rows: usize,
-    channels: usize,
+/// Splits by channels where there are many more weights than activations, since every part reads all of one of them, and by rows elsewhere: the
+/// rows that a thread computed are in its cache still when it reads them for the next layer.
+fn split(
+    shape: &ConvShape,
     macs: usize,
     threads: usize,
-    linear: bool,
-) -> usize {
-    /// Rows that the kernels compute between two looks at the weights.
-    const CHUNK: usize = 240;
-    let (items, unit) = if linear && rows == 1 {
-        (channels, 64)
-    } else if rows <= CHUNK {
-        (rows, 1)
-    } else {
-        (rows, 6)
-    };
-    let parts = if items <= CHUNK || rows == 1 {
-        threads
-    } else {
-        4 * threads
-    };
-    let parts = if threads == 1 {
-        1
-    } else {
-        parts.min(macs / MACS).max(1)
-    };
-    items
-        .div_ceil(parts)
-        .next_multiple_of(unit)
-        .min(items.max(1))
+    channels_first: bool,
+) -> Result<Split, StepError> {
+    let (rows, channels) = (shape.pixels()?, shape.out_c);
+    let weights = shape.kernel_h * shape.kernel_w * (shape.in_c / shape.groups) * channels;
+    let input = shape.batch * shape.in_h * shape.in_w * shape.in_c;
+    if threads > 1 && shape.groups == 1 && !channels_first && weights / 8 > input {
+        let parts = split::columns(macs, threads);
+        if parts.longest(channels) < channels {
+            return Ok(Split::Columns(parts));
+        }
+    }
+    Ok(Split::Rows(split::rows(rows, macs, threads)))
 }
 
 impl Sizes {
@@ -367,7 +356,7 @@ impl Conv {
         }
     }
 
-    fn run_parts<T: Send>(
+    fn run_parts<T: bytemuck::Pod + Send>(
         &self,
         call: &super::Shared<'_>,
         stage: &OutputStage<'_>,
@@ -376,24 +365,53 @@ impl Conv {
     ) -> Result<(), StepError> {
         let (input, weights) = (self.input(call), call.packed(0));
         let (isa, channels) = (call.isa, self.channels);
-        let part = if self.single_row {
-            self.part
-        } else {
-            self.part * channels
+        let run = |rows, columns, output: &mut [T], scratch: &mut [u8]| {
+            let block = (rows, columns, slice(output));
+            self.prepared
+                .run(isa, input, weights, stage, block, scratch)
+        };
+        let part = match self.split {
+            Split::Rows(parts) => {
+                let each = |first: usize, output: &mut [T], scratch: &mut [u8]| {
+                    let rows = first / channels..(first + output.len()) / channels;
+                    Ok(run(rows, 0..channels, output, scratch)?)
+                };
+                let unit = parts.unit * channels;
+                return call
+                    .pool
+                    .run_units(output, unit, parts.count, self.scratch, each);
+            }
+            Split::Columns(parts) => parts.longest(channels),
+        };
+        let rows = output.len() / channels;
+        let strip = rows.min(ROWS);
+        let kernel_scratch = self.scratch.next_multiple_of(64);
+        let block_len = strip.saturating_mul(part).saturating_mul(size_of::<T>());
+        let scratch_len = kernel_scratch.saturating_add(block_len);
+        let each = |first: usize, columns: &mut Columns<'_, T>, scratch: &mut [u8]| {
+            let (kernel_scratch, rest) = scratch.split_at_mut(kernel_scratch);
+            let (block, width) = (numbers_mut::<T>(rest)?, columns.width());
+            for start in (0..rows).step_by(strip) {
+                let end = rows.min(start + strip);
+                let block = &mut block[..(end - start) * width];
+                run(
+                    start..end,
+                    first..first + width,
+                    &mut *block,
+                    kernel_scratch,
+                )?;
+                let mut from = block.chunks_exact(width);
+                for start in (start..end).step_by(16) {
+                    let to = columns.rows(start..end.min(start + 16))?;
+                    for (to, from) in to.into_iter().zip(&mut from) {
+                        to.copy_from_slice(from);
+                    }
+                }
+            }
+            Ok(())
         };
         call.pool
-            .run_parts(output, part, self.scratch, |first, output, scratch| {
-                let end = first + output.len();
-                let (rows, columns) = if self.single_row {
-                    (0..1, first..end)
-                } else {
-                    (first / channels..end / channels, 0..channels)
-                };
-                let block = (rows, columns, slice(output));
-                Ok(self
-                    .prepared
-                    .run(isa, input, weights, stage, block, scratch)?)
-            })
+            .run_columns(output, channels, part, scratch_len, each)
     }
 
     /// Computes strips of pixels, channels-last, in scratch memory, and moves them to the planes of the output while they are near.
@@ -405,13 +423,16 @@ impl Conv {
         pixels: usize,
     ) -> Result<(), StepError> {
         let (input, weights, channels) = (self.input(call), call.packed(0), self.channels);
+        let part = match self.split {
+            Split::Rows(parts) => parts.longest(pixels),
+            Split::Columns(_) => pixels,
+        };
         let strip = (STRIP / (4 * channels)).max(1);
         let strip = strip.next_multiple_of(PLANES).min(pixels);
         let kernel_scratch = self.scratch.next_multiple_of(64);
         let floats = strip.saturating_mul(channels);
         let scratch_len = kernel_scratch.saturating_add(floats.saturating_mul(4));
         for (image, output) in output.chunks_exact_mut(pixels * channels).enumerate() {
-            let part = self.part.min(pixels);
             let each = |first: usize, columns: &mut Columns<'_, f32>, scratch: &mut [u8]| {
                 let (kernel_scratch, rest) = scratch.split_at_mut(kernel_scratch);
                 let strips = numbers_mut::<f32>(rest)?;
@@ -464,7 +485,7 @@ impl Prepared {
         }
     }
 
-    /// Computes some columns of some rows: all columns, where it is no matrix product.
+    /// Computes some columns of some rows.
     fn run(
         &self,
         isa: Isa,
@@ -475,9 +496,9 @@ impl Prepared {
         scratch: &mut [u8],
     ) -> Result<(), KernelError> {
         match self {
-            Self::Fbgemm(Sizes::Conv(shape)) => {
-                fbgemm::conv(isa, shape, input, weights, stage, rows, output, scratch)
-            }
+            Self::Fbgemm(Sizes::Conv(shape)) => fbgemm::conv(
+                isa, shape, input, weights, stage, rows, columns, output, scratch,
+            ),
             Self::Fbgemm(Sizes::Linear(shape)) => fbgemm::linear(
                 isa, shape, input, weights, stage, rows, columns, output, scratch,
             ),

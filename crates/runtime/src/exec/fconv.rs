@@ -8,7 +8,8 @@ use octofold_ops::Op;
 use octofold_ops::families::Layout;
 use octofold_tensor::DType;
 
-use super::conv::{conv_shape, linear_shape, part};
+use super::conv::{conv_shape, linear_shape};
+use super::split::{self, Parts};
 use super::{Arguments, Call, Work};
 use crate::StepError;
 use crate::plan::Kernel;
@@ -31,8 +32,7 @@ struct FloatConv {
     clamp: (f32, f32),
     /// Elements of the output of an item: a pixel or row, a row of pixels of a depthwise convolution, one column of a single row.
     item: usize,
-    /// Items of a part.
-    part: usize,
+    parts: Parts,
     /// Floats of scratch.
     scratch: usize,
 }
@@ -89,16 +89,18 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     };
     arguments.expect_packed(&[(DType::F32, weights), (DType::F32, channels)])?;
     let len = arguments.result.len();
-    let (item, part) = match &sizes {
+    let (item, parts) = match &sizes {
         Sizes::Conv(shape) => {
             let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
-            let pixels = shape.pixels()?;
-            (channels, part(pixels, channels, macs, threads, false))
+            (channels, split::rows(shape.pixels()?, macs, threads))
         }
         Sizes::Linear(shape) => {
             let macs = len.saturating_mul(shape.k);
-            let item = if shape.rows == 1 { 1 } else { channels };
-            (item, part(shape.rows, channels, macs, threads, true))
+            if shape.rows == 1 {
+                (1, split::columns(macs, threads))
+            } else {
+                (channels, split::rows(shape.rows, macs, threads))
+            }
         }
         Sizes::Depthwise(shape) => {
             let row = arguments.result.image()?[2] * channels;
@@ -110,7 +112,8 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             } else {
                 (MACS / (macs / rows).max(1)).clamp(1, rows)
             };
-            (row, rows_a_part)
+            let count = rows.div_ceil(rows_a_part);
+            (row, Parts { unit: 1, count })
         }
     };
     Ok(Box::new(FloatConv {
@@ -118,7 +121,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         residual: residual.is_some(),
         clamp: activation.bounds(),
         item: item.max(1),
-        part: part.max(1),
+        parts,
         scratch,
     }))
 }
@@ -134,9 +137,10 @@ impl Work for FloatConv {
             &[]
         };
         let (isa, clamp) = (call.isa, self.clamp);
-        call.pool.run_parts(
+        call.pool.run_units(
             numbers_mut::<f32>(call.output)?,
-            self.part.saturating_mul(self.item),
+            self.parts.unit.saturating_mul(self.item),
+            self.parts.count,
             self.scratch.saturating_mul(4),
             |first, output, scratch| {
                 let items = first / self.item..(first + output.len()) / self.item;

@@ -16,6 +16,7 @@ mod movement;
 mod planes;
 mod pool;
 mod quantize;
+mod split;
 
 use std::fmt;
 

@@ -1,21 +1,25 @@
 //! Depthwise convolutions between channels-first images.
 
-use octofold_kernels::conv::planes::{conv_planes, packed_len, scratch_len};
+use octofold_kernels::conv::planes::{self, conv_planes, packed_len, scratch_len};
 use octofold_kernels::conv::{Activations, ConvShape, Float};
+use octofold_kernels::shared::Quant8;
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, Layout};
 use octofold_tensor::DType;
 
-use super::conv::{MACS, conv_shape};
-use super::{Arguments, Call, Work};
+use super::conv::conv_shape;
+use super::split::MACS;
+use super::{Arguments, Call, Work, quantize};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
 #[derive(Debug)]
 struct Planes {
     shape: ConvShape,
-    zero_point: i32,
-    signed: bool,
+    /// What the bytes are, of the operand or of what it is quantized to.
+    quant: Quant8,
+    /// Whether the operand is one of floats.
+    quantizes: bool,
     clamp: Option<(f32, f32)>,
     scratch: usize,
     /// Elements of an output plane.
@@ -24,7 +28,7 @@ struct Planes {
     part: usize,
 }
 
-/// The work of an integer `FusedConv` with float results, between two changes of layout.
+/// The work of an integer `FusedConv` with float results, between two changes of layout; and of a `QuantizeLinear` before the first of them.
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let Op::FusedConv(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
@@ -34,7 +38,15 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         return Err(arguments.wrong_operator());
     };
     let input = arguments.operand(0)?;
-    let quant = input.quant(x)?;
+    let quantizes = input.dtype == DType::F32;
+    let quant = if quantizes {
+        quantize::target(arguments)?
+    } else {
+        input.quant(x)?
+    };
+    if quant.params != x {
+        return Err(arguments.wrong_operator());
+    }
     arguments.result.expect(DType::F32)?;
     let shape = conv_shape(op, arguments, (Layout::Nchw, Layout::Nchw))?;
     let channels = shape.out_c;
@@ -47,8 +59,8 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let planes = shape.batch * channels;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
     Ok(Box::new(Planes {
-        zero_point: quant.params.zero_point,
-        signed: quant.signed,
+        quant,
+        quantizes,
         clamp: (op.activation != Activation::None).then(|| op.activation.bounds()),
         scratch: scratch_len(&shape)?,
         plane: shape.pixels()? / shape.batch,
@@ -65,10 +77,14 @@ impl Work for Planes {
             bias: numbers(call.packed(3))?,
             clamp: self.clamp,
         };
-        let input = Activations {
-            data: call.operand(0),
-            signed: self.signed,
-            zero_point: self.zero_point,
+        let input = if self.quantizes {
+            planes::Planes::Floats(numbers(call.operand(0))?, self.quant)
+        } else {
+            planes::Planes::Bytes(Activations {
+                data: call.operand(0),
+                signed: self.quant.signed,
+                zero_point: self.quant.params.zero_point,
+            })
         };
         let shared = call.shared();
         let output = numbers_mut(call.output)?;

@@ -84,6 +84,17 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
     Ok(Box::new(Dequantize { from, images, part }))
 }
 
+/// The bytes that a `QuantizeLinear` gives whose scale and zero point are the second and third operand of a step, whose result is another.
+pub(super) fn target(arguments: &Arguments<'_>) -> Result<Quant8, StepError> {
+    let zero_point = arguments.operands.get(2).copied().flatten();
+    let quant = Quant8 {
+        params: params(arguments)?,
+        signed: zero_point.map_or(Ok(false), |zero_point| zero_point.signed())?,
+    };
+    quant.check()?;
+    Ok(quant)
+}
+
 /// The constant scale and zero point of a (de)quantization of the whole tensor.
 fn params(arguments: &Arguments<'_>) -> Result<QParams, StepError> {
     let scale = arguments.operand(1)?;

@@ -19,7 +19,7 @@ pub enum Kernel {
     /// [`Kernel::QConvToNchw`] with one group a channel.
     QConvDepthwiseToNchw,
     /// [`Kernel::QConvDepthwiseToNchw`] with the `Transpose` before it too: images lie channels-first on both sides. Its weights are packed in a
-    /// form of their own.
+    /// form of their own. Of floats, it has the `QuantizeLinear` before the `Transpose` too, whose scale and zero point are operands 1 and 2.
     QConvDepthwisePlanes,
     /// Integer `FusedLinear`; packed as [`Kernel::QConv`].
     QLinear,

@@ -1,138 +1,375 @@
-//! Planes by AVX-512 with VNNI: 16 outputs of up to four rows at a time.
+//! Planes by AVX-512 with VNNI: 16 neighbouring outputs at a time.
 //!
-//! Four neighbouring taps of a kernel row are one dot product. The bytes under them are brought to the lanes of 16 outputs by a permutation of
-//! dwords, which gives each quarter of a vector the 16 bytes from its first output on, and a shuffle within them. One expanded row serves all
-//! output rows whose kernel it is under.
-#![expect(
-    clippy::needless_range_loop,
-    reason = "counted loops over register tiles read better than nested enumerations"
-)]
+//! The rows of a plane become lines of dwords, which hold the byte of a pixel and those of the three rows above it. So one dot product does four
+//! rows of the kernel, no byte changes its lane, and a line comes of the one above it by a shift: quantized floats are such dwords already. That is
+//! done for a strip of rows at a time, whose lines stay in the first cache.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::Plane;
-use crate::conv::ConvShape;
+use octofold_quant::QParams;
 
-/// Whether the 16 bytes from the first of four outputs on hold all their taps.
+use super::{Plane, Planes};
+use crate::KernelError;
+use crate::conv::shape::{CheckedShape, ConvShape, product};
+
+/// Outputs at a time.
+const LANES: usize = 16;
+
+/// Bytes of the lines of a strip, unless one output row takes more.
+const STRIP: usize = 12 << 10;
+
+/// Whether this kernel takes the shape; others are left to the portable one.
 pub(super) fn takes(shape: &ConvShape) -> bool {
-    shape.stride_w + shape.dilation_w <= 5 && shape.stride_w <= 3
+    shape.stride_w <= 2
 }
 
-/// Where the bytes of four taps of 16 outputs lie among 64.
-#[derive(Clone, Copy)]
-struct Order {
-    dwords: __m512i,
-    bytes: __m512i,
+/// The lines in scratch memory: those of a strip, behind the last ones of the strip before it.
+pub(super) struct Lines {
+    /// Dwords of a line.
+    stride: usize,
+    /// The dword of the first pixel of a row.
+    origin: usize,
+    /// Groups of four rows of the kernel.
+    groups: usize,
+    /// Rows from the first to the last tap of a kernel.
+    last_tap: usize,
+    /// Lines that are kept of a strip: those under the kernel of the next output, and that from which the next line comes.
+    kept: usize,
+    /// Output rows of a strip.
+    strip: usize,
+    /// All lines.
+    count: usize,
+    /// Their bytes, and what aligns them.
+    pub(super) len: usize,
 }
 
-impl Order {
-    #[target_feature(enable = "avx512f")]
-    fn new(stride: usize, dilation: usize) -> Self {
-        let dwords: [i32; 16] = std::array::from_fn(|i| (i / 4 * stride + i % 4) as i32);
-        let bytes: [u8; 64] =
-            std::array::from_fn(|i| (i / 4 % 4 * stride + i % 4 * dilation) as u8);
-        // SAFETY: both arrays are as large as a vector.
-        unsafe {
-            Self {
-                dwords: _mm512_loadu_si512(dwords.as_ptr().cast()),
-                bytes: _mm512_loadu_si512(bytes.as_ptr().cast()),
-            }
-        }
+impl Lines {
+    pub(super) fn new(shape: &ConvShape, checked: &CheckedShape) -> Result<Self, KernelError> {
+        let what = "the scratch buffer";
+        let groups = shape.kernel_h.div_ceil(4);
+        let last_tap = product(what, &[shape.kernel_h - 1, shape.dilation_h])?;
+        let kept = product(what, &[(4 * (groups - 1)).max(1), shape.dilation_h])?;
+        let origin = shape.pad_left.next_multiple_of(LANES);
+        let under = product(what, &[shape.kernel_w - 1, shape.dilation_w])?;
+        let read = checked.out_w.next_multiple_of(LANES) * shape.stride_w + under;
+        let stride = origin + shape.in_w.max(read).next_multiple_of(LANES);
+        let strip = (STRIP / (4 * stride) / shape.stride_h).clamp(1, checked.out_h);
+        // The first strip has the rows up to its last tap, the others as many as they have outputs.
+        let count = kept + strip * shape.stride_h + last_tap;
+        Ok(Self {
+            stride,
+            origin,
+            groups,
+            last_tap,
+            kept,
+            strip,
+            count,
+            len: product(what, &[count, stride, 4])? + 64,
+        })
     }
 }
 
 /// Computes a plane.
 ///
 /// # Safety
-/// The invariants of [`Plane`] hold, [`takes`] its shape, `output` has its size, and the processor has the features.
+/// The invariants of [`Plane`] hold, [`takes`] its shape, `layout` is that of the shape, `output` has its size and `scratch` that of the lines, and the
+/// processor has the features.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn plane(plane: &Plane<'_>, output: &mut [f32]) {
+pub(super) unsafe fn plane(
+    plane: &Plane<'_>,
+    layout: &Lines,
+    output: &mut [f32],
+    scratch: &mut [u8],
+) {
     let shape = plane.shape;
-    let order = Order::new(shape.stride_w, shape.dilation_w);
-    let sharing = shape.dilation_h == 1 && plane.out_h >= 4;
-    let mut y = 0;
-    while y < plane.out_h {
-        // SAFETY: passed on from the caller; the rows exist, and the size is that of the shape.
+    let lines = &mut scratch[..layout.len];
+    let aligned = lines.as_ptr().align_offset(64);
+    // SAFETY: every bit pattern is an i32.
+    let (_, lines, _) = unsafe { lines[aligned..].align_to_mut::<i32>() };
+    let lines = &mut lines[..layout.count * layout.stride];
+    // The padding, and the rows above the first one.
+    lines.fill(i32::from_ne_bytes([plane.zero; 4]));
+    let compute = match (layout.groups, shape.kernel_w, shape.stride_w) {
+        (1, 3, 1) => outputs::<1, 3, 1>,
+        (1, 3, _) => outputs::<1, 3, 2>,
+        (2, 5, 1) => outputs::<2, 5, 1>,
+        (2, 5, _) => outputs::<2, 5, 2>,
+        (_, _, 1) => outputs::<0, 0, 1>,
+        _ => outputs::<0, 0, 2>,
+    };
+    // Rows of the padded plane that have a line; the last of them has the last line kept.
+    let mut made = 0;
+    for output in output.chunks_mut(layout.strip * plane.out_w) {
+        let rows = output.len() / plane.out_w;
+        // A strip begins with the first row that was not made, or with the rows above its first tap.
+        let first = if made == 0 {
+            layout.last_tap
+        } else {
+            shape.stride_h - 1
+        };
+        let end = made + first + (rows - 1) * shape.stride_h + 1;
+        // SAFETY: the strip has so many lines behind those that are kept, and the first output's last tap is in the line `first` of them.
         unsafe {
-            if sharing {
-                // The last rows may be computed a second time.
-                y = y.min(plane.out_h - 4);
-                match (shape.kernel_h, shape.kernel_w, shape.stride_h) {
-                    (3, 3, 1) => rows::<4, 3, 1, 1>(plane, &order, y, output),
-                    (3, 3, 2) => rows::<4, 3, 1, 2>(plane, &order, y, output),
-                    (5, 5, 1) => rows::<4, 5, 2, 1>(plane, &order, y, output),
-                    (5, 5, 2) => rows::<4, 5, 2, 2>(plane, &order, y, output),
-                    _ => rows::<4, 0, 0, 0>(plane, &order, y, output),
-                }
-                y += 4;
-            } else {
-                rows::<1, 0, 0, 0>(plane, &order, y, output);
-                y += 1;
+            push(plane, layout, made..end, lines);
+            compute(plane, layout, layout.kept + first, lines, output);
+        }
+        let kept = (end - made) * layout.stride;
+        lines.copy_within(kept..kept + layout.kept * layout.stride, 0);
+        made = end;
+    }
+}
+
+/// Makes the lines of the rows `rows` of the padded plane, behind those that are kept.
+///
+/// # Safety
+/// `lines` are those of `layout`, with as many lines, and the processor has the features.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn push(plane: &Plane<'_>, layout: &Lines, rows: Range<usize>, lines: &mut [i32]) {
+    let shape = plane.shape;
+    let (top, bottom) = (shape.pad_top, shape.pad_top + shape.in_h);
+    let width = shape.in_w;
+    let first = lines[layout.kept * layout.stride + layout.origin..].as_mut_ptr();
+    let target = |row: usize| Target {
+        first: first.wrapping_add((row - rows.start) * layout.stride),
+        stride: layout.stride,
+        back: shape.dilation_h * layout.stride,
+    };
+    let zeros = _mm512_set1_epi32(plane.zero.into());
+    let push_border = |rows: Range<usize>| {
+        for target in rows.map(target) {
+            for x in (0..width).step_by(LANES) {
+                // SAFETY: lines have place for whole vectors of pixels.
+                unsafe { target.put(x, mask(width - x), zeros) };
             }
+        }
+    };
+    push_border(rows.start..rows.end.min(top));
+    let inside = rows.start.max(top)..rows.end.min(bottom);
+    if !inside.is_empty() {
+        let elements = (inside.start - top) * width..(inside.end - top) * width;
+        let target = target(inside.start);
+        // SAFETY: as above, for each of the rows.
+        unsafe {
+            match plane.input {
+                Planes::Floats(input, to) => {
+                    push_floats(&input[elements], width, target, to.params, plane.zero);
+                }
+                Planes::Bytes(input) => {
+                    push_bytes(&input.data[elements], width, target, plane.flip);
+                }
+            }
+        }
+    }
+    push_border(rows.start.max(bottom)..rows.end);
+}
+
+/// Makes lines of rows of `width` bytes.
+///
+/// # Safety
+/// There is a line for each row, with place for whole vectors, and the processor has the features.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn push_bytes(rows: &[u8], width: usize, mut line: Target, flip: u8) {
+    let flip = _mm512_set1_epi32(flip.into());
+    for row in rows.chunks_exact(width) {
+        let one = |x, mask| {
+            // SAFETY: the row has the bytes of the mask; the others are not read. For the line passed on from the caller.
+            unsafe {
+                let bytes = _mm_maskz_loadu_epi8(mask, row.as_ptr().add(x).cast());
+                let bytes = _mm512_cvtepu8_epi32(bytes);
+                line.put(x, mask, _mm512_xor_si512(bytes, flip));
+            }
+        };
+        let whole = row.len() / LANES * LANES;
+        for x in (0..whole).step_by(LANES) {
+            one(x, ALL);
+        }
+        if whole < row.len() {
+            one(whole, mask(row.len() - whole));
+        }
+        line = line.next();
+    }
+}
+
+/// 1.5 · 2^23: floats around it are whole numbers, in the lowest bits of which is what was added.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// Makes lines of rows of `width` floats, quantized to unsigned bytes: with `zero` in the place of the zero point.
+///
+/// A quotient is between the products with numbers a little below and a little above the reciprocal, which are further from it than the roundings of
+/// both. A row where such products round in two ways is divided.
+///
+/// # Safety
+/// There is a line for each row, with place for whole vectors, and the processor has the features.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn push_floats(
+    rows: &[f32],
+    width: usize,
+    mut line: Target,
+    QParams { scale, .. }: QParams,
+    zero: u8,
+) {
+    const APART: f32 = 1.0 / (1 << 21) as f32;
+    // Neither the scale nor its reciprocal is near the ends of the type's range.
+    let ordinary = (1e-30..1e30).contains(&scale);
+    let zero = f32::from(zero);
+    let (lo, hi) = (-zero, 255.0 - zero);
+    // The bounds leave all steps possible.
+    let bounds = [(lo - 0.25) * scale, (hi + 0.25) * scale].map(|bound| _mm512_set1_ps(bound));
+    let around = [1.0 - APART, 1.0 + APART].map(|by| _mm512_set1_ps(scale.recip() * by));
+    let rounder = _mm512_set1_ps(ROUNDER + zero);
+    let (steps, scale) = (
+        [lo, hi].map(|bound| _mm512_set1_ps(bound)),
+        _mm512_set1_ps(scale),
+    );
+    let zeros = _mm512_set1_epi32(zero as i32);
+    for row in rows.chunks_exact(width) {
+        let load = |x, mask| {
+            // SAFETY: the row has the floats of the mask; the others are not read.
+            unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr().add(x)) }
+        };
+        let mut differences = _mm512_setzero_si512();
+        let mut multiply = |x, mask| {
+            // The second operand is the result when the first is NaN.
+            let value = _mm512_max_ps(load(x, mask), bounds[0]);
+            let value = _mm512_min_ps(value, bounds[1]);
+            let [less, more] =
+                around.map(|by| _mm512_castps_si512(_mm512_fmadd_ps(value, by, rounder)));
+            // differences | (less ^ more)
+            differences = _mm512_ternarylogic_epi32::<0xF6>(differences, less, more);
+            // SAFETY: passed on from the caller.
+            unsafe { line.put(x, mask, less) };
+        };
+        let whole = width / LANES * LANES;
+        for x in (0..whole).step_by(LANES) {
+            multiply(x, ALL);
+        }
+        if whole < width {
+            multiply(whole, mask(width - whole));
+        }
+        if !ordinary || _mm512_test_epi32_mask(differences, differences) != 0 {
+            for x in (0..width).step_by(LANES) {
+                let mask = mask(width - x);
+                let value = _mm512_max_ps(_mm512_div_ps(load(x, mask), scale), steps[0]);
+                // A sum with the rounder would round halves to numbers that are even with the zero point.
+                let value = _mm512_cvtps_epi32(_mm512_min_ps(value, steps[1]));
+                // SAFETY: passed on from the caller.
+                unsafe { line.put(x, mask, _mm512_add_epi32(value, zeros)) };
+            }
+        }
+        line = line.next();
+    }
+}
+
+/// A line that is made.
+#[derive(Clone, Copy)]
+struct Target {
+    first: *mut i32,
+    /// To the next line.
+    stride: usize,
+    /// Back to the line whose rows are those above the one of this line.
+    back: usize,
+}
+
+impl Target {
+    fn next(self) -> Self {
+        let first = self.first.wrapping_add(self.stride);
+        Self { first, ..self }
+    }
+
+    /// Puts bytes, the lowest ones of 16 dwords, below those of the rows above them.
+    ///
+    /// # Safety
+    /// The lines have 16 dwords from `x` on, and the processor has AVX-512 F.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn put(self, x: usize, mask: __mmask16, bytes: __m512i) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let above = self.first.sub(self.back).add(x);
+            let above = _mm512_slli_epi32::<8>(_mm512_loadu_si512(above.cast()));
+            let lowest = _mm512_set1_epi32(0xFF);
+            // above | (bytes & lowest)
+            let dwords = _mm512_ternarylogic_epi32::<0xF8>(above, bytes, lowest);
+            _mm512_mask_storeu_epi32(self.first.add(x), mask, dwords);
         }
     }
 }
 
-/// Computes `T` output rows from `y` on. `H` is the height of the kernel, `G` its groups of four columns and `S` the vertical stride, so that the
-/// loops of common kernels unroll; all three are 0 for any other size.
+/// Computes rows of outputs, the first of which has its last row of taps in line `last`. `G` are the groups of four rows of the kernel, `W` is its width
+/// and `S` the horizontal stride, so that the loops of common kernels unroll; `G` and `W` are 0 for any other size.
 ///
 /// # Safety
-/// As [`plane`]; the rows exist, and the vertical dilation is 1 where `T` is not.
+/// `lines` are those of `layout`, with the rows under the kernel; `output` has whole rows; and the processor has the features.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn rows<const T: usize, const H: usize, const G: usize, const S: usize>(
+unsafe fn outputs<const G: usize, const W: usize, const S: usize>(
     plane: &Plane<'_>,
-    order: &Order,
-    y: usize,
+    layout: &Lines,
+    last: usize,
+    lines: &[i32],
     output: &mut [f32],
 ) {
     let shape = plane.shape;
-    let (height, groups, stride) = if H == 0 {
-        (shape.kernel_h, shape.kernel_w.div_ceil(4), shape.stride_h)
-    } else {
-        (H, G, S)
-    };
+    let groups = if G == 0 { layout.groups } else { G };
+    let width = if W == 0 { shape.kernel_w } else { W };
+    let dilation = shape.dilation_w;
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let (scale, bias) = (_mm512_set1_ps(plane.scale), _mm512_set1_ps(plane.bias));
-    let image = plane.image[y * stride * plane.stride..].as_ptr();
-    for x in (0..plane.out_w).step_by(16) {
-        let mut acc = [_mm512_set1_epi32(plane.correction); T];
-        for row in 0..(T - 1) * stride + height {
-            let row_start = row * shape.dilation_h * plane.stride + x * shape.stride_w;
+    let correction = _mm512_set1_epi32(plane.correction);
+    let clamp = plane
+        .clamp
+        .map(|(lo, hi)| (_mm512_set1_ps(lo), _mm512_set1_ps(hi)));
+    let weights = plane.weights.as_ptr().cast::<i32>();
+    // From the line of one group of four rows to that of the group above it.
+    let group_stride = 4 * shape.dilation_h * layout.stride;
+    let whole = plane.out_w / LANES * LANES;
+    let origin = layout.origin - shape.pad_left;
+    for (y, output) in output.chunks_exact_mut(plane.out_w).enumerate() {
+        let line = (last + y * shape.stride_h) * layout.stride + origin;
+        let line = lines.as_ptr().wrapping_add(line);
+        let output = output.as_mut_ptr();
+        let one = |x: usize, mask| {
+            let mut acc = correction;
             for group in 0..groups {
-                let from = row_start + group * 4 * shape.dilation_w;
-                // SAFETY: the row exists and reaches to here; 64 bytes from each place in it on are readable.
-                let bytes = unsafe { _mm512_loadu_si512(image.add(from).cast()) };
-                let bytes = _mm512_permutexvar_epi32(order.dwords, bytes);
-                let bytes = _mm512_shuffle_epi8(bytes, order.bytes);
-                for t in 0..T {
-                    // Wraps to a large number above the kernel.
-                    let tap = row.wrapping_sub(t * stride);
-                    if tap < height {
-                        let at = (tap * groups + group) * 4;
-                        // SAFETY: the weights have this group of four taps.
-                        let weights = unsafe {
-                            plane
-                                .weights
-                                .as_ptr()
-                                .add(at)
-                                .cast::<i32>()
-                                .read_unaligned()
-                        };
-                        acc[t] = _mm512_dpbusd_epi32(acc[t], bytes, _mm512_set1_epi32(weights));
+                let line = line.wrapping_sub((groups - 1 - group) * group_stride);
+                for column in 0..width {
+                    // SAFETY: a line reaches to the last tap of whole vectors, and the weights have four taps here.
+                    unsafe {
+                        let from = line.add(x * S + column * dilation);
+                        let mut bytes = _mm512_loadu_si512(from.cast());
+                        if S == 2 {
+                            let behind = _mm512_loadu_si512(from.add(LANES).cast());
+                            bytes = _mm512_permutex2var_epi32(bytes, even, behind);
+                        }
+                        let weights = weights.add(group * width + column).read_unaligned();
+                        acc = _mm512_dpbusd_epi32(acc, bytes, _mm512_set1_epi32(weights));
                     }
                 }
             }
-        }
-        let count = (plane.out_w - x).min(16);
-        let mask = ((1_u32 << count) - 1) as u16;
-        for t in 0..T {
-            let mut value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), scale), bias);
-            if let Some((lo, hi)) = plane.clamp {
+            let mut value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale), bias);
+            if let Some((lo, hi)) = clamp {
                 // The second operand is the result when it is NaN, and when both are zeros.
-                value = _mm512_min_ps(_mm512_set1_ps(hi), _mm512_max_ps(_mm512_set1_ps(lo), value));
+                value = _mm512_min_ps(hi, _mm512_max_ps(lo, value));
             }
-            let row = &mut output[(y + t) * plane.out_w + x..][..count];
-            // SAFETY: the slice has as many elements as lanes are written.
-            unsafe { _mm512_mask_storeu_ps(row.as_mut_ptr(), mask, value) };
+            // SAFETY: the row has the outputs of the mask; the others are not written.
+            unsafe { _mm512_mask_storeu_ps(output.add(x), mask, value) };
+        };
+        for x in (0..whole).step_by(LANES) {
+            one(x, ALL);
+        }
+        if whole < plane.out_w {
+            one(whole, mask(plane.out_w - whole));
         }
     }
+}
+
+/// All lanes.
+const ALL: __mmask16 = 0xFFFF;
+
+/// The first `count` lanes, at most all.
+#[inline(always)]
+fn mask(count: usize) -> __mmask16 {
+    ((1_u32 << count.min(LANES)) - 1) as u16
 }

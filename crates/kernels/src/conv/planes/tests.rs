@@ -1,6 +1,8 @@
+use octofold_quant::affine;
+
 use super::*;
 use crate::conv::{ConvShape, fold_bias};
-use crate::shared::testing::Random;
+use crate::shared::testing::{Random, params};
 
 /// Sums in 64 bits over the taps inside of the image, then the definition of the stage.
 fn naive(
@@ -54,8 +56,6 @@ fn check(shape: ConvShape, signed: bool, clamp: Option<(f32, f32)>, seed: u64) {
     let (scale, bias) = (random.floats(channels), random.floats(channels));
     let zero_point = if signed { -7 } else { 131 };
     let correction = fold_bias(&vec![0; channels], &weights, zero_point, signed).unwrap();
-    let values = (&*input, signed, i64::from(zero_point));
-    let expected = naive(&shape, values, &weights, (&scale, &bias, clamp));
     let packed = pack(&shape, &weights).unwrap();
     let stage = Float {
         correction: &correction,
@@ -63,44 +63,65 @@ fn check(shape: ConvShape, signed: bool, clamp: Option<(f32, f32)>, seed: u64) {
         bias: &bias,
         clamp,
     };
-    let size = shape.out_h().unwrap() * shape.out_w().unwrap();
-    for isa in Isa::supported() {
-        // The content of the buffer is of no account, nor is its alignment.
-        let mut scratch = vec![0xA5; scratch_len(&shape).unwrap() + 1];
-        let mut output = vec![f32::NAN; expected.len()];
-        let activations = Activations {
-            data: &input,
-            signed,
-            zero_point,
-        };
-        for (plane, output) in output.chunks_exact_mut(size).enumerate() {
-            let planes = plane..plane + 1;
-            conv_planes(
-                isa,
-                &shape,
-                activations,
-                &packed,
-                &stage,
-                planes,
-                output,
-                &mut scratch[1..],
-            )
-            .unwrap();
+    let compare = |planes: Planes<'_>, bytes: &[u8]| {
+        let values = (bytes, signed, i64::from(zero_point));
+        let expected = naive(&shape, values, &weights, (&scale, &bias, clamp));
+        let size = shape.out_h().unwrap() * shape.out_w().unwrap();
+        for isa in Isa::supported() {
+            // The content of the buffer is of no account, nor is its alignment.
+            let mut scratch = vec![0xA5; scratch_len(&shape).unwrap() + 1];
+            let mut output = vec![f32::NAN; expected.len()];
+            for (plane, output) in output.chunks_exact_mut(size).enumerate() {
+                let (range, scratch) = (plane..plane + 1, &mut scratch[1..]);
+                conv_planes(isa, &shape, planes, &packed, &stage, range, output, scratch).unwrap();
+            }
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&output), bits(&expected), "{isa} {shape:?}");
         }
-        let bits = |values: &[f32]| {
-            values
-                .iter()
-                .map(|value| value.to_bits())
-                .collect::<Vec<_>>()
+    };
+    let activations = Activations {
+        data: &input,
+        signed,
+        zero_point,
+    };
+    compare(Planes::Bytes(activations), &input);
+
+    let to = Quant8 {
+        params: params([0.01, 0.25, 3e-37][seed as usize % 3], zero_point),
+        signed,
+    };
+    let mut floats = random.floats(input.len());
+    for (i, x) in floats.iter_mut().enumerate() {
+        // Up to somewhat more than all steps; every fifth lies between two of them.
+        let steps = *x * 300.0;
+        let steps = if i % 5 == 0 {
+            steps.floor() + 0.5
+        } else {
+            steps
         };
-        assert_eq!(bits(&output), bits(&expected), "{isa} {shape:?}");
+        *x = steps * to.params.scale;
     }
+    let special = [
+        f32::NEG_INFINITY,
+        f32::INFINITY,
+        f32::from_bits(0x7FC0_0055),
+        -0.0,
+        f32::MAX,
+    ];
+    floats
+        .iter_mut()
+        .step_by(11)
+        .zip(special)
+        .for_each(|(x, special)| *x = special);
+    let one = |&x: &f32| affine::quantize_to(x, to.params, to.dtype()) as u8;
+    let quantized: Vec<_> = floats.iter().map(one).collect();
+    compare(Planes::Floats(&floats, to), &quantized);
 }
 
 #[test]
 fn every_size_gives_the_floats_of_the_definition() {
     let mut seed = 1;
-    for (in_h, in_w) in [(1, 1), (5, 7), (9, 16), (11, 33), (20, 67)] {
+    for (in_h, in_w) in [(1, 1), (5, 7), (9, 16), (11, 33), (20, 67), (45, 130)] {
         for (kernel_h, kernel_w) in [(1, 1), (3, 3), (5, 5), (2, 7), (4, 1), (9, 3)] {
             for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3), (4, 1), (1, 5)] {
                 for pad in [0, 1, 4] {
@@ -143,8 +164,9 @@ fn what_does_not_fit_is_refused() {
             bias: &constants.2,
             clamp: None,
         };
+        let data = vec![0; input];
         let activations = Activations {
-            data: &vec![0; input],
+            data: &data,
             signed: false,
             zero_point,
         };
@@ -153,7 +175,7 @@ fn what_does_not_fit_is_refused() {
         conv_planes(
             Isa::Scalar,
             shape,
-            activations,
+            Planes::Bytes(activations),
             &packed,
             &stage,
             planes,

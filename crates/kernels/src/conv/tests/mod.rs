@@ -385,9 +385,7 @@ fn channels_of_a_grouped_convolution_are_computed_together() {
         groups: 2,
         ..ConvShape::square((4, 4, 8), 24, 3, 1, 1)
     };
-    let table = Indirection::new(&shape).expect("a valid shape");
     let weights = vec![1_i8; 24 * 36];
-    let packed = qnnpack::pack(&shape, &weights).expect("a valid shape");
     let (bias, multiplier) = ([0; 24], [0.1; 24]);
     let stage = OutputStage::Quantized(Quantized {
         bias: &bias,
@@ -402,25 +400,27 @@ fn channels_of_a_grouped_convolution_are_computed_together() {
         signed: false,
         zero_point: 0,
     };
-    let mut scratch = vec![0; table.scratch_len()];
-    let mut run = |channels: std::ops::Range<usize>| {
-        let mut output = vec![0; 16 * channels.len()];
-        let (output, pixels) = (OutputSlice::Bytes(&mut output), 0..16);
-        let isa = Isa::detect();
-        qnnpack::conv(
-            isa,
-            &table,
-            input,
-            &packed,
-            &stage,
-            pixels,
-            channels,
-            output,
-            &mut scratch,
-        )
-    };
-    assert_eq!(run(0..24), Ok(()));
-    assert!(matches!(run(16..24), Err(KernelError::Range { .. })));
+    for engine in Engine::ALL {
+        let packed = engine.pack(&shape, &weights).expect("a valid shape");
+        let mut scratch = vec![0; engine.scratch_len(&shape).expect("a valid shape")];
+        let mut run = |channels: std::ops::Range<usize>| {
+            let mut output = vec![0; 16 * channels.len()];
+            let (output, block) = (OutputSlice::Bytes(&mut output), (0..16, channels));
+            let isa = Isa::detect();
+            engine.conv(
+                isa,
+                &shape,
+                input,
+                &packed,
+                &stage,
+                block,
+                output,
+                &mut scratch,
+            )
+        };
+        assert_eq!(run(0..24), Ok(()));
+        assert!(matches!(run(16..24), Err(KernelError::Range { .. })));
+    }
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn wrong_lengths_and_constants_are_refused_before_anything_is_written() {
                     activations,
                     packed,
                     &stage,
-                    pixels,
+                    (pixels, 0..16),
                     slice,
                     &mut scratch,
                 );

@@ -3,6 +3,8 @@
 //! The naive one never sees packed weights, folded biases or flipped signs: it sums `(x - zx)·w` over
 //! the taps inside of the image in 64 bits and takes the rest from `octofold_quant::requantize`.
 
+use std::ops::Range;
+
 use octofold_quant::{QParams, requantize};
 
 use super::super::*;
@@ -42,12 +44,14 @@ impl Engine {
         input: Activations<'_>,
         packed: &[u8],
         stage: &OutputStage<'_>,
-        pixels: std::ops::Range<usize>,
+        (pixels, channels): (Range<usize>, Range<usize>),
         output: OutputSlice<'_>,
         scratch: &mut [u8],
     ) -> Result<(), KernelError> {
         match self {
-            Self::Fbgemm => fbgemm::conv(isa, shape, input, packed, stage, pixels, output, scratch),
+            Self::Fbgemm => fbgemm::conv(
+                isa, shape, input, packed, stage, pixels, channels, output, scratch,
+            ),
             Self::Qnnpack => qnnpack::conv(
                 isa,
                 &Indirection::new(shape)?,
@@ -55,7 +59,7 @@ impl Engine {
                 packed,
                 stage,
                 pixels,
-                0..shape.out_c,
+                channels,
                 output,
                 scratch,
             ),
@@ -235,14 +239,25 @@ impl Tester {
             signed: self.signed,
             zero_point: case.zero_point,
         };
-        let mut start = 0;
-        while start < pixels {
-            let range = start..pixels.min(start.saturating_add(self.step));
-            let part = start * channels..range.end * channels;
-            let mut scratch = Guarded::new(&vec![0xA5_u8; scratch_len]);
-            if case.bytes.is_empty() {
-                let mut output = Guarded::new(&vec![f32::from_bits(0x7FC1_2345); part.len()]);
-                let slice = OutputSlice::Floats(&mut output);
+        let whole = std::iter::once(0..channels);
+        let halves = [0..channels / 32 * 16, channels / 32 * 16..channels];
+        let halves = halves
+            .into_iter()
+            .filter(|half| self.shape.groups == 1 && half.len() < channels);
+        for columns in whole.chain(halves) {
+            let mut start = 0;
+            while start < pixels {
+                let range = start..pixels.min(start.saturating_add(self.step));
+                let len = range.len() * columns.len();
+                let mut scratch = Guarded::new(&vec![0xA5_u8; scratch_len]);
+                let mut bytes = Guarded::new(&vec![0x5A_u8; len]);
+                let mut floats = Guarded::new(&vec![f32::from_bits(0x7FC1_2345); len]);
+                let slice = if case.bytes.is_empty() {
+                    OutputSlice::Floats(&mut floats)
+                } else {
+                    OutputSlice::Bytes(&mut bytes)
+                };
+                let block = (range.clone(), columns.clone());
                 engine
                     .conv(
                         isa,
@@ -250,45 +265,28 @@ impl Tester {
                         input,
                         packed,
                         &stage,
-                        range,
+                        block,
                         slice,
                         &mut scratch,
                     )
                     .expect("valid arguments");
-                let expected = &case.floats[part];
-                let wrong =
-                    (0..output.len()).find(|&i| output[i].to_bits() != expected[i].to_bits());
-                assert_eq!(
-                    wrong,
-                    None,
-                    "{engine:?} {isa} {self:?} from pixel {start}: {:?}",
-                    wrong.map(|i| (output[i], expected[i]))
-                );
-            } else {
-                let mut output = Guarded::new(&vec![0x5A_u8; part.len()]);
-                let slice = OutputSlice::Bytes(&mut output);
-                engine
-                    .conv(
-                        isa,
-                        &self.shape,
-                        input,
-                        packed,
-                        &stage,
-                        range,
-                        slice,
-                        &mut scratch,
-                    )
-                    .expect("valid arguments");
-                let expected = &case.bytes[part];
-                let wrong = (0..output.len()).find(|&i| output[i] != expected[i]);
-                assert_eq!(
-                    wrong,
-                    None,
-                    "{engine:?} {isa} {self:?} from pixel {start}: {:?}",
-                    wrong.map(|i| (output[i], expected[i]))
-                );
+                for (i, (pixel, channel)) in range
+                    .flat_map(|pixel| columns.clone().map(move |channel| (pixel, channel)))
+                    .enumerate()
+                {
+                    let at = pixel * channels + channel;
+                    let (found, expected) = if case.bytes.is_empty() {
+                        (floats[i].to_bits(), case.floats[at].to_bits())
+                    } else {
+                        (u32::from(bytes[i]), u32::from(case.bytes[at]))
+                    };
+                    assert_eq!(
+                        found, expected,
+                        "{engine:?} {isa} {self:?}: channel {channel} of pixel {pixel}, channels {columns:?} from pixel {start}"
+                    );
+                }
+                start = start.saturating_add(self.step).min(pixels);
             }
-            start = start.saturating_add(self.step).min(pixels);
         }
     }
 
