@@ -19,6 +19,7 @@
 //! lengthened file is refused by a checksum or a length, and what passes those is checked as any plan is, so that
 //! a file made by hand cannot do harm either. The metadata is copied; only the constants stay mapped.
 
+mod checksum;
 mod decode;
 mod encode;
 #[allow(
@@ -36,10 +37,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use crc32fast::Hasher;
 use memmap2::{Mmap, MmapOptions};
 use prost::Message;
 
+use self::checksum::crc_meanwhile;
 use crate::{Blob, Plan, PlanError};
 
 /// The version of the format that this program writes and reads.
@@ -56,6 +57,8 @@ const PAGE: usize = 4096;
 struct Header {
     metadata: std::ops::Range<usize>,
     blob: std::ops::Range<usize>,
+    /// The checksum of the blob.
+    blob_crc: u32,
 }
 
 impl Plan {
@@ -75,7 +78,7 @@ impl Plan {
             bytes.extend_from_slice(&(number as u64).to_le_bytes());
         }
         bytes.extend_from_slice(&crc32fast::hash(&metadata).to_le_bytes());
-        bytes.extend_from_slice(&crc(blob).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(blob).to_le_bytes());
         let own = crc32fast::hash(&bytes[..HEADER_CHECKED]);
         bytes.extend_from_slice(&own.to_le_bytes());
         bytes.resize(HEADER, 0);
@@ -122,7 +125,7 @@ impl Plan {
         let header = check(bytes)?;
         let blob = &bytes[header.blob];
         let blob = Blob::copy_of(blob).ok_or(PlanError::Memory(blob.len()))?;
-        read(&bytes[header.metadata], blob)
+        read(&bytes[header.metadata], blob, header.blob_crc)
     }
 
     /// Reads a plan from a file. The constants are mapped and used in place; the file must not be changed while the plan exists
@@ -154,7 +157,7 @@ impl Plan {
             let outside =
                 || PlanError::Format("the constants are not where they can be mapped".to_owned());
             let blob = Blob::mapped(map, header.blob.start, len).ok_or_else(outside)?;
-            read(&metadata, blob)
+            read(&metadata, blob, header.blob_crc)
         });
         plan.map_err(|source| PlanError::File {
             path: path.to_owned(),
@@ -167,22 +170,26 @@ impl Plan {
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the bytes are read as plain numbers and nothing that is read from them afterwards decides about memory, but a file that someone
     // cuts while it is mapped ends the process with a bus error; the documentation of `load` says so. `save` never changes a file.
-    // Every page is read by the checksum, and mapping all at once takes less than a fault for each few of them.
-    unsafe { MmapOptions::new().populate().map(file) }
+    unsafe { MmapOptions::new().map(file) }
 }
 
-/// Decodes and checks the metadata.
-fn read(metadata: &[u8], blob: Blob) -> Result<Plan, PlanError> {
-    if !scan::fits(metadata) {
-        let reason = "its metadata take more memory than those of any plan of their length";
-        return Err(PlanError::Format(reason.to_owned()));
-    }
-    let message =
-        generated::Plan::decode(metadata).map_err(|error| PlanError::Format(error.to_string()))?;
-    Plan::new(decode::plan(message, blob)?)
+/// Decodes and checks the metadata, and compares the checksum of the blob, on which nothing of that depends.
+fn read(metadata: &[u8], blob: Blob, blob_crc: u32) -> Result<Plan, PlanError> {
+    let decode = || {
+        if !scan::fits(metadata) {
+            let reason = "its metadata take more memory than those of any plan of their length";
+            return Err(PlanError::Format(reason.to_owned()));
+        }
+        let message = generated::Plan::decode(metadata)
+            .map_err(|error| PlanError::Format(error.to_string()))?;
+        Plan::new(decode::plan(message, blob.clone())?)
+    };
+    let (found, plan) = crc_meanwhile(blob.bytes(), decode);
+    checksum("constants", blob_crc, found)?;
+    plan
 }
 
-/// Checks header, lengths, padding and checksums.
+/// Checks header, lengths, padding, and the checksums but for that of the blob.
 fn check(bytes: &[u8]) -> Result<Header, PlanError> {
     let format = |reason: &str| PlanError::Format(reason.to_owned());
     let header: &[u8; HEADER] = bytes
@@ -203,7 +210,8 @@ fn check(bytes: &[u8]) -> Result<Header, PlanError> {
             expected: FORMAT,
         });
     }
-    checksum("header", word(HEADER_CHECKED), &header[..HEADER_CHECKED])?;
+    let found = crc32fast::hash(&header[..HEADER_CHECKED]);
+    checksum("header", word(HEADER_CHECKED), found)?;
     if word(12) != 0 || header[HEADER_CHECKED + 4..].iter().any(|&byte| byte != 0) {
         return Err(format("reserved bytes of the header are not zero"));
     }
@@ -228,14 +236,14 @@ fn check(bytes: &[u8]) -> Result<Header, PlanError> {
     let header = Header {
         metadata: HEADER..metadata_end,
         blob: blob_offset..bytes.len(),
+        blob_crc: word(44),
     };
-    checksum("metadata", word(40), &bytes[header.metadata.clone()])?;
-    checksum("constants", word(44), &bytes[header.blob.clone()])?;
+    let metadata = &bytes[header.metadata.clone()];
+    checksum("metadata", word(40), crc32fast::hash(metadata))?;
     Ok(header)
 }
 
-fn checksum(part: &'static str, expected: u32, bytes: &[u8]) -> Result<(), PlanError> {
-    let found = crc(bytes);
+fn checksum(part: &'static str, expected: u32, found: u32) -> Result<(), PlanError> {
     if found == expected {
         Ok(())
     } else {
@@ -245,34 +253,4 @@ fn checksum(part: &'static str, expected: u32, bytes: &[u8]) -> Result<(), PlanE
             found,
         })
     }
-}
-
-/// The CRC-32 of bytes; of many, in parts on as many threads as there are processors, since reading them from memory is all that loading takes.
-fn crc(bytes: &[u8]) -> u32 {
-    /// What pays for a thread.
-    const PART: usize = 4 << 20;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let parts = (bytes.len() / PART).clamp(1, processors.min(8));
-    let hash = |part: &[u8]| {
-        let mut hasher = Hasher::new();
-        hasher.update(part);
-        hasher
-    };
-    let mut chunks = bytes.chunks(bytes.len().div_ceil(parts).max(1));
-    let first = chunks.next().unwrap_or(&[]);
-    std::thread::scope(|scope| {
-        // Where the system refuses a thread, its part is read here.
-        let others: Vec<_> = chunks
-            .map(|part| {
-                let thread = std::thread::Builder::new();
-                (part, thread.spawn_scoped(scope, move || hash(part)))
-            })
-            .collect();
-        let mut all = hash(first);
-        for (part, thread) in others {
-            let hashed = thread.ok().and_then(|thread| thread.join().ok());
-            all.combine(&hashed.unwrap_or_else(|| hash(part)));
-        }
-        all.finalize()
-    })
 }
