@@ -7,14 +7,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use octofold_quant::QParams;
-
 use super::{Plane, Planes};
 use crate::KernelError;
 use crate::conv::shape::{CheckedShape, ConvShape, product};
-
-/// Outputs at a time.
-const LANES: usize = 16;
+use crate::shared::Target8;
+use crate::shared::quantize::avx512::{ALL, LANES, Quantizer, add_differences, first_lanes};
 
 /// Bytes of the lines of a strip, unless one output row takes more.
 const STRIP: usize = 12 << 10;
@@ -140,7 +137,7 @@ unsafe fn push(plane: &Plane<'_>, layout: &Lines, rows: Range<usize>, lines: &mu
         for target in rows.map(target) {
             for x in (0..width).step_by(LANES) {
                 // SAFETY: lines have place for whole vectors of pixels.
-                unsafe { target.put(x, mask(width - x), zeros) };
+                unsafe { target.put(x, first_lanes(width - x), zeros) };
             }
         }
     };
@@ -153,7 +150,12 @@ unsafe fn push(plane: &Plane<'_>, layout: &Lines, rows: Range<usize>, lines: &mu
         unsafe {
             match plane.input {
                 Planes::Floats(input, to) => {
-                    push_floats(&input[elements], width, target, to.params, plane.zero);
+                    push_floats(
+                        &input[elements],
+                        width,
+                        target,
+                        Quantizer::new(Target8::full(to)),
+                    );
                 }
                 Planes::Bytes(input) => {
                     push_bytes(&input.data[elements], width, target, plane.flip);
@@ -186,45 +188,19 @@ unsafe fn push_bytes(rows: &[u8], width: usize, mut line: Target, flip: u8) {
             one(x, ALL);
         }
         if whole < row.len() {
-            one(whole, mask(row.len() - whole));
+            one(whole, first_lanes(row.len() - whole));
         }
         line = line.next();
     }
 }
 
-/// 1.5 · 2^23: floats around it are whole numbers, in the lowest bits of which is what was added.
-const ROUNDER: f32 = 12_582_912.0;
-
-/// Makes lines of rows of `width` floats, quantized to unsigned bytes: with `zero` in the place of the zero point.
-///
-/// A quotient is between the products with numbers a little below and a little above the reciprocal, which are further from it than the roundings of
-/// both. A row where such products round in two ways is divided.
+/// Makes lines of rows of `width` floats, a row where products with the reciprocal do not decide by quotients.
 ///
 /// # Safety
 /// There is a line for each row, with place for whole vectors, and the processor has the features.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn push_floats(
-    rows: &[f32],
-    width: usize,
-    mut line: Target,
-    QParams { scale, .. }: QParams,
-    zero: u8,
-) {
-    const APART: f32 = 1.0 / (1 << 21) as f32;
-    // Neither the scale nor its reciprocal is near the ends of the type's range.
-    let ordinary = (1e-30..1e30).contains(&scale);
-    let zero = f32::from(zero);
-    let (lo, hi) = (-zero, 255.0 - zero);
-    // The bounds leave all steps possible.
-    let bounds = [(lo - 0.25) * scale, (hi + 0.25) * scale].map(|bound| _mm512_set1_ps(bound));
-    let around = [1.0 - APART, 1.0 + APART].map(|by| _mm512_set1_ps(scale.recip() * by));
-    let rounder = _mm512_set1_ps(ROUNDER + zero);
-    let (steps, scale) = (
-        [lo, hi].map(|bound| _mm512_set1_ps(bound)),
-        _mm512_set1_ps(scale),
-    );
-    let zeros = _mm512_set1_epi32(zero as i32);
+unsafe fn push_floats(rows: &[f32], width: usize, mut line: Target, quantizer: Quantizer) {
     for row in rows.chunks_exact(width) {
         let load = |x, mask| {
             // SAFETY: the row has the floats of the mask; the others are not read.
@@ -232,31 +208,23 @@ unsafe fn push_floats(
         };
         let mut differences = _mm512_setzero_si512();
         let mut multiply = |x, mask| {
-            // The second operand is the result when the first is NaN.
-            let value = _mm512_max_ps(load(x, mask), bounds[0]);
-            let value = _mm512_min_ps(value, bounds[1]);
-            let [less, more] =
-                around.map(|by| _mm512_castps_si512(_mm512_fmadd_ps(value, by, rounder)));
-            // differences | (less ^ more)
-            differences = _mm512_ternarylogic_epi32::<0xF6>(differences, less, more);
+            let products = quantizer.multiply(load(x, mask));
+            differences = add_differences(differences, products);
             // SAFETY: passed on from the caller.
-            unsafe { line.put(x, mask, less) };
+            unsafe { line.put(x, mask, products[0]) };
         };
         let whole = width / LANES * LANES;
         for x in (0..whole).step_by(LANES) {
             multiply(x, ALL);
         }
         if whole < width {
-            multiply(whole, mask(width - whole));
+            multiply(whole, first_lanes(width - whole));
         }
-        if !ordinary || _mm512_test_epi32_mask(differences, differences) != 0 {
+        if !quantizer.multiplies() || _mm512_test_epi32_mask(differences, differences) != 0 {
             for x in (0..width).step_by(LANES) {
-                let mask = mask(width - x);
-                let value = _mm512_max_ps(_mm512_div_ps(load(x, mask), scale), steps[0]);
-                // A sum with the rounder would round halves to numbers that are even with the zero point.
-                let value = _mm512_cvtps_epi32(_mm512_min_ps(value, steps[1]));
+                let mask = first_lanes(width - x);
                 // SAFETY: passed on from the caller.
-                unsafe { line.put(x, mask, _mm512_add_epi32(value, zeros)) };
+                unsafe { line.put(x, mask, quantizer.divide(load(x, mask))) };
             }
         }
         line = line.next();
@@ -360,16 +328,7 @@ unsafe fn outputs<const G: usize, const W: usize, const S: usize>(
             one(x, ALL);
         }
         if whole < plane.out_w {
-            one(whole, mask(plane.out_w - whole));
+            one(whole, first_lanes(plane.out_w - whole));
         }
     }
-}
-
-/// All lanes.
-const ALL: __mmask16 = 0xFFFF;
-
-/// The first `count` lanes, at most all.
-#[inline(always)]
-fn mask(count: usize) -> __mmask16 {
-    ((1_u32 << count.min(LANES)) - 1) as u16
 }

@@ -14,6 +14,9 @@ use super::{ImageShape, Quant8, ROUNDER, Reader, Target8, Writer, product};
 use crate::error::check_len;
 use crate::{Isa, KernelError};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
 /// Pixels that a fused kernel quantizes before it transposes them: with [`CHANNELS`] they stay in the first cache.
 const PIXELS: usize = 256;
 /// Channels of the same.
@@ -31,6 +34,12 @@ pub fn quantize(
 ) -> Result<(), KernelError> {
     check_len("the output", input.len(), output.len())?;
     to.check()?;
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Vnni && isa.is_supported() {
+        // SAFETY: the processor has AVX-512, and the lengths are the same.
+        unsafe { avx512::bytes(input, to, output) };
+        return Ok(());
+    }
     quantize_slice(isa, input, to.quant.params.scale, to.writer(), output)
 }
 
@@ -146,11 +155,32 @@ pub fn quantize_nchw_to_nhwc(
                 let part = first..(first + PIXELS).min(pixels.end);
                 if let 3 = channels {
                     let planes = [0, 1, 2].map(|channel| plane(channel, &part));
+                    #[cfg(target_arch = "x86_64")]
+                    if isa == Isa::Avx512Vnni {
+                        // SAFETY: the processor has AVX-512; the planes have the pixels of this part, and the output has three bytes for each.
+                        unsafe { avx512::rgb(planes, to, output) };
+                        continue;
+                    }
                     result = quantize_rgb(isa, planes, scale, writer, output);
                     continue;
                 }
                 for group in (0..channels).step_by(CHANNELS) {
                     let group_end = (group + CHANNELS).min(channels);
+                    #[cfg(target_arch = "x86_64")]
+                    if isa == Isa::Avx512Vnni {
+                        let block = avx512::Block {
+                            input: plane(group, &part).as_ptr(),
+                            plane: shape.pixels,
+                            output: output[group..].as_mut_ptr(),
+                            stride: channels,
+                            count: part.len(),
+                            channels: group_end - group,
+                        };
+                        // SAFETY: the processor has AVX-512; the planes of these channels are in the input, which has the length that was checked, and
+                        // the output has the pixels.
+                        unsafe { avx512::to_nhwc(block, to) };
+                        continue;
+                    }
                     for (channel, bytes) in (group..group_end).zip(bytes.chunks_exact_mut(PIXELS)) {
                         let bytes = &mut bytes[..part.len()];
                         result = quantize_slice(isa, plane(channel, &part), scale, writer, bytes);
@@ -343,6 +373,23 @@ mod tests {
                 None,
                 "{isa} {to:?}"
             );
+            // The same floats as images.
+            for channels in [3, 7] {
+                let pixels = input.len() / channels;
+                let shape = ImageShape {
+                    batch: 1,
+                    channels,
+                    pixels,
+                };
+                let len = shape.len().unwrap();
+                let mut output = vec![0xA5; len];
+                quantize_nchw_to_nhwc(isa, &shape, &input[..len], to, 0..pixels, &mut output)
+                    .unwrap();
+                for i in 0..len {
+                    let byte = output[i % pixels * channels + i / pixels];
+                    assert_eq!(byte, expected[i], "{isa} {to:?}: {} of {shape:?}", input[i]);
+                }
+            }
         }
     }
 
