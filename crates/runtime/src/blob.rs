@@ -7,38 +7,34 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// The alignment of the blob, of constants within it, and of every value in the arena.
 pub const ALIGN: usize = 64;
 
-/// One cache line; a vector of them is aligned memory.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; ALIGN]);
-
-/// Zeroed memory that starts at a multiple of [`ALIGN`].
+/// Zeroed memory that starts at a multiple of [`ALIGN`]: of a page.
 #[derive(Default)]
-pub(crate) struct AlignedBytes(Vec<Line>);
+pub(crate) struct AlignedBytes(Option<MmapMut>);
 
 impl AlignedBytes {
-    /// At least `len` zero bytes; `None` when there is not so much memory.
+    /// `len` zero bytes; `None` when there is not so much memory.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
-        // The system gives zeroed pages when they are first touched, so that a large arena costs what is used of it.
-        bytemuck::allocation::try_zeroed_vec(len.div_ceil(ALIGN))
-            .ok()
-            .map(Self)
+        if len == 0 {
+            return Some(Self(None));
+        }
+        // The system gives zeroed pages when they are first touched, so that a large arena costs what is used of it. Allocators that align would
+        // write the zeros.
+        MmapMut::map_anon(len).ok().map(|memory| Self(Some(memory)))
     }
 
     /// The bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
+        self.0.as_deref().unwrap_or(&[])
     }
 
     /// The bytes for changing.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.0)
+        self.0.as_deref_mut().unwrap_or(&mut [])
     }
 }
 
