@@ -7,7 +7,7 @@
 //!
 //! The loops are in assembly where there are vector instructions, so that no compiler merges, moves or drops their work:
 //! - int8: the instructions by which the kernels multiply, in as many independent chains as registers allow, and nothing beside.
-//!   `vpdpbusd` for AVX-512 VNNI, `vpmaddwd` and `vpaddd` for AVX2 (see `conv/avx2.rs`), `smlal` for NEON, `sdot` for dot products.
+//!   `vpdpbusd` for AVX-512 VNNI, `vpmaddwd` and `vpaddd` for AVX2 (see `conv/avx2/mod.rs`), `smlal` for NEON, `sdot` for dot products.
 //!   Loads, the widening of bytes, packing and the output stage cost real kernels something on top.
 //! - float: fused multiply-adds, in the same way.
 //! - scalar: the plain loop of the portable kernel, on operands in the first cache. It is what the compiler makes of it.

@@ -120,15 +120,11 @@ pub(super) struct Block {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn to_nhwc(block: Block, to: Target8) {
     let quantizer = Quantizer::new(to);
-    // `[four channels][pixel]`, with the bytes of the four channels in a dword.
-    let mut fours = [[_mm512_setzero_si512(); PIXELS / LANES]; CHANNELS / 4];
+    // `[16 pixels][four channels]`, with the bytes of the four channels in a dword.
+    let mut fours = [[_mm512_setzero_si512(); CHANNELS / 4]; PIXELS / LANES];
     let flip = _mm512_set1_epi8(if to.quant.signed { -128 } else { 0 });
     let whole = block.count / LANES;
-    for (i, fours) in fours
-        .iter_mut()
-        .take(block.channels.div_ceil(4))
-        .enumerate()
-    {
+    for i in 0..block.channels.div_ceil(4) {
         // A channel that there is not is read as the last one, and not written.
         let planes = [0, 1, 2, 3].map(|c| {
             let channel = (4 * i + c).min(block.channels - 1);
@@ -139,24 +135,21 @@ pub(super) unsafe fn to_nhwc(block: Block, to: Target8) {
             let x = planes.map(|p| unsafe { _mm512_maskz_loadu_ps(mask, p.add(vector * LANES)) });
             _mm512_xor_si512(quantize_four(&quantizer, x), flip)
         };
-        for (vector, four_bytes) in fours.iter_mut().take(whole).enumerate() {
-            *four_bytes = four(vector, ALL);
+        for (vector, fours) in fours.iter_mut().take(whole).enumerate() {
+            fours[i] = four(vector, ALL);
         }
-        if let Some(four_bytes) = fours.get_mut(whole).filter(|_| whole * LANES < block.count) {
-            *four_bytes = four(whole, first_lanes(block.count - whole * LANES));
+        if whole * LANES < block.count {
+            fours[whole][i] = four(whole, first_lanes(block.count - whole * LANES));
         }
     }
     let mask = u64::MAX >> (CHANNELS - block.channels);
-    for vector in 0..block.count.div_ceil(LANES) {
+    let vectors = block.count.div_ceil(LANES);
+    for (vector, fours) in fours.iter().take(vectors).enumerate() {
         let output = block.output.wrapping_add(vector * LANES * block.stride);
-        let pixels = transpose_dwords(std::array::from_fn(|i| fours[i][vector]));
-        for (p, bytes) in pixels.into_iter().enumerate() {
-            if vector * LANES + p < block.count {
-                // SAFETY: the pixel exists, and the mask has its channels.
-                unsafe {
-                    _mm512_mask_storeu_epi8(output.add(p * block.stride).cast(), mask, bytes)
-                };
-            }
+        let pixels = block.count - vector * LANES;
+        for (p, bytes) in transpose_dwords(fours).into_iter().take(pixels).enumerate() {
+            // SAFETY: the pixel exists, and the mask has its channels.
+            unsafe { _mm512_mask_storeu_epi8(output.add(p * block.stride).cast(), mask, bytes) };
         }
     }
 }
@@ -256,7 +249,7 @@ fn quantize_four(quantizer: &Quantizer, x: [__m512; 4]) -> __m512i {
 /// Transposes 16 × 16 dwords: two rounds within 128 bits, and two between them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose_dwords(rows: [__m512i; 16]) -> [__m512i; 16] {
+fn transpose_dwords(rows: &[__m512i; 16]) -> [__m512i; 16] {
     let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
     for four in 0..4 {
         let [a, b, c, d] = [0, 1, 2, 3].map(|row| rows[4 * four + row]);
