@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use octofold_ir::ValueId;
 use octofold_ops::Described;
 use octofold_ops::families::{
@@ -10,7 +12,8 @@ use octofold_ops::families::{
     Transpose,
 };
 use octofold_quant::{QParams, QuantType};
-use octofold_runtime::Kernel;
+use octofold_runtime::pool::Pool;
+use octofold_runtime::{Kernel, Session, SessionOptions};
 use octofold_tensor::{DType, Tensor};
 use proptest::prelude::*;
 use support::{Builder, Exactness, Random, check};
@@ -287,6 +290,47 @@ fn threads_split_the_channels_of_few_pixels() {
             });
         }
     }
+}
+
+/// Sessions that share their threads, each on a thread of its own, as a server runs them.
+#[test]
+fn sessions_share_a_pool() {
+    let mut random = Random::new(9);
+    let mut builder = Builder::new();
+    let shape = [1, 14, 14, 64];
+    let x = builder.input("x", DType::U8, &shape);
+    let w = builder.constant(random.tensor(DType::I8, &[250, 64, 3, 3]));
+    let conv = FusedConv {
+        layout: Layout::Nhwc,
+        x: Some(params(&mut random, false, 0.05)),
+        w_scale: vec![0.004],
+        y: Some(output(&mut random, false, 0.3)),
+        ..default(&[])
+    };
+    let y = builder.node(conv, &[Some(x), Some(w)]);
+    builder.output(y);
+    let inputs: Vec<_> = (0..4).map(|_| random.tensor(DType::U8, &shape)).collect();
+    let plan = support::plan(&builder.graph);
+    let pool = Arc::new(Pool::new(3).unwrap());
+    std::thread::scope(|scope| {
+        for input in &inputs {
+            let (plan, pool) = (&plan, &pool);
+            scope.spawn(move || {
+                let options = SessionOptions {
+                    threads: 1,
+                    ..SessionOptions::DEFAULT
+                };
+                let mut alone = Session::new(Arc::clone(plan), options).unwrap();
+                let expected = alone.run(&[("x", input.clone())]).unwrap();
+                let (plan, pool) = (Arc::clone(plan), Arc::clone(pool));
+                let mut session = Session::with_pool(plan, options, pool).unwrap();
+                assert_eq!(session.threads(), 3);
+                for _ in 0..20 {
+                    assert_eq!(session.run(&[("x", input.clone())]).unwrap(), expected);
+                }
+            });
+        }
+    });
 }
 
 proptest! {

@@ -4,6 +4,9 @@
 //! each call and then sleep. An atomic counter hands out items, so that a slow thread takes fewer of them. A worker that wakes
 //! late finds the call closed and does not hold it up.
 //!
+//! Sessions may share a pool. While several of them run at a time, each computes on its caller's thread alone, so that a program that runs them on
+//! threads of its own has no more threads at work than those.
+//!
 //! The results do not depend on the number of threads, since kernels compute each item alone.
 
 use std::cell::UnsafeCell;
@@ -11,7 +14,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 use smallvec::SmallVec;
@@ -103,10 +106,24 @@ impl<T> Columns<'_, T> {
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// One call at a time; calls do not nest.
+    /// The sessions that run at this time: see [`Pool::enter`].
+    running: AtomicUsize,
+    /// Held by the caller that has the workers; calls do not nest.
     busy: Mutex<()>,
-    /// One buffer a thread, kept from call to call.
+    /// One buffer a thread, kept from call to call; the first is that of one of the callers.
     scratch: Vec<Mutex<AlignedBytes>>,
+    /// Those of the other callers.
+    spare: Mutex<Vec<AlignedBytes>>,
+}
+
+/// One run of a session; ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
@@ -128,8 +145,10 @@ impl Pool {
         let mut pool = Self {
             shared,
             workers: Vec::new(),
+            running: AtomicUsize::new(0),
             busy: Mutex::new(()),
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
+            spare: Mutex::default(),
         };
         for number in 1..threads {
             let shared = Arc::clone(&pool.shared);
@@ -145,9 +164,15 @@ impl Pool {
         self.scratch.len()
     }
 
+    /// Says that a session begins to run. While more than one does, calls have the threads of their callers only.
+    pub(crate) fn enter(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(&self.running)
+    }
+
     /// Calls `item(i, scratch)` for every `i` in `0..items`, each once, on all threads. The scratch has `scratch_len` bytes with any content.
     ///
-    /// One item, or one thread, runs on the caller's thread at once. Calls must not nest.
+    /// One item, or one thread, runs on the caller's thread at once, and so does a call while another one has the workers. Calls must not nest.
     ///
     /// # Errors
     /// The first error in the order of time; the items that were not yet handed out are dropped then. [`StepError::Worker`] after a panic.
@@ -169,13 +194,12 @@ impl Pool {
                 lock(&failure).get_or_insert(error);
             }
         };
-        if items <= 1 || self.workers.is_empty() {
+        let alone =
+            items > 1 && !self.workers.is_empty() && self.running.load(Ordering::Relaxed) <= 1;
+        if !alone || !self.broadcast(&body) {
             body(0);
-        } else {
-            self.broadcast(&body);
-            if self.shared.panicked.swap(false, Ordering::SeqCst) {
-                return Err(StepError::Worker);
-            }
+        } else if self.shared.panicked.swap(false, Ordering::SeqCst) {
+            return Err(StepError::Worker);
         }
         failure
             .into_inner()
@@ -278,18 +302,19 @@ impl Pool {
         if len == 0 {
             return run(&mut []);
         }
-        let mut scratch = lock(&self.scratch[thread]);
-        if scratch.bytes().len() < len {
-            *scratch = AlignedBytes::default();
-            let no_memory =
-                || StepError::invalid(format!("there is no memory for {len} bytes of scratch"));
-            *scratch = AlignedBytes::zeroed(len).ok_or_else(no_memory)?;
+        if let Some(mut scratch) = try_lock(&self.scratch[thread]) {
+            return run(at_least(&mut scratch, len)?);
         }
-        run(&mut scratch.bytes_mut()[..len])
+        // Another caller has the first one.
+        let mut scratch = lock(&self.spare).pop().unwrap_or_default();
+        let result = at_least(&mut scratch, len).and_then(run);
+        lock(&self.spare).push(scratch);
+        result
     }
 
-    /// Runs `body` on the caller's thread and on all workers that come in time; returns when none of them is in it any more.
-    fn broadcast(&self, body: &Body<'_>) {
+    /// Runs `body` on the caller's thread and on all workers that come in time; returns when none of them is in it any more. Does nothing but give `false`
+    /// while another caller has the workers.
+    fn broadcast(&self, body: &Body<'_>) -> bool {
         /// Closes the call and waits for the workers inside, also when the caller's own part panics.
         struct Close<'a>(&'a Shared);
         impl Drop for Close<'_> {
@@ -307,7 +332,9 @@ impl Pool {
             }
         }
 
-        let _busy = lock(&self.busy);
+        let Some(_busy) = try_lock(&self.busy) else {
+            return false;
+        };
         let shared = &*self.shared;
         // SAFETY: the lifetime is forgotten, but `Close` keeps this function from returning while any worker is inside, and workers
         // read the pointer inside only. The call is closed and empty now, so that nobody reads the cell.
@@ -327,7 +354,19 @@ impl Pool {
         }
         body(0);
         drop(close);
+        true
     }
+}
+
+/// The first `len` bytes of a buffer, which is made anew when it is shorter.
+fn at_least(scratch: &mut AlignedBytes, len: usize) -> Result<&mut [u8], StepError> {
+    if scratch.bytes().len() < len {
+        *scratch = AlignedBytes::default();
+        let no_memory =
+            || StepError::invalid(format!("there is no memory for {len} bytes of scratch"));
+        *scratch = AlignedBytes::zeroed(len).ok_or_else(no_memory)?;
+    }
+    Ok(&mut scratch.bytes_mut()[..len])
 }
 
 /// A worker's life.
@@ -384,6 +423,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Locks as [`lock`] does, unless another thread has the lock.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
@@ -407,6 +455,52 @@ impl std::fmt::Debug for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_that_run_at_a_time_have_no_workers() {
+        let pool = Pool::new(3).unwrap();
+        // With workers, an item ends when a second thread has begun one.
+        let threads_of_a_call = |workers: bool| {
+            let threads = Mutex::new(std::collections::BTreeSet::new());
+            let began = std::time::Instant::now();
+            let each = |_: usize, scratch: &mut [u8]| {
+                scratch.fill(1);
+                lock(&threads).insert(format!("{:?}", std::thread::current().id()));
+                while workers && lock(&threads).len() < 2 && began.elapsed().as_secs() < 60 {
+                    std::thread::yield_now();
+                }
+                Ok(())
+            };
+            pool.run(30, 100, &each).unwrap();
+            threads.into_inner().unwrap().len()
+        };
+        {
+            let _running = pool.enter();
+            assert!(threads_of_a_call(true) > 1);
+            let _other = pool.enter();
+            assert_eq!(threads_of_a_call(false), 1);
+        }
+        assert!(threads_of_a_call(true) > 1);
+
+        // Callers that do not wait for each other, and do not share their scratch memory.
+        std::thread::scope(|scope| {
+            for caller in 0..4_u8 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        let _running = pool.enter();
+                        let each = |index: usize, scratch: &mut [u8]| {
+                            scratch.fill(caller ^ index as u8);
+                            std::thread::yield_now();
+                            assert!(scratch.iter().all(|&byte| byte == caller ^ index as u8));
+                            Ok(())
+                        };
+                        pool.run(5, 64, &each).unwrap();
+                    }
+                });
+            }
+        });
+    }
 
     #[test]
     fn every_item_runs_once_on_any_number_of_threads() {

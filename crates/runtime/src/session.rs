@@ -58,7 +58,7 @@ impl Default for SessionOptions {
 pub struct Session {
     plan: Arc<Plan>,
     isa: Isa,
-    pool: Pool,
+    pool: Arc<Pool>,
     /// Constants that portable steps, views and outputs use.
     constants: Vec<Option<Tensor>>,
     memory: Memory,
@@ -99,6 +99,24 @@ impl Session {
     /// # Errors
     /// When the processor lacks the instruction set, threads cannot be started, or the plan cannot be executed.
     pub fn new(plan: Arc<Plan>, options: SessionOptions) -> Result<Self, RunError> {
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pool = Pool::new(threads).map_err(RunError::Threads)?;
+        Self::with_pool(plan, options, Arc::new(pool))
+    }
+
+    /// A session that shares its threads with others, as a server has one for each of its own threads: while several of them run at a time, each runs on the
+    /// thread that called it alone. The number of threads in the options is not looked at.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with_pool(
+        plan: Arc<Plan>,
+        options: SessionOptions,
+        pool: Arc<Pool>,
+    ) -> Result<Self, RunError> {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         if !isa.is_supported() {
             return Err(RunError::Isa(isa));
@@ -108,14 +126,10 @@ impl Session {
             let engine = plan.engine().name();
             return Err(RunError::OtherProcessor { engine, needed });
         }
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         let (constants, constant_bytes) = materialize(&plan, options.memory)?;
         let mut session = Self {
             isa,
-            pool: Pool::new(threads).map_err(RunError::Threads)?,
+            pool,
             constants,
             memory: Memory {
                 constants: constant_bytes,
@@ -228,7 +242,8 @@ impl Session {
             self.memory.keep(input, tensor);
         }
         self.memory.given = self.memory.live;
-        let plan = Arc::clone(&self.plan);
+        let (plan, pool) = (Arc::clone(&self.plan), Arc::clone(&self.pool));
+        let _running = pool.enter();
         for (index, step) in plan.steps().iter().enumerate() {
             let began = self.profile.is_some().then(Instant::now);
             self.step(&specialization, index, show.as_deref_mut())
@@ -341,7 +356,7 @@ impl Session {
                 }
             }
             Action::Kernel(work) => {
-                let environment = (self.isa, &self.pool);
+                let environment = (self.isa, &*self.pool);
                 self.memory
                     .kernel(&self.plan, specialization, step, &**work, environment)
             }
