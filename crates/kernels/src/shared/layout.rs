@@ -413,7 +413,26 @@ pub(crate) mod x86 {
         ]
     }
 
-    /// Transposes up to 16 × 16 words: two rounds within 128 bits, and two between them.
+    /// Transposes 16 × 16 dwords: two rounds within 128 bits, and two between them.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn transpose_dwords(rows: &[__m512i; 16]) -> [__m512i; 16] {
+        let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
+        for four in 0..4 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|row| rows[4 * four + row]);
+            let (ab0, ab1) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd0, cd1) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            // Quarter `q` of vector `i` has column `4 · q + i` of these four rows.
+            quarters[0][four] = _mm512_unpacklo_epi64(ab0, cd0);
+            quarters[1][four] = _mm512_unpackhi_epi64(ab0, cd0);
+            quarters[2][four] = _mm512_unpacklo_epi64(ab1, cd1);
+            quarters[3][four] = _mm512_unpackhi_epi64(ab1, cd1);
+        }
+        let columns = quarters.map(|rows| transpose_quarters(rows));
+        std::array::from_fn(|column| columns[column % 4][column / 4])
+    }
+
+    /// Transposes up to 16 × 16 words.
     ///
     /// # Safety
     /// `rows` rows of `columns` words are readable at `input`, a stride apart, and `rows` words are writable at the first `columns` of `outputs`; both are
@@ -429,36 +448,19 @@ pub(crate) mod x86 {
             ((1_u32 << columns) - 1) as u16,
             ((1_u32 << rows) - 1) as u16,
         );
-        let mut quarters = [_mm512_setzero_ps(); 16];
-        for four in 0..4 {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|row| {
-                let row = 4 * four + row;
-                let mask = if row < rows { mask } else { 0 };
-                // SAFETY: a row has `columns` readable words; masked lanes, all of a row that there is not, are not read.
-                unsafe { _mm512_maskz_loadu_ps(mask, input.wrapping_add(row * stride)) }
-            });
-            let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-            // Quarter `q` of vector `i` has column `4 · q + i` of these four rows.
-            quarters[four] = _mm512_shuffle_ps::<0b01_00_01_00>(ab0, cd0);
-            quarters[4 + four] = _mm512_shuffle_ps::<0b11_10_11_10>(ab0, cd0);
-            quarters[8 + four] = _mm512_shuffle_ps::<0b01_00_01_00>(ab1, cd1);
-            quarters[12 + four] = _mm512_shuffle_ps::<0b11_10_11_10>(ab1, cd1);
-        }
-        for i in 0..4 {
-            let rows = [0, 1, 2, 3].map(|four| _mm512_castps_si512(quarters[4 * i + four]));
-            let transposed = transpose_quarters(rows).map(|v| _mm512_castsi512_ps(v));
-            for (quarter, values) in transposed.into_iter().enumerate() {
-                let column = 4 * quarter + i;
-                if column < columns {
-                    // The line behind the next one is asked for: that many planes are more than the processor follows by itself.
-                    let ahead = outputs[column].wrapping_add(2 * super::PLANES);
-                    // SAFETY: `rows` words are writable; masked lanes are not written, and asking for a line touches nothing.
-                    unsafe {
-                        _mm512_mask_storeu_ps(outputs[column], row_mask, values);
-                        _mm_prefetch::<_MM_HINT_ET0>(ahead.cast());
-                    }
-                }
+        let rows: [__m512i; 16] = std::array::from_fn(|row| {
+            let mask = if row < rows { mask } else { 0 };
+            // SAFETY: a row has `columns` readable words; masked lanes, all of a row that there is not, are not read.
+            unsafe { _mm512_maskz_loadu_epi32(mask, input.wrapping_add(row * stride).cast()) }
+        });
+        let transposed = transpose_dwords(&rows);
+        for (&output, values) in outputs.iter().zip(transposed).take(columns) {
+            // The line behind the next one is asked for: that many planes are more than the processor follows by itself.
+            let ahead = output.wrapping_add(2 * super::PLANES);
+            // SAFETY: `rows` words are writable; masked lanes are not written, and asking for a line touches nothing.
+            unsafe {
+                _mm512_mask_storeu_epi32(output.cast(), row_mask, values);
+                _mm_prefetch::<_MM_HINT_ET0>(ahead.cast());
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use crate::shared::Target8;
-use crate::shared::layout::x86::transpose_quarters;
+use crate::shared::layout::x86::transpose_dwords;
 
 /// All lanes.
 pub(crate) const ALL: __mmask16 = 0xFFFF;
@@ -244,23 +244,4 @@ fn quantize_four(quantizer: &Quantizer, x: [__m512; 4]) -> __m512i {
         _mm512_slli_epi32::<24>(d),
     );
     _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi32(0xFFFF), low, high)
-}
-
-/// Transposes 16 × 16 dwords: two rounds within 128 bits, and two between them.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose_dwords(rows: &[__m512i; 16]) -> [__m512i; 16] {
-    let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
-    for four in 0..4 {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|row| rows[4 * four + row]);
-        let (ab0, ab1) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let (cd0, cd1) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        // Quarter `q` of vector `i` has column `4 · q + i` of these four rows.
-        quarters[0][four] = _mm512_unpacklo_epi64(ab0, cd0);
-        quarters[1][four] = _mm512_unpackhi_epi64(ab0, cd0);
-        quarters[2][four] = _mm512_unpacklo_epi64(ab1, cd1);
-        quarters[3][four] = _mm512_unpackhi_epi64(ab1, cd1);
-    }
-    let columns = quarters.map(|rows| transpose_quarters(rows));
-    std::array::from_fn(|column| columns[column % 4][column / 4])
 }
