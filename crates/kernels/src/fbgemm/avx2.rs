@@ -4,7 +4,7 @@ use super::pack::{BLOCK, FORM};
 use crate::conv::avx2;
 use crate::conv::tile::{Micro, Tile};
 
-/// 3 x 32, in blocks of up to 42 rows.
+/// 3 x 32, in blocks of up to 126 rows.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 2,

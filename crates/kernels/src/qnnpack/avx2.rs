@@ -7,7 +7,7 @@ use super::pack::{FORM, PANEL};
 use crate::conv::avx2;
 use crate::conv::tile::{Micro, Tile, partial};
 
-/// 3 x 32, in blocks of up to 42 rows.
+/// 3 x 32, in blocks of up to 126 rows.
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 4,

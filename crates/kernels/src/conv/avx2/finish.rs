@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::conv::output::{OutputStage, Quantized};
+use crate::conv::output::{Float, OutputStage, Quantized};
 use crate::conv::scalar::store_floats;
 use crate::conv::tile::{Tile, partial};
 
@@ -18,12 +18,54 @@ const CHANNELS: usize = 16;
 pub(crate) unsafe fn store<const R: usize>(tile: &Tile<'_>, acc: &[[__m256i; 2]; R]) {
     // SAFETY: passed on from the caller; two vectors are 16 numbers.
     unsafe {
-        if let OutputStage::Quantized(stage) = tile.stage {
-            return store_bytes(tile, stage, acc);
+        match tile.stage {
+            OutputStage::Quantized(stage) => return store_bytes(tile, stage, acc),
+            OutputStage::Float(stage) if tile.channels == CHANNELS => {
+                return store_whole_floats(tile, stage, acc);
+            }
+            OutputStage::Float(_) | OutputStage::FloatRows(_) => {}
         }
         for (r, acc) in acc.iter().enumerate() {
             let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
             store_floats(tile, r, sums);
+        }
+    }
+}
+
+/// Stores the floats of a tile of 16 channels.
+///
+/// # Safety
+/// The invariants of [`Tile`] hold for `R` rows and 16 channels, `stage` is that of the tile, and the processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_whole_floats<const R: usize>(
+    tile: &Tile<'_>,
+    stage: &Float<'_>,
+    acc: &[[__m256i; 2]; R],
+) {
+    for half in 0..2 {
+        let channel = tile.channel + half * 8;
+        // SAFETY: the constants have an entry for each channel.
+        let (correction, scale, bias) = unsafe {
+            (
+                _mm256_loadu_si256(stage.correction.as_ptr().add(channel).cast()),
+                _mm256_loadu_ps(stage.scale.as_ptr().add(channel)),
+                _mm256_loadu_ps(stage.bias.as_ptr().add(channel)),
+            )
+        };
+        for (r, acc) in acc.iter().enumerate() {
+            let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[half], correction));
+            let mut value = _mm256_add_ps(_mm256_mul_ps(sum, scale), bias);
+            if let Some((lo, hi)) = stage.clamp {
+                // The second operand is the result when it is NaN, and when both are zeros.
+                value = _mm256_max_ps(_mm256_set1_ps(lo), value);
+                value = _mm256_min_ps(_mm256_set1_ps(hi), value);
+            }
+            // SAFETY: the output is writable for each row and channel of the tile, and was made from a slice of floats.
+            unsafe {
+                let output = tile.output.cast::<f32>();
+                _mm256_storeu_ps(output.add(r * tile.output_stride + half * 8), value);
+            }
         }
     }
 }

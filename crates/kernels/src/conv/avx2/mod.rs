@@ -49,7 +49,7 @@ pub(crate) fn odd_unsigned(bytes: __m256i) -> __m256i {
 }
 
 /// Most rows of a block: of one call of [`run`].
-const BLOCK_ROWS: usize = 42;
+const BLOCK_ROWS: usize = 126;
 
 /// Rows of a tile.
 const ROWS: usize = 3;
@@ -197,9 +197,18 @@ unsafe fn pass<const R: usize, const H: usize>(
     weights: &[[[__m256i; H]; 2]],
     acc: &mut [[__m256i; H]; ROWS],
 ) {
+    let (mut rows, mut weights) = (rows, weights);
     if R == ROWS && H == HALVES {
+        let (pairs, rest) = weights.as_chunks::<2>();
         // SAFETY: passed on from the caller.
-        return unsafe { tallest_pass(rows, stride, weights.as_flattened().as_flattened(), acc) };
+        unsafe {
+            tallest_pass(rows, stride, pairs, acc);
+            rows = rows.add(pairs.len() * 16);
+        }
+        weights = rest;
+        if weights.is_empty() {
+            return;
+        }
     }
     let mut sums: [[__m256i; H]; R] = std::array::from_fn(|r| acc[r]);
     for (i, weights) in weights.as_flattened().iter().enumerate() {
@@ -215,7 +224,8 @@ unsafe fn pass<const R: usize, const H: usize>(
     acc[..R].copy_from_slice(&sums);
 }
 
-/// As [`pass`], of the tallest tile. Compilers load weights into registers when several rows use them, of which there are none left.
+/// As [`pass`], of the tallest tile and two groups of four at a time. Compilers load weights into registers when several rows use them, of which there are none
+/// left.
 ///
 /// # Safety
 /// As [`pass`], for [`ROWS`] rows and [`HALVES`] halves.
@@ -224,13 +234,13 @@ unsafe fn pass<const R: usize, const H: usize>(
 unsafe fn tallest_pass<const H: usize>(
     rows: *const u8,
     stride: usize,
-    weights: &[__m256i],
+    weights: &[[[[__m256i; H]; 2]; 2]],
     acc: &mut [[__m256i; H]; ROWS],
 ) {
-    let quads = weights.len() / (2 * HALVES);
-    if quads == 0 {
+    if weights.is_empty() {
         return;
     }
+    let len = weights.len() * 16;
     macro_rules! products {
         ($pair:literal, $weights:literal) => {
             concat!(
@@ -266,22 +276,24 @@ unsafe fn tallest_pass<const H: usize>(
             )
         };
     }
-    // SAFETY: the loop reads two pairs of each row and eight vectors of weights a group of four; the addresses are those of the ends of the rows, and
+    // SAFETY: the loop reads four pairs of each row and 16 vectors of weights for two groups of four; the addresses are those of the ends of the rows, and
     // `at` runs up to 0.
     unsafe {
-        let end = rows.add(quads * 8);
+        let end = rows.add(len);
         asm!(
             "2:",
             products!(0, 0),
             products!(4, 128),
-            "add {w}, 256",
-            "add {at}, 8",
+            products!(8, 256),
+            products!(12, 384),
+            "add {w}, 512",
+            "add {at}, 16",
             "jne 2b",
             a = in(reg) end,
             b = in(reg) end.add(stride),
             c = in(reg) end.add(2 * stride),
             w = inout(reg) weights.as_ptr() => _,
-            at = inout(reg) -((quads * 8) as isize) => _,
+            at = inout(reg) -(len as isize) => _,
             inout("ymm0") acc[0][0], inout("ymm1") acc[0][1], inout("ymm2") acc[0][2], inout("ymm3") acc[0][3],
             inout("ymm4") acc[1][0], inout("ymm5") acc[1][1], inout("ymm6") acc[1][2], inout("ymm7") acc[1][3],
             inout("ymm8") acc[2][0], inout("ymm9") acc[2][1], inout("ymm10") acc[2][2], inout("ymm11") acc[2][3],
