@@ -169,6 +169,9 @@ fn split(
             return Ok(Split::Columns(parts));
         }
     }
+    // The products of depthwise layers take about that many times as long as others.
+    let cost = if shape.groups == channels { 8 } else { 1 };
+    let macs = macs.saturating_mul(cost);
     Ok(Split::Rows(split::rows(rows, macs, threads)))
 }
 
