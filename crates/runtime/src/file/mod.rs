@@ -44,7 +44,7 @@ use self::checksum::crc_meanwhile;
 use crate::{Blob, Plan, PlanError};
 
 /// The version of the format that this program writes and reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"OCTOPLAN";
 const HEADER: usize = 64;
@@ -173,7 +173,7 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     unsafe { MmapOptions::new().map(file) }
 }
 
-/// Decodes and checks the metadata, and compares the checksum of the blob, on which nothing of that depends.
+/// Decodes and checks the metadata, and compares the checksum of the blob, whose bytes none of that trusts.
 fn read(metadata: &[u8], blob: Blob, blob_crc: u32) -> Result<Plan, PlanError> {
     let decode = || {
         if !scan::fits(metadata) {

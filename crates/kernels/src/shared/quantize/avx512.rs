@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::*;
 
+use super::{CHANNELS, PIXELS};
 use crate::shared::Target8;
 use crate::shared::layout::x86::transpose_dwords;
 
@@ -94,10 +95,6 @@ impl Quantizer {
 pub(crate) fn add_differences(differences: __m512i, [a, b]: [__m512i; 2]) -> __m512i {
     _mm512_ternarylogic_epi32::<0xF6>(differences, a, b)
 }
-
-/// Pixels and channels that are quantized before they are transposed.
-pub(super) const PIXELS: usize = super::PIXELS;
-pub(super) const CHANNELS: usize = super::CHANNELS;
 
 /// A few pixels of a few channels of one image.
 ///
