@@ -54,6 +54,16 @@ pub(crate) fn tap_position(
     (position < size).then_some(position)
 }
 
+/// Fills `entries` with `first`, `first + step`, and so on. Additions only: compilers make vectors of them, which is what the tables of short
+/// kernels need.
+pub(crate) fn fill_steps(entries: &mut [u32], first: u32, step: u32) {
+    let mut offset = first;
+    for entry in entries {
+        *entry = offset;
+        offset = offset.wrapping_add(step);
+    }
+}
+
 /// Fills the first `taps · pixels.len()` entries of `table` with the offset of every tap of every pixel.
 ///
 /// An offset is that of channel 0 of the pixel in the whole input, or [`OUTSIDE`].
@@ -64,6 +74,16 @@ pub(crate) fn offset_table(
     table: &mut [u32],
 ) {
     let count = pixels.len();
+    let channels = shape.in_c;
+    if shape.is_pointwise() {
+        // Offsets fit 32 bits: see `shape`.
+        fill_steps(
+            &mut table[..count],
+            (pixels.start * channels) as u32,
+            channels as u32,
+        );
+        return;
+    }
     for run in runs(checked, pixels) {
         for tap_y in 0..shape.kernel_h {
             let (stride, dilation) = (shape.stride_h, shape.dilation_h);
@@ -75,18 +95,34 @@ pub(crate) fn offset_table(
                     entries.fill(OUTSIDE);
                     continue;
                 };
+                let inside = inside(shape, &run, tap_x);
+                entries[..inside.start].fill(OUTSIDE);
+                entries[inside.end..].fill(OUTSIDE);
                 let row = (run.image * shape.in_h + y) * shape.in_w;
-                // Offsets fit 32 bits where they are inside; elsewhere the wrapped value is not used.
-                let left = (run.x * shape.stride_w + tap_x * shape.dilation_w) as u32;
-                let left = left.wrapping_sub(shape.pad_left as u32);
-                let (row, width) = (row as u32, shape.in_w as u32);
-                let (stride, channels) = (shape.stride_w as u32, shape.in_c as u32);
-                for (entry, i) in entries.iter_mut().zip(0_u32..) {
-                    let position = left.wrapping_add(i.wrapping_mul(stride));
-                    let offset = row.wrapping_add(position).wrapping_mul(channels);
-                    *entry = if position < width { offset } else { OUTSIDE };
-                }
+                let x = (run.x + inside.start) * shape.stride_w + tap_x * shape.dilation_w;
+                // Where no pixel is inside, the column may be in the padding, and is not used.
+                let first = (row + x)
+                    .wrapping_sub(shape.pad_left)
+                    .wrapping_mul(channels);
+                let step = shape.stride_w * channels;
+                fill_steps(&mut entries[inside], first as u32, step as u32);
             }
         }
     }
+}
+
+/// The pixels of a run whose column of the kernel `tap` lies in the image.
+fn inside(shape: &ConvShape, run: &Run, tap: usize) -> Range<usize> {
+    let (stride, first) = (
+        shape.stride_w,
+        run.x * shape.stride_w + tap * shape.dilation_w,
+    );
+    let end = shape.in_w + shape.pad_left;
+    let last = first + (run.len - 1) * stride;
+    if first >= shape.pad_left && last < end {
+        return 0..run.len;
+    }
+    let start = shape.pad_left.saturating_sub(first).div_ceil(stride);
+    let end = end.saturating_sub(first).div_ceil(stride).min(run.len);
+    start.min(end)..end
 }

@@ -122,6 +122,13 @@ impl ConvShape {
         })
     }
 
+    /// Whether each output pixel is computed from the input pixel at its place alone.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        let ones = [self.kernel_h, self.kernel_w, self.stride_h, self.stride_w];
+        let pads = [self.pad_top, self.pad_left, self.pad_bottom, self.pad_right];
+        ones == [1; 4] && pads == [0; 4]
+    }
+
     /// Checks the sizes and derives what the drivers need.
     pub(crate) fn check(&self) -> Result<CheckedShape, KernelError> {
         let sizes = [

@@ -77,7 +77,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) all_channels: usize,
     pub(crate) output: *mut u8,
     pub(crate) output_stride: usize,
-    /// Tiles of this size to compute, each with the rows behind those of the one before; see [`Micro::most_tiles`].
+    /// Tiles of this size to compute, each with the rows behind those of the one before; see [`Micro::fit`].
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX-512"))]
     pub(crate) tiles: usize,
 }
@@ -162,16 +162,14 @@ pub(crate) struct Micro {
     pub(crate) form: PanelForm,
     /// The most panels computed at a time.
     pub(crate) max_panels: usize,
-    /// How many of `rows` remaining rows the next tile of `panels` panels takes; at least one.
-    pub(crate) fit_rows: fn(rows: usize, panels: usize) -> usize,
-    /// The largest [`Tile::tiles`] that `run` takes.
-    pub(crate) most_tiles: usize,
-    /// Computes tiles of `rows` by `panels`, as `fit_rows` and `max_panels` allow.
+    /// How many of `rows` remaining rows the next tile of `panels` panels takes, and how many tiles of this size come next; at least one each.
+    pub(crate) fit: fn(rows: usize, panels: usize) -> (usize, usize),
+    /// Computes tiles of `rows` by `panels`, as `fit` and `max_panels` allow.
     ///
     /// # Safety
     /// The invariants of [`Tile`] hold for each of the tiles, and the processor has the instruction set.
     pub(crate) run: unsafe fn(tile: &Tile<'_>, rows: usize, panels: usize),
-    /// Widens the rows of a tile for all its panels, into [`wide_len`] bytes; `fit_rows` must not depend on the panels then.
+    /// Widens the rows of a tile for all its panels, into [`wide_len`] bytes; `fit` gives one tile then, whatever the panels.
     pub(crate) widen: Option<Widen>,
 }
 
@@ -277,7 +275,7 @@ impl Part<'_> {
         if let Some(widen) = micro.widen {
             let mut row = 0;
             while row < pixels.len() {
-                let rows = (micro.fit_rows)(pixels.len() - row, 1);
+                let (rows, _) = (micro.fit)(pixels.len() - row, 1);
                 for (i, (channel, count)) in groups().enumerate() {
                     let tile = tile(row, channel, count);
                     // SAFETY: passed on from the caller; the tables have one entry a pixel for each tap, and this
@@ -297,15 +295,7 @@ impl Part<'_> {
             let panels = count.div_ceil(form.channels);
             let mut row = 0;
             while row < pixels.len() {
-                let left = pixels.len() - row;
-                let rows = (micro.fit_rows)(left, panels);
-                let alike = |tiles: usize| {
-                    tiles * rows < left && (micro.fit_rows)(left - tiles * rows, panels) == rows
-                };
-                let mut tiles = 1;
-                while tiles < micro.most_tiles && alike(tiles) {
-                    tiles += 1;
-                }
+                let (rows, tiles) = (micro.fit)(pixels.len() - row, panels);
                 let tile = Tile {
                     tiles,
                     ..tile(row, channel, count)

@@ -5,7 +5,7 @@
 //! `vpdpbusd` wraps at 32 bits (it is `vpdpbusds` that saturates), and its sums of four products are exact.
 use std::arch::x86_64::*;
 
-use super::finish::{FloatFinish, WholeRows, channel_mask, store};
+use super::finish::{ByteRows, FloatFinish, channel_mask, packed_rows, store};
 use super::pack::{BLOCK, FORM, PANEL};
 use crate::conv::OutputStage;
 use crate::conv::tile::{EXTRA, Micro, Tile};
@@ -14,27 +14,28 @@ use crate::conv::tile::{EXTRA, Micro, Tile};
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 4,
-    fit_rows,
-    most_tiles: usize::MAX,
+    fit,
     run,
     widen: None,
 };
 
-/// The most rows of a tile of `panels` panels: 24 to 28 sums, the blocks, a broadcast and the sign flip are up to 32 registers. The more panels
+/// Tiles of `panels` panels, with as many rows as fit: 24 to 28 sums, the blocks, a broadcast and the sign flip are up to 32 registers. The more panels
 /// share a broadcast the better: the processor takes four instructions at a time, and half of that where another program runs on the same core.
-fn fit_rows(rows: usize, panels: usize) -> usize {
+fn fit(rows: usize, panels: usize) -> (usize, usize) {
     let most = match panels {
         4.. => 6,
         3 => 9,
         _ => 14,
     };
     // The half of what remains, where it is less than two: a short tile at the end would wait for its own sums.
-    if rows >= 2 * most {
-        most
+    if rows.is_multiple_of(most) {
+        (most, rows / most)
+    } else if rows >= 2 * most {
+        (most, rows / most - 1)
     } else if rows > most {
-        rows.div_ceil(2)
+        (rows.div_ceil(2), if rows.is_multiple_of(2) { 2 } else { 1 })
     } else {
-        rows
+        (rows, 1)
     }
 }
 
@@ -54,7 +55,7 @@ unsafe fn run(tile: &Tile<'_>, rows: usize, panels: usize) {
                         compute::<$rows, $panels, false>(tile);
                     }
                 },)*)*
-                _ => unreachable!("`fit_rows` and `max_panels` give the sizes above only"),
+                _ => unreachable!("`fit` and `max_panels` give the sizes above only"),
             }
         };
     }
@@ -90,13 +91,13 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
         // SAFETY: both have an entry for each channel; masked lanes are not read.
         unsafe { _mm512_maskz_loadu_epi32(mask, from) }
     });
-    let whole = match tile.stage {
+    let bytes = match tile.stage {
         // SAFETY: passed on from the caller.
-        OutputStage::Quantized(stage) if P > 2 => Some(unsafe { WholeRows::new(tile, stage) }),
+        OutputStage::Quantized(stage) => Some(unsafe { ByteRows::new::<P>(tile, stage) }),
         _ => None,
     };
     let floats: Option<[FloatFinish; P]> = match tile.stage {
-        OutputStage::Float(stage) if P > 2 => Some(std::array::from_fn(|p| {
+        OutputStage::Float(stage) => Some(std::array::from_fn(|p| {
             let first = p * PANEL;
             // SAFETY: the stage has constants for each channel of the tile.
             unsafe { FloatFinish::new(stage, tile.channel + first, tile.channels - first) }
@@ -104,12 +105,12 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
         _ => None,
     };
     // Many weights come from far away: those of the next channels are asked for, evenly over all turns, so that none waits for them.
-    let bytes = P * tile.panel_stride;
+    let weights = P * tile.panel_stride;
     let turns = tile.tiles * tile.taps * (tile.quads / 2);
-    let (first, distance) = if bytes < FAR {
+    let (first, distance) = if weights < FAR {
         (0, 0)
     } else {
-        (bytes, bytes.div_ceil(turns.max(1)))
+        (weights, weights.div_ceil(turns.max(1)))
     };
     let mut ahead = tile.weights.wrapping_add(first);
     let mut tile = *tile;
@@ -139,40 +140,41 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
                 blocks = blocks.wrapping_add(BLOCK);
             }
         }
-        if let Some(whole) = &whole {
-            // Each row by its number, so that the sums have no address and stay in registers.
-            macro_rules! store {
-                ($($r:literal)*) => {
-                    $(if $r < R {
-                        // SAFETY: passed on from the caller.
-                        unsafe {
-                            if whole.plain {
-                                whole.store::<P, true>(&tile, $r, acc[$r % R]);
-                            } else {
-                                whole.store::<P, false>(&tile, $r, acc[$r % R]);
-                            }
+        // The sums of a row, by its number, so that they have no address and stay in registers.
+        macro_rules! each_row {
+            (|$r:ident| $do:expr; $($row:literal)*) => {{
+                $(if $row < R {
+                    const $r: usize = $row;
+                    $do
+                })*
+            }};
+        }
+        if let Some(bytes) = &bytes {
+            each_row!(|FIRST| {
+                if FIRST.is_multiple_of(packed_rows(P)) {
+                    let rows = packed_rows(P).min(R - FIRST % R);
+                    let sums = std::array::from_fn(|i| acc[(FIRST + i / P) % R][i % P]);
+                    // SAFETY: passed on from the caller.
+                    unsafe {
+                        if bytes.plain {
+                            bytes.store::<P, true>(&tile, (FIRST, rows), sums);
+                        } else {
+                            bytes.store::<P, false>(&tile, (FIRST, rows), sums);
                         }
-                    })*
-                };
-            }
-            store!(0 1 2 3 4 5 6 7 8);
+                    }
+                }
+            }; 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
         } else if let Some(floats) = &floats {
-            macro_rules! store {
-                ($($r:literal)*) => {
-                    $(if $r < R {
-                        let output = tile.output.cast::<f32>();
-                        let output = output.wrapping_add($r * tile.output_stride);
-                        for (p, finish) in floats.iter().enumerate() {
-                            // SAFETY: the output is writable for each row and channel.
-                            unsafe { finish.store(acc[$r % R][p], output.wrapping_add(p * PANEL)) };
-                        }
-                    })*
-                };
-            }
-            store!(0 1 2 3 4 5 6 7 8);
+            each_row!(|ROW| {
+                let output = tile.output.cast::<f32>();
+                let output = output.wrapping_add(ROW * tile.output_stride);
+                for (p, finish) in floats.iter().enumerate() {
+                    // SAFETY: the output is writable for each row and channel.
+                    unsafe { finish.store(acc[ROW % R][p], output.wrapping_add(p * PANEL)) };
+                }
+            }; 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
         } else {
-            // This output stage reads the sums from memory: it is the same code for any number of rows, and small enough for the cache
-            // of decoded instructions. They are copied one by one, so that they have no address above and stay in registers there.
+            // This stage reads the sums from memory. They are copied one by one, so that they have no address above and stay in registers there.
             let mut sums = [[_mm512_setzero_si512(); P]; R];
             for r in 0..R {
                 for p in 0..P {

@@ -27,7 +27,7 @@ use crate::{Isa, KernelError};
 pub const PIXEL_GRAIN: usize = 42;
 
 /// Most pixels of a chunk: a multiple of [`PIXEL_GRAIN`], so that only the last tile of a range is short.
-const CHUNK: usize = 6 * PIXEL_GRAIN;
+const CHUNK: usize = 24 * PIXEL_GRAIN;
 
 /// The number of scratch bytes that [`conv`] needs, whatever the range.
 ///
@@ -151,10 +151,10 @@ impl Scratch {
         let what = "the scratch buffer";
         let reading = Reading::new(shape, checked);
         let depth = checked.k.next_multiple_of(4);
-        // Patches stay in the first-level cache with the weights of a panel; tables are read once a panel.
+        // Patches and tables stay in the first-level cache with the weights of a panel.
         let (limit, per_pixel) = match reading.source {
             Source::Patches => (24 << 10, depth),
-            Source::Taps | Source::Lines => (64 << 10, 4 * reading.taps),
+            Source::Taps | Source::Lines => (8 << 10, 4 * reading.taps),
         };
         let fitting = limit / per_pixel / PIXEL_GRAIN * PIXEL_GRAIN;
         let chunk = fitting.clamp(PIXEL_GRAIN, CHUNK).min(checked.pixels);

@@ -1,29 +1,20 @@
 //! The output stages of AVX-512: what becomes of the sums of a tile.
 //!
-//! [`WholeRows`] and [`FloatFinish`] take sums from registers, for tiles of three and four panels; [`store`] takes those of narrower tiles, and of
-//! stages with constants for each row, from memory.
+//! [`ByteRows`] and [`FloatFinish`] take sums from registers; [`store`] takes those of stages with constants for each row from memory.
 
 use std::arch::x86_64::*;
 
 use super::pack::PANEL;
 use crate::conv::scalar::store_floats;
 use crate::conv::tile::Tile;
-use crate::conv::{Float, OutputStage, Quantized};
+use crate::conv::{Float, Quantized};
 
-/// Passes the sums of a tile, in which the constants of its channels are included, through the output stage.
+/// Passes the sums of a tile through an output stage with constants for each row.
 ///
 /// # Safety
-/// The invariants of [`Tile`] hold for as many rows as `sums` has and `P` panels, and the processor has the features.
+/// The invariants of [`Tile`] hold for as many rows as `sums` has and `P` panels, and the stage gives floats.
 #[inline(never)]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn store<const P: usize>(tile: &Tile<'_>, sums: &[[__m512i; P]]) {
-    match tile.stage {
-        // SAFETY: passed on from the caller.
-        OutputStage::Quantized(stage) => return unsafe { store_bytes(tile, stage, sums) },
-        // SAFETY: passed on from the caller.
-        OutputStage::Float(stage) => return unsafe { store_floats_alike(tile, stage, sums) },
-        OutputStage::FloatRows(_) => {}
-    }
     for (r, sums) in sums.iter().enumerate() {
         // SAFETY: a row has `16 · P` numbers, at least as many as the tile has channels, and the stage gives floats.
         unsafe {
@@ -229,127 +220,6 @@ impl FloatFinish {
     }
 }
 
-/// Stores the floats of a tile whose rows have the same constants.
-///
-/// # Safety
-/// As [`store`]; `stage` is that of the tile.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn store_floats_alike<const P: usize>(
-    tile: &Tile<'_>,
-    stage: &Float<'_>,
-    sums: &[[__m512i; P]],
-) {
-    for p in 0..P {
-        let first = p * PANEL;
-        // SAFETY: the stage has constants for each channel of the tile, and the output is writable for each row and channel.
-        unsafe {
-            let finish = FloatFinish::new(stage, tile.channel + first, tile.channels - first);
-            for (r, sums) in sums.iter().enumerate() {
-                let output = tile.output.cast::<f32>();
-                finish.store(sums[p], output.add(r * tile.output_stride + first));
-            }
-        }
-    }
-}
-
-/// Requantizes and stores a tile.
-///
-/// # Safety
-/// As [`store`]; `stage` is that of the tile.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn store_bytes<const P: usize>(
-    tile: &Tile<'_>,
-    stage: &Quantized<'_>,
-    sums: &[[__m512i; P]],
-) {
-    let finish = Finish::new(stage);
-    let residual = stage
-        .residual
-        .map_or(std::ptr::null(), |residual| residual.data.as_ptr());
-    let masks: [u16; P] = std::array::from_fn(|p| channel_mask(tile.channels - p * PANEL));
-    let multiplier: [__m512; P] = std::array::from_fn(|p| {
-        let channel = tile.channel + p * PANEL;
-        // SAFETY: the multiplier has an entry for each channel; masked lanes are not read.
-        unsafe { _mm512_maskz_loadu_ps(masks[p], stage.multiplier.as_ptr().add(channel)) }
-    });
-    // Packing leaves four bytes of each vector in a quarter; this brings those of a vector together.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    // Four vectors are packed at a time: as many whole rows as they hold.
-    let whole = 4 / P;
-    for (group, sums) in sums.chunks(whole).enumerate() {
-        let first = group * whole;
-        let value = |i: usize| {
-            let (row, p) = (i / P, i % P);
-            if row >= sums.len() {
-                return _mm512_setzero_si512();
-            }
-            let Some(stage) = &finish.residual else {
-                return finish.steps::<false>(sums[row][p], multiplier[p]);
-            };
-            let at = (tile.row + first + row) * tile.all_channels + tile.channel + p * PANEL;
-            // SAFETY: the residual has an element for each row and channel; masked lanes are not read.
-            let bytes = unsafe { _mm_maskz_loadu_epi8(masks[p], residual.add(at).cast()) };
-            finish.steps_with::<false>(sums[row][p], multiplier[p], stage, bytes)
-        };
-        let bytes = finish.bytes::<false>([value(0), value(1), value(2), value(3)]);
-        let bytes = _mm512_permutexvar_epi32(order, bytes);
-        for row in 0..sums.len() {
-            // SAFETY: the output is writable for each row and channel of the tile.
-            unsafe {
-                let output = tile.output.add((first + row) * tile.output_stride);
-                store_row::<P>(output, bytes, row, tile.channels);
-            }
-        }
-    }
-}
-
-/// Stores row `row` of a vector of rows of `P` panels each: its first `channels` bytes.
-///
-/// # Safety
-/// That many bytes, at most `16 · P`, are writable, and the processor has the features.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn store_row<const P: usize>(output: *mut u8, rows: __m512i, row: usize, channels: usize) {
-    // SAFETY: passed on from the caller; masked lanes are not written.
-    unsafe {
-        match (P, row) {
-            (3 | 4, _) if channels == 64 => _mm512_storeu_si512(output.cast(), rows),
-            (3 | 4, _) => {
-                let mask = (1_u64 << channels) - 1;
-                _mm512_mask_storeu_epi8(output.cast(), mask, rows);
-            }
-            (2, _) => {
-                let half = match row {
-                    0 => _mm512_castsi512_si256(rows),
-                    _ => _mm512_extracti64x4_epi64::<1>(rows),
-                };
-                let mask = ((1_u64 << channels) - 1) as u32;
-                if mask == u32::MAX {
-                    _mm256_storeu_si256(output.cast(), half);
-                } else {
-                    _mm256_mask_storeu_epi8(output.cast(), mask, half);
-                }
-            }
-            _ => {
-                let quarter = match row {
-                    0 => _mm512_castsi512_si128(rows),
-                    1 => _mm512_extracti32x4_epi32::<1>(rows),
-                    2 => _mm512_extracti32x4_epi32::<2>(rows),
-                    _ => _mm512_extracti32x4_epi32::<3>(rows),
-                };
-                let mask = channel_mask(channels);
-                if mask == u16::MAX {
-                    _mm_storeu_si128(output.cast(), quarter);
-                } else {
-                    _mm_mask_storeu_epi8(output.cast(), mask, quarter);
-                }
-            }
-        }
-    }
-}
-
 /// A mask of the first `channels` lanes of 16.
 pub(super) fn channel_mask(channels: usize) -> u16 {
     if channels >= PANEL {
@@ -359,74 +229,110 @@ pub(super) fn channel_mask(channels: usize) -> u16 {
     }
 }
 
-/// The output stage of rows of three or four panels, each of which is one vector of bytes.
-pub(super) struct WholeRows {
+/// The rows of `panels` panels that are packed to bytes together: as many as four vectors of sums hold.
+pub(super) const fn packed_rows(panels: usize) -> usize {
+    if panels > 2 { 1 } else { 4 / panels }
+}
+
+/// The quantized output stage: what does not change from row to row of the tiles of some channels.
+pub(super) struct ByteRows {
     finish: Finish,
     /// See [`is_plain`].
     pub(super) plain: bool,
     multiplier: [__m512; 4],
     masks: [u16; 4],
-    /// All channels of the tile that exist.
+    /// Where each four bytes of the packed rows come from.
+    order: __m512i,
+    /// Whether the packed rows follow each other without a gap, in the output and as `order` puts them.
+    adjacent: bool,
+    /// The bytes that are stored at a time.
     mask: u64,
     residual: *const u8,
 }
 
-impl WholeRows {
+impl ByteRows {
     /// # Safety
-    /// `tile` has up to 64 channels, `stage` is that of the tile, and the processor has the features.
+    /// `tile` has `P` panels, `stage` is that of the tile, and the processor has the features.
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    pub(super) unsafe fn new(tile: &Tile<'_>, stage: &Quantized<'_>) -> Self {
+    pub(super) unsafe fn new<const P: usize>(tile: &Tile<'_>, stage: &Quantized<'_>) -> Self {
         let masks = std::array::from_fn(|p| channel_mask(tile.channels.saturating_sub(p * PANEL)));
         let multiplier = std::array::from_fn(|p| {
             let multiplier = (stage.multiplier.as_ptr()).wrapping_add(tile.channel + p * PANEL);
             // SAFETY: the multiplier has an entry for each channel; masked lanes are not read.
             unsafe { _mm512_maskz_loadu_ps(masks[p], multiplier) }
         });
+        let adjacent =
+            P <= 2 && tile.output_stride == tile.channels && tile.channels.is_multiple_of(4);
+        // Packing leaves four bytes of each vector in a quarter; this brings those of a row together.
+        let row_fours = if adjacent { tile.channels / 4 } else { 4 * P };
+        let (mut row, mut four) = (0, 0);
+        let order = std::array::from_fn::<u32, 16, _>(|_| {
+            let from = four % 4 * 4 + (row * P + four / 4) % 4;
+            four += 1;
+            if four == row_fours {
+                (row, four) = (row + 1, 0);
+            }
+            from as u32
+        });
         Self {
             finish: Finish::new(stage),
             plain: is_plain(stage, multiplier),
             multiplier,
             masks,
-            mask: masks
-                .iter()
-                .rev()
-                .fold(0, |all, &mask| all << PANEL | u64::from(mask)),
+            // SAFETY: 16 numbers of 32 bits.
+            order: unsafe { _mm512_loadu_epi32(order.as_ptr().cast()) },
+            adjacent,
+            mask: u64::MAX >> (64 - tile.channels * if adjacent { packed_rows(P) } else { 1 }),
             residual: (stage.residual).map_or(std::ptr::null(), |residual| residual.data.as_ptr()),
         }
     }
 
-    /// Requantizes and stores row `r` of a tile.
+    /// Requantizes and stores `rows` rows of a tile from row `first` on, at most [`packed_rows`]: `sums` are their panels, row by row. `PLAIN` is
+    /// [`Self::plain`], as a constant.
     ///
     /// # Safety
-    /// The invariants of [`Tile`] hold; it has the stage and channels that this was made for; the processor has the features.
+    /// The invariants of [`Tile`] hold; it has the stage, channels and `P` panels that this was made for; the processor has the features.
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     pub(super) unsafe fn store<const P: usize, const PLAIN: bool>(
         &self,
         tile: &Tile<'_>,
-        r: usize,
-        sums: [__m512i; P],
+        (first, rows): (usize, usize),
+        sums: [__m512i; 4],
     ) {
-        let value = |p: usize| {
-            if p >= P {
+        let value = |i: usize| {
+            let (row, p) = (i / P, i % P);
+            if row >= rows {
                 return _mm512_setzero_si512();
             }
             let Some(stage) = &self.finish.residual else {
-                return (self.finish).steps::<PLAIN>(sums[p], self.multiplier[p]);
+                return (self.finish).steps::<PLAIN>(sums[i], self.multiplier[p]);
             };
-            let at = (tile.row + r) * tile.all_channels + tile.channel;
+            let at = (tile.row + first + row) * tile.all_channels + tile.channel;
             let from = self.residual.wrapping_add(at + p * PANEL);
             // SAFETY: the residual has an element for each row and channel; masked lanes are not read.
             let bytes = unsafe { _mm_maskz_loadu_epi8(self.masks[p], from.cast()) };
-            (self.finish).steps_with::<PLAIN>(sums[p], self.multiplier[p], stage, bytes)
+            (self.finish).steps_with::<PLAIN>(sums[i], self.multiplier[p], stage, bytes)
         };
         let bytes = (self.finish).bytes::<PLAIN>([value(0), value(1), value(2), value(3)]);
-        // Packing leaves four bytes of each vector in a quarter; this brings those of a vector together.
-        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let bytes = _mm512_permutexvar_epi32(order, bytes);
-        let output = tile.output.wrapping_add(r * tile.output_stride);
+        let bytes = _mm512_permutexvar_epi32(self.order, bytes);
+        let output = tile.output.wrapping_add(first * tile.output_stride);
         // SAFETY: the output is writable for each row and channel of the tile; masked lanes are not written.
-        unsafe { _mm512_mask_storeu_epi8(output.cast(), self.mask, bytes) };
+        unsafe {
+            if P > 2 {
+                _mm512_mask_storeu_epi8(output.cast(), self.mask, bytes);
+            } else if self.adjacent {
+                let missing = (packed_rows(P) - rows) * tile.channels;
+                _mm512_mask_storeu_epi8(output.cast(), self.mask >> missing, bytes);
+            } else {
+                for row in 0..rows {
+                    let lanes = row * P * PANEL;
+                    let output = output.wrapping_add(row * tile.output_stride);
+                    let output = output.wrapping_sub(lanes);
+                    _mm512_mask_storeu_epi8(output.cast(), self.mask << lanes, bytes);
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::conv::pixels::{Run, runs, tap_position};
+use crate::conv::pixels::{Run, fill_steps, runs, tap_position};
 use crate::conv::shape::{CheckedShape, ConvShape};
 use crate::conv::tile::{EXTRA, OUTSIDE};
 
@@ -49,9 +49,7 @@ pub(super) fn line_table(
             let readable = inside.start..inside.end.min(room.map_or(0, |room| room / step + 1));
             if !readable.is_empty() {
                 let offset = (first + readable.start * step - pad) as u32;
-                for (entry, i) in entries[readable.clone()].iter_mut().zip(0_u32..) {
-                    *entry = offset + i * step as u32;
-                }
+                fill_steps(&mut entries[readable.clone()], offset, step as u32);
             }
             for i in (0..readable.start).chain(readable.end.max(readable.start)..run.len) {
                 // Columns of the kernel before the image, in it, and behind it.

@@ -39,8 +39,7 @@ fn micro(isa: Isa) -> Micro {
         _ => Micro {
             form: pack::FORM,
             max_panels: 1,
-            fit_rows: |rows, _| rows.min(scalar::ROWS),
-            most_tiles: 1,
+            fit: |rows, _| (rows.min(scalar::ROWS), 1),
             run: scalar::tile::<{ pack::PANEL }, { pack::FORM.header }>,
             widen: None,
         },

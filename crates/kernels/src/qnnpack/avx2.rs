@@ -11,8 +11,7 @@ use crate::conv::tile::{Micro, Tile, partial};
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 4,
-    fit_rows: |rows, _| avx2::block_rows(rows),
-    most_tiles: 1,
+    fit: |rows, _| (avx2::block_rows(rows), 1),
     run,
     widen: Some(avx2::widen),
 };

@@ -17,8 +17,7 @@ use crate::conv::tile::{Micro, Tile};
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 8,
-    fit_rows,
-    most_tiles: 1,
+    fit: |rows, panels| (fit_rows(rows, panels), 1),
     run,
     widen: None,
 };

@@ -23,8 +23,7 @@ pub(super) const ROWS: usize = 8;
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 1,
-    fit_rows: |rows, _| fit_rows(rows),
-    most_tiles: 1,
+    fit: |rows, _| (fit_rows(rows), 1),
     run,
     widen: None,
 };

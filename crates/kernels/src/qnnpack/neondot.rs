@@ -19,8 +19,7 @@ use crate::conv::tile::{Micro, Tile};
 pub(super) const MICRO: Micro = Micro {
     form: FORM,
     max_panels: 1,
-    fit_rows: |rows, _| fit_rows(rows),
-    most_tiles: 1,
+    fit: |rows, _| (fit_rows(rows), 1),
     run,
     widen: None,
 };
