@@ -13,8 +13,8 @@ use std::arch::x86_64::*;
 
 use super::super::pack::depthwise_quads;
 use super::MAX_ROWS;
-use super::Segment;
 use super::lines::Lines;
+use super::{Layer, Segment};
 use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
 use crate::conv::output::{OutputStage, Quantized, store_float_row};
 
@@ -31,13 +31,13 @@ pub(super) unsafe fn segment(mut segment: Segment<'_>) {
         return super::scalar::segment(segment);
     }
     let pixels = segment.pixels;
-    for first in (0..segment.channels).step_by(WIDTH) {
+    for first in (0..segment.layer.channels).step_by(WIDTH) {
         let lines = Lines::new(&segment, first);
-        let whole = segment.channels - first >= WIDTH;
+        let whole = segment.layer.channels - first >= WIDTH;
         let mut pixel = 0;
         while pixel < pixels {
             // As in the AVX-512 kernel: shared columns, and a last tile that may overlap the one before.
-            let wide = segment.shape.dilation_w == 1 && pixels >= 2;
+            let wide = segment.layer.shape.dilation_w == 1 && pixels >= 2;
             let start = if wide { pixel.min(pixels - 2) } else { pixel };
             let segment = &mut segment;
             // SAFETY: passed on from the caller; the pixels and the channels exist.
@@ -83,9 +83,9 @@ unsafe fn block<const T: usize, const WHOLE: bool>(
     lines: &Lines,
     pixel: usize,
 ) {
-    let Segment {
+    let Layer {
         shape, channels, ..
-    } = *segment;
+    } = *segment.layer;
     let first = lines.first;
     let count = if WHOLE {
         WIDTH
@@ -101,12 +101,13 @@ unsafe fn block<const T: usize, const WHOLE: bool>(
     // SAFETY: a channel block starts after the whole blocks before it, 64 channels each.
     let weights = unsafe {
         let block = segment
+            .layer
             .packed
             .as_ptr()
             .add(block_start * depthwise_quads(shape) * 4);
         block.add(first - block_start)
     };
-    let flip = _mm256_set1_epi8(if segment.signed { -128 } else { 0 });
+    let flip = _mm256_set1_epi8(if segment.layer.signed { -128 } else { 0 });
     let mut acc = [[_mm256_setzero_si256(); 4]; T];
     let start = segment.x + (pixel * stride) as isize;
     for column in 0..(T - 1) * stride + width {
@@ -144,13 +145,13 @@ unsafe fn block<const T: usize, const WHOLE: bool>(
             }
         }
     }
-    match segment.stage {
+    match segment.layer.stage {
         OutputStage::Quantized(stage) => {
             // SAFETY: passed on from the caller.
             unsafe { store_bytes(segment, stage, (first, count), pixel, &acc) };
         }
         stage => {
-            let shift = if segment.signed { 128 } else { 0 };
+            let shift = if segment.layer.signed { 128 } else { 0 };
             for (t, acc) in acc.iter().enumerate() {
                 let sums = in_order(acc);
                 let at = (pixel + t) * channels + first;
@@ -183,7 +184,7 @@ unsafe fn store_bytes<const T: usize>(
     let multiplier = &segment.multiplier[constants..constants + 56];
     let low_byte = _mm256_set1_epi32(0xFF);
     for (t, acc) in acc.iter().enumerate() {
-        let at = (segment.row + pixel + t) * segment.channels + first;
+        let at = (segment.row + pixel + t) * segment.layer.channels + first;
         // SAFETY: the residual has `count` channels at this pixel.
         let residual = stage
             .residual
@@ -207,7 +208,7 @@ unsafe fn store_bytes<const T: usize>(
         let low = _mm256_packus_epi32(value(0), value(1));
         let high = _mm256_packus_epi32(value(2), value(3));
         let bytes = _mm256_packus_epi16(low, high);
-        let at = (pixel + t) * segment.channels + first;
+        let at = (pixel + t) * segment.layer.channels + first;
         // SAFETY: the output has `count` channels at this pixel.
         unsafe {
             let output = segment.bytes.as_mut_ptr().add(at);

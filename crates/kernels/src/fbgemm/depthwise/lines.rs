@@ -24,7 +24,7 @@ pub(super) struct Column {
 impl Lines {
     /// The table for a segment of at most [`MAX_ROWS`] rows and a channel that it has.
     pub(super) fn new(segment: &Segment<'_>, first: usize) -> Self {
-        let zero = segment.zero[first..].as_ptr();
+        let zero = segment.layer.zero[first..].as_ptr();
         let mut lines = Self {
             first,
             start: [zero; MAX_ROWS],
@@ -33,7 +33,7 @@ impl Lines {
         };
         for (row, &offset) in segment.rows.iter().enumerate() {
             if offset != OUTSIDE {
-                lines.start[row] = segment.input[offset as usize + first..].as_ptr();
+                lines.start[row] = segment.layer.input[offset as usize + first..].as_ptr();
                 lines.mask[row] = usize::MAX;
             }
         }
@@ -44,8 +44,8 @@ impl Lines {
     #[inline(always)]
     pub(super) fn column(segment: &Segment<'_>, x: isize) -> Column {
         Column {
-            inside: x >= 0 && (x as usize) < segment.shape.in_w,
-            offset: (x as usize).wrapping_mul(segment.channels),
+            inside: x >= 0 && (x as usize) < segment.layer.shape.in_w,
+            offset: (x as usize).wrapping_mul(segment.layer.channels),
         }
     }
 

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::conv::pixels::{Run, runs, tap_position};
-use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::shape::{CheckedShape, ConvShape};
 use crate::conv::tile::OUTSIDE;
 use crate::conv::{Activations, OutputSlice, OutputStage};
 use crate::{Isa, KernelError};
@@ -22,35 +22,43 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod lines;
-#[cfg(target_arch = "x86_64")]
-mod narrow;
 mod scalar;
 
 /// Kernel rows that the vector kernels take; taller kernels are left to the portable kernel.
 #[cfg(target_arch = "x86_64")]
 const MAX_ROWS: usize = 32;
 
-/// Pixels of one output row, the unit of the kernels.
+/// What all pixels of a convolution have in common.
 ///
 /// Invariants that the driver keeps and vector kernels rely on:
-/// - `rows` has a multiple of four entries, at least `kernel_h`; each is [`OUTSIDE`] or the offset of the
-///   first pixel of an input row, so that `in_w · channels` bytes follow it in `input`;
-/// - `zero` has at least `channels` bytes;
+/// - `checked` is what `shape` was checked to be, and the input has the length that it says;
+/// - `zero` has at least `channels` bytes, a multiple of 64, all of them the zero point;
 /// - `packed` is what [`super::pack()`] gives for the shape;
-/// - `stage` passed [`OutputStage::check`] for all channels and for rows up to `row + pixels`;
-/// - `bytes`, or `floats` where the stage gives floats, has `pixels · channels` elements.
-struct Segment<'a> {
+/// - `stage` passed [`OutputStage::check`] for all channels and all pixels that are computed.
+struct Layer<'a> {
     shape: &'a ConvShape,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX-512"))]
+    checked: &'a CheckedShape,
     channels: usize,
     input: &'a [u8],
     signed: bool,
     zero: &'a [u8],
+    packed: &'a [u8],
+    stage: &'a OutputStage<'a>,
+}
+
+/// Pixels of one output row, the unit of the kernels for AVX2 and of the portable one.
+///
+/// Invariants beside those of [`Layer`]:
+/// - `rows` has a multiple of four entries, at least `kernel_h`; each is [`OUTSIDE`] or the offset of the
+///   first pixel of an input row, so that `in_w · channels` bytes follow it in `input`;
+/// - `bytes`, or `floats` where the stage gives floats, has `pixels · channels` elements.
+struct Segment<'a> {
+    layer: &'a Layer<'a>,
     rows: &'a [u32],
     /// Column of the input under the first column of the kernel at the first pixel; may be in the padding.
     x: isize,
     pixels: usize,
-    packed: &'a [u8],
-    stage: &'a OutputStage<'a>,
     /// Bias and multiplier of a quantized stage in the order of the packed weights (64 channels a block: the
     /// first four of each panel, the next four, …), zero beyond the channels; a multiple of 64 elements.
     #[cfg_attr(
@@ -71,14 +79,22 @@ struct Segment<'a> {
 
 /// The scratch bytes of a depthwise convolution.
 pub(super) fn scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
-    let (zero, rows) = parts(shape);
-    product("the scratch buffer", &[zero + rows + 2 * 4 * zero + 64])
+    let what = "the scratch buffer";
+    let (zero, words) = parts(shape);
+    #[cfg(target_arch = "x86_64")]
+    let vector = avx512vnni::scratch_len(shape);
+    #[cfg(not(target_arch = "x86_64"))]
+    let vector = Some(0_usize);
+    let sum = vector.and_then(|vector| vector.checked_add(zero)?.checked_add(words));
+    sum.ok_or(KernelError::TooLarge { what })
 }
 
-/// Bytes of the zero row and of the table of rows.
+/// Bytes of the zero row, and of the table of rows and the ordered constants, with room for aligning them. Shapes were checked: a channel takes
+/// more than these in the input or the weights.
 fn parts(shape: &ConvShape) -> (usize, usize) {
-    let rows = shape.kernel_h.next_multiple_of(4) * 4;
-    (shape.in_c.next_multiple_of(64), rows)
+    let channels = shape.in_c.next_multiple_of(64);
+    let rows = shape.kernel_h.next_multiple_of(4);
+    (channels, 4 * (rows + 2 * channels + 1))
 }
 
 /// Computes a range of pixels; all arguments were checked by the caller.
@@ -97,17 +113,39 @@ pub(super) fn run(
     scratch: &mut [u8],
 ) {
     let channels = shape.out_c;
-    let (zero_len, rows_len) = parts(shape);
+    let (zero_len, words_len) = parts(shape);
     let (zero, rest) = scratch.split_at_mut(zero_len);
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_variables, reason = "for AVX-512")
+    )]
+    let (words, vector) = rest.split_at_mut(words_len);
     zero.fill(zero_byte);
     // SAFETY: every bit pattern is a u32, an i32 and an f32.
-    let (_, words, _) = unsafe { rest.align_to_mut::<u32>() };
-    let (rows, words) = words.split_at_mut(rows_len / 4);
-    let (bias, words) = words.split_at_mut(zero_len);
+    let (_, words, _) = unsafe { words.align_to_mut::<u32>() };
+    let (rows, words) = words.split_at_mut(shape.kernel_h.next_multiple_of(4));
+    let (bias, multiplier) = words[..2 * zero_len].split_at_mut(zero_len);
     // SAFETY: as above.
     let (_, bias, _) = unsafe { bias.align_to_mut::<i32>() };
     // SAFETY: as above.
-    let (_, multiplier, _) = unsafe { words[..zero_len].align_to_mut::<f32>() };
+    let (_, multiplier, _) = unsafe { multiplier.align_to_mut::<f32>() };
+    let layer = Layer {
+        shape,
+        checked,
+        channels,
+        input: input.data,
+        signed: input.signed,
+        zero,
+        packed,
+        stage,
+    };
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Vnni {
+        // SAFETY: the caller found `isa` supported, and all lengths were checked against the shape.
+        if unsafe { avx512vnni::run(&layer, pixels.clone(), &mut output, vector) } {
+            return;
+        }
+    }
     if let OutputStage::Quantized(stage) = stage {
         for i in 0..zero_len {
             let (block, quarter, panel, lane) = (i / 64, i / 16 % 4, i / 4 % 4, i % 4);
@@ -124,16 +162,10 @@ pub(super) fn run(
             OutputSlice::Floats(data) => (Default::default(), &mut data[part]),
         };
         let segment = Segment {
-            shape,
-            channels,
-            input: input.data,
-            signed: input.signed,
-            zero,
+            layer: &layer,
             rows,
             x: (run.x * shape.stride_w) as isize - shape.pad_left as isize,
             pixels: run.len,
-            packed,
-            stage,
             bias,
             multiplier,
             row: pixels.start + run.first,
@@ -144,23 +176,26 @@ pub(super) fn run(
             // SAFETY: the caller found `isa` supported. Rows and columns of the table lie inside of the
             // image, and all lengths were checked against the shape.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => unsafe { avx512vnni::segment(segment) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::segment(segment) },
             _ => scalar::segment(segment),
         }
     }
 }
 
-/// Fills the table of the input rows under one output row.
+/// Fills the table of the input rows under one output row. Entries behind the kernel, which is as many rows at most, are those of the rows that follow
+/// if they serve other output rows, and else that of its last row again: the weights there are zero, so that any value serves.
 fn row_offsets(shape: &ConvShape, run: &Run, rows: &mut [u32]) {
-    rows.fill(OUTSIDE);
-    for (tap, offset) in rows.iter_mut().enumerate().take(shape.kernel_h) {
-        let (stride, dilation) = (shape.stride_h, shape.dilation_h);
+    let (stride, dilation) = (shape.stride_h, shape.dilation_h);
+    let follow = (stride, dilation) == (1, 1);
+    for (tap, offset) in rows.iter_mut().enumerate() {
+        let tap = if follow {
+            tap
+        } else {
+            tap.min(shape.kernel_h - 1)
+        };
         let y = tap_position(run.y, stride, tap, dilation, shape.pad_top, shape.in_h);
-        if let Some(y) = y {
-            *offset = ((run.image * shape.in_h + y) * shape.in_w * shape.in_c) as u32;
-        }
+        *offset = y.map_or(OUTSIDE, |y| {
+            ((run.image * shape.in_h + y) * shape.in_w * shape.in_c) as u32
+        });
     }
 }

@@ -1,16 +1,16 @@
 //! The portable depthwise kernel, and the reference of the others: one output at a time.
 
 use super::super::pack::depthwise_position;
-use super::Segment;
+use super::{Layer, Segment};
 use crate::conv::output::{OutputStage, store_float_row};
 use crate::conv::tile::OUTSIDE;
 
 /// Computes the pixels of one run.
 pub(super) fn segment(segment: Segment<'_>) {
-    let Segment {
+    let Layer {
         shape, channels, ..
-    } = segment;
-    let shift = if segment.signed { 128 } else { 0 };
+    } = *segment.layer;
+    let shift = if segment.layer.signed { 128 } else { 0 };
     for pixel in 0..segment.pixels {
         let first = segment.x + (pixel * shape.stride_w) as isize;
         let row = segment.row + pixel;
@@ -21,17 +21,22 @@ pub(super) fn segment(segment: Segment<'_>) {
                 let inside = (0..shape.in_w as isize).contains(&x);
                 for (tap, &offset) in segment.rows.iter().enumerate().take(shape.kernel_h) {
                     let byte = if inside && offset != OUTSIDE {
-                        segment.input[offset as usize + x as usize * channels + channel]
+                        segment.layer.input[offset as usize + x as usize * channels + channel]
                     } else {
-                        segment.zero[channel]
+                        segment.layer.zero[channel]
                     };
-                    let value = i32::from(if segment.signed { byte ^ 0x80 } else { byte });
-                    let weight = segment.packed[depthwise_position(shape, channel, tap, column)];
+                    let value = i32::from(if segment.layer.signed {
+                        byte ^ 0x80
+                    } else {
+                        byte
+                    });
+                    let weight =
+                        segment.layer.packed[depthwise_position(shape, channel, tap, column)];
                     acc = acc.wrapping_add(value * i32::from(weight as i8));
                 }
             }
             let at = pixel * channels + channel;
-            match segment.stage {
+            match segment.layer.stage {
                 OutputStage::Quantized(stage) => {
                     segment.bytes[at] = stage.value(acc, channel, row * channels + channel);
                 }

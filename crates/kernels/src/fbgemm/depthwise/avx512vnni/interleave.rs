@@ -1,0 +1,390 @@
+//! What the depthwise kernel for AVX-512 reads: the input under some pixels, four kernel rows of a column and channel in one dword.
+//!
+//! Each input byte is interleaved once for all kernel columns that see it, and padding is written like any other column, so that the kernel that
+//! follows has neither shuffles nor borders. Dwords come in quarters: four channels of each panel of 16, as in the packed weights.
+//!
+//! - Of up to 64 channels ([`wide`]): `[kernel row / 4][column][quarter][64 bytes]`.
+//! - Of up to 16 or 32 channels ([`narrow`]), several pixels a vector: `[kernel row / 4][phase][quarter][column][16 bytes a panel]`, where the columns of
+//!   a phase are those that one kernel column sees as the pixels go by, a stride apart. So a vector of neighbouring pixels is one load.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "counted loops over registers read better than nested enumerations"
+)]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::super::super::pack::depthwise_quads;
+use super::super::MAX_ROWS;
+use super::{Block, Line, WIDTH};
+use crate::conv::shape::ConvShape;
+use crate::conv::tile::OUTSIDE;
+
+/// Bytes of a column of up to 64 channels.
+pub(super) const COLUMN: usize = 4 * WIDTH;
+
+/// Columns that are interleaved at a time, unless the kernel alone is wider: they stay in the first cache.
+const COLUMNS: usize = 36;
+
+/// Bytes of a quarter of narrow columns; behind the last one the rest of a vector is written.
+pub(super) const QUARTER: usize = COLUMNS * WIDTH;
+
+/// How much is interleaved at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Geometry {
+    /// Groups of four kernel rows.
+    pub(super) quads: usize,
+    /// Columns of up to 64 channels.
+    pub(super) columns: usize,
+    /// Columns under the kernel, holes included.
+    span: usize,
+    /// Whether narrow blocks have several pixels a vector.
+    pub(super) packs: bool,
+    /// Output rows below each other that one interleaved input serves.
+    pub(super) serves: usize,
+}
+
+impl Geometry {
+    /// For a kernel that is not too tall.
+    pub(super) fn new(shape: &ConvShape) -> Option<Self> {
+        if shape.kernel_h > MAX_ROWS {
+            return None;
+        }
+        let span = (shape.kernel_w - 1) * shape.dilation_w + 1;
+        // A wide kernel would interleave more beside the pixels than under them, if these were few.
+        let least = span + (3 * shape.stride_w).max(span.min(shape.in_w));
+        let quads = shape.kernel_h.div_ceil(4);
+        Some(Self {
+            quads,
+            columns: if span <= 8 && shape.stride_w <= 4 {
+                COLUMNS
+            } else {
+                least
+            },
+            span,
+            packs: shape.dilation_w == 1 && shape.stride_w <= 2 && shape.kernel_w <= 8,
+            serves: match (shape.stride_h, shape.dilation_h) {
+                (1, 1) => 4 * quads - shape.kernel_h + 1,
+                _ => 1,
+            },
+        })
+    }
+
+    /// Bytes of the weights of a block.
+    pub(super) fn weights_len(&self, shape: &ConvShape) -> Option<usize> {
+        let groups = depthwise_quads(shape).checked_mul(self.serves)?;
+        groups.checked_mul(4 * WIDTH)
+    }
+
+    /// Bytes of the interleaved input.
+    pub(super) fn len(&self) -> Option<usize> {
+        // Narrow columns have up to two phases.
+        let columns = self.columns.max(2 * COLUMNS);
+        self.quads.checked_mul(COLUMN)?.checked_mul(columns)
+    }
+
+    /// The most pixels of up to 64 channels that have room: a multiple of four.
+    pub(super) fn wide_pixels(&self, stride: usize) -> usize {
+        let more = self.columns - self.span;
+        let pixels = match stride {
+            1 => more,
+            2 => more / 2,
+            stride => more / stride,
+        };
+        (pixels + 1) / 4 * 4
+    }
+
+    /// The most pixels of up to `COUNT` channels that have room: a multiple of four vectors.
+    pub(super) fn narrow_pixels<const COUNT: usize>(&self) -> usize {
+        let unit = 4 * WIDTH / COUNT;
+        ((QUARTER - WIDTH) / COUNT - self.span) / unit * unit
+    }
+}
+
+/// The channels that are interleaved: `count` from `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct Channels {
+    pub(super) first: usize,
+    pub(super) count: usize,
+}
+
+impl Channels {
+    /// A lane for each channel.
+    pub(super) fn mask(self) -> u64 {
+        u64::MAX >> (WIDTH - self.count)
+    }
+}
+
+/// Interleaves the input under `pixels` pixels of a line from `first_pixel` on, for a block of up to 64 channels.
+///
+/// # Safety
+/// The invariants of the block's layer hold; the pixels exist and are at most [`Geometry::wide_pixels`]; the channels exist; there is room for
+/// [`Geometry::len`] bytes; the processor has the features.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn wide(block: &Block<'_>, line: &Line, (first_pixel, pixels): (usize, usize)) {
+    let (shape, geometry) = (block.layer.shape, block.geometry);
+    let x = column(shape, line.run.x + first_pixel);
+    let len = (pixels - 1) * shape.stride_w + geometry.span;
+    for quad in 0..geometry.quads {
+        // SAFETY: passed on from the caller; there is a place for each group of four rows.
+        unsafe {
+            let to = block.lines.add(quad * geometry.columns * COLUMN);
+            interleave::<WIDTH>(block, line, quad, (x, 1, len), (to, WIDTH));
+        }
+    }
+}
+
+/// Interleaves the input under `pixels` pixels of a line from `first_pixel` on, for a block of up to `COUNT` channels, 16 or 32.
+///
+/// # Safety
+/// As [`wide`], but that the pixels are at most [`Geometry::narrow_pixels`] and the channels at most `COUNT`, and the geometry packs pixels.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn narrow<const COUNT: usize>(
+    block: &Block<'_>,
+    line: &Line,
+    (first_pixel, pixels): (usize, usize),
+) {
+    let (shape, geometry) = (block.layer.shape, block.geometry);
+    let stride = shape.stride_w;
+    let x = column(shape, line.run.x + first_pixel);
+    let len = pixels + (geometry.span - 1) / stride;
+    for quad in 0..geometry.quads {
+        for phase in 0..stride {
+            // SAFETY: passed on from the caller; there is a place for each group of four rows and each phase.
+            unsafe {
+                let to = block.lines.add((quad * stride + phase) * 4 * QUARTER);
+                let columns = (x + phase as isize, stride, len);
+                interleave::<COUNT>(block, line, quad, columns, (to, QUARTER));
+            }
+        }
+    }
+}
+
+/// Interleaves `len` columns of four kernel rows, the first of which is column `x` of the image, and the others `stride` apart; quarters are `quarter` bytes
+/// apart.
+///
+/// # Safety
+/// As [`wide`]; there are places for the columns, and for the rest of a vector behind them.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn interleave<const COUNT: usize>(
+    block: &Block<'_>,
+    line: &Line,
+    quad: usize,
+    (x, stride, len): (isize, usize, usize),
+    (to, quarter): (*mut u8, usize),
+) {
+    let (layer, channels, unit) = (block.layer, block.channels, WIDTH / COUNT);
+    // Bytes of a column among those of its quarter.
+    let apart = if COUNT == WIDTH { COLUMN } else { COUNT };
+    let (start, end) = inside(x, stride, len, layer.shape.in_w);
+    let flip = if layer.signed { -128 } else { 0 };
+    let zero = _mm512_set1_epi8(layer.zero[0] as i8 ^ flip);
+    let fill = |columns: Range<usize>| {
+        for i in columns.step_by(unit) {
+            for j in 0..4 {
+                let to = to.wrapping_add(i * apart + j * quarter);
+                // SAFETY: passed on from the caller.
+                unsafe { _mm512_storeu_si512(to.cast(), zero) };
+            }
+        }
+    };
+    fill(0..start);
+    let distance = stride * layer.channels;
+    let mut rows = Rows::new(block, line, quad, x + (start * stride) as isize, distance);
+    let whole = channels.count == COUNT;
+    let adjacent = whole && (COUNT == WIDTH || (stride == 1 && layer.channels == COUNT));
+    let load = match (adjacent, whole) {
+        (true, _) => ADJACENT,
+        (false, true) => WHOLE,
+        (false, false) => MASKED,
+    };
+    let mut to_inside = to.wrapping_add(start * apart);
+    let mut put = |vectors: usize, load: u8, present: usize| {
+        let places = (to_inside, quarter, unit * apart);
+        to_inside = to_inside.wrapping_add(vectors * unit * apart);
+        let mask = (channels.mask(), present);
+        // SAFETY: these columns are in the image, and have places.
+        unsafe {
+            match (load, layer.signed) {
+                (ADJACENT, false) => rows.put::<COUNT, ADJACENT, false>(vectors, mask, places),
+                (ADJACENT, true) => rows.put::<COUNT, ADJACENT, true>(vectors, mask, places),
+                (WHOLE, false) => rows.put::<COUNT, WHOLE, false>(vectors, mask, places),
+                (WHOLE, true) => rows.put::<COUNT, WHOLE, true>(vectors, mask, places),
+                (_, false) => rows.put::<COUNT, MASKED, false>(vectors, mask, places),
+                (_, true) => rows.put::<COUNT, MASKED, true>(vectors, mask, places),
+            }
+        }
+    };
+    put((end - start) / unit, load, unit);
+    let rest = (end - start) % unit;
+    if rest > 0 {
+        put(1, MASKED, rest);
+    }
+    fill(end..len);
+}
+
+/// A vector is 64 bytes that follow each other in the image.
+const ADJACENT: u8 = 0;
+/// A vector is pixels that are apart, all bytes of each.
+const WHOLE: u8 = 1;
+/// A vector is pixels that are apart, some bytes of each.
+const MASKED: u8 = 2;
+
+/// The column of the input under the first column of the kernel at column `x` of the output; may be in the padding.
+fn column(shape: &ConvShape, x: usize) -> isize {
+    (x * shape.stride_w) as isize - shape.pad_left as isize
+}
+
+/// Which of `len` columns lie in the image, the first of which is column `x` of it, and the others `stride` columns apart.
+fn inside(x: isize, stride: usize, len: usize, width: usize) -> (usize, usize) {
+    let steps = |length: isize| match (length.max(0) as usize, stride) {
+        (length, 1) => length.min(len),
+        (length, 2) => length.div_ceil(2).min(len),
+        (length, stride) => length.div_ceil(stride).min(len),
+    };
+    let start = steps(-x);
+    (start, steps(width as isize - x).max(start))
+}
+
+/// A group of four kernel rows.
+struct Rows {
+    /// Where the next column lies; in the zero row, where the row is outside of the image.
+    from: [*const u8; 4],
+    /// The distance of two columns; the zero row has one pixel only.
+    steps: [usize; 4],
+}
+
+impl Rows {
+    /// From column `x` of the image on, with a distance of columns.
+    #[inline(always)]
+    fn new(block: &Block<'_>, line: &Line, quad: usize, x: isize, distance: usize) -> Self {
+        let layer = block.layer;
+        let at = x.wrapping_mul(layer.channels as isize) + block.channels.first as isize;
+        let mut rows = Self {
+            from: [layer.zero.as_ptr(); 4],
+            steps: [0; 4],
+        };
+        for (row, &offset) in line.offsets[quad * 4..][..4].iter().enumerate() {
+            if offset != OUTSIDE {
+                let start = layer.input[offset as usize..].as_ptr();
+                rows.from[row] = start.wrapping_offset(at);
+                rows.steps[row] = distance;
+            }
+        }
+        rows
+    }
+
+    /// Interleaves the next `vectors` vectors of columns, which `LOAD` describes: `mask` are the bytes of a pixel, and how many pixels there are in a masked
+    /// vector. The first one's place is given, with the distances of quarters and of vectors.
+    ///
+    /// # Safety
+    /// The columns are in the image, and have places; the processor has the features.
+    #[inline(never)]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn put<const COUNT: usize, const LOAD: u8, const SIGNED: bool>(
+        &mut self,
+        vectors: usize,
+        (mask, present): (u64, usize),
+        (mut to, quarter, apart): (*mut u8, usize, usize),
+    ) {
+        let Self { mut from, steps } = *self;
+        let same = from[3] == from[2];
+        let flip = _mm512_set1_epi8(-128);
+        for _ in 0..vectors {
+            let mut bytes = [_mm512_setzero_si512(); 4];
+            for row in 0..4 {
+                if row == 3 && same {
+                    bytes[3] = bytes[2];
+                    continue;
+                }
+                // SAFETY: passed on from the caller; masked lanes are not read.
+                bytes[row] = unsafe {
+                    match LOAD {
+                        ADJACENT => _mm512_loadu_si512(from[row].cast()),
+                        WHOLE => pixels::<COUNT>(from[row], steps[row]),
+                        _ => masked_pixels::<COUNT>(from[row], steps[row], mask, present),
+                    }
+                };
+                if SIGNED {
+                    bytes[row] = _mm512_xor_si512(bytes[row], flip);
+                }
+                from[row] = from[row].wrapping_add(WIDTH / COUNT * steps[row]);
+            }
+            let [r0, r1, r2, r3] = bytes;
+            let (low01, high01) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
+            let (low23, high23) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let to = |j: usize| to.add(j * quarter).cast();
+                _mm512_storeu_si512(to(0), _mm512_unpacklo_epi16(low01, low23));
+                _mm512_storeu_si512(to(1), _mm512_unpackhi_epi16(low01, low23));
+                _mm512_storeu_si512(to(2), _mm512_unpacklo_epi16(high01, high23));
+                _mm512_storeu_si512(to(3), _mm512_unpackhi_epi16(high01, high23));
+            }
+            to = to.wrapping_add(apart);
+        }
+        self.from = from;
+    }
+}
+
+/// As many pixels as a vector has room for, `distance` bytes apart, `COUNT` bytes of each.
+///
+/// # Safety
+/// They are readable, and the processor has the features.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn pixels<const COUNT: usize>(from: *const u8, distance: usize) -> __m512i {
+    let at = |pixel: usize| from.wrapping_add(pixel * distance);
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match COUNT {
+            16 => {
+                let pixel = |i: usize| _mm_loadu_si128(at(i).cast());
+                let vector = _mm512_castsi128_si512(pixel(0));
+                let vector = _mm512_inserti32x4::<1>(vector, pixel(1));
+                let vector = _mm512_inserti32x4::<2>(vector, pixel(2));
+                _mm512_inserti32x4::<3>(vector, pixel(3))
+            }
+            32 => {
+                let pixel = |i: usize| _mm256_loadu_si256(at(i).cast());
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(pixel(0)), pixel(1))
+            }
+            _ => _mm512_loadu_si512(from.cast()),
+        }
+    }
+}
+
+/// Up to as many pixels as a vector has room for, `distance` bytes apart, each in `COUNT` bytes: `present` of them, the bytes of `mask` of each.
+///
+/// # Safety
+/// They are readable, and the processor has the features.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn masked_pixels<const COUNT: usize>(
+    from: *const u8,
+    distance: usize,
+    mask: u64,
+    present: usize,
+) -> __m512i {
+    // The mask of pixel `pixel`.
+    let mask = |pixel: usize| if pixel < present { mask } else { 0 };
+    let at = |pixel: usize| from.wrapping_add(pixel * distance);
+    // SAFETY: passed on from the caller; masked lanes are not read.
+    unsafe {
+        match COUNT {
+            16 => {
+                let pixel = |i: usize| _mm_maskz_loadu_epi8(mask(i) as u16, at(i).cast());
+                let vector = _mm512_castsi128_si512(pixel(0));
+                let vector = _mm512_inserti32x4::<1>(vector, pixel(1));
+                let vector = _mm512_inserti32x4::<2>(vector, pixel(2));
+                _mm512_inserti32x4::<3>(vector, pixel(3))
+            }
+            32 => {
+                let pixel = |i: usize| _mm256_maskz_loadu_epi8(mask(i) as u32, at(i).cast());
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(pixel(0)), pixel(1))
+            }
+            _ => _mm512_maskz_loadu_epi8(mask(0), from.cast()),
+        }
+    }
+}
