@@ -291,6 +291,70 @@ fn depthwise_of_any_kernel_and_channels() {
 }
 
 #[test]
+fn depthwise_of_more_rows_and_columns_than_are_interleaved_at_a_time() {
+    for (size, channels, kernel) in [
+        ((19, 70), 70, 3),
+        ((11, 139), 16, 3),
+        ((10, 71), 24, 5),
+        ((9, 40), 100, 5),
+        ((12, 45), 64, 7),
+        ((11, 9), 48, 6),
+    ] {
+        for (stride, step) in [(1, usize::MAX), (1, 97), (2, usize::MAX), (2, 31)] {
+            Tester {
+                step,
+                signed: stride == 2,
+                ..Tester::new(depthwise_shape(size, channels, kernel, stride))
+            }
+            .run();
+        }
+    }
+}
+
+#[test]
+fn depthwise_of_kernels_with_holes_and_sides_of_their_own() {
+    for channels in [16, 20, 64, 75] {
+        let any = depthwise_shape((13, 41), channels, 3, 1);
+        let tall = ConvShape {
+            kernel_h: 5,
+            kernel_w: 2,
+            stride_w: 2,
+            ..any
+        };
+        let wide = ConvShape {
+            kernel_h: 2,
+            kernel_w: 11,
+            stride_h: 2,
+            pad_left: 6,
+            ..any
+        };
+        let holes = ConvShape {
+            dilation_h: 2,
+            dilation_w: 9,
+            pad_left: 9,
+            pad_right: 9,
+            ..any
+        };
+        let steps = ConvShape {
+            stride_h: 3,
+            stride_w: 5,
+            dilation_h: 3,
+            dilation_w: 2,
+            ..any
+        };
+        for shape in [tall, wide, holes, steps] {
+            for stage in STAGES {
+                Tester {
+                    stage,
+                    ..Tester::new(shape)
+                }
+                .run();
+            }
+        }
+    }
+}
+
+#[test]
 fn ranges_of_any_size_join_to_the_whole() {
     for step in [1, 2, 5, 6, 7, 13, 250] {
         Tester {

@@ -7,11 +7,6 @@
 //! - Of up to 16 or 32 channels ([`narrow`]), several pixels a vector: `[kernel row / 4][phase][quarter][column][16 bytes a panel]`, where the columns of
 //!   a phase are those that one kernel column sees as the pixels go by, a stride apart. So a vector of neighbouring pixels is one load.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "counted loops over registers read better than nested enumerations"
-)]
-
 use std::arch::x86_64::*;
 use std::ops::Range;
 

@@ -6,6 +6,11 @@
 //! the order of the channels. Blocks of 64 channels have one pixel a vector; blocks of up to 16 or 32 channels, which would leave most of a vector empty,
 //! have 4 or 2, with weights, bias and multipliers repeated for each.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "counted loops over register tiles read better than nested enumerations"
+)]
+
 mod bytes;
 mod interleave;
 mod others;
