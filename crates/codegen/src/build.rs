@@ -114,6 +114,7 @@ fn required(engine: Engine, steps: &[Step]) -> Isa {
                 | Kernel::QConvDepthwise
                 | Kernel::QConvToNchw
                 | Kernel::QConvDepthwiseToNchw
+                | Kernel::QConvFirst
                 | Kernel::QLinear
         )
     };

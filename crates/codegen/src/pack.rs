@@ -81,7 +81,8 @@ pub(crate) fn pack(
             | Kernel::QConvDepthwise
             | Kernel::QConvToNchw
             | Kernel::QConvDepthwiseToNchw
-            | Kernel::QConvDepthwisePlanes,
+            | Kernel::QConvDepthwisePlanes
+            | Kernel::QConvFirst,
         ) => {
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);

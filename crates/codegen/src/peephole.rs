@@ -1,15 +1,19 @@
 //! Nodes in a row that one kernel computes: (de)quantization with a change of layout before or behind it, a convolution with float results with
-//! one behind it, and a depthwise one with changes of layout on both sides and a quantization before them.
+//! one behind it, a depthwise one with changes of layout on both sides and a quantization before them, and a first layer with both before it.
 
 use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Op};
+use octofold_ops::families::FusedConv;
 use octofold_runtime::{Engine, Kernel};
-use octofold_tensor::DType;
+use octofold_tensor::{DType, Tensor};
 
 use crate::facts::{Facts, Types};
 use crate::pack::pack;
 use crate::select::{TO_NCHW, TO_NHWC, select};
+
+/// Bytes of weights that are read again for every strip of an image.
+const NEAR: usize = 32 << 10;
 
 /// Nodes in a row that become one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +43,46 @@ pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: E
         graph.single_use(value)?;
         graph.value(value).producer()
     };
+    // Whether a quantization gives what a convolution reads, and its zero point tells the type.
+    let quantizes = |id, conv: &FusedConv| {
+        conv.x.is_some() && facts(id).params() == conv.x && graph.node(id).input(2).is_some()
+    };
     let mut rows = Rows::new();
     for &second in order {
         let node = graph.node(second);
         let Some(middle) = node.input(0) else {
             continue;
         };
-        let Some(first) = before(middle).filter(|first| !rows.contains_key(first)) else {
+        let Some(first) = before(middle) else {
             continue;
         };
+        if let (Some(row), Op::FusedConv(op)) = (rows.get(&first), node.op()) {
+            // A first layer, and others whose weights stay near while the image is read.
+            let weights = facts(second).constant(1).map_or(usize::MAX, Tensor::len);
+            let fits = kernel(second) == Some(Kernel::QConv)
+                && row.kernel == Kernel::QuantizeToNhwc
+                && row.before == [row.main]
+                && op.y.is_some()
+                && op.residual.is_none()
+                && weights <= NEAR
+                && quantizes(row.main, op);
+            if fits && pack(facts(second), Kernel::QConvFirst, engine).is_ok() {
+                let before = vec![row.main, first];
+                rows.remove(&first);
+                let (main, kernel) = (second, Kernel::QConvFirst);
+                rows.insert(
+                    second,
+                    Row {
+                        before,
+                        main,
+                        kernel,
+                    },
+                );
+            }
+        }
+        if rows.contains_key(&first) {
+            continue;
+        }
         let (transpose, main) = match (graph.node(first).op(), node.op()) {
             (Op::Transpose(transpose), Op::QuantizeLinear(_) | Op::DequantizeLinear(_)) => {
                 (transpose, second)
@@ -85,15 +120,11 @@ pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: E
         };
         let moved = graph.node(main).input(0).and_then(before).filter(moves);
         if let (Kernel::QConvDepthwiseToNchw, Some(moved)) = (fused, moved) {
-            // All stays in planes; a quantization is no longer one with the change of layout, but with this, if its zero point tells the type.
-            let x = match graph.node(main).op() {
-                Op::FusedConv(op) => op.x,
-                _ => None,
-            };
+            // All stays in planes; a quantization is no longer one with the change of layout, but with this.
             let quantize = rows.remove(&moved).map(|row| row.main);
-            let quantize = quantize.filter(|&id| {
-                facts(id).params() == x && x.is_some() && graph.node(id).input(2).is_some()
-            });
+            let quantize = quantize.filter(
+                |&id| matches!(graph.node(main).op(), Op::FusedConv(op) if quantizes(id, op)),
+            );
             row.before.splice(0..0, quantize.into_iter().chain([moved]));
             row.kernel = Kernel::QConvDepthwisePlanes;
         }

@@ -68,6 +68,8 @@ enum Ending {
     Planes,
     /// The same, with a `QuantizeLinear` before that.
     FloatPlanes,
+    /// Bytes, with a `QuantizeLinear` and a `Transpose` to channels-last before the convolution.
+    First,
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +108,7 @@ prop_compose! {
         signed in any::<bool>(),
         per_channel in any::<bool>(),
         bias in any::<bool>(),
-        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw), Just(Ending::Planes), Just(Ending::FloatPlanes)],
+        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw), Just(Ending::Planes), Just(Ending::FloatPlanes), Just(Ending::First)],
     ) -> ConvCase {
         ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, ending }
     }
@@ -117,14 +119,17 @@ fn run_conv(case: &ConvCase) {
     let mut builder = Builder::new();
     let (in_c, out_c) = (case.groups * case.group_in, case.groups * case.group_out);
     let (height, width) = case.size;
-    let planes = matches!(case.ending, Ending::Planes | Ending::FloatPlanes);
+    let planes = matches!(
+        case.ending,
+        Ending::Planes | Ending::FloatPlanes | Ending::First
+    );
     let x_shape = if planes {
         [case.batch, in_c, height, width]
     } else {
         [case.batch, height, width, in_c]
     };
     let mut x_params = params(&mut random, case.signed, 0.05);
-    let quantizes = case.ending == Ending::FloatPlanes;
+    let quantizes = matches!(case.ending, Ending::FloatPlanes | Ending::First);
     let x_type = if quantizes {
         DType::F32
     } else {
@@ -214,7 +219,7 @@ fn run_conv(case: &ConvCase) {
         inputs.push(("r", random.tensor(dtype(case.signed), &shape)));
     }
     let mut result = builder.node(conv, &operands);
-    if planes || case.ending == Ending::FloatNchw {
+    if float && case.ending != Ending::Float {
         let perm = vec![0, 3, 1, 2];
         result = builder.node(Transpose { perm }, &[Some(result)]);
     }
@@ -238,6 +243,18 @@ fn run_conv(case: &ConvCase) {
                 };
                 fused || !depthwise || kernels.contains(&Kernel::View)
             }
+            // One channel or pixel lies the same way in both layouts, and depthwise layers are none of these.
+            Ending::First if kernels.contains(&Kernel::View) => kernels.len() == 3,
+            Ending::First if other || untold || kernels.contains(&Kernel::QConvDepthwise) => {
+                matches!(
+                    *kernels,
+                    [
+                        Kernel::QuantizeToNhwc,
+                        Kernel::QConv | Kernel::QConvDepthwise
+                    ]
+                )
+            }
+            Ending::First => kernels == [Kernel::QConvFirst],
             _ => matches!(*kernels, [Kernel::QConv | Kernel::QConvDepthwise]),
         },
         "{plan}"
@@ -264,6 +281,36 @@ fn a_change_of_layout_goes_by_strips() {
             bias: true,
             ending: Ending::FloatNchw,
         });
+    }
+}
+
+/// Images of so many rows that they are quantized in several strips, of so many images that threads have parts of two.
+#[test]
+fn first_layers_go_by_strips() {
+    for (size, kernel, stride, pads) in [
+        ((90, 300), (3, 3), (2, 2), vec![1, 1, 1, 1]),
+        ((120, 256), (7, 5), (2, 3), vec![3, 2, 2, 0]),
+        ((150, 170), (2, 2), (3, 1), vec![0, 1, 5, 0]),
+        ((40, 700), (9, 1), (1, 4), vec![8, 0, 12, 0]),
+    ] {
+        for (batch, signed) in [(1, false), (3, true)] {
+            run_conv(&ConvCase {
+                seed: 7,
+                batch,
+                size,
+                groups: 1,
+                group_in: 3,
+                group_out: 18,
+                kernel,
+                stride,
+                dilation: (1, 1),
+                pads: pads.clone(),
+                signed,
+                per_channel: true,
+                bias: true,
+                ending: Ending::First,
+            });
+        }
     }
 }
 

@@ -512,9 +512,11 @@ fn arguments<'a>(
 /// What a step costs, from the sizes of what it reads and gives.
 fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> StepCost {
     let operand = |(slot, operand): (usize, &Operand)| match operand {
+        // Packed weights are no operand, and a quantization before them has its scale there.
+        _ if slot == 1 && !step.weights.is_empty() => Some(&*step.weights),
         Operand::Value(index) => shapes[index.index()].as_deref(),
         Operand::Constant(index) => Some(&*plan.constant(*index).shape),
-        Operand::Absent => (slot == 1 && !step.weights.is_empty()).then_some(&*step.weights),
+        Operand::Absent => None,
     };
     let operands: Vec<_> = step.inputs.iter().enumerate().map(operand).collect();
     let result = step

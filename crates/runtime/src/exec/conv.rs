@@ -15,7 +15,7 @@ use octofold_tensor::DType;
 
 use super::pool::{pads, pair};
 use super::split::{self, Parts};
-use super::{Arguments, Call, Work};
+use super::{Arguments, Call, Shared, Work};
 use crate::StepError;
 use crate::plan::{Engine, Kernel};
 use crate::pool::Columns;
@@ -27,16 +27,9 @@ const ROWS: usize = 252;
 /// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache.
 const STRIP: usize = 96 << 10;
 
-/// A convolution, or a matrix product.
-#[derive(Debug)]
-enum Sizes {
-    Conv(ConvShape),
-    Linear(LinearShape),
-}
-
 /// What becomes of the sums; the constants are packed.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     Quantized {
         y: OutputQuantization,
         /// The parameters of the residual, and the quantization of the sum.
@@ -49,8 +42,8 @@ enum Stage {
 
 /// An engine with what it prepares for the sizes.
 #[derive(Debug)]
-enum Prepared {
-    Fbgemm(Sizes),
+pub(super) enum Prepared {
+    Fbgemm(ConvShape),
     Qnnpack(Indirection),
 }
 
@@ -86,7 +79,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         step.kernel,
         Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw
     );
-    let (sizes, x, stage) = match (&step.op, step.kernel) {
+    let (shape, x, stage) = match (&step.op, step.kernel) {
         (
             Op::FusedConv(op),
             Kernel::QConv
@@ -105,7 +98,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             if channels_first && !matches!(stage, Stage::Float { .. }) {
                 return Err(arguments.wrong_operator());
             }
-            (Sizes::Conv(shape), x, stage)
+            (shape, x, stage)
         }
         (Op::FusedLinear(op), Kernel::QLinear) => {
             let shape = linear_shape(arguments)?;
@@ -114,31 +107,14 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
                 Some(y) => quantized_stage(arguments, y, None)?,
                 None => float_stage(arguments, op.activation)?,
             };
-            (Sizes::Linear(shape), x, stage)
+            (shape.as_conv(), x, stage)
         }
         _ => return Err(arguments.wrong_operator()),
     };
     let quant = input.quant(x)?;
-    let shape = sizes.as_conv();
     let (rows, channels) = (shape.pixels()?, shape.out_c);
-    let prepared = match arguments.engine {
-        Engine::Fbgemm => Prepared::Fbgemm(sizes),
-        Engine::Qnnpack => Prepared::Qnnpack(Indirection::new(&shape)?),
-    };
-    let weights = (DType::U8, prepared.packed_len()?);
-    match stage {
-        Stage::Quantized { .. } => {
-            arguments.expect_packed(&[weights, (DType::I32, channels), (DType::F32, channels)])?
-        }
-        Stage::Float { .. } => {
-            arguments.expect_packed(&[
-                weights,
-                (DType::I32, channels),
-                (DType::F32, channels),
-                (DType::F32, channels),
-            ])?;
-        }
-    }
+    let prepared = Prepared::new(arguments.engine, shape)?;
+    arguments.expect_packed(&stage.packed(prepared.packed_len()?, channels))?;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
     Ok(Box::new(Conv {
         split: split(&shape, macs, threads, channels_first)?,
@@ -173,15 +149,6 @@ fn split(
     let cost = if shape.groups == channels { 8 } else { 1 };
     let macs = macs.saturating_mul(cost);
     Ok(Split::Rows(split::rows(rows, macs, threads)))
-}
-
-impl Sizes {
-    fn as_conv(&self) -> ConvShape {
-        match self {
-            Self::Conv(shape) => *shape,
-            Self::Linear(shape) => shape.as_conv(),
-        }
-    }
 }
 
 /// The sizes of a channels-last convolution with packed weights. The step may take changes of layout along, so that its operand and result lie
@@ -264,7 +231,7 @@ pub(super) fn linear_shape(arguments: &Arguments<'_>) -> Result<LinearShape, Ste
     })
 }
 
-fn conv_stage(op: &FusedConv, arguments: &Arguments<'_>) -> Result<Stage, StepError> {
+pub(super) fn conv_stage(op: &FusedConv, arguments: &Arguments<'_>) -> Result<Stage, StepError> {
     let has_residual = arguments.operands.get(3).copied().flatten().is_some();
     match (op.y, op.residual, op.sum, has_residual) {
         (Some(y), Some(residual), Some(sum), true) => {
@@ -303,55 +270,71 @@ fn float_stage(arguments: &Arguments<'_>, activation: Activation) -> Result<Stag
     Ok(Stage::Float { clamp })
 }
 
+impl Stage {
+    /// Whether a residual is added.
+    pub(super) fn has_residual(&self) -> bool {
+        matches!(self, Self::Quantized { residual, .. } if residual.is_some())
+    }
+
+    /// The types and lengths of the packed constants, for so many bytes of weights and output channels.
+    pub(super) fn packed(&self, weights: usize, channels: usize) -> Vec<(DType, usize)> {
+        let mut packed = vec![
+            (DType::U8, weights),
+            (DType::I32, channels),
+            (DType::F32, channels),
+        ];
+        if matches!(self, Self::Float { .. }) {
+            packed.push((DType::F32, channels));
+        }
+        packed
+    }
+
+    /// The stage with the constants and the residual of a call.
+    pub(super) fn output_stage<'a>(&self, call: &Shared<'a>) -> Result<OutputStage<'a>, StepError> {
+        Ok(match *self {
+            Self::Quantized { y, residual } => OutputStage::Quantized(Quantized {
+                bias: numbers(call.packed(1))?,
+                multiplier: numbers(call.packed(2))?,
+                zero_point: y.params.zero_point,
+                lo: y.lo,
+                hi: y.hi,
+                residual: residual.map(|(params, sum)| {
+                    let data = (call.operand(3), sum.dtype == QuantType::Int8);
+                    Residual::new(data, params, y.params, sum.params, (sum.lo, sum.hi))
+                }),
+            }),
+            Self::Float { clamp } => OutputStage::Float(Float {
+                correction: numbers(call.packed(1))?,
+                scale: numbers(call.packed(2))?,
+                bias: numbers(call.packed(3))?,
+                clamp,
+            }),
+        })
+    }
+}
+
 impl Work for Conv {
     fn table_bytes(&self) -> usize {
-        match &self.prepared {
-            Prepared::Fbgemm(_) => 0,
-            Prepared::Qnnpack(indirection) => indirection.table_bytes(),
-        }
+        self.prepared.table_bytes()
     }
 
     fn run(&self, call: Call<'_>) -> Result<(), StepError> {
-        match self.stage {
-            Stage::Quantized { y, residual } => {
-                let residual = residual.map(|(params, sum)| {
-                    let data = (call.operand(3), sum.dtype == QuantType::Int8);
-                    Residual::new(data, params, y.params, sum.params, (sum.lo, sum.hi))
-                });
-                let stage = OutputStage::Quantized(Quantized {
-                    bias: numbers(call.packed(1))?,
-                    multiplier: numbers(call.packed(2))?,
-                    zero_point: y.params.zero_point,
-                    lo: y.lo,
-                    hi: y.hi,
-                    residual,
-                });
-                self.run_parts(&call.shared(), &stage, call.output, |part| {
-                    OutputSlice::Bytes(part)
-                })
-            }
-            Stage::Float { clamp } => {
-                let stage = OutputStage::Float(Float {
-                    correction: numbers(call.packed(1))?,
-                    scale: numbers(call.packed(2))?,
-                    bias: numbers(call.packed(3))?,
-                    clamp,
-                });
-                let shared = call.shared();
-                if let Some(pixels) = self.channels_first {
-                    let output = numbers_mut(call.output)?;
-                    return self.run_channels_first(&shared, &stage, output, pixels);
-                }
-                self.run_parts(&shared, &stage, numbers_mut(call.output)?, |part| {
-                    OutputSlice::Floats(part)
-                })
-            }
+        let shared = call.shared();
+        let stage = self.stage.output_stage(&shared)?;
+        if let OutputStage::Quantized(_) = stage {
+            let output = call.output;
+            return self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part));
+        }
+        let output = numbers_mut(call.output)?;
+        match self.channels_first {
+            Some(pixels) => self.run_channels_first(&shared, &stage, output, pixels),
+            None => self.run_parts(&shared, &stage, output, |part| OutputSlice::Floats(part)),
         }
     }
 }
 
 impl Conv {
-    fn input<'a>(&self, call: &super::Shared<'a>) -> Activations<'a> {
+    fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
         Activations {
             data: call.operand(0),
             signed: self.signed,
@@ -361,7 +344,7 @@ impl Conv {
 
     fn run_parts<T: bytemuck::Pod + Send>(
         &self,
-        call: &super::Shared<'_>,
+        call: &Shared<'_>,
         stage: &OutputStage<'_>,
         output: &mut [T],
         slice: impl Fn(&mut [T]) -> OutputSlice<'_> + Sync,
@@ -420,7 +403,7 @@ impl Conv {
     /// Computes strips of pixels, channels-last, in scratch memory, and moves them to the planes of the output while they are near.
     fn run_channels_first(
         &self,
-        call: &super::Shared<'_>,
+        call: &Shared<'_>,
         stage: &OutputStage<'_>,
         output: &mut [f32],
         pixels: usize,
@@ -471,25 +454,40 @@ impl Conv {
 }
 
 impl Prepared {
-    /// The bytes of the packed weights.
-    fn packed_len(&self) -> Result<usize, KernelError> {
+    /// What an engine prepares for a convolution, or for a matrix product as one.
+    pub(super) fn new(engine: Engine, shape: ConvShape) -> Result<Self, KernelError> {
+        Ok(match engine {
+            Engine::Fbgemm => Self::Fbgemm(shape),
+            Engine::Qnnpack => Self::Qnnpack(Indirection::new(&shape)?),
+        })
+    }
+
+    /// The bytes of the tables.
+    pub(super) fn table_bytes(&self) -> usize {
         match self {
-            Self::Fbgemm(sizes) => fbgemm::packed_len(&sizes.as_conv()),
+            Self::Fbgemm(_) => 0,
+            Self::Qnnpack(indirection) => indirection.table_bytes(),
+        }
+    }
+
+    /// The bytes of the packed weights.
+    pub(super) fn packed_len(&self) -> Result<usize, KernelError> {
+        match self {
+            Self::Fbgemm(shape) => fbgemm::packed_len(shape),
             Self::Qnnpack(indirection) => qnnpack::packed_len(indirection.shape()),
         }
     }
 
     /// The bytes of scratch memory that a call takes.
-    fn scratch_len(&self) -> Result<usize, KernelError> {
+    pub(super) fn scratch_len(&self) -> Result<usize, KernelError> {
         match self {
-            Self::Fbgemm(Sizes::Conv(shape)) => fbgemm::conv_scratch_len(shape),
-            Self::Fbgemm(Sizes::Linear(shape)) => fbgemm::linear_scratch_len(shape),
+            Self::Fbgemm(shape) => fbgemm::conv_scratch_len(shape),
             Self::Qnnpack(indirection) => Ok(indirection.scratch_len()),
         }
     }
 
     /// Computes some columns of some rows.
-    fn run(
+    pub(super) fn run(
         &self,
         isa: Isa,
         input: Activations<'_>,
@@ -499,10 +497,7 @@ impl Prepared {
         scratch: &mut [u8],
     ) -> Result<(), KernelError> {
         match self {
-            Self::Fbgemm(Sizes::Conv(shape)) => fbgemm::conv(
-                isa, shape, input, weights, stage, rows, columns, output, scratch,
-            ),
-            Self::Fbgemm(Sizes::Linear(shape)) => fbgemm::linear(
+            Self::Fbgemm(shape) => fbgemm::conv(
                 isa, shape, input, weights, stage, rows, columns, output, scratch,
             ),
             Self::Qnnpack(indirection) => qnnpack::conv(

@@ -8,6 +8,7 @@ mod concat;
 mod conv;
 mod elementwise;
 mod fconv;
+mod first;
 mod float;
 mod function;
 mod layout;
@@ -129,6 +130,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         | Kernel::QConvDepthwiseToNchw
         | Kernel::QLinear => conv::bind(arguments, threads),
         Kernel::QConvDepthwisePlanes => planes::bind(arguments),
+        Kernel::QConvFirst => first::bind(arguments, threads),
         Kernel::QAdd | Kernel::QMul => elementwise::bind_binary(arguments),
         Kernel::QTable => elementwise::bind_table(arguments),
         Kernel::QConcat => concat::bind(arguments),
