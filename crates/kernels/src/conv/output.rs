@@ -13,6 +13,7 @@
 
 use octofold_quant::{QParams, requantize};
 
+use super::shape::product;
 use crate::KernelError;
 use crate::error::check_len;
 
@@ -123,21 +124,41 @@ pub struct FloatRows<'a> {
     pub clamp: Option<(f32, f32)>,
 }
 
-/// The contiguous part of the output that a call writes.
+/// The part of the output that a call writes: its rows, one behind the other.
 #[derive(Debug)]
 pub enum OutputSlice<'a> {
     /// Quantized values: `u8`, or `i8` as their bytes.
     Bytes(&'a mut [u8]),
     /// Floats.
     Floats(&'a mut [f32]),
+    /// Quantized values that are part of wider rows, as the operand of a concatenation is of its result.
+    BytesApart {
+        /// All bytes of the wider rows; the others are left as they are.
+        data: &'a mut [u8],
+        /// The bytes of a wider row.
+        width: usize,
+        /// Where this row begins in it.
+        first: usize,
+    },
 }
 
 impl OutputSlice<'_> {
     /// The number of elements.
     pub fn len(&self) -> usize {
         match self {
-            Self::Bytes(data) => data.len(),
+            Self::Bytes(data) | Self::BytesApart { data, .. } => data.len(),
             Self::Floats(data) => data.len(),
+        }
+    }
+
+    /// Its first byte, and the distance of two rows of `columns` elements, in elements.
+    pub(crate) fn start(self, columns: usize) -> (*mut u8, usize) {
+        match self {
+            Self::Bytes(data) => (data.as_mut_ptr(), columns),
+            Self::Floats(data) => (data.as_mut_ptr().cast(), columns),
+            Self::BytesApart { data, width, first } => {
+                (data.as_mut_ptr().wrapping_add(first), width)
+            }
         }
     }
 
@@ -184,11 +205,27 @@ impl OutputStage<'_> {
         rows: usize,
         channels: usize,
         output: &OutputSlice<'_>,
-        output_len: usize,
+        (output_rows, columns): (usize, usize),
     ) -> Result<(), KernelError> {
-        check_len("the output", output_len, output.len())?;
+        let width = match output {
+            OutputSlice::BytesApart { width, first, .. } => {
+                let end = first.checked_add(columns);
+                if end.is_none_or(|end| end > *width) {
+                    let (what, len) = ("columns", *width);
+                    let range = *first..first.saturating_add(columns);
+                    return Err(KernelError::Range { what, range, len });
+                }
+                *width
+            }
+            _ => columns,
+        };
+        check_len(
+            "the output",
+            product("the output", &[output_rows, width])?,
+            output.len(),
+        )?;
         match (self, output) {
-            (Self::Quantized(stage), OutputSlice::Bytes(_)) => {
+            (Self::Quantized(stage), OutputSlice::Bytes(_) | OutputSlice::BytesApart { .. }) => {
                 check_len("the bias", channels, stage.bias.len())?;
                 check_len("the multiplier", channels, stage.multiplier.len())?;
                 check_bounds(stage.zero_point, stage.lo, stage.hi)?;

@@ -48,7 +48,8 @@ pub fn conv_scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
 /// - `stage`: its constants have one entry for each of `out_c` channels;
 /// - `pixels`: a part of `0..batch·out_h·out_w`; calls for disjoint parts may run at the same time;
 /// - `channels`: starts at a multiple of 16 and ends at one, or at `out_c`; all channels of a grouped convolution;
-/// - `output`: the values, `[pixels.len(), channels.len()]`. With all channels, or one pixel, this is a contiguous part of the whole output;
+/// - `output`: the values, `[pixels.len(), channels.len()]`. With all channels, or one pixel, this is a contiguous part of the whole output, unless its rows
+///   are apart;
 /// - `scratch`: at least [`conv_scratch_len`] bytes with any content, not shared with a concurrent call.
 ///
 /// # Errors
@@ -216,12 +217,8 @@ fn run(
     }
     check_len("the input", checked.input_len, input.data.len())?;
     check_len("the packed weights", packed_len(shape)?, packed.len())?;
-    stage.check(
-        checked.pixels,
-        shape.out_c,
-        &output,
-        pixels.len() * channels.len(),
-    )?;
+    let block = (pixels.len(), channels.len());
+    stage.check(checked.pixels, shape.out_c, &output, block)?;
     check_scratch(conv_scratch_len(shape)?, scratch.len())?;
     let zero_byte = input.zero_byte()?;
     if checked.depthwise {
@@ -238,12 +235,8 @@ fn run(
     extras[..layout.zero].fill(zero_byte);
     // SAFETY: every bit pattern is a u32.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
-    let output_stride = channels.len();
     let element = stage.element();
-    let output = match output {
-        OutputSlice::Bytes(data) => data.as_mut_ptr(),
-        OutputSlice::Floats(data) => data.as_mut_ptr().cast::<u8>(),
-    };
+    let (output, output_stride) = output.start(channels.len());
     let reading = Reading::new(shape, &checked);
     let group_len = reading.group_len(&checked)?;
     let micro = micro(isa);

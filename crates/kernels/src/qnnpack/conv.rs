@@ -19,7 +19,7 @@ use crate::{Isa, KernelError};
 /// - `channels`: starts at a multiple of [`PANEL`] and ends at one, or at `out_c`; all channels of a grouped
 ///   convolution;
 /// - `output`: the values, `[pixels.len(), channels.len()]`. With all channels, or one pixel, this is a
-///   contiguous part of the whole output;
+///   contiguous part of the whole output, unless its rows are apart;
 /// - `scratch`: at least [`Indirection::scratch_len`] bytes with any content, not shared with a concurrent call.
 ///
 /// # Errors
@@ -55,16 +55,12 @@ pub fn conv(
     }
     check_len("the input", checked.input_len, input.data.len())?;
     check_len("the packed weights", packed_len(shape)?, packed.len())?;
-    let output_len = pixels.len() * channels.len();
-    stage.check(checked.pixels, shape.out_c, &output, output_len)?;
+    let block = (pixels.len(), channels.len());
+    stage.check(checked.pixels, shape.out_c, &output, block)?;
     check_scratch(indirection.scratch_len(), scratch.len())?;
     let zero = input.zero_byte()?;
-    let output_stride = channels.len();
     let element = stage.element();
-    let output = match output {
-        OutputSlice::Bytes(data) => data.as_mut_ptr(),
-        OutputSlice::Floats(data) => data.as_mut_ptr().cast::<u8>(),
-    };
+    let (output, output_stride) = output.start(channels.len());
     if checked.depthwise {
         let input = (input, zero);
         // SAFETY: all lengths and constants were checked, and `output` has a row of all channels for each pixel.
@@ -76,7 +72,7 @@ pub fn conv(
                 packed,
                 stage,
                 pixels,
-                (output, element),
+                (output, output_stride, element),
                 scratch,
             );
         }

@@ -53,7 +53,7 @@ fn even_taps(indirection: &Indirection) -> usize {
 ///
 /// # Safety
 /// All arguments were checked as [`super::conv()`] does, and `output` has a row of all channels for each pixel, of
-/// `element` bytes each.
+/// `element` bytes each, `output_stride` elements apart.
 #[expect(
     clippy::too_many_arguments,
     reason = "the arguments of the public function"
@@ -65,7 +65,7 @@ pub(super) unsafe fn run(
     packed: &[u8],
     stage: &OutputStage<'_>,
     pixels: Range<usize>,
-    (output, element): (*mut u8, usize),
+    (output, output_stride, element): (*mut u8, usize, usize),
     scratch: &mut [u8],
 ) {
     let (shape, checked) = (&indirection.shape, &indirection.checked);
@@ -96,8 +96,8 @@ pub(super) unsafe fn run(
             channels,
             all_channels: channels,
             // SAFETY: the pixel is inside of the output.
-            output: unsafe { output.add((pixel - pixels.start) * channels * element) },
-            output_stride: channels,
+            output: unsafe { output.add((pixel - pixels.start) * output_stride * element) },
+            output_stride,
             tiles: 1,
         };
         // SAFETY: the offsets are those of pixels of the image, each with `channels` bytes, or the zero row's.

@@ -208,7 +208,7 @@ unsafe fn store_bytes<const T: usize>(
         let low = _mm256_packus_epi32(value(0), value(1));
         let high = _mm256_packus_epi32(value(2), value(3));
         let bytes = _mm256_packus_epi16(low, high);
-        let at = (pixel + t) * segment.layer.channels + first;
+        let at = (pixel + t) * segment.layer.out_width + segment.layer.out_first + first;
         // SAFETY: the output has `count` channels at this pixel.
         unsafe {
             let output = segment.bytes.as_mut_ptr().add(at);

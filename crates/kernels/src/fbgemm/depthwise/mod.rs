@@ -45,6 +45,9 @@ struct Layer<'a> {
     zero: &'a [u8],
     packed: &'a [u8],
     stage: &'a OutputStage<'a>,
+    /// Elements from a pixel of the output to the next one, and where the first channel is among them.
+    out_width: usize,
+    out_first: usize,
 }
 
 /// Pixels of one output row, the unit of the kernels for AVX2 and of the portable one.
@@ -52,7 +55,7 @@ struct Layer<'a> {
 /// Invariants beside those of [`Layer`]:
 /// - `rows` has a multiple of four entries, at least `kernel_h`; each is [`OUTSIDE`] or the offset of the
 ///   first pixel of an input row, so that `in_w · channels` bytes follow it in `input`;
-/// - `bytes`, or `floats` where the stage gives floats, has `pixels · channels` elements.
+/// - `bytes`, or `floats` where the stage gives floats, has `pixels · out_width` elements.
 struct Segment<'a> {
     layer: &'a Layer<'a>,
     rows: &'a [u32],
@@ -109,7 +112,7 @@ pub(super) fn run(
     packed: &[u8],
     stage: &OutputStage<'_>,
     pixels: Range<usize>,
-    mut output: OutputSlice<'_>,
+    output: OutputSlice<'_>,
     scratch: &mut [u8],
 ) {
     let channels = shape.out_c;
@@ -129,6 +132,11 @@ pub(super) fn run(
     let (_, bias, _) = unsafe { bias.align_to_mut::<i32>() };
     // SAFETY: as above.
     let (_, multiplier, _) = unsafe { multiplier.align_to_mut::<f32>() };
+    let mut output = output;
+    let (out_width, out_first) = match output {
+        OutputSlice::BytesApart { width, first, .. } => (width, first),
+        _ => (channels, 0),
+    };
     let layer = Layer {
         shape,
         checked,
@@ -138,6 +146,8 @@ pub(super) fn run(
         zero,
         packed,
         stage,
+        out_width,
+        out_first,
     };
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Vnni {
@@ -156,9 +166,11 @@ pub(super) fn run(
     }
     for run in runs(checked, pixels.clone()) {
         row_offsets(shape, &run, rows);
-        let part = run.first * channels..(run.first + run.len) * channels;
+        let part = run.first * out_width..(run.first + run.len) * out_width;
         let (bytes, floats) = match &mut output {
-            OutputSlice::Bytes(data) => (&mut data[part], Default::default()),
+            OutputSlice::Bytes(data) | OutputSlice::BytesApart { data, .. } => {
+                (&mut data[part], Default::default())
+            }
             OutputSlice::Floats(data) => (Default::default(), &mut data[part]),
         };
         let segment = Segment {

@@ -35,7 +35,7 @@ pub(super) fn segment(segment: Segment<'_>) {
                     acc = acc.wrapping_add(value * i32::from(weight as i8));
                 }
             }
-            let at = pixel * channels + channel;
+            let at = pixel * segment.layer.out_width + segment.layer.out_first + channel;
             match segment.layer.stage {
                 OutputStage::Quantized(stage) => {
                     segment.bytes[at] = stage.value(acc, channel, row * channels + channel);

@@ -39,7 +39,8 @@ pub(super) unsafe fn block<const COUNT: usize>(
         bias,
         multiplier,
         mask: channels.mask(),
-        all: layer.channels,
+        all: layer.out_width,
+        adjacent: channels.count == COUNT && layer.out_width == COUNT,
     };
     let most = match COUNT {
         WIDTH => geometry.wide_pixels(shape.stride_w),
@@ -71,7 +72,8 @@ pub(super) unsafe fn block<const COUNT: usize>(
                     _ => narrow::<COUNT>(block, line, (first, pixels)),
                 }
                 for (down, line) in lines[index..][..serves].iter().enumerate() {
-                    let to = (line.run.first + first) * layer.channels + channels.first;
+                    let to = (line.run.first + first) * layer.out_width;
+                    let to = to + layer.out_first + channels.first;
                     store(&rows, (pixels, down), output.add(to));
                 }
             }
@@ -93,6 +95,8 @@ struct ByteRows<'a> {
     mask: u64,
     /// The distance of two pixels in the output.
     all: usize,
+    /// Whether pixels fill their bytes and follow each other without a gap there.
+    adjacent: bool,
 }
 
 impl ByteRows<'_> {
@@ -203,7 +207,7 @@ impl ByteRows<'_> {
             unsafe {
                 match COUNT {
                     WIDTH => _mm512_mask_storeu_epi8(output.cast(), self.mask, bytes),
-                    _ if all == COUNT => _mm512_storeu_si512(output.cast(), bytes),
+                    _ if self.adjacent => _mm512_storeu_si512(output.cast(), bytes),
                     _ => self.put_pixels::<COUNT>(unit, output, bytes),
                 }
             }

@@ -96,14 +96,21 @@ pub(super) unsafe fn run(
             // SAFETY: passed on from the caller; these channels exist, and a block's weights are placed for the bytes that it has for a pixel.
             unsafe {
                 match (plain, count, &mut *output) {
-                    (Some(finish), ..=16, OutputSlice::Bytes(data)) if geometry.packs => {
-                        bytes::block::<16>(&block, finish, lines_of_group, data.as_mut_ptr());
-                    }
-                    (Some(finish), 17..=32, OutputSlice::Bytes(data)) if geometry.packs => {
-                        bytes::block::<32>(&block, finish, lines_of_group, data.as_mut_ptr());
-                    }
-                    (Some(finish), _, OutputSlice::Bytes(data)) => {
-                        bytes::block::<64>(&block, finish, lines_of_group, data.as_mut_ptr());
+                    (
+                        Some(finish),
+                        count,
+                        OutputSlice::Bytes(data) | OutputSlice::BytesApart { data, .. },
+                    ) => {
+                        let data = data.as_mut_ptr();
+                        match count {
+                            ..=16 if geometry.packs => {
+                                bytes::block::<16>(&block, finish, lines_of_group, data);
+                            }
+                            17..=32 if geometry.packs => {
+                                bytes::block::<32>(&block, finish, lines_of_group, data);
+                            }
+                            _ => bytes::block::<64>(&block, finish, lines_of_group, data),
+                        }
                     }
                     (_, _, output) => {
                         let first = pixels.start;

@@ -81,27 +81,30 @@ unsafe fn store(
     output: &mut OutputSlice<'_>,
 ) {
     let Channels { first, count } = of;
-    let all = layer.channels;
+    let (all, width) = (layer.channels, layer.out_width);
+    let at = |pixel: usize| pixel * width + layer.out_first + first;
     let (stage, (finish, multiplier), output) = match (layer.stage, finish, output) {
-        (OutputStage::Quantized(stage), Some(finish), OutputSlice::Bytes(output)) => {
-            (stage, finish, output)
-        }
+        (
+            OutputStage::Quantized(stage),
+            Some(finish),
+            OutputSlice::Bytes(data) | OutputSlice::BytesApart { data, .. },
+        ) => (stage, finish, data),
         (OutputStage::Float(stage), _, OutputSlice::Floats(output)) => {
-            let output = &mut output[pixel * all + first..];
+            let output = &mut output[at(pixel)..];
             // SAFETY: passed on from the caller.
-            return unsafe { store_floats(stage, of, all, sums, output) };
+            return unsafe { store_floats(stage, of, width, sums, output) };
         }
         (stage, _, OutputSlice::Floats(output)) => {
             let shift = if layer.signed { 128 } else { 0 };
             for (t, sums) in sums.iter().enumerate() {
-                let output = &mut output[(pixel + t) * all + first..][..count];
+                let output = &mut output[at(pixel + t)..][..count];
                 let sums = &in_order(sums)[..count];
                 store_float_row(stage, sums, (row + t, shift), first, output);
             }
             return;
         }
         // The stage was checked against the output.
-        (_, _, OutputSlice::Bytes(_)) => return,
+        (_, _, OutputSlice::Bytes(_) | OutputSlice::BytesApart { .. }) => return,
     };
     let mask = of.mask();
     for (t, sums) in sums.iter().enumerate() {
@@ -121,7 +124,7 @@ unsafe fn store(
             finish.steps_with::<false>(sums[j], multiplier[j], stage, bytes)
         };
         let bytes = finish.bytes::<false>([value(0), value(1), value(2), value(3)]);
-        let output = &mut output[(pixel + t) * all + first..][..count];
+        let output = &mut output[at(pixel + t)..][..count];
         // SAFETY: the slice has a byte for each lane of the mask; the others are not written.
         unsafe { _mm512_mask_storeu_epi8(output.as_mut_ptr().cast(), mask, bytes) };
     }
