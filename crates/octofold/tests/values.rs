@@ -160,3 +160,47 @@ fn a_setting_of_a_value_leaves_the_types_of_others() -> Result<()> {
     }
     Ok(())
 }
+
+/// What only concatenations read is observed where it is joined at last, unless it has a setting or a specification of its own.
+#[test]
+fn operands_of_concatenations_share_its_observer() -> Result<()> {
+    let text = r#"net (float[1,2,4,4] x) => (y, z)
+        <float[2,2,1,1] v = {1, -2, 3, 0.5}, float[2,2,1,1] w = {1, 2, -3, 1}, float[2,2,1,1] s = {2, 1, 3, -1},
+         float[2,2,1,1] t = {0.5, 2, 3, 1}, float[1,8,1,1] u = {1, 2, 3, 4, 5, 6, 7, 8}> {
+            [c1] a = Conv (x, v)
+            [c2] b = Conv (x, w)
+            [k1] ab = Concat <axis = 1> (a, b)
+            [c3] c = Conv (x, s)
+            [c4] d = Conv (x, t)
+            [k2] abcd = Concat <axis = 1> (ab, c, d)
+            [c5] y = Conv (abcd, u)
+            [c6] z = Conv (d, w)
+        }"#;
+    let observed = |mapping: &QConfigMapping| -> Result<Vec<String>> {
+        let model = Model::new(text::parse(text, None)?);
+        let prepared = octofold::prepare(model, mapping, &BackendConfig::fbgemm())?;
+        ["a", "b", "ab", "c", "d", "abcd"]
+            .iter()
+            .map(|name| {
+                let value = prepared.graph.value_named(name).context("a value")?;
+                let annotation = &prepared.annotations.values[&value];
+                Ok(prepared.graph.value(annotation.observed).name().to_owned())
+            })
+            .collect()
+    };
+    let all = || QConfigMapping::global(QConfig::default());
+    // `d` has another reader.
+    let found = observed(&all())?;
+    ensure!(
+        found == ["abcd", "abcd", "abcd", "abcd", "d", "abcd"],
+        "{found:?}"
+    );
+    let given = all().set_value("b", SpecEdit::fixed(0.02, 110));
+    ensure!(observed(&given)? == ["abcd", "b", "abcd", "abcd", "d", "abcd"]);
+    let given = all().set_value("abcd", SpecEdit::fixed(0.02, 110));
+    ensure!(observed(&given)? == ["ab", "ab", "ab", "c", "d", "abcd"]);
+    let exact = QConfig::default().with_observer(ObserverKind::MinMax);
+    let other = all().set_module_name("c3", Some(exact));
+    ensure!(observed(&other)? == ["abcd", "abcd", "abcd", "c", "d", "abcd"]);
+    Ok(())
+}

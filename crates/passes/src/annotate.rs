@@ -7,6 +7,8 @@
 //! where its operands are. Values whose parameters must be equal (before and after a reshape or a max pool) share one
 //! observer; a reader that wants another type than its operand has gets its own conversion. Insertion passes only follow the table.
 
+mod concatenation;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
@@ -234,7 +236,7 @@ pub fn annotate(
         &order,
         &candidates,
         &quantized,
-        &within,
+        (&within, &settled),
         backend,
         &mut annotations,
     );
@@ -415,7 +417,7 @@ pub(crate) fn annotate_values(
     order: &[NodeId],
     candidates: &BTreeMap<NodeId, Candidate>,
     quantized: &BTreeSet<NodeId>,
-    within: &BTreeSet<ValueId>,
+    (within, settled): (&BTreeSet<ValueId>, &BTreeSet<ValueId>),
     backend: &BackendConfig,
     annotations: &mut Annotations,
 ) {
@@ -476,6 +478,7 @@ pub(crate) fn annotate_values(
             }
         }
     }
+    concatenation::share(graph, order, quantized, settled, annotations);
 }
 
 /// Activations have one scale a tensor, whatever a QConfig for weights and activations alike says.

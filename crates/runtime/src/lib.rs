@@ -28,6 +28,7 @@ mod error;
 mod exec;
 pub mod file;
 mod memory;
+mod place;
 mod plan;
 #[allow(
     unsafe_code,

@@ -14,9 +14,10 @@ use smallvec::SmallVec;
 
 use crate::blob::AlignedBytes;
 use crate::exec::{Call, Work};
+use crate::place::Place;
 use crate::plan::{ConstantIndex, Kernel, Operand, Plan, Step, Tap, ValueIndex};
 use crate::pool::Pool;
-use crate::specialize::{Action, Place, Specialization};
+use crate::specialize::{Action, Specialization};
 use crate::values::{tensor_bytes, tensor_bytes_mut, tensor_of};
 use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, TensorView};
 
@@ -358,7 +359,7 @@ impl Session {
             Action::Kernel(work) => {
                 let environment = (self.isa, &*self.pool);
                 self.memory
-                    .kernel(&self.plan, specialization, step, &**work, environment)
+                    .kernel(&self.plan, specialization, index, &**work, environment)
             }
         }
     }
@@ -467,6 +468,8 @@ impl Memory {
                     let bytes = &self.arena.bytes()[range.clone()];
                     tensor_of(plan.value(value).dtype, shape, bytes).map(Some)
                 }
+                // Only the value that it is a part of reads it.
+                Place::Rows(..) => Err(lost()),
             },
         }
     }
@@ -525,6 +528,11 @@ impl Memory {
                     let bytes = tensor_bytes(&tensor).unwrap_or(&[]);
                     self.arena.bytes_mut()[range.clone()].copy_from_slice(bytes);
                 }
+                Place::Rows(..) => {
+                    return Err(StepError::invalid(
+                        "a portable step writes no parts of rows",
+                    ));
+                }
             }
         }
         Ok(())
@@ -575,6 +583,7 @@ impl Memory {
                     .as_ref()
                     .and_then(tensor_bytes)
                     .ok_or_else(unseen)?,
+                Place::Rows(..) => return Err(unseen()),
             },
             channels_last: value.channels_last,
         };
@@ -588,10 +597,11 @@ impl Memory {
         &mut self,
         plan: &Plan,
         specialization: &Specialization,
-        step: &Step,
+        index: usize,
         work: &dyn Work,
         (isa, pool): (Isa, &Pool),
     ) -> Result<(), StepError> {
+        let step = &plan.steps()[index];
         let &[result] = &*step.outputs else {
             return Err(StepError::invalid("a kernel gives one result"));
         };
@@ -601,12 +611,12 @@ impl Memory {
             .map(|&index| plan.constant_bytes(index))
             .collect();
         match &specialization.places[result.index()] {
-            Place::Arena(range) => {
+            Place::Arena(range) | Place::Rows(range, _) => {
                 // The result is cut out of the arena; operands lie before or behind it.
                 let (before, rest) = self.arena.bytes_mut().split_at_mut(range.start);
                 let (output, behind) = rest.split_at_mut(range.len());
                 let parts = [(0, &*before), (range.end, &*behind)];
-                let operands = operands(plan, specialization, step, &parts, &self.tensors)?;
+                let operands = operands(plan, specialization, index, &parts, &self.tensors)?;
                 let (operands, packed) = (&*operands, &*packed);
                 work.run(Call {
                     isa,
@@ -628,7 +638,7 @@ impl Memory {
                 };
                 {
                     let parts = [(0, self.arena.bytes())];
-                    let operands = operands(plan, specialization, step, &parts, &self.tensors)?;
+                    let operands = operands(plan, specialization, index, &parts, &self.tensors)?;
                     let (operands, packed) = (&*operands, &*packed);
                     let output = tensor_bytes_mut(&mut tensor)?;
                     work.run(Call {
@@ -656,11 +666,12 @@ fn bytes_of(tensor: &Tensor) -> u64 {
     (tensor.len() as u64).saturating_mul(size as u64)
 }
 
-/// The bytes of a step's operands; `arena` are the parts of the arena that are not being written, with their offsets.
+/// The bytes of a step's operands, none for those that lie where they belong in the result; `arena` are the parts of the arena that are not being
+/// written, with their offsets.
 fn operands<'a>(
     plan: &'a Plan,
     specialization: &Specialization,
-    step: &Step,
+    index: usize,
     arena: &[(usize, &'a [u8])],
     tensors: &'a [Option<Tensor>],
 ) -> Result<SmallVec<[&'a [u8]; 4]>, StepError> {
@@ -672,13 +683,17 @@ fn operands<'a>(
             };
             arena.iter().find_map(inside)
         }
+        // Only the value that it is a part of reads it.
+        Place::Rows(..) => None,
     };
-    let bytes = |operand: &Operand| match *operand {
+    let (step, joined) = (&plan.steps()[index], &specialization.joined[index]);
+    let bytes = |(slot, operand): (usize, &Operand)| match *operand {
         Operand::Absent => Ok(&[][..]),
+        _ if joined.contains(&slot) => Ok(&[][..]),
         Operand::Constant(index) => Ok(plan.constant_bytes(index)),
         Operand::Value(index) => value(index).ok_or_else(|| {
             StepError::invalid("an operand overlaps the result or was not computed")
         }),
     };
-    step.inputs.iter().map(bytes).collect()
+    step.inputs.iter().enumerate().map(bytes).collect()
 }

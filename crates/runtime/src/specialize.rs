@@ -3,32 +3,21 @@
 //! [`Specialization::new`] is a pure function of the plan and the shapes of its inputs. A session keeps the results, so that runs with
 //! shapes that it has seen before compute nothing of this again.
 
-use std::ops::Range;
-
 use octofold_ops::Op;
 use octofold_tensor::{Dim, Shape, Symbols};
 
-use crate::exec::{self, Argument, Arguments, Work};
-use crate::memory::{Lifetime, place};
+use crate::exec::{self, Argument, Arguments, Laid, Work};
+use crate::place::{self, Joined, Place, Places, byte_len};
 use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
-use crate::values::kernels_write;
 use crate::{PlanError, StepError, cost};
-
-/// Where a value lies while the plan runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In the arena.
-    Arena(Range<usize>),
-    /// In a tensor of its own: inputs, outputs, what only portable steps touch, and what depends on data.
-    Tensor,
-}
 
 /// How a step is executed.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// By the portable operator.
     Portable,
-    /// Without any work, but that of showing the value to an observer: the number of the tap.
+    /// Without any work, but that of showing the value to an observer: the number of the tap. The result lies where its operand does, or its operands
+    /// lie where they belong in it.
     View(Option<usize>),
     /// By a kernel.
     Kernel(Box<dyn Work>),
@@ -61,6 +50,8 @@ pub struct Specialization {
     pub(crate) shapes: Vec<Option<Shape>>,
     pub(crate) places: Vec<Place>,
     pub(crate) actions: Vec<Action>,
+    /// For each step the operands that lie where they belong in its result.
+    pub(crate) joined: Vec<Joined>,
     /// After each step, the values with tensors of their own that are not needed any more.
     pub(crate) drops: Vec<Vec<ValueIndex>>,
     pub(crate) costs: Vec<StepCost>,
@@ -81,22 +72,33 @@ impl Specialization {
     pub fn new(plan: &Plan, inputs: &[Shape], threads: usize) -> Result<Self, PlanError> {
         let symbols = bind_symbols(plan, inputs)?;
         let shapes = value_shapes(plan, inputs, &symbols)?;
-        let roots = roots(plan);
-        let in_arena = arena_values(plan, &shapes, &roots);
-        let last_uses = last_uses(plan);
+        let Places {
+            values: places,
+            joined,
+            last_uses,
+            arena_bytes,
+        } = place::places(plan, &shapes)?;
 
         let mut actions = Vec::with_capacity(plan.steps().len());
         let mut costs = Vec::with_capacity(plan.steps().len());
         let mut taps = 0;
         let mut table_bytes = 0_usize;
         for (index, step) in plan.steps().iter().enumerate() {
-            let action = bind(plan, step, &shapes, threads, &mut taps).map_err(|source| {
-                PlanError::Step {
-                    index,
-                    name: step.name.clone(),
-                    source: Box::new(source),
-                }
-            })?;
+            let laid = Laid {
+                joined: &joined[index],
+                apart: match step.outputs.first().map(|result| &places[result.index()]) {
+                    Some(&Place::Rows(_, apart)) => Some(apart),
+                    _ => None,
+                },
+            };
+            let action =
+                bind(plan, step, &shapes, &laid, threads, &mut taps).map_err(|source| {
+                    PlanError::Step {
+                        index,
+                        name: step.name.clone(),
+                        source: Box::new(source),
+                    }
+                })?;
             if let Action::Kernel(work) = &action {
                 table_bytes = table_bytes.saturating_add(work.table_bytes());
             }
@@ -106,9 +108,8 @@ impl Specialization {
                 )));
             }
             actions.push(action);
-            costs.push(step_cost(plan, step, &shapes));
+            costs.push(step_cost(plan, step, &shapes, &joined[index]));
         }
-        let (places, arena_bytes) = places(plan, &shapes, &roots, &in_arena, &last_uses)?;
 
         let mut kept = vec![false; plan.values().len()];
         for output in plan.outputs() {
@@ -129,6 +130,7 @@ impl Specialization {
             shapes,
             places,
             actions,
+            joined,
             drops,
             costs,
             arena_bytes,
@@ -291,123 +293,6 @@ fn value_shapes(
     Ok(shapes)
 }
 
-/// The bytes of elements of a size, when a slice can be that long.
-fn byte_len(size: usize, shape: &[usize]) -> Option<usize> {
-    let product = shape
-        .iter()
-        .try_fold(size, |product, &size| product.checked_mul(size))?;
-    isize::try_from(product).ok().map(|_| product)
-}
-
-/// For each value the one whose memory it is: itself, or that of the value that it is a view of.
-fn roots(plan: &Plan) -> Vec<ValueIndex> {
-    let mut roots: Vec<ValueIndex> = (0..plan.values().len() as u32).map(ValueIndex).collect();
-    for step in plan.steps() {
-        if let (Kernel::View, Some(&Operand::Value(from)), [to, ..]) =
-            (step.kernel, step.inputs.first(), &*step.outputs)
-        {
-            roots[to.index()] = roots[from.index()];
-        }
-    }
-    roots
-}
-
-/// For each root whether it lies in the arena.
-fn arena_values(plan: &Plan, shapes: &[Option<Shape>], roots: &[ValueIndex]) -> Vec<bool> {
-    let mut wanted = vec![false; roots.len()];
-    for step in plan.steps() {
-        if !matches!(step.kernel, Kernel::Portable | Kernel::View) {
-            for value in values_of(step) {
-                wanted[roots[value.index()].index()] = true;
-            }
-        }
-    }
-    let mut refuse = |value: ValueIndex| wanted[roots[value.index()].index()] = false;
-    plan.parts().inputs.iter().for_each(|&input| refuse(input));
-    for output in plan.outputs() {
-        if let Operand::Value(value) = output.value {
-            refuse(value);
-        }
-    }
-    for step in plan.steps() {
-        // A view of a constant has no memory of its own.
-        if let (Kernel::View, Some(Operand::Constant(_) | Operand::Absent)) =
-            (step.kernel, step.inputs.first())
-        {
-            step.outputs.iter().for_each(|&value| refuse(value));
-        }
-    }
-    for (index, value) in plan.values().iter().enumerate() {
-        if shapes[index].is_none() || !kernels_write(value.dtype) {
-            refuse(ValueIndex(index as u32));
-        }
-    }
-    wanted
-}
-
-/// All values that a step reads or gives.
-fn values_of(step: &Step) -> impl Iterator<Item = ValueIndex> {
-    let operands = step.inputs.iter().filter_map(|operand| match operand {
-        Operand::Value(value) => Some(*value),
-        Operand::Absent | Operand::Constant(_) => None,
-    });
-    operands.chain(step.outputs.iter().copied())
-}
-
-/// For each value the last step that reads or gives it.
-fn last_uses(plan: &Plan) -> Vec<Option<usize>> {
-    let mut last = vec![None; plan.values().len()];
-    for (index, step) in plan.steps().iter().enumerate() {
-        values_of(step).for_each(|value| last[value.index()] = Some(index));
-    }
-    last
-}
-
-fn places(
-    plan: &Plan,
-    shapes: &[Option<Shape>],
-    roots: &[ValueIndex],
-    in_arena: &[bool],
-    last_uses: &[Option<usize>],
-) -> Result<(Vec<Place>, usize), PlanError> {
-    let mut lifetimes = Vec::new();
-    let mut slots = vec![None; plan.values().len()];
-    for (index, step) in plan.steps().iter().enumerate() {
-        for &result in &step.outputs {
-            let root = roots[result.index()];
-            if !in_arena[root.index()] {
-                continue;
-            }
-            let last = last_uses[result.index()].unwrap_or(index);
-            match slots[root.index()] {
-                None => {
-                    let size = plan.value(result).dtype.size().unwrap_or(1);
-                    let len = shapes[result.index()]
-                        .as_ref()
-                        .and_then(|shape| byte_len(size, shape))
-                        .unwrap_or(0);
-                    slots[root.index()] = Some(lifetimes.len());
-                    lifetimes.push(Lifetime {
-                        len,
-                        steps: index..=last,
-                    });
-                }
-                Some(slot) => {
-                    let lifetime: &mut Lifetime = &mut lifetimes[slot];
-                    lifetime.steps = *lifetime.steps.start()..=last.max(*lifetime.steps.end());
-                }
-            }
-        }
-    }
-    let too_large = || PlanError::Inconsistent("the arena is too large".to_owned());
-    let (offsets, total) = place(&lifetimes).ok_or_else(too_large)?;
-    let places = roots.iter().map(|root| match slots[root.index()] {
-        Some(slot) => Place::Arena(offsets[slot]..offsets[slot] + lifetimes[slot].len),
-        None => Place::Tensor,
-    });
-    Ok((places.collect(), total))
-}
-
 /// See [`Specialization::tensor_bytes`].
 fn peak_of_tensors(
     plan: &Plan,
@@ -443,6 +328,7 @@ fn bind(
     plan: &Plan,
     step: &Step,
     shapes: &[Option<Shape>],
+    laid: &Laid<'_>,
     threads: usize,
     taps: &mut usize,
 ) -> Result<Action, StepError> {
@@ -452,7 +338,7 @@ fn bind(
         }
         Kernel::Portable => Ok(Action::Portable),
         Kernel::View => {
-            let arguments = arguments(plan, step, shapes)?;
+            let arguments = arguments(plan, step, shapes, laid)?;
             exec::check_view(&arguments)?;
             let tap = matches!(step.op, Op::Observe(_)).then(|| {
                 *taps += 1;
@@ -461,17 +347,25 @@ fn bind(
             Ok(Action::View(tap))
         }
         _ => {
-            let arguments = arguments(plan, step, shapes)?;
-            Ok(Action::Kernel(exec::bind(&arguments, threads)?))
+            let arguments = arguments(plan, step, shapes, laid)?;
+            let work = exec::bind(&arguments, threads)?;
+            // A slice has one operand that is data, and a concatenation only such.
+            let all = step.kernel == Kernel::Move || laid.joined.len() == step.inputs.len();
+            Ok(if !laid.joined.is_empty() && all {
+                Action::View(None)
+            } else {
+                Action::Kernel(work)
+            })
         }
     }
 }
 
 /// The sizes and types of everything that a step's kernel sees.
-fn arguments<'a>(
+pub(crate) fn arguments<'a>(
     plan: &'a Plan,
     step: &'a Step,
     shapes: &'a [Option<Shape>],
+    laid: &Laid<'a>,
 ) -> Result<Arguments<'a>, StepError> {
     let value = |index: ValueIndex| {
         let value = plan.value(index);
@@ -506,11 +400,12 @@ fn arguments<'a>(
         operands: step.inputs.iter().map(operand).collect::<Result<_, _>>()?,
         packed: step.packed.iter().map(|&index| constant(index)).collect(),
         result: value(result)?,
+        laid: *laid,
     })
 }
 
 /// What a step costs, from the sizes of what it reads and gives.
-fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> StepCost {
+fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usize]) -> StepCost {
     let operand = |(slot, operand): (usize, &Operand)| match operand {
         // Packed weights are no operand, and a quantization before them has its scale there.
         _ if slot == 1 && !step.weights.is_empty() => Some(&*step.weights),
@@ -525,7 +420,7 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> StepCost {
         .and_then(|index| shapes[index.index()].as_deref());
     let (read, written) = match step.kernel {
         Kernel::View => (0, 0),
-        _ => bytes_moved(plan, step, shapes),
+        _ => bytes_moved(plan, step, shapes, joined),
     };
     StepCost {
         macs: result.map_or(0, |result| cost::macs(&step.op, &operands, result)),
@@ -536,7 +431,7 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> StepCost {
 }
 
 /// The bytes that a step reads, and those that it writes.
-fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> (u64, u64) {
+fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usize]) -> (u64, u64) {
     let value = |index: ValueIndex| {
         let size = plan.value(index).dtype.size().unwrap_or(1);
         let shape = shapes[index.index()].as_ref();
@@ -546,8 +441,15 @@ fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> (u64, u64)
     };
     let sum = u64::saturating_add;
     let written = step.outputs.iter().map(|&index| value(index)).fold(0, sum);
+    // What lies where it belongs is neither read nor written.
+    let lies = |&slot: &usize| match step.inputs.get(slot) {
+        Some(&Operand::Value(index)) => value(index).min(written),
+        _ => 0,
+    };
+    let lying = joined.iter().map(lies).fold(0, sum);
     let operands = step.inputs.iter().enumerate().map(|(slot, operand)| {
         let bytes = match *operand {
+            _ if joined.contains(&slot) => 0,
             Operand::Value(index) => value(index),
             Operand::Constant(index) => plan.constant(index).len as u64,
             Operand::Absent => 0,
@@ -558,5 +460,9 @@ fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>]) -> (u64, u64)
         .packed
         .iter()
         .map(|&index| plan.constant(index).len as u64);
+    let written = match step.kernel {
+        Kernel::Move if !joined.is_empty() => 0,
+        _ => written.saturating_sub(lying),
+    };
     (operands.chain(packed).fold(0, sum), written)
 }

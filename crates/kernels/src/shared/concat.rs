@@ -15,8 +15,8 @@ use crate::{Isa, KernelError};
 /// One input of [`concat()`].
 #[derive(Clone, Copy, Debug)]
 pub struct ConcatInput<'a> {
-    /// All `outer · inner` bytes.
-    pub data: &'a [u8],
+    /// All `outer · inner` bytes; `None` where the rows of the result have them already.
+    pub data: Option<&'a [u8]>,
     /// What they mean.
     pub quant: Quant8,
     /// Bytes a row.
@@ -42,11 +42,8 @@ pub fn concat(
     let mut width = 0_usize;
     for input in inputs {
         input.quant.check()?;
-        check_len(
-            "an input",
-            product("an input", &[outer, input.inner])?,
-            input.data.len(),
-        )?;
+        let len = product("an input", &[outer, input.inner])?;
+        check_len("an input", len, input.data.map_or(len, <[u8]>::len))?;
         let sum = width.checked_add(input.inner);
         width = sum.ok_or(KernelError::TooLarge {
             what: "a row of the output",
@@ -62,11 +59,13 @@ pub fn concat(
     }
     let mut start = 0;
     for input in inputs.iter().filter(|input| input.inner > 0) {
-        let rescaler = Rescaler::new(input.quant, to)?;
-        let from = &input.data[rows.start * input.inner..rows.end * input.inner];
-        let into = output.chunks_exact_mut(width);
-        for (from, into) in from.chunks_exact(input.inner).zip(into) {
-            rescaler.run(isa, from, &mut into[start..start + input.inner])?;
+        if let Some(data) = input.data {
+            let rescaler = Rescaler::new(input.quant, to)?;
+            let from = &data[rows.start * input.inner..rows.end * input.inner];
+            let into = output.chunks_exact_mut(width);
+            for (from, into) in from.chunks_exact(input.inner).zip(into) {
+                rescaler.run(isa, from, &mut into[start..start + input.inner])?;
+            }
         }
         start += input.inner;
     }
@@ -92,15 +91,15 @@ mod tests {
                 .collect();
             let quants = [to.quant, quants()[3], quants()[0], quants()[1], quants()[4]];
             let input = |i: usize| ConcatInput {
-                data: &datas[i],
+                data: Some(&datas[i]),
                 quant: quants[i],
                 inner: widths[i],
             };
             let inputs: Vec<_> = (0..5).map(input).collect();
             let mut expected = Vec::new();
             for row in 0..outer {
-                for input in &inputs {
-                    for &x in &input.data[row * input.inner..][..input.inner] {
+                for (i, input) in inputs.iter().enumerate() {
+                    for &x in &datas[i][row * input.inner..][..input.inner] {
                         let (p, q) = (input.quant.params, to.quant.params);
                         let y = requantize::rescale(input.quant.value(x), p, q, to.lo, to.hi);
                         expected.push(y as u8);
@@ -114,6 +113,15 @@ mod tests {
                     concat(isa, &inputs, to, outer, rows.clone(), &mut output).unwrap();
                     let part = &expected[rows.start * width..rows.end * width];
                     assert_eq!(output, part, "{isa} {rows:?}");
+                    // Without the third, whose place keeps what it has.
+                    let mut rest = inputs.clone();
+                    rest[2].data = None;
+                    let mut output = vec![0xA5; rows.len() * width];
+                    concat(isa, &rest, to, outer, rows.clone(), &mut output).unwrap();
+                    for (at, (&found, &all)) in output.iter().zip(part).enumerate() {
+                        let kept = (65..82).contains(&(at % width));
+                        assert_eq!(found, if kept { 0xA5 } else { all }, "{isa} {rows:?}");
+                    }
                 }
             }
         }
@@ -124,7 +132,7 @@ mod tests {
         let (quant, to) = (quants()[0], targets()[1]);
         let data = [0; 6];
         let input = ConcatInput {
-            data: &data,
+            data: Some(&data),
             quant,
             inner: 3,
         };

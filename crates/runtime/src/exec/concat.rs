@@ -6,23 +6,101 @@ use octofold_ops::Op;
 use octofold_quant::QParams;
 use smallvec::SmallVec;
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Apart, Arguments, BYTES, Call, Work, part_len};
 use crate::StepError;
 
+/// The rows of a result: one behind the other those of each operand.
 #[derive(Debug)]
-struct Concat {
-    /// What the bytes of each operand mean, and the bytes of a row of it.
-    inputs: Vec<(Quant8, usize)>,
-    target: Target8,
+struct Rows {
     outer: usize,
-    /// Bytes of a row of the result.
+    /// Bytes of a row of each operand.
+    inner: Vec<usize>,
+    /// Bytes of a row of the result, and of an element.
     width: usize,
-    /// Rows of a part.
-    part: usize,
+    size: usize,
 }
 
-/// The work of a `FusedConcat`.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+impl Rows {
+    /// Checks that the operands join to the result along the step's axis.
+    fn new(arguments: &Arguments<'_>) -> Result<Self, StepError> {
+        let result = arguments.result;
+        let rank = result.shape.len();
+        let axis = match &arguments.step.op {
+            Op::FusedConcat(op) => op.axis,
+            Op::Concat(op) if op.axis < 0 => op.axis.saturating_add(rank as i64),
+            Op::Concat(op) => op.axis,
+            _ => return Err(arguments.wrong_operator()),
+        };
+        let axis = usize::try_from(axis).ok().filter(|&axis| axis < rank);
+        let axis = axis.ok_or_else(|| arguments.wrong_operator())?;
+        let size = result.dtype.size();
+        let size = size.ok_or_else(|| arguments.wrong_operator())?;
+        let mut inner = Vec::with_capacity(arguments.operands.len());
+        let mut along = 0_usize;
+        for slot in 0..arguments.operands.len() {
+            let operand = arguments.operand(slot)?;
+            let fits = operand.shape.len() == rank
+                && operand.shape[..axis] == result.shape[..axis]
+                && operand.shape[axis + 1..] == result.shape[axis + 1..];
+            if !fits {
+                return Err(StepError::invalid(format!(
+                    "operand {slot} is {:?}, which does not join to {:?}",
+                    operand.shape, result.shape
+                )));
+            }
+            along = along.saturating_add(operand.shape[axis]);
+            inner.push(operand.shape[axis..].iter().product::<usize>() * size);
+        }
+        if along != result.shape[axis] {
+            return Err(StepError::invalid(format!(
+                "the operands have {along} along the axis, the result {}",
+                result.shape[axis]
+            )));
+        }
+        Ok(Self {
+            outer: result.shape[..axis].iter().product(),
+            inner,
+            width: result.shape[axis..].iter().product::<usize>() * size,
+            size,
+        })
+    }
+
+    /// Rows of a part.
+    fn part(&self) -> usize {
+        part_len(self.outer, 2 * self.width, BYTES, 1)
+    }
+}
+
+/// Where the rows of an operand lie in those of the result; `None` where they are not those bytes.
+pub(crate) fn place(arguments: &Arguments<'_>, slot: usize) -> Option<Placed> {
+    let rows = Rows::new(arguments).ok()?;
+    if let Op::FusedConcat(_) = arguments.step.op {
+        let (inputs, target) = quantization(arguments).ok()?;
+        if Target8::full(*inputs.get(slot)?) != target {
+            return None;
+        }
+    }
+    Some(Placed {
+        one: rows.outer == 1,
+        along_last: arguments.operands[slot]?.shape.last()? * rows.size == rows.inner[slot],
+        apart: Apart {
+            width: rows.width,
+            first: rows.inner[..slot].iter().sum(),
+        },
+    })
+}
+
+/// See [`place`].
+pub(crate) struct Placed {
+    /// Whether there is one row.
+    pub(crate) one: bool,
+    /// Whether the rows are those of the last axis, the channels of a pixel.
+    pub(crate) along_last: bool,
+    pub(crate) apart: Apart,
+}
+
+/// What the bytes of each operand mean, and those of the result.
+fn quantization(arguments: &Arguments<'_>) -> Result<(Vec<Quant8>, Target8), StepError> {
     let Op::FusedConcat(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -33,163 +111,109 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
             op.x_scale.len()
         )));
     }
-    let result = arguments.result.shape;
-    let axis = usize::try_from(op.axis)
-        .ok()
-        .filter(|&axis| axis < result.len());
-    let axis = axis.ok_or_else(|| arguments.wrong_operator())?;
-    let target = arguments.target(&op.y)?;
     let mut inputs = Vec::with_capacity(count);
-    let mut along = 0;
     for (slot, (&scale, &zero_point)) in op.x_scale.iter().zip(&op.x_zero_point).enumerate() {
-        let operand = arguments.operand(slot)?;
         let zero_point = i32::try_from(zero_point).map_err(|_| arguments.wrong_operator())?;
-        let quant = operand.quant(QParams { scale, zero_point })?;
-        let fits = operand.shape.len() == result.len()
-            && operand.shape[..axis] == result[..axis]
-            && operand.shape[axis + 1..] == result[axis + 1..];
-        if !fits {
-            return Err(StepError::invalid(format!(
-                "operand {slot} is {:?}, which does not join to {result:?}",
-                operand.shape
-            )));
-        }
-        along += operand.shape[axis];
-        inputs.push((quant, operand.shape[axis..].iter().product()));
+        inputs.push(
+            arguments
+                .operand(slot)?
+                .quant(QParams { scale, zero_point })?,
+        );
     }
-    if along != result[axis] {
-        return Err(StepError::invalid(format!(
-            "the operands have {along} along the axis, the result {}",
-            result[axis]
-        )));
-    }
-    let outer = result[..axis].iter().product();
-    let width = result[axis..].iter().product();
-    let part = part_len(outer, 2 * width, BYTES, 1);
+    Ok((inputs, arguments.target(&op.y)?))
+}
+
+#[derive(Debug)]
+struct Concat {
+    /// What the bytes of each operand mean, and whether they lie in the result already.
+    inputs: Vec<(Quant8, bool)>,
+    target: Target8,
+    rows: Rows,
+}
+
+/// The work of a `FusedConcat`.
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let rows = Rows::new(arguments)?;
+    let (inputs, target) = quantization(arguments)?;
+    let joined = |slot: usize| arguments.laid.joined.contains(&slot);
+    let inputs = inputs.into_iter().enumerate();
     Ok(Box::new(Concat {
-        inputs,
+        inputs: inputs.map(|(slot, quant)| (quant, joined(slot))).collect(),
         target,
-        outer,
-        width,
-        part,
+        rows,
     }))
 }
 
 impl Work for Concat {
     fn run(&self, call: Call<'_>) -> Result<(), StepError> {
-        if self.width == 0 {
+        let width = self.rows.width;
+        if width == 0 {
             return Ok(());
         }
-        let inputs = self
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(slot, &(quant, inner))| ConcatInput {
-                data: call.operand(slot),
-                quant,
-                inner,
-            });
+        let inputs = self.inputs.iter().zip(&self.rows.inner).enumerate();
+        let inputs = inputs.map(|(slot, (&(quant, joined), &inner))| ConcatInput {
+            data: (!joined).then(|| call.operand(slot)),
+            quant,
+            inner,
+        });
         let inputs: SmallVec<[ConcatInput<'_>; 8]> = inputs.collect();
-        call.pool.run_parts(
-            call.output,
-            self.part * self.width,
-            0,
-            |first, output, _| {
-                let rows = first / self.width..(first + output.len()) / self.width;
-                Ok(concat(
-                    call.isa,
-                    &inputs,
-                    self.target,
-                    self.outer,
-                    rows,
-                    output,
-                )?)
-            },
-        )
+        let part = self.rows.part() * width;
+        call.pool
+            .run_parts(call.output, part, 0, |first, output, _| {
+                let rows = first / width..(first + output.len()) / width;
+                let outer = self.rows.outer;
+                Ok(concat(call.isa, &inputs, self.target, outer, rows, output)?)
+            })
     }
 }
 
 #[derive(Debug)]
 struct Plain {
-    /// Bytes of a row of each operand.
-    inner: Vec<usize>,
-    /// Bytes of a row of the result.
-    width: usize,
-    /// Rows of a part.
-    part: usize,
+    rows: Rows,
+    /// For each operand whether it lies in the result already.
+    joined: Vec<bool>,
 }
 
 /// The work of a `Concat`.
 pub(super) fn bind_plain(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let Op::Concat(op) = &arguments.step.op else {
-        return Err(arguments.wrong_operator());
-    };
-    let result = arguments.result;
-    let rank = result.shape.len();
-    let axis = if op.axis < 0 {
-        op.axis.saturating_add(rank as i64)
-    } else {
-        op.axis
-    };
-    let axis = usize::try_from(axis)
-        .ok()
-        .filter(|&axis| axis < rank)
-        .ok_or_else(|| arguments.wrong_operator())?;
-    let size = result
-        .dtype
-        .size()
-        .ok_or_else(|| arguments.wrong_operator())?;
-    let mut inner = Vec::with_capacity(arguments.operands.len());
-    for slot in 0..arguments.operands.len() {
-        let operand = arguments.operand(slot)?;
-        operand.expect(result.dtype)?;
-        let fits = operand.shape.len() == rank
-            && operand.shape[..axis] == result.shape[..axis]
-            && operand.shape[axis + 1..] == result.shape[axis + 1..];
-        if !fits {
-            return Err(StepError::invalid(format!(
-                "operand {slot} is {:?}, which does not join to {:?}",
-                operand.shape, result.shape
-            )));
-        }
-        inner.push(operand.shape[axis..].iter().product::<usize>() * size);
+    let rows = Rows::new(arguments)?;
+    let slots = 0..arguments.operands.len();
+    for slot in slots.clone() {
+        arguments.operand(slot)?.expect(arguments.result.dtype)?;
     }
-    let outer = result.shape[..axis].iter().product();
-    let width = result.shape[axis..].iter().product::<usize>() * size;
-    if inner.iter().sum::<usize>() != width {
-        return Err(StepError::invalid(
-            "the operands do not add up to the result",
-        ));
-    }
-    let part = part_len(outer, 2 * width, BYTES, 1);
-    Ok(Box::new(Plain { inner, width, part }))
+    let joined = slots.map(|slot| arguments.laid.joined.contains(&slot));
+    Ok(Box::new(Plain {
+        rows,
+        joined: joined.collect(),
+    }))
 }
 
 impl Work for Plain {
     fn run(&self, call: Call<'_>) -> Result<(), StepError> {
-        if self.width == 0 {
+        let width = self.rows.width;
+        if width == 0 {
             return Ok(());
         }
         let shared = call.shared();
-        call.pool.run_parts(
-            call.output,
-            self.part * self.width,
-            0,
-            |first, output, _| {
-                for (index, mut row) in output.chunks_exact_mut(self.width).enumerate() {
-                    let line = first / self.width + index;
-                    for (slot, &inner) in self.inner.iter().enumerate() {
+        let part = self.rows.part() * width;
+        call.pool
+            .run_parts(call.output, part, 0, |first, output, _| {
+                for (index, mut row) in output.chunks_exact_mut(width).enumerate() {
+                    let line = first / width + index;
+                    for (slot, &inner) in self.rows.inner.iter().enumerate() {
+                        let (target, rest) = row.split_at_mut(inner);
+                        row = rest;
+                        if self.joined[slot] {
+                            continue;
+                        }
                         let source = shared.operand(slot).get(line * inner..(line + 1) * inner);
                         let source = source.ok_or_else(|| {
                             StepError::invalid("an operand is shorter than the result")
                         })?;
-                        let (target, rest) = row.split_at_mut(inner);
                         target.copy_from_slice(source);
-                        row = rest;
                     }
                 }
                 Ok(())
-            },
-        )
+            })
     }
 }

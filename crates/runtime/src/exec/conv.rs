@@ -15,7 +15,7 @@ use octofold_tensor::DType;
 
 use super::pool::{pads, pair};
 use super::split::{self, Parts};
-use super::{Arguments, Call, Shared, Work};
+use super::{Apart, Arguments, Call, Shared, Work};
 use crate::StepError;
 use crate::plan::{Engine, Kernel};
 use crate::pool::Columns;
@@ -58,6 +58,8 @@ struct Conv {
     channels: usize,
     /// Output pixels of an image whose channels come first in the result.
     channels_first: Option<usize>,
+    /// Whether the rows of the result are parts of wider rows.
+    apart: Option<Apart>,
     split: Split,
 }
 
@@ -116,8 +118,10 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let prepared = Prepared::new(arguments.engine, shape)?;
     arguments.expect_packed(&stage.packed(prepared.packed_len()?, channels))?;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
+    let apart = arguments.laid.apart;
     Ok(Box::new(Conv {
-        split: split(&shape, macs, threads, channels_first)?,
+        split: split(&shape, macs, threads, channels_first || apart.is_some())?,
+        apart,
         scratch: prepared.scratch_len()?,
         prepared,
         x: quant.params,
@@ -129,17 +133,17 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
 }
 
 /// Splits by channels where there are many more weights than activations, since every part reads all of one of them, and by rows elsewhere: the
-/// rows that a thread computed are in its cache still when it reads them for the next layer.
+/// rows that a thread computed are in its cache still when it reads them for the next layer. Everything is split by rows where its place asks for it.
 fn split(
     shape: &ConvShape,
     macs: usize,
     threads: usize,
-    channels_first: bool,
+    by_rows: bool,
 ) -> Result<Split, StepError> {
     let (rows, channels) = (shape.pixels()?, shape.out_c);
     let weights = shape.kernel_h * shape.kernel_w * (shape.in_c / shape.groups) * channels;
     let input = shape.batch * shape.in_h * shape.in_w * shape.in_c;
-    if threads > 1 && shape.groups == 1 && !channels_first && weights / 8 > input {
+    if threads > 1 && shape.groups == 1 && !by_rows && weights / 8 > input {
         let parts = split::columns(macs, threads);
         if parts.longest(channels) < channels {
             return Ok(Split::Columns(parts));
@@ -323,7 +327,14 @@ impl Work for Conv {
         let stage = self.stage.output_stage(&shared)?;
         if let OutputStage::Quantized(_) = stage {
             let output = call.output;
-            return self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part));
+            let Some(Apart { width, first }) = self.apart else {
+                return self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part));
+            };
+            return self.run_parts(&shared, &stage, output, |data| OutputSlice::BytesApart {
+                data,
+                width,
+                first,
+            });
         }
         let output = numbers_mut(call.output)?;
         match self.channels_first {
@@ -358,11 +369,12 @@ impl Conv {
         };
         let part = match self.split {
             Split::Rows(parts) => {
+                let width = self.apart.map_or(channels, |apart| apart.width);
                 let each = |first: usize, output: &mut [T], scratch: &mut [u8]| {
-                    let rows = first / channels..(first + output.len()) / channels;
+                    let rows = first / width..(first + output.len()) / width;
                     Ok(run(rows, 0..channels, output, scratch)?)
                 };
-                let unit = parts.unit * channels;
+                let unit = parts.unit * width;
                 return call
                     .pool
                     .run_units(output, unit, parts.count, self.scratch, each);

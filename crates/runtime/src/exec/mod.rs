@@ -19,6 +19,9 @@ mod pool;
 mod quantize;
 mod split;
 
+pub(crate) use concat::place as concat_place;
+pub(crate) use movement::slice_start;
+
 use std::fmt;
 
 use octofold_kernels::Isa;
@@ -51,6 +54,25 @@ pub(crate) struct Arguments<'a> {
     pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
     pub(crate) packed: SmallVec<[Argument<'a>; 4]>,
     pub(crate) result: Argument<'a>,
+    pub(crate) laid: Laid<'a>,
+}
+
+/// How the result of a step lies, beside its sizes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Laid<'a> {
+    /// The slots of the operands that lie where they belong in it, so that there is nothing to do for them.
+    pub(crate) joined: &'a [usize],
+    /// Whether its rows are parts of wider rows, which the call has then.
+    pub(crate) apart: Option<Apart>,
+}
+
+/// Rows that are parts of wider rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Apart {
+    /// The bytes of a wider row.
+    pub(crate) width: usize,
+    /// The bytes before this row in it.
+    pub(crate) first: usize,
 }
 
 /// One execution of a step.
@@ -150,6 +172,11 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Kernel::FMatMul => matmul::bind(arguments),
         Kernel::FBinary => float::bind_binary(arguments),
     }
+}
+
+/// Whether a kernel writes results whose rows are parts of wider rows.
+pub(crate) fn writes_apart(kernel: Kernel) -> bool {
+    matches!(kernel, Kernel::QConv | Kernel::QConvDepthwise)
 }
 
 /// Checks that a view's operand and result are the same memory under two shapes.

@@ -69,6 +69,30 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     }))
 }
 
+/// Where a slice begins in its operand, in bytes, if its elements follow each other there.
+///
+/// # Errors
+/// As binding it.
+pub(crate) fn slice_start(arguments: &Arguments<'_>) -> Result<Option<usize>, StepError> {
+    let size = arguments.result.dtype.size().unwrap_or(1);
+    let shape = arguments.result.shape;
+    if arguments.result.len() == 0 || shape.iter().any(|&size| size > LONGEST) {
+        return Ok(None);
+    }
+    let axes = offsets(arguments)?;
+    if !axes.iter().map(Vec::len).eq(shape.iter().copied()) {
+        return Ok(None);
+    }
+    let follows = |(offsets, stride): (&Vec<usize>, usize)| {
+        let mut pairs = offsets.windows(2);
+        pairs.all(|pair| pair[0].checked_add(stride) == Some(pair[1]))
+    };
+    let known = axes.iter().flatten().all(|&offset| offset != BORDER);
+    let whole = known && axes.iter().zip(strides(shape)).all(follows);
+    let start = axes.iter().filter_map(|offsets| offsets.first());
+    Ok(whole.then(|| start.sum::<usize>() * size))
+}
+
 impl Work for Move {
     fn table_bytes(&self) -> usize {
         self.movement.table_bytes()
