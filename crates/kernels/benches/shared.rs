@@ -95,7 +95,7 @@ fn elementwise(c: &mut Criterion) {
         dequantize(isa, &a, FROM, &mut f)
     });
     let input = |data, quant| ConcatInput {
-        data,
+        data: Some(data),
         quant,
         inner: 64,
     };
