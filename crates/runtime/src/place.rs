@@ -2,7 +2,7 @@
 //!
 //! Views lie where their operands do. So does a slice whose elements follow each other there; and the operands of a concatenation that takes their
 //! bytes as they are lie in its result, in one piece or as parts of its rows, if what computes them writes such rows. What lies where it belongs is not
-//! copied.
+//! copied. And a result that a caching processor would write far away is nowhere as a whole: the step that alone reads it computes it strip by strip.
 
 use std::ops::Range;
 
@@ -26,6 +26,8 @@ pub(crate) enum Place {
     Rows(Range<usize>, Apart),
     /// In a tensor of its own: inputs, outputs, what only portable steps touch, and what depends on data.
     Tensor,
+    /// Nowhere as a whole: the step that reads it computes it strip by strip.
+    Strips,
 }
 
 /// The places of all values.
@@ -34,6 +36,8 @@ pub(crate) struct Places {
     pub(crate) values: Vec<Place>,
     /// For each step the operands that lie where they belong in its result.
     pub(crate) joined: Vec<Joined>,
+    /// For each step whether the next one computes its result strip by strip.
+    pub(crate) strips: Vec<bool>,
     /// For each value the last step that reads or gives it.
     pub(crate) last_uses: Vec<Option<usize>>,
     pub(crate) arena_bytes: usize,
@@ -79,13 +83,35 @@ pub(crate) fn places(plan: &Plan, shapes: &[Option<Shape>]) -> Result<Places, Pl
             });
         }
     }
-    let in_arena = values.in_arena();
-    let joined = values.join(&in_arena);
-    let last_uses = last_uses(plan);
-    let (places, arena_bytes) = values.place(&in_arena, &last_uses)?;
+    let mut in_arena = values.in_arena();
+    let reads = reads(plan);
+    let joined = values.join(&in_arena, &reads);
+    let strips = values.strips(&in_arena, &reads);
+    let last_uses = last_uses(plan, &strips);
+    let mut nowhere = vec![false; in_arena.len()];
+    for (step, _) in plan
+        .steps()
+        .iter()
+        .zip(&strips)
+        .filter(|(_, strips)| **strips)
+    {
+        for value in &step.outputs {
+            in_arena[value.index()] = false;
+            nowhere[value.index()] = true;
+        }
+    }
+    let (mut places, arena_bytes) = values.place(&in_arena, &last_uses)?;
+    for (place, _) in places
+        .iter_mut()
+        .zip(nowhere)
+        .filter(|(_, nowhere)| *nowhere)
+    {
+        *place = Place::Strips;
+    }
     Ok(Places {
         values: places,
         joined,
+        strips,
         last_uses,
         arena_bytes,
     })
@@ -145,16 +171,10 @@ impl Values<'_> {
 
     /// Puts slices into their operands, and operands of concatenations into the results, where steps allow it; gives the operands of each step
     /// that lie where they belong.
-    fn join(&mut self, in_arena: &[bool]) -> Vec<Joined> {
+    fn join(&mut self, in_arena: &[bool], reads: &[usize]) -> Vec<Joined> {
         let plan = self.plan;
-        let mut reads = vec![0_usize; self.inside.len()];
         let mut given_by = vec![None; self.inside.len()];
         for step in plan.steps() {
-            for operand in &step.inputs {
-                if let Operand::Value(value) = operand {
-                    reads[value.index()] += 1;
-                }
-            }
             for value in &step.outputs {
                 given_by[value.index()] = Some(step.kernel);
             }
@@ -226,6 +246,31 @@ impl Values<'_> {
             }
         }
         joined
+    }
+
+    /// For each step whether the next one computes its result strip by strip: a large one, that nothing else reads.
+    fn strips(&self, in_arena: &[bool], reads: &[usize]) -> Vec<bool> {
+        let steps = self.plan.steps();
+        let pairs = steps.iter().zip(steps.iter().skip(1));
+        let computes = pairs.map(|(first, second)| {
+            let (&[between], &[result]) = (&*first.outputs, &*second.outputs) else {
+                return false;
+            };
+            let apart = self.inside[result.index()].is_some_and(|inside| inside.apart.is_some());
+            let sizes = |step| arguments(self.plan, step, self.shapes, &Default::default());
+            let (Ok(first), Ok(reader)) = (sizes(first), sizes(second)) else {
+                return false;
+            };
+            second.inputs.first() == Some(&Operand::Value(between))
+                && reads[between.index()] == 1
+                && in_arena[between.index()]
+                && self.inside[between.index()].is_none()
+                && !apart
+                && exec::takes_strips(&first, &reader)
+        });
+        let mut strips: Vec<bool> = computes.collect();
+        strips.resize(steps.len(), false);
+        strips
     }
 
     /// Gives every root its place in the arena, and so the values in it.
@@ -300,10 +345,24 @@ fn values_of(step: &Step) -> impl Iterator<Item = ValueIndex> {
     operands.chain(step.outputs.iter().copied())
 }
 
-fn last_uses(plan: &Plan) -> Vec<Option<usize>> {
+/// How often each value is read.
+fn reads(plan: &Plan) -> Vec<usize> {
+    let mut reads = vec![0; plan.values().len()];
+    for operand in plan.steps().iter().flat_map(|step| &step.inputs) {
+        if let Operand::Value(value) = operand {
+            reads[value.index()] += 1;
+        }
+    }
+    reads
+}
+
+/// For each value the last step that reads or gives it. What is computed by the next step is read there.
+fn last_uses(plan: &Plan, strips: &[bool]) -> Vec<Option<usize>> {
     let mut last = vec![None; plan.values().len()];
-    for (index, step) in plan.steps().iter().enumerate() {
-        values_of(step).for_each(|value| last[value.index()] = Some(index));
+    for (index, (step, &strips)) in plan.steps().iter().zip(strips).enumerate() {
+        let index = index + usize::from(strips);
+        values_of(step)
+            .for_each(|value| last[value.index()] = last[value.index()].max(Some(index)));
     }
     last
 }

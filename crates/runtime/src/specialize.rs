@@ -17,7 +17,7 @@ pub(crate) enum Action {
     /// By the portable operator.
     Portable,
     /// Without any work, but that of showing the value to an observer: the number of the tap. The result lies where its operand does, or its operands
-    /// lie where they belong in it.
+    /// lie where they belong in it, or the next step computes it.
     View(Option<usize>),
     /// By a kernel.
     Kernel(Box<dyn Work>),
@@ -37,6 +37,16 @@ pub struct StepCost {
 }
 
 impl StepCost {
+    /// The cost of a step with that of one that reads what it gives, which stays near.
+    fn before(self, reader: Self) -> Self {
+        Self {
+            macs: self.macs.saturating_add(reader.macs),
+            integer: reader.integer,
+            read: (self.read.saturating_add(reader.read)).saturating_sub(self.written),
+            written: reader.written,
+        }
+    }
+
     /// All bytes that are moved.
     pub fn bytes(&self) -> u64 {
         self.read.saturating_add(self.written)
@@ -52,6 +62,8 @@ pub struct Specialization {
     pub(crate) actions: Vec<Action>,
     /// For each step the operands that lie where they belong in its result.
     pub(crate) joined: Vec<Joined>,
+    /// For each step whether the next one computes its result strip by strip.
+    pub(crate) strips: Vec<bool>,
     /// After each step, the values with tensors of their own that are not needed any more.
     pub(crate) drops: Vec<Vec<ValueIndex>>,
     pub(crate) costs: Vec<StepCost>,
@@ -75,6 +87,7 @@ impl Specialization {
         let Places {
             values: places,
             joined,
+            strips,
             last_uses,
             arena_bytes,
         } = place::places(plan, &shapes)?;
@@ -91,14 +104,19 @@ impl Specialization {
                     _ => None,
                 },
             };
-            let action =
-                bind(plan, step, &shapes, &laid, threads, &mut taps).map_err(|source| {
-                    PlanError::Step {
-                        index,
-                        name: step.name.clone(),
-                        source: Box::new(source),
-                    }
-                })?;
+            let before = index.checked_sub(1).filter(|&before| strips[before]);
+            let action = if strips[index] {
+                Ok(Action::View(None))
+            } else if let Some(before) = before {
+                bind_strips(plan, before, &shapes, &laid, threads)
+            } else {
+                bind(plan, step, &shapes, &laid, threads, &mut taps)
+            };
+            let action = action.map_err(|source| PlanError::Step {
+                index,
+                name: step.name.clone(),
+                source: Box::new(source),
+            })?;
             if let Action::Kernel(work) = &action {
                 table_bytes = table_bytes.saturating_add(work.table_bytes());
             }
@@ -108,7 +126,15 @@ impl Specialization {
                 )));
             }
             actions.push(action);
-            costs.push(step_cost(plan, step, &shapes, &joined[index]));
+            let cost = step_cost(plan, step, &shapes, &joined[index]);
+            costs.push(match (strips[index], before) {
+                (true, _) => StepCost::default(),
+                (_, Some(before)) => {
+                    let first = step_cost(plan, &plan.steps()[before], &shapes, &[]);
+                    first.before(cost)
+                }
+                _ => cost,
+            });
         }
 
         let mut kept = vec![false; plan.values().len()];
@@ -131,6 +157,7 @@ impl Specialization {
             places,
             actions,
             joined,
+            strips,
             drops,
             costs,
             arena_bytes,
@@ -358,6 +385,20 @@ fn bind(
             })
         }
     }
+}
+
+/// The work of a step and the one behind it, strip by strip.
+fn bind_strips(
+    plan: &Plan,
+    first: usize,
+    shapes: &[Option<Shape>],
+    laid: &Laid<'_>,
+    threads: usize,
+) -> Result<Action, StepError> {
+    let steps = &plan.steps()[first..];
+    let second = arguments(plan, &steps[1], shapes, laid)?;
+    let first = arguments(plan, &steps[0], shapes, &Laid::default())?;
+    Ok(Action::Kernel(exec::bind_strips(&first, &second, threads)?))
 }
 
 /// The sizes and types of everything that a step's kernel sees.

@@ -48,11 +48,11 @@ pub(super) enum Prepared {
 }
 
 #[derive(Debug)]
-struct Conv {
-    prepared: Prepared,
+pub(super) struct Conv {
+    pub(super) prepared: Prepared,
     x: QParams,
     signed: bool,
-    stage: Stage,
+    pub(super) stage: Stage,
     scratch: usize,
     /// Output channels.
     channels: usize,
@@ -74,6 +74,14 @@ enum Split {
 
 /// The work of an integer `FusedConv` or `FusedLinear`.
 pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
+    Ok(Box::new(new(arguments, threads)?.0))
+}
+
+/// The same, with its sizes; those of a matrix product are those of a convolution.
+pub(super) fn new(
+    arguments: &Arguments<'_>,
+    threads: usize,
+) -> Result<(Conv, ConvShape), StepError> {
     let step = arguments.step;
     let input = arguments.operand(0)?;
     let signed = input.signed()?;
@@ -119,7 +127,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     arguments.expect_packed(&stage.packed(prepared.packed_len()?, channels))?;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
     let apart = arguments.laid.apart;
-    Ok(Box::new(Conv {
+    let conv = Conv {
         split: split(&shape, macs, threads, channels_first || apart.is_some())?,
         apart,
         scratch: prepared.scratch_len()?,
@@ -129,7 +137,8 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         stage,
         channels,
         channels_first: channels_first.then_some(rows / shape.batch),
-    }))
+    };
+    Ok((conv, shape))
 }
 
 /// Splits by channels where there are many more weights than activations, since every part reads all of one of them, and by rows elsewhere: the
@@ -280,6 +289,11 @@ impl Stage {
         matches!(self, Self::Quantized { residual, .. } if residual.is_some())
     }
 
+    /// The number of packed constants.
+    pub(super) fn constants(&self) -> usize {
+        self.packed(0, 0).len()
+    }
+
     /// The types and lengths of the packed constants, for so many bytes of weights and output channels.
     pub(super) fn packed(&self, weights: usize, channels: usize) -> Vec<(DType, usize)> {
         let mut packed = vec![
@@ -345,7 +359,7 @@ impl Work for Conv {
 }
 
 impl Conv {
-    fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
+    pub(super) fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
         Activations {
             data: call.operand(0),
             signed: self.signed,

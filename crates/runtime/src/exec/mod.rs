@@ -18,9 +18,11 @@ mod planes;
 mod pool;
 mod quantize;
 mod split;
+mod strip;
 
 pub(crate) use concat::place as concat_place;
 pub(crate) use movement::slice_start;
+pub(crate) use strip::{bind as bind_strips, takes as takes_strips};
 
 use std::fmt;
 
@@ -95,6 +97,13 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
+    /// The calls of two steps, of which the first has so many of the packed constants.
+    pub(crate) fn packed_at(&self, count: usize) -> (Self, Self) {
+        let (first, second) = self.packed.split_at(count.min(self.packed.len()));
+        let with = |packed| Self { packed, ..*self };
+        (with(first), with(second))
+    }
+
     /// An operand; absent ones are empty.
     pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
         self.operands.get(slot).copied().unwrap_or(&[])
