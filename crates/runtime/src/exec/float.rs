@@ -215,7 +215,8 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
             channels,
             pixels,
         },
-        part: part_len(batch * channels, 4 * pixels, BYTES, 16),
+        // Each part reads its channels of all pixels: as many as the kernel adds up at a time, since lines that are skipped are fetched all the same.
+        part: part_len(batch * channels, 4 * pixels, BYTES, 64),
     }))
 }
 
