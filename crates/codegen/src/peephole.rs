@@ -58,13 +58,18 @@ pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: E
         };
         if let (Some(row), Op::FusedConv(op)) = (rows.get(&first), node.op()) {
             // A first layer, and others whose weights stay near while the image is read.
-            let weights = facts(second).constant(1).map_or(usize::MAX, Tensor::len);
+            let weights = facts(second).constant(1).map_or(&[][..], Tensor::shape);
+            let len: usize = weights.iter().product();
+            // Of one row there are no strips, and many rows under one are much to keep.
+            let by_strips = weights.get(2).is_some_and(|rows| (2..=64).contains(rows));
             let fits = kernel(second) == Some(Kernel::QConv)
+                && by_strips
+                && op.dilations.iter().all(|&dilation| dilation == 1)
                 && row.kernel == Kernel::QuantizeToNhwc
                 && row.before == [row.main]
                 && op.y.is_some()
                 && op.residual.is_none()
-                && weights <= NEAR
+                && len <= NEAR
                 && quantizes(row.main, op);
             if fits && pack(facts(second), Kernel::QConvFirst, engine).is_ok() {
                 let before = vec![row.main, first];

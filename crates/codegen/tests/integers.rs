@@ -243,9 +243,15 @@ fn run_conv(case: &ConvCase) {
                 };
                 fused || !depthwise || kernels.contains(&Kernel::View)
             }
-            // One channel or pixel lies the same way in both layouts, and depthwise layers are none of these.
+            // One channel or pixel lies the same way in both layouts; depthwise layers, kernels of one row, and those with holes are none of these.
             Ending::First if kernels.contains(&Kernel::View) => kernels.len() == 3,
-            Ending::First if other || untold || kernels.contains(&Kernel::QConvDepthwise) => {
+            Ending::First
+                if other
+                    || untold
+                    || case.kernel.0 == 1
+                    || case.dilation != (1, 1)
+                    || kernels.contains(&Kernel::QConvDepthwise) =>
+            {
                 matches!(
                     *kernels,
                     [
@@ -750,4 +756,60 @@ fn large_results_of_depthwise_layers_go_by_strips() {
             "{costs:?}"
         );
     }
+}
+
+/// Floats of convolutions that are joined along the channels: these have rows of their own, and are copied.
+#[test]
+fn float_results_of_convolutions_are_joined() {
+    let mut random = Random::new(2);
+    let mut builder = Builder::new();
+    let shape = [1, 5, 6, 8];
+    let x = builder.input("x", DType::U8, &shape);
+    let x_params = params(&mut random, false, 0.05);
+    let parts = [7, 12].map(|channels| {
+        let w = builder.constant(random.tensor(DType::I8, &[channels, 8, 1, 1]));
+        let conv = FusedConv {
+            layout: Layout::Nhwc,
+            x: Some(x_params),
+            w_scale: vec![0.004],
+            ..default(&[])
+        };
+        Some(builder.node(conv, &[Some(x), Some(w)]))
+    });
+    let concat: octofold_ops::families::Concat =
+        default(&[("axis", octofold_ops::Attribute::Int(3))]);
+    let joined = builder.node(concat, &parts);
+    let clip: octofold_ops::families::Relu = default(&[]);
+    let y = builder.node(clip, &[Some(joined)]);
+    builder.output(y);
+    let inputs = [("x", random.tensor(DType::U8, &shape))];
+    let plan = check(&builder.graph, &inputs, Exactness::Bits);
+    let kernels: Vec<_> = plan.steps().iter().map(|step| step.kernel).collect();
+    assert_eq!(
+        kernels,
+        [Kernel::QConv, Kernel::QConv, Kernel::Concat, Kernel::FClip]
+    );
+}
+
+/// A slice of what nobody can hold is an error, and not a table of all of its positions.
+#[test]
+fn slices_of_impossible_sizes_are_refused() {
+    let mut builder = Builder::new();
+    let x = builder.input("x", DType::U8, &[1 << 30]);
+    let concat = |builder: &mut Builder, value| {
+        let concat: octofold_ops::families::Concat =
+            default(&[("axis", octofold_ops::Attribute::Int(0))]);
+        builder.node(concat, &[Some(value), Some(value)])
+    };
+    let twice = concat(&mut builder, x);
+    let mut list = |value: i64| Some(builder.constant(Tensor::vector(vec![value])));
+    let (start, end) = (list(0), list(1));
+    let slice: octofold_ops::families::Slice = default(&[]);
+    let one = builder.node(slice, &[Some(twice), start, end]);
+    let y = concat(&mut builder, one);
+    builder.output(y);
+    let options = octofold_codegen::CodegenOptions::default();
+    let refused = octofold_codegen::compile(&builder.graph, &options);
+    let error = format!("{:?}", refused.unwrap_err());
+    assert!(error.contains("longer than"), "{error}");
 }

@@ -236,10 +236,11 @@ pub fn annotate(
         &order,
         &candidates,
         &quantized,
-        (&within, &settled),
+        &within,
         backend,
         &mut annotations,
     );
+    concatenation::share(graph, &order, &quantized, &settled, &mut annotations);
     // A name that the model does not have is reported as such, once.
     let unmatched = resolver.unmatched();
     let known = values.iter().filter(|(name, _)| {
@@ -417,7 +418,7 @@ pub(crate) fn annotate_values(
     order: &[NodeId],
     candidates: &BTreeMap<NodeId, Candidate>,
     quantized: &BTreeSet<NodeId>,
-    (within, settled): (&BTreeSet<ValueId>, &BTreeSet<ValueId>),
+    within: &BTreeSet<ValueId>,
     backend: &BackendConfig,
     annotations: &mut Annotations,
 ) {
@@ -478,7 +479,6 @@ pub(crate) fn annotate_values(
             }
         }
     }
-    concatenation::share(graph, order, quantized, settled, annotations);
 }
 
 /// Activations have one scale a tensor, whatever a QConfig for weights and activations alike says.

@@ -374,7 +374,8 @@ impl Walk<'_> {
             candidates,
             quantized,
             // The user has put a quantizer at each value that eager mode quantizes.
-            (&BTreeSet::new(), &BTreeSet::new()),
+            // The user has put a quantizer at each value that eager mode quantizes.
+            &BTreeSet::new(),
             self.backend,
             &mut self.annotations,
         );

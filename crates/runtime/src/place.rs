@@ -4,6 +4,7 @@
 //! bytes as they are lie in its result, in one piece or as parts of its rows, if what computes them writes such rows. What lies where it belongs is not
 //! copied. And a result that a caching processor would write far away is nowhere as a whole: the step that alone reads it computes it strip by strip.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use octofold_ops::Op;
@@ -11,7 +12,7 @@ use octofold_tensor::Shape;
 use smallvec::SmallVec;
 
 use crate::PlanError;
-use crate::exec::{self, Apart};
+use crate::exec::{self, Apart, Laid};
 use crate::memory::{Lifetime, place};
 use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
 use crate::specialize::arguments;
@@ -62,11 +63,15 @@ struct Values<'a> {
     inside: Vec<Option<Inside>>,
 }
 
-/// Finds the places of all values.
+/// Finds the places of all values, for `threads` threads.
 ///
 /// # Errors
 /// When the arena overflows.
-pub(crate) fn places(plan: &Plan, shapes: &[Option<Shape>]) -> Result<Places, PlanError> {
+pub(crate) fn places(
+    plan: &Plan,
+    shapes: &[Option<Shape>],
+    threads: usize,
+) -> Result<Places, PlanError> {
     let mut values = Values {
         plan,
         shapes,
@@ -77,7 +82,7 @@ pub(crate) fn places(plan: &Plan, shapes: &[Option<Shape>]) -> Result<Places, Pl
             (step.kernel, step.inputs.first(), &*step.outputs)
         {
             values.inside[to.index()] = Some(Inside {
-                value,
+                value: values.root(value).0,
                 offset: 0,
                 apart: None,
             });
@@ -86,7 +91,7 @@ pub(crate) fn places(plan: &Plan, shapes: &[Option<Shape>]) -> Result<Places, Pl
     let mut in_arena = values.in_arena();
     let reads = reads(plan);
     let joined = values.join(&in_arena, &reads);
-    let strips = values.strips(&in_arena, &reads);
+    let strips = values.strips(&in_arena, &reads, threads);
     let last_uses = last_uses(plan, &strips);
     let mut nowhere = vec![false; in_arena.len()];
     for (step, _) in plan
@@ -134,6 +139,26 @@ impl Values<'_> {
         (value, before)
     }
 
+    /// The root of every value, each link followed once.
+    fn homes(&self) -> Vec<(ValueIndex, usize)> {
+        let mut homes: Vec<Option<(ValueIndex, usize)>> = vec![None; self.inside.len()];
+        let mut path = Vec::new();
+        for index in 0..self.inside.len() as u32 {
+            let mut value = ValueIndex(index);
+            while let (None, Some(inside)) = (homes[value.index()], self.inside[value.index()]) {
+                path.push((value, inside.offset));
+                value = inside.value;
+            }
+            let mut home = homes[value.index()].unwrap_or((value, 0));
+            homes[value.index()] = Some(home);
+            for (value, offset) in path.drain(..).rev() {
+                home.1 += offset;
+                homes[value.index()] = Some(home);
+            }
+        }
+        homes.into_iter().flatten().collect()
+    }
+
     /// For each value whether the memory that it has with its views lies in the arena.
     fn in_arena(&self) -> Vec<bool> {
         let root = |value: ValueIndex| self.root(value).0.index();
@@ -176,7 +201,7 @@ impl Values<'_> {
         let mut given_by = vec![None; self.inside.len()];
         for step in plan.steps() {
             for value in &step.outputs {
-                given_by[value.index()] = Some(step.kernel);
+                given_by[value.index()] = Some(step);
             }
         }
         let mut joined = vec![Joined::new(); plan.steps().len()];
@@ -184,55 +209,64 @@ impl Values<'_> {
             let &[result] = &*step.outputs else {
                 continue;
             };
-            if !in_arena[result.index()] {
+            let joins = matches!(step.kernel, Kernel::Move | Kernel::QConcat | Kernel::Concat);
+            if !joins || !in_arena[result.index()] {
                 continue;
             }
-            match (step.kernel, &step.op) {
-                (Kernel::Move, Op::Slice(_)) => {
-                    let Some(&Operand::Value(operand)) = step.inputs.first() else {
-                        continue;
-                    };
-                    let sizes = arguments(plan, step, self.shapes, &Default::default());
-                    let start = sizes.and_then(|sizes| exec::slice_start(&sizes));
-                    if let (Ok(Some(offset)), true) = (start, in_arena[operand.index()]) {
+            let Ok(sizes) = arguments(plan, step, self.shapes, &Laid::default()) else {
+                continue;
+            };
+            match (&step.op, step.inputs.first()) {
+                (Op::Slice(_), Some(&Operand::Value(operand))) if in_arena[operand.index()] => {
+                    if let Ok(Some(offset)) = exec::slice_start(&sizes) {
+                        let (root, before) = self.root(operand);
                         self.inside[result.index()] = Some(Inside {
-                            value: operand,
-                            offset,
+                            value: root,
+                            offset: before + offset,
                             apart: None,
                         });
                         joined.push(0);
                     }
                 }
-                (Kernel::QConcat | Kernel::Concat, _) => {
-                    let Ok(sizes) = arguments(plan, step, self.shapes, &Default::default()) else {
+                (Op::FusedConcat(_) | Op::Concat(_), _) => {
+                    let Ok(placed) = exec::concat_places(&sizes) else {
                         continue;
                     };
                     let roots = step.inputs.iter().map(|operand| match operand {
-                        Operand::Value(operand) => Some(self.root(*operand).0),
+                        Operand::Value(operand) => Some(self.root(*operand)),
                         _ => None,
                     });
                     let roots: Vec<_> = roots.collect();
+                    let mut counts = BTreeMap::new();
+                    for (root, _) in roots.iter().flatten() {
+                        *counts.entry(*root).or_insert(0) += 1;
+                    }
                     for (slot, operand) in step.inputs.iter().enumerate() {
-                        let (&Operand::Value(operand), Some(placed)) =
-                            (operand, exec::concat_place(&sizes, slot))
+                        let (&Operand::Value(operand), Some((root, before)), Some(placed)) =
+                            (operand, roots[slot], &placed[slot])
                         else {
                             continue;
                         };
-                        let (root, before) = self.root(operand);
-                        let whole = before == 0 && self.len(root) == self.len(operand);
-                        let writes_rows = placed.along_last
-                            && root == operand
-                            && reads[operand.index()] == 1
-                            && given_by[operand.index()].is_some_and(exec::writes_apart);
                         // What is copied as well would be copied from where it is copied to.
-                        let only = roots.iter().filter(|&&other| other == Some(root)).count() == 1;
-                        let joins = in_arena[operand.index()] && whole && only;
-                        if !joins || !(placed.one || writes_rows) {
+                        let alone = counts[&root] == 1;
+                        let whole = before == 0 && self.len(root) == self.len(operand);
+                        if !in_arena[operand.index()] || !alone || !whole {
                             continue;
                         }
+                        let writes_rows = || {
+                            let step = given_by[operand.index()].filter(|_| root == operand);
+                            let sizes = step
+                                .map(|step| arguments(plan, step, self.shapes, &Laid::default()));
+                            placed.along_last
+                                && reads[operand.index()] == 1
+                                && sizes.is_some_and(|sizes| {
+                                    sizes.is_ok_and(|sizes| exec::writes_apart(&sizes))
+                                })
+                        };
                         let (offset, apart) = match placed.one {
                             true => (placed.apart.first, None),
-                            false => (0, Some(placed.apart)),
+                            false if writes_rows() => (0, Some(placed.apart)),
+                            false => continue,
                         };
                         self.inside[root.index()] = Some(Inside {
                             value: result,
@@ -249,7 +283,7 @@ impl Values<'_> {
     }
 
     /// For each step whether the next one computes its result strip by strip: a large one, that nothing else reads.
-    fn strips(&self, in_arena: &[bool], reads: &[usize]) -> Vec<bool> {
+    fn strips(&self, in_arena: &[bool], reads: &[usize], threads: usize) -> Vec<bool> {
         let steps = self.plan.steps();
         let pairs = steps.iter().zip(steps.iter().skip(1));
         let computes = pairs.map(|(first, second)| {
@@ -257,7 +291,7 @@ impl Values<'_> {
                 return false;
             };
             let apart = self.inside[result.index()].is_some_and(|inside| inside.apart.is_some());
-            let sizes = |step| arguments(self.plan, step, self.shapes, &Default::default());
+            let sizes = |step| arguments(self.plan, step, self.shapes, &Laid::default());
             let (Ok(first), Ok(reader)) = (sizes(first), sizes(second)) else {
                 return false;
             };
@@ -266,7 +300,7 @@ impl Values<'_> {
                 && in_arena[between.index()]
                 && self.inside[between.index()].is_none()
                 && !apart
-                && exec::takes_strips(&first, &reader)
+                && exec::takes_strips(&first, &reader, threads)
         });
         let mut strips: Vec<bool> = computes.collect();
         strips.resize(steps.len(), false);
@@ -279,6 +313,7 @@ impl Values<'_> {
         in_arena: &[bool],
         last_uses: &[Option<usize>],
     ) -> Result<(Vec<Place>, usize), PlanError> {
+        let homes = self.homes();
         let mut lifetimes: Vec<Lifetime> = Vec::new();
         let mut slots = vec![None; self.inside.len()];
         for (index, step) in self.plan.steps().iter().enumerate() {
@@ -286,7 +321,7 @@ impl Values<'_> {
                 if !in_arena[result.index()] {
                     continue;
                 }
-                let (root, _) = self.root(result);
+                let (root, _) = homes[result.index()];
                 let last = last_uses[result.index()].unwrap_or(index);
                 match slots[root.index()] {
                     None => {
@@ -308,7 +343,7 @@ impl Values<'_> {
         let places = (0..self.inside.len() as u32).map(|index| {
             let value = ValueIndex(index);
             let range = |value: ValueIndex| {
-                let (root, before) = self.root(value);
+                let (root, before) = homes[value.index()];
                 let start = offsets[slots[root.index()]?] + before;
                 Some(start..start + self.len(value))
             };

@@ -23,7 +23,7 @@ pub(crate) enum Action {
     Kernel(Box<dyn Work>),
 }
 
-/// What a step costs at least. What depends on sizes that are not known before the plan runs is counted as 0, and so is everything of a view.
+/// What a step costs at least; of two steps that are computed together, the second one has it all. What depends on sizes that are not known before the plan runs is counted as 0, and so is everything of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCost {
     /// The multiply-accumulates.
@@ -90,7 +90,7 @@ impl Specialization {
             strips,
             last_uses,
             arena_bytes,
-        } = place::places(plan, &shapes)?;
+        } = place::places(plan, &shapes, threads)?;
 
         let mut actions = Vec::with_capacity(plan.steps().len());
         let mut costs = Vec::with_capacity(plan.steps().len());

@@ -158,7 +158,12 @@ impl Scratch {
             Source::Taps | Source::Lines => (8 << 10, 4 * reading.taps),
         };
         let fitting = limit / per_pixel / PIXEL_GRAIN * PIXEL_GRAIN;
-        let chunk = fitting.clamp(PIXEL_GRAIN, CHUNK).min(checked.pixels);
+        // All weights are read once a chunk: that of a large kernel has a larger table instead.
+        let least = match reading.source {
+            Source::Patches => PIXEL_GRAIN,
+            Source::Taps | Source::Lines => 6 * PIXEL_GRAIN,
+        };
+        let chunk = fitting.clamp(least, CHUNK).min(checked.pixels);
         let zero = checked.group_in.max(4 * reading.quads).next_multiple_of(64);
         let copies = match reading.source {
             Source::Lines => product(what, &[chunk, reading.taps, extra_len(reading.quads)])?,

@@ -71,26 +71,38 @@ impl Rows {
     }
 }
 
-/// Where the rows of an operand lie in those of the result; `None` where they are not those bytes.
-pub(crate) fn place(arguments: &Arguments<'_>, slot: usize) -> Option<Placed> {
-    let rows = Rows::new(arguments).ok()?;
-    if let Op::FusedConcat(_) = arguments.step.op {
-        let (inputs, target) = quantization(arguments).ok()?;
-        if Target8::full(*inputs.get(slot)?) != target {
-            return None;
-        }
-    }
-    Some(Placed {
-        one: rows.outer == 1,
-        along_last: arguments.operands[slot]?.shape.last()? * rows.size == rows.inner[slot],
-        apart: Apart {
+/// For each operand where its rows lie in those of the result; `None` where they are not those bytes.
+///
+/// # Errors
+/// As binding it.
+pub(crate) fn places(arguments: &Arguments<'_>) -> Result<Vec<Option<Placed>>, StepError> {
+    let rows = Rows::new(arguments)?;
+    let quantization = match arguments.step.op {
+        Op::FusedConcat(_) => Some(quantization(arguments)?),
+        _ => None,
+    };
+    let mut first = 0;
+    let placed = rows.inner.iter().enumerate().map(|(slot, &inner)| {
+        let apart = Apart {
             width: rows.width,
-            first: rows.inner[..slot].iter().sum(),
-        },
-    })
+            first,
+        };
+        first += inner;
+        let copied = match &quantization {
+            Some((inputs, target)) => Target8::full(inputs[slot]) == *target,
+            None => true,
+        };
+        let last = arguments.operands[slot]?.shape.last()?;
+        copied.then_some(Placed {
+            one: rows.outer == 1,
+            along_last: last * rows.size == inner,
+            apart,
+        })
+    });
+    Ok(placed.collect())
 }
 
-/// See [`place`].
+/// See [`places`].
 pub(crate) struct Placed {
     /// Whether there is one row.
     pub(crate) one: bool,

@@ -127,6 +127,9 @@ pub(super) fn new(
     arguments.expect_packed(&stage.packed(prepared.packed_len()?, channels))?;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
     let apart = arguments.laid.apart;
+    if apart.is_some() && matches!(stage, Stage::Float { .. }) {
+        return Err(StepError::invalid("floats are no parts of wider rows"));
+    }
     let conv = Conv {
         split: split(&shape, macs, threads, channels_first || apart.is_some())?,
         apart,
@@ -141,6 +144,24 @@ pub(super) fn new(
     Ok((conv, shape))
 }
 
+/// Whether a step writes results whose rows are parts of wider rows: a convolution that gives bytes, and is never split by channels.
+pub(crate) fn writes_apart(arguments: &Arguments<'_>) -> bool {
+    let step = arguments.step;
+    let (Op::FusedConv(op), Kernel::QConv | Kernel::QConvDepthwise) = (&step.op, step.kernel)
+    else {
+        return false;
+    };
+    let shape = conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc));
+    op.y.is_some() && shape.is_ok_and(|shape| !has_many_weights(&shape))
+}
+
+/// Whether there are many more weights than activations, so that parts of the channels read less than parts of the rows do.
+fn has_many_weights(shape: &ConvShape) -> bool {
+    let weights = shape.kernel_h * shape.kernel_w * (shape.in_c / shape.groups) * shape.out_c;
+    let input = shape.batch * shape.in_h * shape.in_w * shape.in_c;
+    shape.groups == 1 && weights / 8 > input
+}
+
 /// Splits by channels where there are many more weights than activations, since every part reads all of one of them, and by rows elsewhere: the
 /// rows that a thread computed are in its cache still when it reads them for the next layer. Everything is split by rows where its place asks for it.
 fn split(
@@ -150,9 +171,7 @@ fn split(
     by_rows: bool,
 ) -> Result<Split, StepError> {
     let (rows, channels) = (shape.pixels()?, shape.out_c);
-    let weights = shape.kernel_h * shape.kernel_w * (shape.in_c / shape.groups) * channels;
-    let input = shape.batch * shape.in_h * shape.in_w * shape.in_c;
-    if threads > 1 && shape.groups == 1 && !by_rows && weights / 8 > input {
+    if threads > 1 && !by_rows && has_many_weights(shape) {
         let parts = split::columns(macs, threads);
         if parts.longest(channels) < channels {
             return Ok(Split::Columns(parts));

@@ -20,7 +20,8 @@ mod quantize;
 mod split;
 mod strip;
 
-pub(crate) use concat::place as concat_place;
+pub(crate) use concat::places as concat_places;
+pub(crate) use conv::writes_apart;
 pub(crate) use movement::slice_start;
 pub(crate) use strip::{bind as bind_strips, takes as takes_strips};
 
@@ -181,11 +182,6 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Kernel::FMatMul => matmul::bind(arguments),
         Kernel::FBinary => float::bind_binary(arguments),
     }
-}
-
-/// Whether a kernel writes results whose rows are parts of wider rows.
-pub(crate) fn writes_apart(kernel: Kernel) -> bool {
-    matches!(kernel, Kernel::QConv | Kernel::QConvDepthwise)
 }
 
 /// Checks that a view's operand and result are the same memory under two shapes.

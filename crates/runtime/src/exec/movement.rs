@@ -76,7 +76,8 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 pub(crate) fn slice_start(arguments: &Arguments<'_>) -> Result<Option<usize>, StepError> {
     let size = arguments.result.dtype.size().unwrap_or(1);
     let shape = arguments.result.shape;
-    if arguments.result.len() == 0 || shape.iter().any(|&size| size > LONGEST) {
+    let mut sizes = arguments.operand(0)?.shape.iter().chain(shape);
+    if arguments.result.len() == 0 || sizes.any(|&size| size > LONGEST) {
         return Ok(None);
     }
     let axes = offsets(arguments)?;

@@ -35,8 +35,8 @@ struct Strips {
     scratch: usize,
 }
 
-/// Whether the second step can compute the first one strip by strip, and gains by it.
-pub(crate) fn takes(first: &Arguments<'_>, second: &Arguments<'_>) -> bool {
+/// Whether the second step can compute the first one strip by strip, and gains by it: with enough pairs of rows for all threads.
+pub(crate) fn takes(first: &Arguments<'_>, second: &Arguments<'_>, threads: usize) -> bool {
     let kernels = (first.step.kernel, second.step.kernel);
     let (Op::FusedConv(op), Op::FusedConv(reader)) = (&first.step.op, &second.step.op) else {
         return false;
@@ -63,6 +63,7 @@ pub(crate) fn takes(first: &Arguments<'_>, second: &Arguments<'_>) -> bool {
         && (ones, pads, shape.groups) == ([1; 4], [0; 4], 1)
         && first.result.len() > LARGE
         && 2 * shape.in_w * shape.in_c <= ROWS
+        && shape.batch * shape.in_h >= 8 * threads
 }
 
 /// The work of both steps, which reads what the first one reads; packed constants are those of the first one and then those of the second one.
@@ -71,7 +72,7 @@ pub(crate) fn bind(
     second: &Arguments<'_>,
     threads: usize,
 ) -> Result<Box<dyn Work>, StepError> {
-    if !takes(first, second) {
+    if !takes(first, second, threads) {
         return Err(second.wrong_operator());
     }
     let (first, shape) = conv::new(first, threads)?;

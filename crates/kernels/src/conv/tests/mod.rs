@@ -342,7 +342,23 @@ fn depthwise_of_kernels_with_holes_and_sides_of_their_own() {
             dilation_w: 2,
             ..any
         };
-        for shape in [tall, wide, holes, steps] {
+        let far = ConvShape {
+            stride_h: 1 << 40,
+            stride_w: 1 << 40,
+            ..any
+        };
+        let apart = ConvShape {
+            stride_w: 17,
+            ..any
+        };
+        let beyond = ConvShape {
+            in_h: 2,
+            dilation_w: 2500,
+            pad_left: 2500,
+            pad_right: 2500,
+            ..any
+        };
+        for shape in [tall, wide, holes, steps, far, apart, beyond] {
             for stage in STAGES {
                 Tester {
                     stage,

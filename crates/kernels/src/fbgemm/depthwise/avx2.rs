@@ -1,7 +1,6 @@
 //! The depthwise kernel for AVX2, exact: 32 channels of up to 2 neighbouring outputs.
 //!
-//! The scheme of the AVX-512 kernel with half of its width: four kernel rows of a column are interleaved to
-//! dwords of four taps, and instead of `vpdpbusd` the even and odd bytes are widened and multiplied by
+//! Four kernel rows of a column are interleaved to dwords of four taps, and instead of `vpdpbusd` the even and odd bytes are widened and multiplied by
 //! `vpmaddwd` (see [`crate::conv::avx2`]). A block of 64 channels of packed weights serves two passes.
 //! Registers: 8 sums, 4 interleaved vectors, 4 temporaries.
 #![expect(
@@ -36,7 +35,7 @@ pub(super) unsafe fn segment(mut segment: Segment<'_>) {
         let whole = segment.layer.channels - first >= WIDTH;
         let mut pixel = 0;
         while pixel < pixels {
-            // As in the AVX-512 kernel: shared columns, and a last tile that may overlap the one before.
+            // Columns are shared between outputs only where the kernel has no holes. The last tile may overlap the one before.
             let wide = segment.layer.shape.dilation_w == 1 && pixels >= 2;
             let start = if wide { pixel.min(pixels - 2) } else { pixel };
             let segment = &mut segment;

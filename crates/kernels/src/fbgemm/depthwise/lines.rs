@@ -1,4 +1,4 @@
-//! Where the input rows under one output row start: what the vector kernels need for their addresses.
+//! Where the input rows under one output row start: what the kernel for AVX2 needs for its addresses.
 
 use super::{MAX_ROWS, Segment};
 use crate::conv::tile::OUTSIDE;

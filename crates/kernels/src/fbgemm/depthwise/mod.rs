@@ -6,7 +6,7 @@
 //! neighbouring outputs share the interleaved columns). A 3x3 kernel takes three dot instructions for 16
 //! channels.
 //!
-//! The driver cuts the range into runs along output rows; a run is the unit of the kernels.
+//! The range is cut into runs along output rows, of which the kernel for AVX-512 takes several at a time, and the others one.
 
 use std::ops::Range;
 

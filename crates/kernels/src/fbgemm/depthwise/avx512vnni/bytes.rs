@@ -167,8 +167,13 @@ impl ByteRows<'_> {
                 }
                 (_, size) => {
                     let size = match size {
-                        0 => (geometry.quads, shape.kernel_w, shape.stride_w),
-                        size => (size.div_ceil(4), size, STRIDE),
+                        0 => (
+                            geometry.quads,
+                            shape.kernel_w,
+                            shape.dilation_w,
+                            shape.stride_w,
+                        ),
+                        size => (size.div_ceil(4), size, 1, STRIDE),
                     };
                     narrow_sums::<T, COUNT>(lines.add(first * COUNT), size, weights, self.bias)
                 }

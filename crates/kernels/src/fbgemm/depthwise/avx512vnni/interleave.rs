@@ -22,6 +22,9 @@ pub(super) const COLUMN: usize = 4 * WIDTH;
 /// Columns that are interleaved at a time, unless the kernel alone is wider: they stay in the first cache.
 const COLUMNS: usize = 36;
 
+/// The widest kernel, holes included, and the widest step over four pixels: what is interleaved takes a few MiB then.
+const MAX_SPAN: usize = 1 << 14;
+
 /// Bytes of a quarter of narrow columns; behind the last one the rest of a vector is written.
 pub(super) const QUARTER: usize = COLUMNS * WIDTH;
 
@@ -41,24 +44,22 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// For a kernel that is not too tall.
+    /// For a kernel that is neither too tall nor too wide, of a shape that was checked.
     pub(super) fn new(shape: &ConvShape) -> Option<Self> {
-        if shape.kernel_h > MAX_ROWS {
+        let span = (shape.kernel_w - 1) * shape.dilation_w + 1;
+        // Four pixels, where there are so many.
+        let three = (shape.out_w()? - 1).min(3) * shape.stride_w;
+        if shape.kernel_h > MAX_ROWS || span.max(three) > MAX_SPAN {
             return None;
         }
-        let span = (shape.kernel_w - 1) * shape.dilation_w + 1;
         // A wide kernel would interleave more beside the pixels than under them, if these were few.
-        let least = span + (3 * shape.stride_w).max(span.min(shape.in_w));
+        let least = span + three.max(span.min(shape.in_w).next_multiple_of(4));
         let quads = shape.kernel_h.div_ceil(4);
         Some(Self {
             quads,
-            columns: if span <= 8 && shape.stride_w <= 4 {
-                COLUMNS
-            } else {
-                least
-            },
+            columns: least.max(COLUMNS),
             span,
-            packs: shape.dilation_w == 1 && shape.stride_w <= 2 && shape.kernel_w <= 8,
+            packs: shape.stride_w <= 2 && span <= 24,
             serves: match (shape.stride_h, shape.dilation_h) {
                 (1, 1) => 4 * quads - shape.kernel_h + 1,
                 _ => 1,
@@ -79,7 +80,7 @@ impl Geometry {
         self.quads.checked_mul(COLUMN)?.checked_mul(columns)
     }
 
-    /// The most pixels of up to 64 channels that have room: a multiple of four.
+    /// The most pixels of up to 64 channels that have room: a multiple of four, or all of fewer.
     pub(super) fn wide_pixels(&self, stride: usize) -> usize {
         let more = self.columns - self.span;
         let pixels = match stride {
@@ -87,7 +88,10 @@ impl Geometry {
             2 => more / 2,
             stride => more / stride,
         };
-        (pixels + 1) / 4 * 4
+        match pixels + 1 {
+            few @ ..4 => few,
+            many => many / 4 * 4,
+        }
     }
 
     /// The most pixels of up to `COUNT` channels that have room: a multiple of four vectors.

@@ -44,7 +44,7 @@ pub(super) fn scratch_len(shape: &ConvShape) -> Option<usize> {
     geometry.len()?.checked_add(weights)?.checked_add(WIDTH)
 }
 
-/// Computes a range of pixels; gives `false`, and computes nothing, for kernels that are too tall.
+/// Computes a range of pixels; gives `false`, and computes nothing, for kernels that are too tall or too wide.
 ///
 /// # Safety
 /// The invariants of [`Layer`] hold, `output` has all channels of these pixels, of the type that the stage gives, `scratch` has [`scratch_len`]
@@ -327,8 +327,8 @@ unsafe fn sums<const T: usize>(
     acc
 }
 
-/// The sums of `T` vectors of pixels of up to `COUNT` channels; `lines` are the interleaved columns from the first pixel's on. `SIZE` and `STRIDE` are the
-/// rows and columns and the stride.
+/// The sums of `T` vectors of pixels of up to `COUNT` channels; `lines` are the interleaved columns from the first pixel's on. The kernel has so many groups of
+/// four rows, and columns, so far apart; then comes the stride, 1 or 2.
 ///
 /// # Safety
 /// As [`wide_sums`].
@@ -336,14 +336,14 @@ unsafe fn sums<const T: usize>(
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn narrow_sums<const T: usize, const COUNT: usize>(
     lines: *const u8,
-    (quads, width, stride): (usize, usize, usize),
+    (quads, width, dilation, stride): (usize, usize, usize, usize),
     weights: *const u8,
     bias: [__m512i; 4],
 ) -> [[__m512i; 4]; T] {
     let place = |group: usize, tap: usize| {
         let (phase, before) = match stride {
-            1 => (0, tap),
-            _ => (tap % 2, tap / 2),
+            1 => (0, tap * dilation),
+            _ => (tap * dilation % 2, tap * dilation / 2),
         };
         lines.wrapping_add((group * stride + phase) * 4 * QUARTER + before * COUNT)
     };
