@@ -1,7 +1,6 @@
 //! A depthwise convolution and the 1×1 convolution that alone reads it, strip by strip.
 //!
-//! A large result between them would be written to the third cache and read from there; some rows of it stay in the second one. Smaller ones stay there
-//! anyhow, and are faster as a whole.
+//! A large result between them takes no memory then. The time is that of both one after the other; with smaller results strips would only cost calls.
 
 use octofold_kernels::conv::{Activations, ConvShape, LinearShape, OutputSlice, OutputStage};
 use octofold_ops::Op;
@@ -14,7 +13,7 @@ use crate::StepError;
 use crate::plan::Kernel;
 use crate::values::numbers_mut;
 
-/// The least bytes between the two that are worth it: more than the second cache of common processors has room for.
+/// The least bytes between the two that are worth it: about what the second cache of common processors has room for.
 const LARGE: usize = 1 << 20;
 
 /// Bytes of a strip.
