@@ -23,7 +23,8 @@ pub(crate) enum Action {
     Kernel(Box<dyn Work>),
 }
 
-/// What a step costs at least; of two steps that are computed together, the second one has it all. What depends on sizes that are not known before the plan runs is counted as 0, and so is everything of a view.
+/// What a step costs at least; of two steps that are computed together, the second one has it all. What depends on sizes that are not known before the
+/// plan runs is counted as 0, and so is everything of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCost {
     /// The multiply-accumulates.

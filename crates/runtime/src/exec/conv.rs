@@ -378,6 +378,7 @@ impl Work for Conv {
 }
 
 impl Conv {
+    /// The activations of a call.
     pub(super) fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
         Activations {
             data: call.operand(0),
