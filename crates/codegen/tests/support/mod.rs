@@ -6,6 +6,9 @@ use std::sync::Arc;
 use octofold_codegen::{CodegenOptions, compile};
 use octofold_ir::{Graph, Op, TensorType, ValueId, interpret};
 use octofold_kernels::Isa;
+use octofold_ops::Described;
+use octofold_ops::families::{Activation, OutputQuantization};
+use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Plan, Session, SessionOptions};
 use octofold_tensor::{DType, Tensor, TensorData};
 
@@ -193,4 +196,46 @@ fn compare(name: &str, found: &Tensor, expected: &Tensor, exactness: Exactness, 
             "{name}: {found:?} instead of {expected:?}\n{context}"
         ),
     }
+}
+
+/// An operator with some attributes, the others as they are by default.
+pub(crate) fn default<T: Described>(attributes: &[(&str, octofold_ops::Attribute)]) -> T {
+    let mut map = attributes
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    T::from_attributes(&mut map).expect("valid attributes")
+}
+
+/// Random parameters with a scale about `scale`.
+pub(crate) fn params(random: &mut Random, signed: bool, scale: f32) -> QParams {
+    let zero_point = if signed {
+        random.int(-128, 127)
+    } else {
+        random.int(0, 255)
+    };
+    QParams {
+        scale: random.scale(scale),
+        zero_point: zero_point as i32,
+    }
+}
+
+/// Random parameters of a result, with or without a bound.
+pub(crate) fn output(random: &mut Random, signed: bool, scale: f32) -> OutputQuantization {
+    let dtype = if signed {
+        QuantType::Int8
+    } else {
+        QuantType::Uint8
+    };
+    let activation = if random.below(2) == 0 {
+        Activation::None
+    } else {
+        Activation::Relu
+    };
+    OutputQuantization::new(dtype, params(random, signed, scale), activation)
+}
+
+/// The type of bytes.
+pub(crate) fn dtype(signed: bool) -> DType {
+    if signed { DType::I8 } else { DType::U8 }
 }
