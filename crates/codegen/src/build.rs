@@ -114,7 +114,6 @@ fn required(engine: Engine, steps: &[Step]) -> Isa {
                 | Kernel::QConvDepthwise
                 | Kernel::QConvToNchw
                 | Kernel::QConvDepthwiseToNchw
-                | Kernel::QConvFirst
                 | Kernel::QLinear
         )
     };

@@ -81,8 +81,7 @@ pub(crate) fn pack(
             | Kernel::QConvDepthwise
             | Kernel::QConvToNchw
             | Kernel::QConvDepthwiseToNchw
-            | Kernel::QConvDepthwisePlanes
-            | Kernel::QConvFirst,
+            | Kernel::QConvDepthwisePlanes,
         ) => {
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);

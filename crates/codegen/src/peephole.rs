@@ -1,19 +1,16 @@
 //! Nodes in a row that one kernel computes: (de)quantization with a change of layout before or behind it, a convolution with float results with
-//! one behind it, a depthwise one with changes of layout on both sides and a quantization before them, and a first layer with both before it.
+//! one behind it, and a depthwise one with changes of layout on both sides and a quantization before them.
 
 use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Op};
 use octofold_ops::families::FusedConv;
 use octofold_runtime::{Engine, Kernel};
-use octofold_tensor::{DType, Tensor};
+use octofold_tensor::DType;
 
 use crate::facts::{Facts, Types};
 use crate::pack::pack;
 use crate::select::{TO_NCHW, TO_NHWC, select};
-
-/// Bytes of weights that are read again for every strip of an image.
-const NEAR: usize = 32 << 10;
 
 /// Nodes in a row that become one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,35 +53,6 @@ pub(crate) fn find(graph: &Graph, order: &[NodeId], types: &Types<'_>, engine: E
         let Some(first) = before(middle) else {
             continue;
         };
-        if let (Some(row), Op::FusedConv(op)) = (rows.get(&first), node.op()) {
-            // A first layer, and others whose weights stay near while the image is read.
-            let weights = facts(second).constant(1).map_or(&[][..], Tensor::shape);
-            let len: usize = weights.iter().product();
-            // Of one row there are no strips, and many rows under one are much to keep.
-            let by_strips = weights.get(2).is_some_and(|rows| (2..=64).contains(rows));
-            let fits = kernel(second) == Some(Kernel::QConv)
-                && by_strips
-                && op.dilations.iter().all(|&dilation| dilation == 1)
-                && row.kernel == Kernel::QuantizeToNhwc
-                && row.before == [row.main]
-                && op.y.is_some()
-                && op.residual.is_none()
-                && len <= NEAR
-                && quantizes(row.main, op);
-            if fits && pack(facts(second), Kernel::QConvFirst, engine).is_ok() {
-                let before = vec![row.main, first];
-                rows.remove(&first);
-                let (main, kernel) = (second, Kernel::QConvFirst);
-                rows.insert(
-                    second,
-                    Row {
-                        before,
-                        main,
-                        kernel,
-                    },
-                );
-            }
-        }
         if rows.contains_key(&first) {
             continue;
         }

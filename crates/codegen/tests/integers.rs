@@ -204,24 +204,17 @@ fn run_conv(case: &ConvCase) {
                 };
                 fused || !depthwise || kernels.contains(&Kernel::View)
             }
-            // One channel or pixel lies the same way in both layouts; depthwise layers, kernels of one row, and those with holes are none of these.
-            Ending::First if kernels.contains(&Kernel::View) => kernels.len() == 3,
-            Ending::First
-                if other
-                    || untold
-                    || case.kernel.0 == 1
-                    || case.dilation != (1, 1)
-                    || kernels.contains(&Kernel::QConvDepthwise) =>
-            {
-                matches!(
-                    *kernels,
-                    [
-                        Kernel::QuantizeToNhwc,
-                        Kernel::QConv | Kernel::QConvDepthwise
-                    ]
-                )
-            }
-            Ending::First => kernels == [Kernel::QConvFirst],
+            Ending::First => matches!(
+                *kernels,
+                [
+                    Kernel::QuantizeToNhwc,
+                    Kernel::QConv | Kernel::QConvDepthwise
+                ] | [
+                    Kernel::Quantize,
+                    Kernel::View,
+                    Kernel::QConv | Kernel::QConvDepthwise
+                ]
+            ),
             _ => matches!(*kernels, [Kernel::QConv | Kernel::QConvDepthwise]),
         },
         "{plan}"
@@ -248,36 +241,6 @@ fn a_change_of_layout_goes_by_strips() {
             bias: true,
             ending: Ending::FloatNchw,
         });
-    }
-}
-
-/// Images of so many rows that they are quantized in several strips, of so many images that threads have parts of two.
-#[test]
-fn first_layers_go_by_strips() {
-    for (size, kernel, stride, pads) in [
-        ((90, 300), (3, 3), (2, 2), vec![1, 1, 1, 1]),
-        ((120, 256), (7, 5), (2, 3), vec![3, 2, 2, 0]),
-        ((150, 170), (2, 2), (3, 1), vec![0, 1, 5, 0]),
-        ((40, 700), (9, 1), (1, 4), vec![8, 0, 12, 0]),
-    ] {
-        for (batch, signed) in [(1, false), (3, true)] {
-            run_conv(&ConvCase {
-                seed: 7,
-                batch,
-                size,
-                groups: 1,
-                group_in: 3,
-                group_out: 18,
-                kernel,
-                stride,
-                dilation: (1, 1),
-                pads: pads.clone(),
-                signed,
-                per_channel: true,
-                bias: true,
-                ending: Ending::First,
-            });
-        }
     }
 }
 

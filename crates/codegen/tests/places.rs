@@ -1,4 +1,4 @@
-//! Values that lie inside of others, and steps that are computed together: where the memory plan saves copies.
+//! Values that are stored in the memory of others: where the memory plan saves copies.
 
 mod support;
 
@@ -9,7 +9,7 @@ use octofold_ops::families::{
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Kernel, Specialization};
 use octofold_tensor::{DType, Tensor};
-use support::{Builder, Exactness, Random, check, default, dtype, output, params};
+use support::{Builder, Exactness, Random, check, default, dtype, params};
 
 /// Convolutions whose results are joined and divided, and how many of those steps have nothing to do.
 #[test]
@@ -129,59 +129,6 @@ fn join_and_divide(signed: bool, batch: usize, axis: i64, others: bool) {
     let columns = batch * height * width * 7;
     let slices = [(Kernel::Move, rows), (Kernel::Move, columns)];
     assert_eq!(moved, [copied, slices.to_vec()].concat(), "{plan}");
-}
-
-/// A large result of a depthwise layer is computed strip by strip where it is read, with even and odd rows and a short strip at the end.
-#[test]
-fn large_results_of_depthwise_layers_go_by_strips() {
-    for (shape, stride, float) in [
-        ([1, 133, 131, 64], 1, false),
-        ([2, 61, 300, 30], 1, true),
-        ([1, 333, 301, 48], 2, false),
-        ([1, 90, 90, 40], 1, false),
-    ] {
-        let mut random = Random::new(3);
-        let mut builder = Builder::new();
-        let signed = stride == 2;
-        let channels = shape[3];
-        let x_params = params(&mut random, signed, 0.05);
-        let between = output(&mut random, signed, 0.3);
-        let x = builder.input("x", dtype(signed), &shape);
-        let w = builder.constant(random.tensor(DType::I8, &[channels, 1, 3, 3]));
-        let depthwise = FusedConv {
-            pads: vec![1; 4],
-            strides: vec![stride; 2],
-            group: channels as i64,
-            layout: Layout::Nhwc,
-            x: Some(x_params),
-            w_scale: vec![0.004],
-            y: Some(between),
-            ..default(&[])
-        };
-        let a = builder.node(depthwise, &[Some(x), Some(w)]);
-        let w = builder.constant(random.tensor(DType::I8, &[9, channels, 1, 1]));
-        let pointwise = FusedConv {
-            layout: Layout::Nhwc,
-            x: Some(between.params),
-            w_scale: vec![0.004],
-            y: (!float).then(|| output(&mut random, signed, 0.3)),
-            ..default(&[])
-        };
-        let y = builder.node(pointwise, &[Some(a), Some(w)]);
-        builder.output(y);
-        let inputs = [("x", random.tensor(dtype(signed), &shape))];
-        let plan = check(&builder.graph, &inputs, Exactness::Bits);
-        let sizes = Specialization::new(&plan, &[shape.as_slice().into()], 2);
-        let costs: Vec<_> = sizes.unwrap().costs().to_vec();
-        let pixels = shape[..3].iter().product::<usize>() / (stride * stride) as usize;
-        let large = pixels * channels > 1 << 20;
-        assert_eq!(costs[0].macs == 0, large, "{costs:?}");
-        assert_eq!(
-            costs[1].macs > (pixels * channels * 9) as u64,
-            large,
-            "{costs:?}"
-        );
-    }
 }
 
 /// Floats of convolutions that are joined along the channels: these have rows of their own, and are copied.

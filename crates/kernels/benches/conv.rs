@@ -7,7 +7,6 @@
 mod limit;
 
 use std::hint::black_box;
-use std::ops::Range;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::conv::planes::Planes;
@@ -173,108 +172,6 @@ fn bench_planes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A layer with all that computing pixels of it takes.
-struct Layer {
-    shape: ConvShape,
-    packed: Vec<u8>,
-    bias: Vec<i32>,
-    multiplier: Vec<f32>,
-    scratch: Vec<u8>,
-}
-
-impl Layer {
-    fn new(shape: ConvShape) -> Self {
-        let depth = shape.in_c / shape.groups * shape.kernel_h * shape.kernel_w;
-        let weights: Vec<i8> = (0..depth * shape.out_c).map(|i| (i * 31) as i8).collect();
-        Self {
-            packed: fbgemm::pack(&shape, &weights).expect("a valid shape"),
-            bias: vec![100; shape.out_c],
-            multiplier: vec![0.001; shape.out_c],
-            scratch: vec![0; fbgemm::conv_scratch_len(&shape).expect("a valid shape")],
-            shape,
-        }
-    }
-
-    fn run(&mut self, data: &[u8], pixels: Range<usize>, output: &mut [u8]) {
-        let input = Activations {
-            data: black_box(data),
-            signed: false,
-            zero_point: 3,
-        };
-        let stage = OutputStage::Quantized(Quantized {
-            bias: &self.bias,
-            multiplier: &self.multiplier,
-            zero_point: 0,
-            lo: 0,
-            hi: 255,
-            residual: None,
-        });
-        let (isa, channels) = (Isa::detect(), 0..self.shape.out_c);
-        let (output, scratch) = (OutputSlice::Bytes(output), &mut self.scratch);
-        let (shape, packed) = (&self.shape, &self.packed);
-        fbgemm::conv(
-            isa, shape, input, packed, &stage, pixels, channels, output, scratch,
-        )
-        .expect("valid arguments");
-    }
-}
-
-/// A depthwise layer and the 1x1 layer behind it, one after the other and by strips of 160 KiB between them, which is what the runtime does above a MiB.
-fn bench_strips(criterion: &mut Criterion) {
-    for (size, channels, out_c) in [(56, 144, 24), (112, 64, 128), (224, 32, 64), (320, 32, 64)] {
-        let mut depthwise = Layer::new(ConvShape {
-            groups: channels,
-            ..ConvShape::square((size, size, channels), channels, 3, 1, 1)
-        });
-        let pointwise = |rows, columns| ConvShape {
-            in_h: rows,
-            ..ConvShape::square((columns, columns, channels), out_c, 1, 1, 0)
-        };
-        let mut whole = Layer::new(pointwise(size, size));
-        let rows = ((160 << 10) / (2 * size * channels)).max(1) * 2;
-        let mut strip = Layer::new(pointwise(rows, size));
-        let pixels = size * size;
-        let input: Vec<u8> = (0..pixels * channels)
-            .map(|i| ((i * 7919) >> 3) as u8)
-            .collect();
-        let mut between = vec![0; pixels * channels];
-        let mut output = vec![0; pixels * out_c];
-        let macs = (channels * (9 + out_c) * pixels) as u64;
-        let work = Work {
-            macs,
-            integer: true,
-            read: input.len() as u64,
-            written: output.len() as u64,
-        };
-        let name = format!("depthwise3x3_conv1x1_{size}_{channels}_{out_c}");
-        let mut group = limit::group(criterion, &name, true);
-        group.work(Throughput::Elements(macs), work);
-        group.bench_function("whole".to_owned(), |bencher| {
-            bencher.iter(|| {
-                depthwise.run(&input, 0..pixels, &mut between);
-                whole.run(&between, 0..pixels, &mut output);
-            });
-        });
-        group.work(Throughput::Elements(macs), work);
-        group.bench_function("strips".to_owned(), |bencher| {
-            let strip_len = rows * size;
-            bencher.iter(|| {
-                let between = &mut between[..strip_len * channels];
-                for (i, output) in output.chunks_mut(strip_len * out_c).enumerate() {
-                    let (first, count) = (i * strip_len, output.len() / out_c);
-                    depthwise.run(
-                        &input,
-                        first..first + count,
-                        &mut between[..count * channels],
-                    );
-                    strip.run(between, 0..count, output);
-                }
-            });
-        });
-        group.finish();
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Engine {
     Fbgemm,
@@ -369,6 +266,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(std::time::Duration::from_millis(200))
         .measurement_time(std::time::Duration::from_millis(800));
-    targets = bench, bench_planes, bench_strips
+    targets = bench, bench_planes
 }
 criterion_main!(benches);

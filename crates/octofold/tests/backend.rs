@@ -275,7 +275,7 @@ impl Example {
 /// The family of a kernel's loops.
 fn family(kernel: Kernel) -> Option<Family> {
     Some(match kernel {
-        Kernel::QConv | Kernel::QConvToNchw | Kernel::QConvFirst | Kernel::QLinear => Family::QConv,
+        Kernel::QConv | Kernel::QConvToNchw | Kernel::QLinear => Family::QConv,
         Kernel::QConvDepthwise | Kernel::QConvDepthwiseToNchw => Family::QConvDepthwise,
         Kernel::QConvDepthwisePlanes => Family::QConvDepthwisePlanes,
         Kernel::QAdd => Family::QAdd,
@@ -339,12 +339,7 @@ fn check_case(
     let mut steps = plan.steps().iter();
     let step = steps.find(|step| step.name == "op").context("no step")?;
     let (kernel, note) = (step.kernel.name(), &step.note);
-    // The example reads what is quantized before it.
-    let alone = match step.kernel {
-        Kernel::QConvFirst => Kernel::QConv,
-        other => other,
-    };
-    ensure!(alone == example.kernel, "{kernel}: {note}\n{plan}");
+    ensure!(step.kernel == example.kernel, "{kernel}: {note}\n{plan}");
     let is_portable = step.kernel == Kernel::Portable;
     ensure!(is_portable != note.is_empty(), "{kernel}: `{note}`");
     let result = plan.values()[step.outputs[0].index()].dtype;
@@ -422,7 +417,7 @@ fn kernels_are_those_of_the_table() -> Result<()> {
             "the family of {name}"
         );
         // No class does for the kernels that take a `Transpose` beside a node along.
-        let takes = ["_to_nchw", "_planes", "_first"];
+        let takes = ["_to_nchw", "_planes"];
         let alone = !takes.iter().any(|end| name.ends_with(end));
         ensure!(
             !is_integer || !alone || reached.contains(&kernel),

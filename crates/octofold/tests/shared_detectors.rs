@@ -127,10 +127,7 @@ fn check_steps(plan: &Plan) -> Result<()> {
             step.note
         );
     }
-    let quantizes = |kernel: &Kernel| {
-        let alone = matches!(kernel, Kernel::Quantize | Kernel::QuantizeToNhwc);
-        alone || *kernel == Kernel::QConvFirst
-    };
+    let quantizes = |kernel: &Kernel| matches!(kernel, Kernel::Quantize | Kernel::QuantizeToNhwc);
     let count = plan.steps().iter().filter(|step| quantizes(&step.kernel));
     ensure!(count.count() == 1, "a value is quantized between layers");
     Ok(())

@@ -1,8 +1,8 @@
-//! Where the values of a specialized plan lie, and which steps have nothing to do for it.
+//! Where the values of a specialized plan are stored, and which copies that saves.
 //!
-//! Views lie where their operands do. So does a slice whose elements follow each other there; and the operands of a concatenation that takes their
-//! bytes as they are lie in its result, in one piece or as parts of its rows, if what computes them writes such rows. What lies where it belongs is not
-//! copied. And a result that a caching processor would write far away is nowhere as a whole: the step that alone reads it computes it strip by strip.
+//! A view has the memory of its operand, and so has a slice whose elements are contiguous there. An operand of a concatenation that takes its bytes
+//! unchanged is stored in the result: in one piece, or as parts of the result's rows where the step that computes it can write them. The
+//! concatenation copies only the other operands.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,111 +12,80 @@ use octofold_tensor::Shape;
 use smallvec::SmallVec;
 
 use crate::PlanError;
-use crate::exec::{self, Apart, Laid};
+use crate::exec::{self, Arguments, RowStride};
 use crate::memory::{Lifetime, place};
 use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
-use crate::specialize::arguments;
 use crate::values::kernels_write;
 
-/// Where a value lies while the plan runs.
+/// Where a value is stored while the plan runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In the arena.
     Arena(Range<usize>),
     /// In the arena, as parts of the rows of another value, which has the range.
-    Rows(Range<usize>, Apart),
-    /// In a tensor of its own: inputs, outputs, what only portable steps touch, and what depends on data.
+    Rows(Range<usize>, RowStride),
+    /// In a tensor of its own: inputs, outputs, values that only portable steps use, and values whose size depends on data.
     Tensor,
-    /// Nowhere as a whole: the step that reads it computes it strip by strip.
-    Strips,
 }
 
 /// The places of all values.
 #[derive(Debug)]
 pub(crate) struct Places {
     pub(crate) values: Vec<Place>,
-    /// For each step the operands that lie where they belong in its result.
-    pub(crate) joined: Vec<Joined>,
-    /// For each step whether the next one computes its result strip by strip.
-    pub(crate) strips: Vec<bool>,
+    /// For each step the operands that share the memory of its result.
+    pub(crate) in_place_operands: Vec<Slots>,
     /// For each value the last step that reads or gives it.
     pub(crate) last_uses: Vec<Option<usize>>,
     pub(crate) arena_bytes: usize,
 }
 
 /// Slots of operands.
-pub(crate) type Joined = SmallVec<[usize; 4]>;
+pub(crate) type Slots = SmallVec<[usize; 4]>;
 
-/// A value inside of another one.
+/// A value stored in the memory of another one.
 #[derive(Clone, Copy, Debug)]
-struct Inside {
+struct Alias {
     value: ValueIndex,
     /// Bytes before it.
     offset: usize,
-    apart: Option<Apart>,
+    row_stride: Option<RowStride>,
 }
 
 /// What is known of a plan with sizes.
 struct Values<'a> {
     plan: &'a Plan,
     shapes: &'a [Option<Shape>],
-    inside: Vec<Option<Inside>>,
+    aliases: Vec<Option<Alias>>,
 }
 
-/// Finds the places of all values, for `threads` threads.
+/// Finds the places of all values.
 ///
 /// # Errors
 /// When the arena overflows.
-pub(crate) fn places(
-    plan: &Plan,
-    shapes: &[Option<Shape>],
-    threads: usize,
-) -> Result<Places, PlanError> {
+pub(crate) fn places(plan: &Plan, shapes: &[Option<Shape>]) -> Result<Places, PlanError> {
     let mut values = Values {
         plan,
         shapes,
-        inside: vec![None; plan.values().len()],
+        aliases: vec![None; plan.values().len()],
     };
     for step in plan.steps() {
         if let (Kernel::View, Some(&Operand::Value(value)), [to, ..]) =
             (step.kernel, step.inputs.first(), &*step.outputs)
         {
-            values.inside[to.index()] = Some(Inside {
+            values.aliases[to.index()] = Some(Alias {
                 value: values.root(value).0,
                 offset: 0,
-                apart: None,
+                row_stride: None,
             });
         }
     }
-    let mut in_arena = values.in_arena();
-    let reads = reads(plan);
-    let joined = values.join(&in_arena, &reads);
-    let strips = values.strips(&in_arena, &reads, threads);
-    let last_uses = last_uses(plan, &strips);
-    let mut nowhere = vec![false; in_arena.len()];
-    for (step, _) in plan
-        .steps()
-        .iter()
-        .zip(&strips)
-        .filter(|(_, strips)| **strips)
-    {
-        for value in &step.outputs {
-            in_arena[value.index()] = false;
-            nowhere[value.index()] = true;
-        }
-    }
-    let (mut places, arena_bytes) = values.place(&in_arena, &last_uses)?;
-    for (place, _) in places
-        .iter_mut()
-        .zip(nowhere)
-        .filter(|(_, nowhere)| *nowhere)
-    {
-        *place = Place::Strips;
-    }
+    let in_arena = values.in_arena();
+    let in_place_operands = values.share(&in_arena);
+    let last_uses = last_uses(plan);
+    let (values, arena_bytes) = values.place(&in_arena, &last_uses)?;
     Ok(Places {
-        values: places,
-        joined,
-        strips,
+        values,
+        in_place_operands,
         last_uses,
         arena_bytes,
     })
@@ -130,24 +99,24 @@ impl Values<'_> {
         shape.and_then(|shape| byte_len(size, shape)).unwrap_or(0)
     }
 
-    /// The value whose memory a value's is, and the bytes before it there.
+    /// The value that owns the memory of a value, and the bytes before the latter there.
     fn root(&self, mut value: ValueIndex) -> (ValueIndex, usize) {
         let mut before = 0;
-        while let Some(inside) = self.inside[value.index()] {
-            (value, before) = (inside.value, before + inside.offset);
+        while let Some(alias) = self.aliases[value.index()] {
+            (value, before) = (alias.value, before + alias.offset);
         }
         (value, before)
     }
 
     /// The root of every value, each link followed once.
     fn homes(&self) -> Vec<(ValueIndex, usize)> {
-        let mut homes: Vec<Option<(ValueIndex, usize)>> = vec![None; self.inside.len()];
+        let mut homes: Vec<Option<(ValueIndex, usize)>> = vec![None; self.aliases.len()];
         let mut path = Vec::new();
-        for index in 0..self.inside.len() as u32 {
+        for index in 0..self.aliases.len() as u32 {
             let mut value = ValueIndex(index);
-            while let (None, Some(inside)) = (homes[value.index()], self.inside[value.index()]) {
-                path.push((value, inside.offset));
-                value = inside.value;
+            while let (None, Some(alias)) = (homes[value.index()], self.aliases[value.index()]) {
+                path.push((value, alias.offset));
+                value = alias.value;
             }
             let mut home = homes[value.index()].unwrap_or((value, 0));
             homes[value.index()] = Some(home);
@@ -159,11 +128,11 @@ impl Values<'_> {
         homes.into_iter().flatten().collect()
     }
 
-    /// For each value whether the memory that it has with its views lies in the arena.
+    /// For each value whether the memory that it shares with its views is in the arena.
     fn in_arena(&self) -> Vec<bool> {
         let root = |value: ValueIndex| self.root(value).0.index();
         let plan = self.plan;
-        let mut wanted = vec![false; self.inside.len()];
+        let mut wanted = vec![false; self.aliases.len()];
         for step in plan.steps() {
             if !matches!(step.kernel, Kernel::Portable | Kernel::View) {
                 values_of(step).for_each(|value| wanted[root(value)] = true);
@@ -194,117 +163,154 @@ impl Values<'_> {
             .collect()
     }
 
-    /// Puts slices into their operands, and operands of concatenations into the results, where steps allow it; gives the operands of each step
-    /// that lie where they belong.
-    fn join(&mut self, in_arena: &[bool], reads: &[usize]) -> Vec<Joined> {
-        let plan = self.plan;
-        let mut given_by = vec![None; self.inside.len()];
-        for step in plan.steps() {
-            for value in &step.outputs {
-                given_by[value.index()] = Some(step);
-            }
-        }
-        let mut joined = vec![Joined::new(); plan.steps().len()];
-        for (step, joined) in plan.steps().iter().zip(&mut joined) {
+    /// Stores slices in their operands and operands of concatenations in the results, where steps allow it; gives the operands of each step that share
+    /// the memory of its result.
+    fn share(&mut self, in_arena: &[bool]) -> Vec<Slots> {
+        let (plan, shapes) = (self.plan, self.shapes);
+        let strided = self.written_in_strided_rows();
+        let share = |step: &Step| {
             let &[result] = &*step.outputs else {
-                continue;
+                return Slots::new();
             };
-            let joins = matches!(step.kernel, Kernel::Move | Kernel::QConcat | Kernel::Concat);
-            if !joins || !in_arena[result.index()] {
-                continue;
+            let shares = matches!(step.kernel, Kernel::Move | Kernel::QConcat | Kernel::Concat);
+            if !shares || !in_arena[result.index()] {
+                return Slots::new();
             }
-            let Ok(sizes) = arguments(plan, step, self.shapes, &Laid::default()) else {
-                continue;
+            let Ok(arguments) = Arguments::of(plan, step, shapes) else {
+                return Slots::new();
             };
-            match (&step.op, step.inputs.first()) {
-                (Op::Slice(_), Some(&Operand::Value(operand))) if in_arena[operand.index()] => {
-                    if let Ok(Some(offset)) = exec::slice_start(&sizes) {
-                        let (root, before) = self.root(operand);
-                        self.inside[result.index()] = Some(Inside {
-                            value: root,
-                            offset: before + offset,
-                            apart: None,
-                        });
-                        joined.push(0);
-                    }
+            match &step.op {
+                Op::Slice(_) => self.share_slice(&arguments, result, in_arena),
+                Op::FusedConcat(_) | Op::Concat(_) => {
+                    self.share_operands(&arguments, result, in_arena, &strided)
                 }
-                (Op::FusedConcat(_) | Op::Concat(_), _) => {
-                    let Ok(placed) = exec::concat_places(&sizes) else {
-                        continue;
-                    };
-                    let roots = step.inputs.iter().map(|operand| match operand {
-                        Operand::Value(operand) => Some(self.root(*operand)),
-                        _ => None,
-                    });
-                    let roots: Vec<_> = roots.collect();
-                    let mut counts = BTreeMap::new();
-                    for (root, _) in roots.iter().flatten() {
-                        *counts.entry(*root).or_insert(0) += 1;
-                    }
-                    for (slot, operand) in step.inputs.iter().enumerate() {
-                        let (&Operand::Value(operand), Some((root, before)), Some(placed)) =
-                            (operand, roots[slot], &placed[slot])
-                        else {
-                            continue;
-                        };
-                        // What is copied as well would be copied from where it is copied to.
-                        let alone = counts[&root] == 1;
-                        let whole = before == 0 && self.len(root) == self.len(operand);
-                        if !in_arena[operand.index()] || !alone || !whole {
-                            continue;
-                        }
-                        let writes_rows = || {
-                            let step = given_by[operand.index()].filter(|_| root == operand);
-                            let sizes = step
-                                .map(|step| arguments(plan, step, self.shapes, &Laid::default()));
-                            placed.along_last
-                                && reads[operand.index()] == 1
-                                && sizes.is_some_and(|sizes| {
-                                    sizes.is_ok_and(|sizes| exec::writes_apart(&sizes))
-                                })
-                        };
-                        let (offset, apart) = match placed.one {
-                            true => (placed.apart.first, None),
-                            false if writes_rows() => (0, Some(placed.apart)),
-                            false => continue,
-                        };
-                        self.inside[root.index()] = Some(Inside {
-                            value: result,
-                            offset,
-                            apart,
-                        });
-                        joined.push(slot);
-                    }
-                }
-                _ => {}
+                _ => Slots::new(),
             }
-        }
-        joined
+        };
+        plan.steps().iter().map(share).collect()
     }
 
-    /// For each step whether the next one computes its result strip by strip: a large one, that nothing else reads.
-    fn strips(&self, in_arena: &[bool], reads: &[usize], threads: usize) -> Vec<bool> {
-        let steps = self.plan.steps();
-        let pairs = steps.iter().zip(steps.iter().skip(1));
-        let computes = pairs.map(|(first, second)| {
-            let (&[between], &[result]) = (&*first.outputs, &*second.outputs) else {
-                return false;
-            };
-            let apart = self.inside[result.index()].is_some_and(|inside| inside.apart.is_some());
-            let sizes = |step| arguments(self.plan, step, self.shapes, &Laid::default());
-            let (Ok(first), Ok(reader)) = (sizes(first), sizes(second)) else {
-                return false;
-            };
-            second.inputs.first() == Some(&Operand::Value(between))
-                && reads[between.index()] == 1
-                && in_arena[between.index()]
-                && self.inside[between.index()].is_none()
-                && !apart
-                && exec::takes_strips(&first, &reader, threads)
+    /// Stores a slice whose elements are contiguous in its operand there.
+    fn share_slice(
+        &mut self,
+        arguments: &Arguments<'_>,
+        result: ValueIndex,
+        in_arena: &[bool],
+    ) -> Slots {
+        let operand = match arguments.step.inputs.first() {
+            Some(&Operand::Value(operand)) if in_arena[operand.index()] => operand,
+            _ => return Slots::new(),
+        };
+        let Ok(Some(start)) = exec::slice_start(arguments) else {
+            return Slots::new();
+        };
+        let (value, before) = self.root(operand);
+        self.aliases[result.index()] = Some(Alias {
+            value,
+            offset: before + start,
+            row_stride: None,
         });
-        let mut strips: Vec<bool> = computes.collect();
-        strips.resize(steps.len(), false);
-        strips
+        SmallVec::from_slice(&[0])
+    }
+
+    /// Stores operands of a concatenation in its result.
+    fn share_operands(
+        &mut self,
+        arguments: &Arguments<'_>,
+        result: ValueIndex,
+        in_arena: &[bool],
+        strided: &[bool],
+    ) -> Slots {
+        let mut slots = Slots::new();
+        let Ok(placed) = exec::concat_places(arguments) else {
+            return slots;
+        };
+        let roots = arguments.step.inputs.iter().map(|operand| match operand {
+            Operand::Value(operand) => Some(self.root(*operand)),
+            _ => None,
+        });
+        let roots: Vec<_> = roots.collect();
+        let mut counts = BTreeMap::new();
+        for (root, _) in roots.iter().flatten() {
+            *counts.entry(*root).or_insert(0) += 1;
+        }
+        for (slot, operand) in arguments.step.inputs.iter().enumerate() {
+            let (&Operand::Value(operand), Some((root, before)), Some(placed)) =
+                (operand, roots[slot], &placed[slot])
+            else {
+                continue;
+            };
+            // An operand that occurs twice must be copied, and would be copied from where it is copied to.
+            let once = counts[&root] == 1;
+            let whole = before == 0 && self.len(root) == self.len(operand);
+            if !in_arena[operand.index()] || !once || !whole {
+                continue;
+            }
+            let rows = placed.along_last && root == operand && strided[operand.index()];
+            let (offset, row_stride) = match placed.contiguous {
+                true => (placed.row_stride.offset, None),
+                false if rows => (0, Some(placed.row_stride)),
+                false => continue,
+            };
+            self.aliases[root.index()] = Some(Alias {
+                value: result,
+                offset,
+                row_stride,
+            });
+            slots.push(slot);
+        }
+        slots
+    }
+
+    /// For each value whether the step that gives it can write its rows as parts of wider rows, and only one step reads it.
+    fn written_in_strided_rows(&self) -> Vec<bool> {
+        let mut reads = vec![0; self.aliases.len()];
+        for operand in self.plan.steps().iter().flat_map(|step| &step.inputs) {
+            if let Operand::Value(value) = operand {
+                reads[value.index()] += 1;
+            }
+        }
+        let mut strided = vec![false; self.aliases.len()];
+        for step in self.plan.steps() {
+            let (&[result], Ok(arguments)) =
+                (&*step.outputs, Arguments::of(self.plan, step, self.shapes))
+            else {
+                continue;
+            };
+            strided[result.index()] =
+                reads[result.index()] == 1 && exec::writes_strided_rows(&arguments);
+        }
+        strided
+    }
+
+    /// The steps during which each root in the arena is needed, and for each value that is one of these roots the position of its lifetime.
+    fn lifetimes(
+        &self,
+        homes: &[(ValueIndex, usize)],
+        in_arena: &[bool],
+        last_uses: &[Option<usize>],
+    ) -> (Vec<Lifetime>, Vec<Option<usize>>) {
+        let mut lifetimes: Vec<Lifetime> = Vec::new();
+        let mut positions = vec![None; self.aliases.len()];
+        for (index, step) in self.plan.steps().iter().enumerate() {
+            for &result in &step.outputs {
+                if !in_arena[result.index()] {
+                    continue;
+                }
+                let (root, _) = homes[result.index()];
+                let last = last_uses[result.index()].unwrap_or(index);
+                let position = *positions[root.index()].get_or_insert_with(|| {
+                    lifetimes.push(Lifetime {
+                        len: self.len(root),
+                        steps: index..=last,
+                    });
+                    lifetimes.len() - 1
+                });
+                let steps = &mut lifetimes[position].steps;
+                *steps = *steps.start()..=last.max(*steps.end());
+            }
+        }
+        (lifetimes, positions)
     }
 
     /// Gives every root its place in the arena, and so the values in it.
@@ -314,48 +320,25 @@ impl Values<'_> {
         last_uses: &[Option<usize>],
     ) -> Result<(Vec<Place>, usize), PlanError> {
         let homes = self.homes();
-        let mut lifetimes: Vec<Lifetime> = Vec::new();
-        let mut slots = vec![None; self.inside.len()];
-        for (index, step) in self.plan.steps().iter().enumerate() {
-            for &result in &step.outputs {
-                if !in_arena[result.index()] {
-                    continue;
-                }
-                let (root, _) = homes[result.index()];
-                let last = last_uses[result.index()].unwrap_or(index);
-                match slots[root.index()] {
-                    None => {
-                        slots[root.index()] = Some(lifetimes.len());
-                        lifetimes.push(Lifetime {
-                            len: self.len(root),
-                            steps: index..=last,
-                        });
-                    }
-                    Some(slot) => {
-                        let lifetime: &mut Lifetime = &mut lifetimes[slot];
-                        lifetime.steps = *lifetime.steps.start()..=last.max(*lifetime.steps.end());
-                    }
-                }
-            }
-        }
+        let (lifetimes, positions) = self.lifetimes(&homes, in_arena, last_uses);
         let too_large = || PlanError::Inconsistent("the arena is too large".to_owned());
         let (offsets, total) = place(&lifetimes).ok_or_else(too_large)?;
-        let places = (0..self.inside.len() as u32).map(|index| {
+        let places = (0..self.aliases.len() as u32).map(|index| {
             let value = ValueIndex(index);
             let range = |value: ValueIndex| {
                 let (root, before) = homes[value.index()];
-                let start = offsets[slots[root.index()]?] + before;
+                let start = offsets[positions[root.index()]?] + before;
                 Some(start..start + self.len(value))
             };
             if !in_arena[value.index()] {
                 return Place::Tensor;
             }
-            match self.inside[value.index()] {
-                Some(Inside {
+            match self.aliases[value.index()] {
+                Some(Alias {
                     value,
-                    apart: Some(apart),
+                    row_stride: Some(rows),
                     ..
-                }) => range(value).map_or(Place::Tensor, |range| Place::Rows(range, apart)),
+                }) => range(value).map_or(Place::Tensor, |range| Place::Rows(range, rows)),
                 _ => range(value).map_or(Place::Tensor, Place::Arena),
             }
         });
@@ -380,24 +363,11 @@ fn values_of(step: &Step) -> impl Iterator<Item = ValueIndex> {
     operands.chain(step.outputs.iter().copied())
 }
 
-/// How often each value is read.
-fn reads(plan: &Plan) -> Vec<usize> {
-    let mut reads = vec![0; plan.values().len()];
-    for operand in plan.steps().iter().flat_map(|step| &step.inputs) {
-        if let Operand::Value(value) = operand {
-            reads[value.index()] += 1;
-        }
-    }
-    reads
-}
-
-/// For each value the last step that reads or gives it. What is computed by the next step is read there.
-fn last_uses(plan: &Plan, strips: &[bool]) -> Vec<Option<usize>> {
+/// For each value the last step that reads or gives it.
+fn last_uses(plan: &Plan) -> Vec<Option<usize>> {
     let mut last = vec![None; plan.values().len()];
-    for (index, (step, &strips)) in plan.steps().iter().zip(strips).enumerate() {
-        let index = index + usize::from(strips);
-        values_of(step)
-            .for_each(|value| last[value.index()] = last[value.index()].max(Some(index)));
+    for (index, step) in plan.steps().iter().enumerate() {
+        values_of(step).for_each(|value| last[value.index()] = Some(index));
     }
     last
 }

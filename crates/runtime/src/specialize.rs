@@ -6,8 +6,8 @@
 use octofold_ops::Op;
 use octofold_tensor::{Dim, Shape, Symbols};
 
-use crate::exec::{self, Argument, Arguments, Laid, Work};
-use crate::place::{self, Joined, Place, Places, byte_len};
+use crate::exec::{self, Arguments, ResultLayout, Work};
+use crate::place::{self, Place, Places, Slots, byte_len};
 use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
 use crate::{PlanError, StepError, cost};
 
@@ -16,15 +16,13 @@ use crate::{PlanError, StepError, cost};
 pub(crate) enum Action {
     /// By the portable operator.
     Portable,
-    /// Without any work, but that of showing the value to an observer: the number of the tap. The result lies where its operand does, or its operands
-    /// lie where they belong in it, or the next step computes it.
+    /// Nothing to compute: the result shares the memory of its operands. Holds the number of the tap that shows it to an observer, if any.
     View(Option<usize>),
     /// By a kernel.
     Kernel(Box<dyn Work>),
 }
 
-/// What a step costs at least; of two steps that are computed together, the second one has it all. What depends on sizes that are not known before the
-/// plan runs is counted as 0, and so is everything of a view.
+/// What a step costs at least. What depends on sizes that are not known before the plan runs is counted as 0, and so is everything of a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCost {
     /// The multiply-accumulates.
@@ -38,16 +36,6 @@ pub struct StepCost {
 }
 
 impl StepCost {
-    /// The cost of a step with that of one that reads what it gives, which stays near.
-    fn before(self, reader: Self) -> Self {
-        Self {
-            macs: self.macs.saturating_add(reader.macs),
-            integer: reader.integer,
-            read: (self.read.saturating_add(reader.read)).saturating_sub(self.written),
-            written: reader.written,
-        }
-    }
-
     /// All bytes that are moved.
     pub fn bytes(&self) -> u64 {
         self.read.saturating_add(self.written)
@@ -61,10 +49,8 @@ pub struct Specialization {
     pub(crate) shapes: Vec<Option<Shape>>,
     pub(crate) places: Vec<Place>,
     pub(crate) actions: Vec<Action>,
-    /// For each step the operands that lie where they belong in its result.
-    pub(crate) joined: Vec<Joined>,
-    /// For each step whether the next one computes its result strip by strip.
-    pub(crate) strips: Vec<bool>,
+    /// For each step the operands that share the memory of its result.
+    pub(crate) in_place_operands: Vec<Slots>,
     /// After each step, the values with tensors of their own that are not needed any more.
     pub(crate) drops: Vec<Vec<ValueIndex>>,
     pub(crate) costs: Vec<StepCost>,
@@ -87,78 +73,38 @@ impl Specialization {
         let shapes = value_shapes(plan, inputs, &symbols)?;
         let Places {
             values: places,
-            joined,
-            strips,
+            in_place_operands,
             last_uses,
             arena_bytes,
-        } = place::places(plan, &shapes, threads)?;
-
+        } = place::places(plan, &shapes)?;
         let mut actions = Vec::with_capacity(plan.steps().len());
         let mut costs = Vec::with_capacity(plan.steps().len());
         let mut taps = 0;
-        let mut table_bytes = 0_usize;
         for (index, step) in plan.steps().iter().enumerate() {
-            let laid = Laid {
-                joined: &joined[index],
-                apart: match step.outputs.first().map(|result| &places[result.index()]) {
-                    Some(&Place::Rows(_, apart)) => Some(apart),
+            let layout = ResultLayout {
+                in_place_operands: &in_place_operands[index],
+                row_stride: match step.outputs.first().map(|result| &places[result.index()]) {
+                    Some(&Place::Rows(_, rows)) => Some(rows),
                     _ => None,
                 },
             };
-            let before = index.checked_sub(1).filter(|&before| strips[before]);
-            let action = if strips[index] {
-                Ok(Action::View(None))
-            } else if let Some(before) = before {
-                bind_strips(plan, before, &shapes, &laid, threads)
-            } else {
-                bind(plan, step, &shapes, &laid, threads, &mut taps)
-            };
-            let action = action.map_err(|source| PlanError::Step {
+            let action = bind(plan, step, &shapes, layout, threads, &mut taps);
+            actions.push(action.map_err(|source| PlanError::Step {
                 index,
                 name: step.name.clone(),
                 source: Box::new(source),
-            })?;
-            if let Action::Kernel(work) = &action {
-                table_bytes = table_bytes.saturating_add(work.table_bytes());
-            }
-            if table_bytes > TABLES {
-                return Err(PlanError::Inconsistent(format!(
-                    "the tables of its steps take more than {TABLES} bytes"
-                )));
-            }
-            actions.push(action);
-            let cost = step_cost(plan, step, &shapes, &joined[index]);
-            costs.push(match (strips[index], before) {
-                (true, _) => StepCost::default(),
-                (_, Some(before)) => {
-                    let first = step_cost(plan, &plan.steps()[before], &shapes, &[]);
-                    first.before(cost)
-                }
-                _ => cost,
-            });
+            })?);
+            costs.push(step_cost(plan, step, &shapes, layout.in_place_operands));
         }
-
-        let mut kept = vec![false; plan.values().len()];
-        for output in plan.outputs() {
-            if let Operand::Value(value) = output.value {
-                kept[value.index()] = true;
-            }
-        }
-        let mut drops = vec![Vec::new(); plan.steps().len()];
-        for (index, last) in last_uses.iter().enumerate() {
-            let value = ValueIndex(index as u32);
-            if let (Some(last), false, Place::Tensor) = (last, kept[index], &places[index]) {
-                drops[*last].push(value);
-            }
-        }
+        let table_bytes = table_bytes(&actions)?;
+        let drops = drops(plan, &places, &last_uses);
         let tensor_bytes = peak_of_tensors(plan, &shapes, &places, &drops);
         Ok(Self {
             inputs: inputs.to_vec(),
             shapes,
             places,
             actions,
-            joined,
-            strips,
+            in_place_operands,
             drops,
             costs,
             arena_bytes,
@@ -321,6 +267,38 @@ fn value_shapes(
     Ok(shapes)
 }
 
+/// The bytes of the tables of all steps.
+fn table_bytes(actions: &[Action]) -> Result<usize, PlanError> {
+    let bytes = actions.iter().map(|action| match action {
+        Action::Kernel(work) => work.table_bytes(),
+        Action::Portable | Action::View(_) => 0,
+    });
+    let bytes = bytes.fold(0, usize::saturating_add);
+    if bytes > TABLES {
+        return Err(PlanError::Inconsistent(format!(
+            "the tables of its steps take more than {TABLES} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// See [`Specialization::drops`].
+fn drops(plan: &Plan, places: &[Place], last_uses: &[Option<usize>]) -> Vec<Vec<ValueIndex>> {
+    let mut kept = vec![false; plan.values().len()];
+    for output in plan.outputs() {
+        if let Operand::Value(value) = output.value {
+            kept[value.index()] = true;
+        }
+    }
+    let mut drops = vec![Vec::new(); plan.steps().len()];
+    for (index, last) in last_uses.iter().enumerate() {
+        if let (Some(last), false, Place::Tensor) = (last, kept[index], &places[index]) {
+            drops[*last].push(ValueIndex(index as u32));
+        }
+    }
+    drops
+}
+
 /// See [`Specialization::tensor_bytes`].
 fn peak_of_tensors(
     plan: &Plan,
@@ -356,100 +334,42 @@ fn bind(
     plan: &Plan,
     step: &Step,
     shapes: &[Option<Shape>],
-    laid: &Laid<'_>,
+    layout: ResultLayout<'_>,
     threads: usize,
     taps: &mut usize,
 ) -> Result<Action, StepError> {
-    match step.kernel {
-        Kernel::Portable if matches!(step.op, Op::Observe(_)) => {
-            Err(StepError::invalid("an observer is a view"))
-        }
-        Kernel::Portable => Ok(Action::Portable),
-        Kernel::View => {
-            let arguments = arguments(plan, step, shapes, laid)?;
-            exec::check_view(&arguments)?;
-            let tap = matches!(step.op, Op::Observe(_)).then(|| {
-                *taps += 1;
-                *taps - 1
-            });
-            Ok(Action::View(tap))
-        }
-        _ => {
-            let arguments = arguments(plan, step, shapes, laid)?;
-            let work = exec::bind(&arguments, threads)?;
-            // A slice has one operand that is data, and a concatenation only such.
-            let all = step.kernel == Kernel::Move || laid.joined.len() == step.inputs.len();
-            Ok(if !laid.joined.is_empty() && all {
-                Action::View(None)
-            } else {
-                Action::Kernel(work)
-            })
-        }
+    if step.kernel == Kernel::Portable {
+        return match step.op {
+            Op::Observe(_) => Err(StepError::invalid("an observer is a view")),
+            _ => Ok(Action::Portable),
+        };
     }
-}
-
-/// The work of a step and the one behind it, strip by strip.
-fn bind_strips(
-    plan: &Plan,
-    first: usize,
-    shapes: &[Option<Shape>],
-    laid: &Laid<'_>,
-    threads: usize,
-) -> Result<Action, StepError> {
-    let steps = &plan.steps()[first..];
-    let second = arguments(plan, &steps[1], shapes, laid)?;
-    let first = arguments(plan, &steps[0], shapes, &Laid::default())?;
-    Ok(Action::Kernel(exec::bind_strips(&first, &second, threads)?))
-}
-
-/// The sizes and types of everything that a step's kernel sees.
-pub(crate) fn arguments<'a>(
-    plan: &'a Plan,
-    step: &'a Step,
-    shapes: &'a [Option<Shape>],
-    laid: &Laid<'a>,
-) -> Result<Arguments<'a>, StepError> {
-    let value = |index: ValueIndex| {
-        let value = plan.value(index);
-        let shape = shapes[index.index()]
-            .as_deref()
-            .ok_or_else(|| StepError::UnknownSize(value.name.clone()))?;
-        Ok::<_, StepError>(Argument {
-            dtype: value.dtype,
-            shape,
-            constant: None,
-        })
+    let arguments = Arguments {
+        layout,
+        ..Arguments::of(plan, step, shapes)?
     };
-    let constant = |index| {
-        let constant = plan.constant(index);
-        Argument {
-            dtype: constant.dtype,
-            shape: &constant.shape,
-            constant: Some(plan.constant_bytes(index)),
-        }
-    };
-    let operand = |operand: &Operand| match operand {
-        Operand::Absent => Ok(None),
-        Operand::Value(index) => value(*index).map(Some),
-        Operand::Constant(index) => Ok(Some(constant(*index))),
-    };
-    let &[result] = &*step.outputs else {
-        return Err(StepError::invalid("a kernel gives one result"));
-    };
-    Ok(Arguments {
-        engine: plan.engine(),
-        step,
-        operands: step.inputs.iter().map(operand).collect::<Result<_, _>>()?,
-        packed: step.packed.iter().map(|&index| constant(index)).collect(),
-        result: value(result)?,
-        laid: *laid,
+    if step.kernel == Kernel::View {
+        exec::check_view(&arguments)?;
+        let tap = matches!(step.op, Op::Observe(_)).then(|| {
+            *taps += 1;
+            *taps - 1
+        });
+        return Ok(Action::View(tap));
+    }
+    let work = exec::bind(&arguments, threads)?;
+    // A slice has one operand that is data, and a concatenation only such.
+    let in_place = layout.in_place_operands.len();
+    let all = step.kernel == Kernel::Move || in_place == step.inputs.len();
+    Ok(match in_place > 0 && all {
+        true => Action::View(None),
+        false => Action::Kernel(work),
     })
 }
 
 /// What a step costs, from the sizes of what it reads and gives.
-fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usize]) -> StepCost {
+fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], in_place: &[usize]) -> StepCost {
     let operand = |(slot, operand): (usize, &Operand)| match operand {
-        // Packed weights are no operand, and a quantization before them has its scale there.
+        // Packed weights are no operand, and a fused quantization has its scale in their slot.
         _ if slot == 1 && !step.weights.is_empty() => Some(&*step.weights),
         Operand::Value(index) => shapes[index.index()].as_deref(),
         Operand::Constant(index) => Some(&*plan.constant(*index).shape),
@@ -462,7 +382,7 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usize
         .and_then(|index| shapes[index.index()].as_deref());
     let (read, written) = match step.kernel {
         Kernel::View => (0, 0),
-        _ => bytes_moved(plan, step, shapes, joined),
+        _ => bytes_moved(plan, step, shapes, in_place),
     };
     StepCost {
         macs: result.map_or(0, |result| cost::macs(&step.op, &operands, result)),
@@ -473,7 +393,12 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usize
 }
 
 /// The bytes that a step reads, and those that it writes.
-fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usize]) -> (u64, u64) {
+fn bytes_moved(
+    plan: &Plan,
+    step: &Step,
+    shapes: &[Option<Shape>],
+    in_place: &[usize],
+) -> (u64, u64) {
     let value = |index: ValueIndex| {
         let size = plan.value(index).dtype.size().unwrap_or(1);
         let shape = shapes[index.index()].as_ref();
@@ -483,15 +408,15 @@ fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usi
     };
     let sum = u64::saturating_add;
     let written = step.outputs.iter().map(|&index| value(index)).fold(0, sum);
-    // What lies where it belongs is neither read nor written.
-    let lies = |&slot: &usize| match step.inputs.get(slot) {
+    // Operands in the result's memory are neither read nor written.
+    let shared = |&slot: &usize| match step.inputs.get(slot) {
         Some(&Operand::Value(index)) => value(index).min(written),
         _ => 0,
     };
-    let lying = joined.iter().map(lies).fold(0, sum);
+    let shared = in_place.iter().map(shared).fold(0, sum);
     let operands = step.inputs.iter().enumerate().map(|(slot, operand)| {
         let bytes = match *operand {
-            _ if joined.contains(&slot) => 0,
+            _ if in_place.contains(&slot) => 0,
             Operand::Value(index) => value(index),
             Operand::Constant(index) => plan.constant(index).len as u64,
             Operand::Absent => 0,
@@ -503,8 +428,8 @@ fn bytes_moved(plan: &Plan, step: &Step, shapes: &[Option<Shape>], joined: &[usi
         .iter()
         .map(|&index| plan.constant(index).len as u64);
     let written = match step.kernel {
-        Kernel::Move if !joined.is_empty() => 0,
-        _ => written.saturating_sub(lying),
+        Kernel::Move if !in_place.is_empty() => 0,
+        _ => written.saturating_sub(shared),
     };
     (operands.chain(packed).fold(0, sum), written)
 }

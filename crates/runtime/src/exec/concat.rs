@@ -6,7 +6,7 @@ use octofold_ops::Op;
 use octofold_quant::QParams;
 use smallvec::SmallVec;
 
-use super::{Apart, Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, RowStride, Work, part_len};
 use crate::StepError;
 
 /// The rows of a result: one behind the other those of each operand.
@@ -71,7 +71,7 @@ impl Rows {
     }
 }
 
-/// For each operand where its rows lie in those of the result; `None` where they are not those bytes.
+/// For each operand where its rows are in the rows of the result; `None` for an operand that is rescaled.
 ///
 /// # Errors
 /// As binding it.
@@ -81,22 +81,22 @@ pub(crate) fn places(arguments: &Arguments<'_>) -> Result<Vec<Option<Placed>>, S
         Op::FusedConcat(_) => Some(quantization(arguments)?),
         _ => None,
     };
-    let mut first = 0;
+    let mut offset = 0;
     let placed = rows.inner.iter().enumerate().map(|(slot, &inner)| {
-        let apart = Apart {
-            width: rows.width,
-            first,
+        let row_stride = RowStride {
+            pitch: rows.width,
+            offset,
         };
-        first += inner;
+        offset += inner;
         let copied = match &quantization {
             Some((inputs, target)) => Target8::full(inputs[slot]) == *target,
             None => true,
         };
         let last = arguments.operands[slot]?.shape.last()?;
         copied.then_some(Placed {
-            one: rows.outer == 1,
+            contiguous: rows.outer == 1,
             along_last: last * rows.size == inner,
-            apart,
+            row_stride,
         })
     });
     Ok(placed.collect())
@@ -104,11 +104,11 @@ pub(crate) fn places(arguments: &Arguments<'_>) -> Result<Vec<Option<Placed>>, S
 
 /// See [`places`].
 pub(crate) struct Placed {
-    /// Whether there is one row.
-    pub(crate) one: bool,
+    /// Whether the operand has one row, and so is contiguous in the result.
+    pub(crate) contiguous: bool,
     /// Whether the rows are those of the last axis, the channels of a pixel.
     pub(crate) along_last: bool,
-    pub(crate) apart: Apart,
+    pub(crate) row_stride: RowStride,
 }
 
 /// What the bytes of each operand mean, and those of the result.
@@ -137,7 +137,7 @@ fn quantization(arguments: &Arguments<'_>) -> Result<(Vec<Quant8>, Target8), Ste
 
 #[derive(Debug)]
 struct Concat {
-    /// What the bytes of each operand mean, and whether they lie in the result already.
+    /// What the bytes of each operand mean, and whether they are in the result already.
     inputs: Vec<(Quant8, bool)>,
     target: Target8,
     rows: Rows,
@@ -147,10 +147,12 @@ struct Concat {
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let rows = Rows::new(arguments)?;
     let (inputs, target) = quantization(arguments)?;
-    let joined = |slot: usize| arguments.laid.joined.contains(&slot);
+    let in_place = |slot: usize| arguments.layout.in_place_operands.contains(&slot);
     let inputs = inputs.into_iter().enumerate();
     Ok(Box::new(Concat {
-        inputs: inputs.map(|(slot, quant)| (quant, joined(slot))).collect(),
+        inputs: inputs
+            .map(|(slot, quant)| (quant, in_place(slot)))
+            .collect(),
         target,
         rows,
     }))
@@ -163,8 +165,8 @@ impl Work for Concat {
             return Ok(());
         }
         let inputs = self.inputs.iter().zip(&self.rows.inner).enumerate();
-        let inputs = inputs.map(|(slot, (&(quant, joined), &inner))| ConcatInput {
-            data: (!joined).then(|| call.operand(slot)),
+        let inputs = inputs.map(|(slot, (&(quant, in_place), &inner))| ConcatInput {
+            data: (!in_place).then(|| call.operand(slot)),
             quant,
             inner,
         });
@@ -182,8 +184,8 @@ impl Work for Concat {
 #[derive(Debug)]
 struct Plain {
     rows: Rows,
-    /// For each operand whether it lies in the result already.
-    joined: Vec<bool>,
+    /// For each operand whether it is in the result already.
+    in_place: Vec<bool>,
 }
 
 /// The work of a `Concat`.
@@ -193,10 +195,10 @@ pub(super) fn bind_plain(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Ste
     for slot in slots.clone() {
         arguments.operand(slot)?.expect(arguments.result.dtype)?;
     }
-    let joined = slots.map(|slot| arguments.laid.joined.contains(&slot));
+    let in_place = slots.map(|slot| arguments.layout.in_place_operands.contains(&slot));
     Ok(Box::new(Plain {
         rows,
-        joined: joined.collect(),
+        in_place: in_place.collect(),
     }))
 }
 
@@ -215,7 +217,7 @@ impl Work for Plain {
                     for (slot, &inner) in self.rows.inner.iter().enumerate() {
                         let (target, rest) = row.split_at_mut(inner);
                         row = rest;
-                        if self.joined[slot] {
+                        if self.in_place[slot] {
                             continue;
                         }
                         let source = shared.operand(slot).get(line * inner..(line + 1) * inner);

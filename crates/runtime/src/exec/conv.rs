@@ -15,7 +15,7 @@ use octofold_tensor::DType;
 
 use super::pool::{pads, pair};
 use super::split::{self, Parts};
-use super::{Apart, Arguments, Call, Shared, Work};
+use super::{Arguments, Call, RowStride, Shared, Work};
 use crate::StepError;
 use crate::plan::{Engine, Kernel};
 use crate::pool::Columns;
@@ -29,7 +29,7 @@ const STRIP: usize = 96 << 10;
 
 /// What becomes of the sums; the constants are packed.
 #[derive(Debug)]
-pub(super) enum Stage {
+enum Stage {
     Quantized {
         y: OutputQuantization,
         /// The parameters of the residual, and the quantization of the sum.
@@ -42,24 +42,24 @@ pub(super) enum Stage {
 
 /// An engine with what it prepares for the sizes.
 #[derive(Debug)]
-pub(super) enum Prepared {
+enum Prepared {
     Fbgemm(ConvShape),
     Qnnpack(Indirection),
 }
 
 #[derive(Debug)]
-pub(super) struct Conv {
-    pub(super) prepared: Prepared,
+struct Conv {
+    prepared: Prepared,
     x: QParams,
     signed: bool,
-    pub(super) stage: Stage,
+    stage: Stage,
     scratch: usize,
     /// Output channels.
     channels: usize,
     /// Output pixels of an image whose channels come first in the result.
     channels_first: Option<usize>,
-    /// Whether the rows of the result are parts of wider rows.
-    apart: Option<Apart>,
+    /// Where the rows of the result are, if they are parts of wider rows.
+    row_stride: Option<RowStride>,
     split: Split,
 }
 
@@ -74,14 +74,6 @@ enum Split {
 
 /// The work of an integer `FusedConv` or `FusedLinear`.
 pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
-    Ok(Box::new(new(arguments, threads)?.0))
-}
-
-/// The same, with its sizes; those of a matrix product are those of a convolution.
-pub(super) fn new(
-    arguments: &Arguments<'_>,
-    threads: usize,
-) -> Result<(Conv, ConvShape), StepError> {
     let step = arguments.step;
     let input = arguments.operand(0)?;
     let signed = input.signed()?;
@@ -126,13 +118,18 @@ pub(super) fn new(
     let prepared = Prepared::new(arguments.engine, shape)?;
     arguments.expect_packed(&stage.packed(prepared.packed_len()?, channels))?;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
-    let apart = arguments.laid.apart;
-    if apart.is_some() && matches!(stage, Stage::Float { .. }) {
+    let row_stride = arguments.layout.row_stride;
+    if row_stride.is_some() && matches!(stage, Stage::Float { .. }) {
         return Err(StepError::invalid("floats are no parts of wider rows"));
     }
-    let conv = Conv {
-        split: split(&shape, macs, threads, channels_first || apart.is_some())?,
-        apart,
+    Ok(Box::new(Conv {
+        split: split(
+            &shape,
+            macs,
+            threads,
+            channels_first || row_stride.is_some(),
+        )?,
+        row_stride,
         scratch: prepared.scratch_len()?,
         prepared,
         x: quant.params,
@@ -140,12 +137,11 @@ pub(super) fn new(
         stage,
         channels,
         channels_first: channels_first.then_some(rows / shape.batch),
-    };
-    Ok((conv, shape))
+    }))
 }
 
 /// Whether a step writes results whose rows are parts of wider rows: a convolution that gives bytes, and is never split by channels.
-pub(crate) fn writes_apart(arguments: &Arguments<'_>) -> bool {
+pub(crate) fn writes_strided_rows(arguments: &Arguments<'_>) -> bool {
     let step = arguments.step;
     let (Op::FusedConv(op), Kernel::QConv | Kernel::QConvDepthwise) = (&step.op, step.kernel)
     else {
@@ -263,7 +259,7 @@ pub(super) fn linear_shape(arguments: &Arguments<'_>) -> Result<LinearShape, Ste
     })
 }
 
-pub(super) fn conv_stage(op: &FusedConv, arguments: &Arguments<'_>) -> Result<Stage, StepError> {
+fn conv_stage(op: &FusedConv, arguments: &Arguments<'_>) -> Result<Stage, StepError> {
     let has_residual = arguments.operands.get(3).copied().flatten().is_some();
     match (op.y, op.residual, op.sum, has_residual) {
         (Some(y), Some(residual), Some(sum), true) => {
@@ -303,18 +299,8 @@ fn float_stage(arguments: &Arguments<'_>, activation: Activation) -> Result<Stag
 }
 
 impl Stage {
-    /// Whether a residual is added.
-    pub(super) fn has_residual(&self) -> bool {
-        matches!(self, Self::Quantized { residual, .. } if residual.is_some())
-    }
-
-    /// The number of packed constants.
-    pub(super) fn constants(&self) -> usize {
-        self.packed(0, 0).len()
-    }
-
     /// The types and lengths of the packed constants, for so many bytes of weights and output channels.
-    pub(super) fn packed(&self, weights: usize, channels: usize) -> Vec<(DType, usize)> {
+    fn packed(&self, weights: usize, channels: usize) -> Vec<(DType, usize)> {
         let mut packed = vec![
             (DType::U8, weights),
             (DType::I32, channels),
@@ -327,7 +313,7 @@ impl Stage {
     }
 
     /// The stage with the constants and the residual of a call.
-    pub(super) fn output_stage<'a>(&self, call: &Shared<'a>) -> Result<OutputStage<'a>, StepError> {
+    fn output_stage<'a>(&self, call: &Shared<'a>) -> Result<OutputStage<'a>, StepError> {
         Ok(match *self {
             Self::Quantized { y, residual } => OutputStage::Quantized(Quantized {
                 bias: numbers(call.packed(1))?,
@@ -360,13 +346,13 @@ impl Work for Conv {
         let stage = self.stage.output_stage(&shared)?;
         if let OutputStage::Quantized(_) = stage {
             let output = call.output;
-            let Some(Apart { width, first }) = self.apart else {
+            let Some(RowStride { pitch, offset }) = self.row_stride else {
                 return self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part));
             };
             return self.run_parts(&shared, &stage, output, |data| OutputSlice::BytesApart {
                 data,
-                width,
-                first,
+                width: pitch,
+                first: offset,
             });
         }
         let output = numbers_mut(call.output)?;
@@ -379,7 +365,7 @@ impl Work for Conv {
 
 impl Conv {
     /// The activations of a call.
-    pub(super) fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
+    fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
         Activations {
             data: call.operand(0),
             signed: self.signed,
@@ -403,7 +389,7 @@ impl Conv {
         };
         let part = match self.split {
             Split::Rows(parts) => {
-                let width = self.apart.map_or(channels, |apart| apart.width);
+                let width = self.row_stride.map_or(channels, |rows| rows.pitch);
                 let each = |first: usize, output: &mut [T], scratch: &mut [u8]| {
                     let rows = first / width..(first + output.len()) / width;
                     Ok(run(rows, 0..channels, output, scratch)?)
@@ -501,7 +487,7 @@ impl Conv {
 
 impl Prepared {
     /// What an engine prepares for a convolution, or for a matrix product as one.
-    pub(super) fn new(engine: Engine, shape: ConvShape) -> Result<Self, KernelError> {
+    fn new(engine: Engine, shape: ConvShape) -> Result<Self, KernelError> {
         Ok(match engine {
             Engine::Fbgemm => Self::Fbgemm(shape),
             Engine::Qnnpack => Self::Qnnpack(Indirection::new(&shape)?),
@@ -509,7 +495,7 @@ impl Prepared {
     }
 
     /// The bytes of the tables.
-    pub(super) fn table_bytes(&self) -> usize {
+    fn table_bytes(&self) -> usize {
         match self {
             Self::Fbgemm(_) => 0,
             Self::Qnnpack(indirection) => indirection.table_bytes(),
@@ -517,7 +503,7 @@ impl Prepared {
     }
 
     /// The bytes of the packed weights.
-    pub(super) fn packed_len(&self) -> Result<usize, KernelError> {
+    fn packed_len(&self) -> Result<usize, KernelError> {
         match self {
             Self::Fbgemm(shape) => fbgemm::packed_len(shape),
             Self::Qnnpack(indirection) => qnnpack::packed_len(indirection.shape()),
@@ -525,7 +511,7 @@ impl Prepared {
     }
 
     /// The bytes of scratch memory that a call takes.
-    pub(super) fn scratch_len(&self) -> Result<usize, KernelError> {
+    fn scratch_len(&self) -> Result<usize, KernelError> {
         match self {
             Self::Fbgemm(shape) => fbgemm::conv_scratch_len(shape),
             Self::Qnnpack(indirection) => Ok(indirection.scratch_len()),
@@ -533,7 +519,7 @@ impl Prepared {
     }
 
     /// Computes some columns of some rows.
-    pub(super) fn run(
+    fn run(
         &self,
         isa: Isa,
         input: Activations<'_>,

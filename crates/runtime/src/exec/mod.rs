@@ -4,11 +4,11 @@
 //! sizes, the parameters from the operator's attributes, and how the output is split. Running it then only takes
 //! the bytes. Outputs are split into contiguous parts by shape alone, so that results do not depend on the number of threads.
 
+mod arguments;
 mod concat;
 mod conv;
 mod elementwise;
 mod fconv;
-mod first;
 mod float;
 mod function;
 mod layout;
@@ -18,65 +18,20 @@ mod planes;
 mod pool;
 mod quantize;
 mod split;
-mod strip;
 
+pub(crate) use arguments::{Argument, Arguments, ResultLayout, RowStride};
 pub(crate) use concat::places as concat_places;
-pub(crate) use conv::writes_apart;
+pub(crate) use conv::writes_strided_rows;
 pub(crate) use movement::slice_start;
-pub(crate) use strip::{bind as bind_strips, takes as takes_strips};
 
 use std::fmt;
 
 use octofold_kernels::Isa;
-use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::OutputQuantization;
-use octofold_quant::{QParams, QuantType};
-use octofold_tensor::DType;
-use smallvec::SmallVec;
 
 use crate::StepError;
-use crate::plan::{Engine, Kernel, Step};
+use crate::plan::Kernel;
 use crate::pool::Pool;
-
-/// The size and type of an operand, packed constant or result.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Argument<'a> {
-    pub(crate) dtype: DType,
-    pub(crate) shape: &'a [usize],
-    /// The bytes of a constant.
-    pub(crate) constant: Option<&'a [u8]>,
-}
-
-/// Everything that a step's kernel sees before it runs.
-#[derive(Debug)]
-pub(crate) struct Arguments<'a> {
-    /// Whose packed weights and kernels the step has.
-    pub(crate) engine: Engine,
-    pub(crate) step: &'a Step,
-    pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
-    pub(crate) packed: SmallVec<[Argument<'a>; 4]>,
-    pub(crate) result: Argument<'a>,
-    pub(crate) laid: Laid<'a>,
-}
-
-/// How the result of a step lies, beside its sizes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Laid<'a> {
-    /// The slots of the operands that lie where they belong in it, so that there is nothing to do for them.
-    pub(crate) joined: &'a [usize],
-    /// Whether its rows are parts of wider rows, which the call has then.
-    pub(crate) apart: Option<Apart>,
-}
-
-/// Rows that are parts of wider rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Apart {
-    /// The bytes of a wider row.
-    pub(crate) width: usize,
-    /// The bytes before this row in it.
-    pub(crate) first: usize,
-}
 
 /// One execution of a step.
 pub(crate) struct Call<'a> {
@@ -98,13 +53,6 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    /// The calls of two steps, of which the first has so many of the packed constants.
-    pub(crate) fn packed_at(&self, count: usize) -> (Self, Self) {
-        let (first, second) = self.packed.split_at(count.min(self.packed.len()));
-        let with = |packed| Self { packed, ..*self };
-        (with(first), with(second))
-    }
-
     /// An operand; absent ones are empty.
     pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
         self.operands.get(slot).copied().unwrap_or(&[])
@@ -162,7 +110,6 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         | Kernel::QConvDepthwiseToNchw
         | Kernel::QLinear => conv::bind(arguments, threads),
         Kernel::QConvDepthwisePlanes => planes::bind(arguments),
-        Kernel::QConvFirst => first::bind(arguments, threads),
         Kernel::QAdd | Kernel::QMul => elementwise::bind_binary(arguments),
         Kernel::QTable => elementwise::bind_table(arguments),
         Kernel::QConcat => concat::bind(arguments),
@@ -226,123 +173,6 @@ fn keeps_order(perm: &[i64], shape: &[usize]) -> bool {
         return false;
     };
     axes.len() == rank && axes.iter().filter(|&&axis| shape[axis] != 1).is_sorted()
-}
-
-impl Argument<'_> {
-    /// The number of elements. Sizes of values and constants were checked not to overflow.
-    pub(crate) fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether the elements are signed bytes.
-    ///
-    /// # Errors
-    /// When they are no bytes.
-    pub(crate) fn signed(&self) -> Result<bool, StepError> {
-        match self.dtype {
-            DType::U8 => Ok(false),
-            DType::I8 => Ok(true),
-            other => Err(StepError::invalid(format!(
-                "elements of type {other} where a kernel takes bytes"
-            ))),
-        }
-    }
-
-    /// What bytes with these parameters mean.
-    pub(crate) fn quant(&self, params: QParams) -> Result<Quant8, StepError> {
-        let quant = Quant8 {
-            params,
-            signed: self.signed()?,
-        };
-        quant.check()?;
-        Ok(quant)
-    }
-
-    /// The four sizes of a batch of images.
-    pub(crate) fn image(&self) -> Result<[usize; 4], StepError> {
-        let rank = self.shape.len();
-        self.shape.try_into().map_err(|_| {
-            StepError::invalid(format!(
-                "an operand of rank {rank} where a kernel takes images"
-            ))
-        })
-    }
-
-    /// Checks the element type.
-    pub(crate) fn expect(&self, dtype: DType) -> Result<(), StepError> {
-        if self.dtype == dtype {
-            return Ok(());
-        }
-        Err(StepError::invalid(format!(
-            "elements of type {} where the kernel takes {dtype}",
-            self.dtype
-        )))
-    }
-}
-
-impl<'a> Arguments<'a> {
-    /// The operand of a slot.
-    pub(crate) fn operand(&self, slot: usize) -> Result<Argument<'a>, StepError> {
-        let operand = self.operands.get(slot).copied().flatten();
-        operand.ok_or_else(|| StepError::invalid(format!("operand {slot} is missing")))
-    }
-
-    /// Checks the number, types and lengths of the packed constants.
-    pub(crate) fn expect_packed(&self, expected: &[(DType, usize)]) -> Result<(), StepError> {
-        let found: Vec<_> = self
-            .packed
-            .iter()
-            .map(|constant| (constant.dtype, constant.len()))
-            .collect();
-        if found == expected {
-            return Ok(());
-        }
-        Err(StepError::invalid(format!(
-            "packed constants {found:?} where the kernel takes {expected:?}"
-        )))
-    }
-
-    /// Checks the sizes of the result.
-    pub(crate) fn expect_result(&self, shape: &[usize]) -> Result<(), StepError> {
-        if self.result.shape == shape {
-            return Ok(());
-        }
-        Err(StepError::invalid(format!(
-            "the result is {:?} where the operator gives {shape:?}",
-            self.result.shape
-        )))
-    }
-
-    /// The target of an operator with a quantized result.
-    pub(crate) fn target(&self, y: &OutputQuantization) -> Result<Target8, StepError> {
-        let signed = y.dtype == QuantType::Int8;
-        if self.result.signed()? != signed {
-            return Err(StepError::invalid(format!(
-                "a result of type {} where the operator gives {}",
-                self.result.dtype, y.dtype
-            )));
-        }
-        let target = Target8 {
-            quant: Quant8 {
-                params: y.params,
-                signed,
-            },
-            lo: y.lo,
-            hi: y.hi,
-        };
-        target.check()?;
-        Ok(target)
-    }
-
-    /// The error that the step's operator is none of its kernel's.
-    pub(crate) fn wrong_operator(&self) -> StepError {
-        let step = self.step;
-        StepError::invalid(format!(
-            "the kernel {} does not compute this {}",
-            step.kernel.name(),
-            step.op.name()
-        ))
-    }
 }
 
 /// The parts into which `items` items are cut: none smaller than what pays for a thread, `cost` being that of an item, and all but the last a

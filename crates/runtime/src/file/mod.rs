@@ -44,7 +44,7 @@ use self::checksum::crc_meanwhile;
 use crate::{Blob, Plan, PlanError};
 
 /// The version of the format that this program writes and reads.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"OCTOPLAN";
 const HEADER: usize = 64;

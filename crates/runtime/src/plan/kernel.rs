@@ -21,9 +21,6 @@ pub enum Kernel {
     /// [`Kernel::QConvDepthwiseToNchw`] with the `Transpose` before it too: images lie channels-first on both sides. Its weights are packed in a
     /// form of their own. Of floats, it has the `QuantizeLinear` before the `Transpose` too, whose scale and zero point are operands 1 and 2.
     QConvDepthwisePlanes,
-    /// [`Kernel::QConv`] with the `QuantizeLinear` and the `Transpose` to channels-last before it, whose scale and zero point are operands 1 and 2:
-    /// a first layer, of channels-first floats.
-    QConvFirst,
     /// Integer `FusedLinear`; packed as [`Kernel::QConv`].
     QLinear,
     /// Float `FusedConv`, channels-last. Packed: weights; bias (f32).
@@ -83,7 +80,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 34] = [
         Self::Portable,
         Self::View,
         Self::QConv,
@@ -91,7 +88,6 @@ impl Kernel {
         Self::QConvToNchw,
         Self::QConvDepthwiseToNchw,
         Self::QConvDepthwisePlanes,
-        Self::QConvFirst,
         Self::QLinear,
         Self::FConv,
         Self::FConvDepthwise,
@@ -131,7 +127,6 @@ impl Kernel {
             Self::QConvToNchw => "qconv_to_nchw",
             Self::QConvDepthwiseToNchw => "qconv_depthwise_to_nchw",
             Self::QConvDepthwisePlanes => "qconv_depthwise_planes",
-            Self::QConvFirst => "qconv_first",
             Self::QLinear => "qlinear",
             Self::FConv => "fconv",
             Self::FConvDepthwise => "fconv_depthwise",

@@ -91,7 +91,7 @@ impl Memory {
                     tensor_of(plan.value(value).dtype, shape, bytes).map(Some)
                 }
                 // Only the value that it is a part of reads it.
-                Place::Rows(..) | Place::Strips => Err(lost()),
+                Place::Rows(..) => Err(lost()),
             },
         }
     }
@@ -150,7 +150,7 @@ impl Memory {
                     let bytes = tensor_bytes(&tensor).unwrap_or(&[]);
                     self.arena.bytes_mut()[range.clone()].copy_from_slice(bytes);
                 }
-                Place::Rows(..) | Place::Strips => {
+                Place::Rows(..) => {
                     return Err(StepError::invalid("a portable step writes whole values"));
                 }
             }
@@ -203,7 +203,7 @@ impl Memory {
                     .as_ref()
                     .and_then(tensor_bytes)
                     .ok_or_else(unseen)?,
-                Place::Rows(..) | Place::Strips => return Err(unseen()),
+                Place::Rows(..) => return Err(unseen()),
             },
             channels_last: value.channels_last,
         };
@@ -225,13 +225,9 @@ impl Memory {
         let &[result] = &*step.outputs else {
             return Err(StepError::invalid("a kernel gives one result"));
         };
-        let before = step_in_strips(plan, specialization, index);
-        let packed: SmallVec<[&[u8]; 4]> = before
-            .map_or(&[][..], |before| &before.packed)
-            .iter()
-            .chain(&step.packed)
-            .map(|&index| plan.constant_bytes(index))
-            .collect();
+        let packed = step.packed.iter();
+        let packed: SmallVec<[&[u8]; 4]> =
+            packed.map(|&index| plan.constant_bytes(index)).collect();
         match &specialization.places[result.index()] {
             Place::Arena(range) | Place::Rows(range, _) => {
                 // The result is cut out of the arena; operands lie before or behind it.
@@ -248,7 +244,6 @@ impl Memory {
                     output,
                 })
             }
-            Place::Strips => Err(StepError::invalid("the next step computes the result")),
             Place::Tensor => {
                 let shape = specialization.shape(result).unwrap_or(&[]);
                 let dtype = plan.value(result).dtype;
@@ -289,7 +284,7 @@ fn bytes_of(tensor: &Tensor) -> u64 {
     (tensor.len() as u64).saturating_mul(size as u64)
 }
 
-/// The bytes of a step's operands, none for those that lie where they belong in the result; `arena` are the parts of the arena that are not being
+/// The bytes of a step's operands, none for those that share the memory of the result; `arena` are the parts of the arena that are not being
 /// written, with their offsets.
 fn operands<'a>(
     plan: &'a Plan,
@@ -306,32 +301,18 @@ fn operands<'a>(
             };
             arena.iter().find_map(inside)
         }
-        // Only the value that it is a part of reads it, or only the step that computes it.
-        Place::Rows(..) | Place::Strips => None,
+        // Only the value that it is a part of reads it.
+        Place::Rows(..) => None,
     };
-    let (step, joined) = (&plan.steps()[index], &specialization.joined[index]);
-    let before = step_in_strips(plan, specialization, index);
+    let in_place = &specialization.in_place_operands[index];
     let bytes = |(slot, operand): (usize, &Operand)| match *operand {
         Operand::Absent => Ok(&[][..]),
-        _ if joined.contains(&slot) => Ok(&[][..]),
+        _ if in_place.contains(&slot) => Ok(&[][..]),
         Operand::Constant(index) => Ok(plan.constant_bytes(index)),
         Operand::Value(index) => value(index).ok_or_else(|| {
             StepError::invalid("an operand overlaps the result or was not computed")
         }),
     };
-    let first = before.and_then(|before| before.inputs.first());
-    let inputs = step.inputs.iter().enumerate();
-    let inputs =
-        inputs.map(|(slot, operand)| (slot, first.filter(|_| slot == 0).unwrap_or(operand)));
+    let inputs = plan.steps()[index].inputs.iter().enumerate();
     inputs.map(bytes).collect()
-}
-
-/// The step before one that computes it strip by strip.
-fn step_in_strips<'a>(
-    plan: &'a Plan,
-    specialization: &Specialization,
-    index: usize,
-) -> Option<&'a Step> {
-    let before = index.checked_sub(1)?;
-    specialization.strips[before].then(|| &plan.steps()[before])
 }

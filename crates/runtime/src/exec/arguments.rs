@@ -1,0 +1,210 @@
+//! What a kernel is told of its step before it runs: the sizes and types of operands, packed constants and result.
+
+use octofold_kernels::shared::{Quant8, Target8};
+use octofold_ops::families::OutputQuantization;
+use octofold_quant::{QParams, QuantType};
+use octofold_tensor::{DType, Shape};
+use smallvec::SmallVec;
+
+use crate::StepError;
+use crate::plan::{Constant, ConstantIndex, Engine, Operand, Plan, Step, ValueIndex};
+
+/// The size and type of an operand, packed constant or result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Argument<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    /// The bytes of a constant.
+    pub(crate) constant: Option<&'a [u8]>,
+}
+
+/// Everything that a step's kernel sees before it runs.
+#[derive(Debug)]
+pub(crate) struct Arguments<'a> {
+    /// Whose packed weights and kernels the step has.
+    pub(crate) engine: Engine,
+    pub(crate) step: &'a Step,
+    pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
+    pub(crate) packed: SmallVec<[Argument<'a>; 4]>,
+    pub(crate) result: Argument<'a>,
+    pub(crate) layout: ResultLayout<'a>,
+}
+
+/// How the result of a step is stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ResultLayout<'a> {
+    /// The slots of the operands that share the memory of the result, where their bytes already are what the step would write.
+    pub(crate) in_place_operands: &'a [usize],
+    /// Where the rows are, if they are parts of wider rows. A call gets the bytes of the wider rows then.
+    pub(crate) row_stride: Option<RowStride>,
+}
+
+/// Rows that are parts of wider rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowStride {
+    /// The bytes of a wider row.
+    pub(crate) pitch: usize,
+    /// The bytes of a wider row before this row.
+    pub(crate) offset: usize,
+}
+
+impl<'a> Arguments<'a> {
+    /// The arguments of a step whose values have the given sizes, with a result that has its memory for itself.
+    ///
+    /// # Errors
+    /// When a size depends on data, or the step has several results.
+    pub(crate) fn of(
+        plan: &'a Plan,
+        step: &'a Step,
+        shapes: &'a [Option<Shape>],
+    ) -> Result<Self, StepError> {
+        let value = |index: ValueIndex| {
+            let value = plan.value(index);
+            let shape = shapes[index.index()].as_deref();
+            Ok::<_, StepError>(Argument {
+                dtype: value.dtype,
+                shape: shape.ok_or_else(|| StepError::UnknownSize(value.name.clone()))?,
+                constant: None,
+            })
+        };
+        let constant = |index: ConstantIndex| {
+            let Constant { dtype, shape, .. } = plan.constant(index);
+            Argument {
+                dtype: *dtype,
+                shape,
+                constant: Some(plan.constant_bytes(index)),
+            }
+        };
+        let operand = |operand: &Operand| match *operand {
+            Operand::Absent => Ok(None),
+            Operand::Value(index) => value(index).map(Some),
+            Operand::Constant(index) => Ok(Some(constant(index))),
+        };
+        let &[result] = &*step.outputs else {
+            return Err(StepError::invalid("a kernel gives one result"));
+        };
+        Ok(Self {
+            engine: plan.engine(),
+            step,
+            operands: step.inputs.iter().map(operand).collect::<Result<_, _>>()?,
+            packed: step.packed.iter().map(|&index| constant(index)).collect(),
+            result: value(result)?,
+            layout: ResultLayout::default(),
+        })
+    }
+
+    /// The operand of a slot.
+    pub(crate) fn operand(&self, slot: usize) -> Result<Argument<'a>, StepError> {
+        let operand = self.operands.get(slot).copied().flatten();
+        operand.ok_or_else(|| StepError::invalid(format!("operand {slot} is missing")))
+    }
+
+    /// Checks the number, types and lengths of the packed constants.
+    pub(crate) fn expect_packed(&self, expected: &[(DType, usize)]) -> Result<(), StepError> {
+        let found: Vec<_> = self
+            .packed
+            .iter()
+            .map(|constant| (constant.dtype, constant.len()))
+            .collect();
+        if found == expected {
+            return Ok(());
+        }
+        Err(StepError::invalid(format!(
+            "packed constants {found:?} where the kernel takes {expected:?}"
+        )))
+    }
+
+    /// Checks the sizes of the result.
+    pub(crate) fn expect_result(&self, shape: &[usize]) -> Result<(), StepError> {
+        if self.result.shape == shape {
+            return Ok(());
+        }
+        Err(StepError::invalid(format!(
+            "the result is {:?} where the operator gives {shape:?}",
+            self.result.shape
+        )))
+    }
+
+    /// The target of an operator with a quantized result.
+    pub(crate) fn target(&self, y: &OutputQuantization) -> Result<Target8, StepError> {
+        let signed = y.dtype == QuantType::Int8;
+        if self.result.signed()? != signed {
+            return Err(StepError::invalid(format!(
+                "a result of type {} where the operator gives {}",
+                self.result.dtype, y.dtype
+            )));
+        }
+        let target = Target8 {
+            quant: Quant8 {
+                params: y.params,
+                signed,
+            },
+            lo: y.lo,
+            hi: y.hi,
+        };
+        target.check()?;
+        Ok(target)
+    }
+
+    /// The error that the step's operator is none of its kernel's.
+    pub(crate) fn wrong_operator(&self) -> StepError {
+        let step = self.step;
+        StepError::invalid(format!(
+            "the kernel {} does not compute this {}",
+            step.kernel.name(),
+            step.op.name()
+        ))
+    }
+}
+
+impl Argument<'_> {
+    /// The number of elements. Sizes of values and constants were checked not to overflow.
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the elements are signed bytes.
+    ///
+    /// # Errors
+    /// When they are no bytes.
+    pub(crate) fn signed(&self) -> Result<bool, StepError> {
+        match self.dtype {
+            DType::U8 => Ok(false),
+            DType::I8 => Ok(true),
+            other => Err(StepError::invalid(format!(
+                "elements of type {other} where a kernel takes bytes"
+            ))),
+        }
+    }
+
+    /// What bytes with these parameters mean.
+    pub(crate) fn quant(&self, params: QParams) -> Result<Quant8, StepError> {
+        let quant = Quant8 {
+            params,
+            signed: self.signed()?,
+        };
+        quant.check()?;
+        Ok(quant)
+    }
+
+    /// The four sizes of a batch of images.
+    pub(crate) fn image(&self) -> Result<[usize; 4], StepError> {
+        let rank = self.shape.len();
+        self.shape.try_into().map_err(|_| {
+            StepError::invalid(format!(
+                "an operand of rank {rank} where a kernel takes images"
+            ))
+        })
+    }
+
+    /// Checks the element type.
+    pub(crate) fn expect(&self, dtype: DType) -> Result<(), StepError> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        Err(StepError::invalid(format!(
+            "elements of type {} where the kernel takes {dtype}",
+            self.dtype
+        )))
+    }
+}
