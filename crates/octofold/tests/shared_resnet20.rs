@@ -63,8 +63,9 @@ fn resnet20_keeps_its_accuracy() -> Result<()> {
         |_| {},
     )?;
     let reference = octofold::convert(&prepared, &statistics)?;
-    let compile = |graph| {
-        Result::<_, octofold::Error>::Ok(Arc::new(octofold::compile(&octofold::lower(graph)?.0)?))
+    let compile = |graph| -> Result<_> {
+        let (lowered, _) = octofold::lower(graph)?;
+        Ok(Arc::new(octofold::compile(&lowered)?))
     };
     let (float, integer) = (compile(&model.graph)?, compile(&reference)?);
     let shapes = integer.input_shapes(|_| 1)?;
@@ -86,7 +87,7 @@ fn resnet20_keeps_its_accuracy() -> Result<()> {
         accuracy.0.add(&expected[0].1, &labels)?;
         accuracy.1.add(&found[0].1, &labels)?;
         comparison.add("logits", &expected[0].1, &found[0].1);
-        Ok::<(), octofold::Error>(())
+        Ok::<(), anyhow::Error>(())
     })?;
     let decibel = comparison.results()[0].sqnr_db.unwrap_or(f64::INFINITY);
     ensure!(decibel >= 27.2, "{decibel} dB");
