@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their bytes. Each function must return, whatever the bytes are: soon, with little memory, and without a panic; what
-//! it asserts holds for every input. The ordinary tests run the same functions over seeds (`crates/octofold/tests/fuzz_bodies.rs`).
+//! it asserts holds for every input. The ordinary tests run the same functions over seeds (`crates/octofold/tests/hostile/fuzz_bodies.rs`).
 #![allow(dead_code, reason = "each target uses a part of it")]
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The messages of ONNX files, generated from `proto/onnx.proto`.
 //!
-//! `generated.rs` is checked in, so that building needs neither `protoc` nor a build script; the test `onnx_proto`
+//! `generated.rs` is checked in, so that building needs neither `protoc` nor a build script; the test `onnx`
 //! makes it again and compares. [`TensorProto::raw_data`] is [`bytes::Bytes`], which shares the file's buffer.
 #![allow(
     missing_docs,

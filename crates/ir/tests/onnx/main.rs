@@ -1,0 +1,13 @@
+//! ONNX files: import, export, and agreement with a second decoder. `cargo test -p octofold-ir --test onnx proto` runs one file.
+
+mod support;
+
+mod contributed;
+mod export;
+mod external;
+mod graphs;
+mod mutations;
+mod opsets;
+mod proto;
+mod qoperator;
+mod tensors;

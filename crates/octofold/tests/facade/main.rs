@@ -1,0 +1,19 @@
+//! The library as a user calls it: results, settings, messages and documents. `cargo test -p octofold --test facade golden` runs one file.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accuracy;
+mod backend;
+mod configuration;
+mod determinism;
+mod eager;
+mod floors;
+mod golden;
+mod imported;
+mod operators;
+mod repair;
+mod sabotage;
+mod sensitivity;
+mod symbolic;
+mod values;
