@@ -34,7 +34,7 @@ pub enum CalibrateError {
 
 /// Runs a plan of an observed graph over a data set; gives the state of each observer by the name of its value.
 ///
-/// `specs` holds the specification of each observed value. `progress` is told the number of samples seen so far.
+/// `specs` holds the specification of each observed value. `progress` gets the number of samples seen so far.
 ///
 /// # Errors
 /// When data do not fit, a run fails, or a value is NaN or infinite.

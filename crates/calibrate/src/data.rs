@@ -110,7 +110,7 @@ pub enum DataError {
     Tensor(#[from] TensorError),
 }
 
-/// Where the samples of a data set lie.
+/// Where the samples of a data set are.
 enum Source {
     /// Archives, read one after the other.
     Archives(Vec<PathBuf>),

@@ -13,7 +13,7 @@ use crate::data::DataSet;
 
 /// The sum of a value's samples.
 struct Sum {
-    /// The sizes of one sample as they lie in memory.
+    /// The sizes of one sample in memory.
     shape: Vec<usize>,
     channels_last: bool,
     values: Vec<f64>,
@@ -24,7 +24,7 @@ struct Sum {
 /// their layout in memory, `[1, …]` for others.
 ///
 /// The first axis is the batch when its size is the number of samples. A value of which that is not so in each batch, or whose other sizes
-/// differ between batches, has no mean. `progress` is told the number of samples seen so far.
+/// differ between batches, has no mean. `progress` gets the number of samples seen so far.
 ///
 /// # Errors
 /// When data do not fit, a run fails, or a value is NaN or infinite.

@@ -1,4 +1,4 @@
-//! Attributes: between typed structs and the name–value lists of files and text.
+//! Attributes: conversion between typed structs and the name–value lists of files and text.
 //!
 //! Inside the compiler an operator is a struct with typed fields. The ONNX importer and exporter, the
 //! text form and the plan file all see it as a list of named [`Attribute`]s; the [`attributes!`](crate::attributes)
@@ -62,7 +62,7 @@ impl AttributeMap {
         self.0.contains_key(name)
     }
 
-    /// The attributes that nobody took.
+    /// The attributes that were not taken.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -87,7 +87,7 @@ pub type Attributes = Vec<(String, Attribute)>;
 
 /// A Rust type that a field of an operator may have.
 pub trait Field: Sized {
-    /// Appends the attributes that stand for the field.
+    /// Appends the attributes of the field.
     fn write(&self, name: &str, out: &mut Attributes);
 
     /// Takes the field's attributes; `None` when they are absent.
@@ -215,7 +215,7 @@ impl Field for QParams {
         ) {
             (None, None) => Ok(None),
             (Some(scale), Some(zero_point)) => {
-                // The type that bounds the zero point is known to the operator only; i32 checks the scale.
+                // Only the operator knows the type that bounds the zero point; i32 checks the scale.
                 Ok(Some(Self::new(scale, zero_point, QuantType::Int32)?))
             }
             (None, _) => Err(OpError::attribute(&scale_name, "is missing")),
@@ -248,7 +248,7 @@ macro_rules! word_attribute {
         }
 
         impl $type {
-            /// The word that stands for the variant in attributes.
+            /// The word for the variant in attributes.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)*

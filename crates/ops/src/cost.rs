@@ -1,8 +1,8 @@
-//! How much work a step is.
+//! The amount of work in a step.
 
 use crate::Op;
 
-/// The multiply-accumulates of an operator: of convolutions, matrix products and LSTMs; 0 for everything else.
+/// The number of multiply-accumulates of a convolution, matrix product or LSTM; 0 for every other operator.
 ///
 /// `operands` are the sizes of the operands by slot, with the sizes of the weights before packing; `result` those of the first result.
 pub fn macs(op: &Op, operands: &[Option<&[usize]>], result: &[usize]) -> u64 {
@@ -12,7 +12,7 @@ pub fn macs(op: &Op, operands: &[Option<&[usize]>], result: &[usize]) -> u64 {
             .fold(1_u64, |product, &size| product.saturating_mul(size as u64))
     };
     let operand = |slot: usize| operands.get(slot).copied().flatten();
-    // Products an output of a convolution: the weights of one output channel.
+    // The products for one output of a convolution: the weights of one output channel.
     let conv = |slot| {
         operand(slot)
             .and_then(|weights| weights.get(1..))
@@ -46,8 +46,8 @@ pub fn macs(op: &Op, operands: &[Option<&[usize]>], result: &[usize]) -> u64 {
     products.saturating_mul(elements(result))
 }
 
-/// About how many elementary operations the portable operator takes: at least one for each element of an operand or result, and those of
-/// [`macs`], of windows and of pairs of boxes.
+/// The approximate number of elementary operations of the portable operator: at least one for each element of an operand or result, plus
+/// [`macs`], the elements of all windows, and the pairs of boxes.
 pub fn operations(op: &Op, operands: &[Option<&[usize]>], results: &[&[usize]]) -> u64 {
     let count = |shape: &[usize]| {
         let sizes = shape.iter().map(|&size| size as u64);
@@ -73,8 +73,8 @@ pub fn operations(op: &Op, operands: &[Option<&[usize]>], results: &[&[usize]]) 
     moved.saturating_add(repeated)
 }
 
-/// The bytes that an operator has to read of the operand in `slot`, which has `bytes`, for results of `results` bytes: all of them, unless it picks
-/// elements of its first operand, or wants its sizes alone.
+/// The number of bytes that an operator reads from the operand in `slot`, which has `bytes`, to compute `results` bytes of results. That is all of
+/// them, unless the operator picks elements of its first operand or needs only its sizes.
 pub fn bytes_read(op: &Op, slot: usize, bytes: u64, results: u64) -> u64 {
     match op {
         Op::Shape(_) | Op::Size(_) => 0,
@@ -85,7 +85,7 @@ pub fn bytes_read(op: &Op, slot: usize, bytes: u64, results: u64) -> u64 {
     }
 }
 
-/// Whether the products of [`macs`] are of integers.
+/// Whether the products that [`macs`] counts are products of integers.
 pub fn is_integer(op: &Op) -> bool {
     match op {
         Op::FusedConv(op) => op.x.is_some(),

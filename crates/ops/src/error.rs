@@ -1,4 +1,4 @@
-//! What an operator may complain about. The caller adds the name of the node.
+//! The errors of operators. The caller adds the name of the node.
 
 use octofold_quant::QParamsError;
 use octofold_tensor::{DType, TensorError};
@@ -17,7 +17,7 @@ pub enum OpError {
         index: usize,
         /// Its element type.
         found: DType,
-        /// The types that would do, in words.
+        /// The types that are allowed, in words.
         expected: &'static str,
     },
     /// Shapes or values of the inputs that do not fit each other or the operator.
@@ -46,7 +46,7 @@ pub enum OpError {
     /// A tensor could not be made or read.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// Quantization parameters that no quantized value can have.
+    /// Invalid quantization parameters.
     #[error(transparent)]
     QParams(#[from] QParamsError),
 }

@@ -1,4 +1,4 @@
-//! What every operator is, and the closed list of them all.
+//! The traits of operators, and the closed list of all operators.
 
 use std::ops::RangeInclusive;
 
@@ -24,7 +24,7 @@ pub trait Described: Sized {
     fn from_attributes(map: &mut AttributeMap) -> Result<Self, OpError>;
 }
 
-/// How many inputs and outputs an operator has; optional ones count.
+/// The possible numbers of inputs and outputs of an operator, optional ones included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arity {
     /// The possible numbers of inputs.
@@ -101,8 +101,8 @@ pub trait Operator: Described {
 
 macro_rules! operators {
     ($($variant:ident),* $(,)?) => {
-        /// Any operator that Octofold knows. Matches over it are exhaustive, so that a new operator is
-        /// driven through shape inference, printer and exporter by the compiler's errors.
+        /// Any operator that Octofold knows. Matches over it are exhaustive, so that the compiler reports each place in
+        /// shape inference, printer and exporter where a new operator is missing.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "each variant is documented at the struct that it wraps")]
         pub enum Op {

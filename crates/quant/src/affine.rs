@@ -1,7 +1,7 @@
 //! Affine quantization of single values: the rule of ONNX `QuantizeLinear` and `DequantizeLinear`.
 //!
 //! `q = clamp(round_half_even(x / scale) + zero_point, qmin, qmax)` and
-//! `x' = (q - zero_point) * scale`. The division is a division: the product with the reciprocal
+//! `x' = (q - zero_point) * scale`. It divides; multiplying by the reciprocal
 //! gives another integer for some inputs (x = 0.273939937, scale = 0.00214854861 gives 127 by division and
 //! 128 by multiplication; FBGEMM multiplies). Infinities saturate and NaN gives `qmin`, as in ONNX Runtime.
 
@@ -10,7 +10,7 @@ use crate::{QParams, QuantType};
 /// Quantizes one value to the integers `qmin..=qmax`.
 pub fn quantize(x: f32, params: QParams, qmin: i32, qmax: i32) -> i32 {
     let steps = (x / params.scale).round_ties_even();
-    // In f64 the sum is exact for every finite `steps` that can lie in range, and the clamp sees infinities.
+    // In f64 the sum is exact for every finite `steps` that can be in range, and the clamp handles infinities.
     let shifted = f64::from(steps) + f64::from(params.zero_point);
     if shifted.is_nan() {
         return qmin;

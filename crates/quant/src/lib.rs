@@ -4,13 +4,12 @@
 //! their ranges ([`QuantType`]), scales and zero points ([`QParams`], [`QuantParams`]), how these are
 //! chosen from an observed range ([`choose`]), [`affine`] quantization, [`requantize`] from 32-bit
 //! accumulators, the [`observer`]s that collect ranges, the functions behind lookup tables
-//! ([`functions`], [`table`], [`softmax`]), quantized [`weights`] and biases, what a configuration says
-//! of a value ([`spec`]) and the [`metrics`] by which a quantized model is judged.
+//! ([`functions`], [`table`], [`softmax`]), quantized [`weights`] and biases, the specification
+//! of a value ([`spec`]) and the [`metrics`] that judge a quantized model.
 //!
 //! Everything is scalar, portable and deterministic. Observers, fake-quantizers, the interpreter
-//! and the kernels either call this crate or are tested bit for bit against it. The rules are those
-//! of `docs/numerics.md`; rounding is half to even everywhere, and no product and sum is ever
-//! contracted into a fused multiply-add.
+//! and the kernels either call this crate or are tested bit for bit against it. `docs/numerics.md`
+//! has the rules. All rounding is half to even, and there is no fused multiply-add.
 //!
 //! It knows nothing of graphs, tensors or files.
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Quantization parameters: the scale and zero point that give an integer its meaning.
+//! Quantization parameters: the scale and zero point that map integers to reals.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::QuantType;
 /// The scale and zero point of one quantized range: `real = (quantized - zero_point) * scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QParams {
-    /// The real distance of two neighbouring integers: finite, normal and positive.
+    /// The real distance between neighbouring integers: finite, normal and positive.
     pub scale: f32,
     /// The integer that stands for the real zero, within the range of the quantized type.
     pub zero_point: i32,

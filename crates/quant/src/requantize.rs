@@ -1,6 +1,6 @@
-//! From 32-bit integers back to small ones: the output stages of the integer operators.
+//! From 32-bit accumulators to 8-bit results: the output stages of the integer operators.
 //!
-//! Every function here is the definition that kernels reproduce bit for bit. Products and sums are
+//! Kernels reproduce each function here bit for bit. Products and sums are
 //! rounded one by one to f32 (no fused multiply-add), and each conversion rounds half to even.
 //! The form is that of FBGEMM and ONNX Runtime (float multiplier), with the clamp done in float before
 //! the conversion, as in MLAS and XNNPACK, so that nothing overflows.
@@ -13,7 +13,7 @@ pub fn multiplier(input: f32, weight: f32, output: f32) -> f32 {
     (input * weight) / output
 }
 
-/// Rounds `steps` half to even and clamps it so that, with the zero point added, it lies in `lo..=hi`.
+/// Rounds `steps` half to even, adds the zero point, and clamps to `lo..=hi`.
 ///
 /// `lo` and `hi` are quantized values; a fused ReLU or Clip narrows them. NaN gives `lo`.
 pub fn to_steps(steps: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
@@ -70,7 +70,7 @@ pub fn mean(sum: i32, count: usize, from: QParams, to: QParams, lo: i32, hi: i32
 /// The mean of a window whose `count` dequantized values have the f32 sum `sum`: `rne(f32(f32(sum / n) / s_y)) + z_y`.
 ///
 /// This is the reference graph's own arithmetic (dequantize, `AveragePool`, quantize) and not that of [`mean`]: where operand and result
-/// have one scale, means of an even count lie on ties, and the rounding of the float sum decides them.
+/// have one scale, means of an even count are ties, and the rounding of the float sum decides them.
 pub fn real_mean(sum: f32, count: usize, to: QParams, lo: i32, hi: i32) -> i32 {
     to_steps(sum / count as f32 / to.scale, to.zero_point, lo, hi)
 }

@@ -36,8 +36,8 @@ fn distance(max: i32, q: i32) -> usize {
     (i64::from(max) - i64::from(q)).clamp(0, 255) as usize
 }
 
-/// Softmax of one row of quantized values to quantized values of `to_type`. `row` and `out` may differ in length; the
-/// shorter one counts.
+/// Softmax of one row of quantized values to quantized values of `to_type`. If `row` and `out` differ in length,
+/// the shorter length is used.
 pub fn quantized_row(
     row: &[i32],
     table: &ExpTable,

@@ -1,4 +1,4 @@
-//! How one value is to be quantized: numbers only, as a configuration file may say it.
+//! How one value is quantized: plain data, as a configuration file can hold it.
 //!
 //! The defaults are those of `docs/numerics.md`: activations `uint8`, affine, per tensor, full range, histogram
 //! observer; weights `int8`, symmetric, per output channel, -127..=127, min-max.
@@ -22,7 +22,7 @@ pub enum Granularity {
     },
 }
 
-/// How one value is to be quantized.
+/// How one value is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantSpec {
@@ -42,7 +42,7 @@ pub struct QuantSpec {
     pub eps: f32,
 }
 
-/// Why a specification makes no sense.
+/// Why a specification is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
@@ -56,7 +56,7 @@ pub enum SpecError {
         /// The largest integer.
         max: i32,
     },
-    /// Signed integers in use that leave no positive one, or no negative one, to a symmetric quantizer.
+    /// A signed range without positive or without negative integers, which a symmetric quantizer needs.
     #[error(
         "a symmetric quantizer of {dtype} needs integers on both sides of its zero, not {min}..={max}"
     )]
@@ -100,7 +100,7 @@ impl QuantSpec {
         }
     }
 
-    /// The default of weights whose output channels lie along `axis`: `int8`, symmetric, -127..=127, min-max.
+    /// The default of weights whose output channels are on `axis`: `int8`, symmetric, -127..=127, min-max.
     pub fn weight(axis: usize) -> Self {
         let range = QuantRange::symmetric(QuantType::Int8);
         Self {
@@ -143,7 +143,7 @@ impl QuantSpec {
     /// Checks all fields.
     ///
     /// # Errors
-    /// The first thing that makes no sense.
+    /// The first invalid field.
     pub fn check(&self) -> Result<(), SpecError> {
         let (dtype, min, max) = (self.dtype, self.quant_min, self.quant_max);
         if min < dtype.min() || max > dtype.max() || min >= max {
@@ -172,7 +172,7 @@ impl QuantSpec {
         ObserverState::new(&self.observer)
     }
 
-    /// The parameters that a state gives under this specification, and the real range of each channel.
+    /// The qparams that this specification chooses for a state, and the real range of each channel.
     ///
     /// # Errors
     /// As [`ObserverState::finish`] and [`ObserverState::finish_per_channel`].

@@ -1,7 +1,7 @@
 //! Lookup tables of functions of one 8-bit quantized value.
 //!
 //! Entry `i` is what input byte `i` becomes: `clamp(rne(f((q - z)·s) / s_y) + z_y, lo, hi)`, all in f64 and rounded
-//! once. The index and the entries are the bytes as they lie in memory; a signed value is its two's complement.
+//! once. The index and the entries are the bytes in memory; a signed value is its two's complement.
 
 use crate::{QParams, QuantType};
 
@@ -49,7 +49,7 @@ pub fn build(
         // The difference has at most 33 bits and the scale 24; for the zero points of one byte the product is exact.
         let x = (f64::from(q) - f64::from(from.zero_point)) * f64::from(from.scale);
         let steps = (f(x) / f64::from(to.scale)).round_ties_even() + f64::from(to.zero_point);
-        // `as` takes a NaN to 0, so the comparison comes first.
+        // `as` converts NaN to 0, so the comparison comes first.
         let clamped = if steps > f64::from(lo) {
             steps
         } else {

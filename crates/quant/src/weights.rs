@@ -1,12 +1,12 @@
-//! Weights to 8-bit integers and biases to 32-bit ones, so that no accumulator can overflow.
+//! Quantizes weights to 8 bits and biases to 32 bits, so that no accumulator can overflow.
 //!
-//! Per channel `c` the scale comes from the largest magnitude ([`choose_qparams`]). What the layer around it does
-//! ([`Accumulation`]) then decides two things:
+//! The scale of channel `c` comes from its largest magnitude ([`choose_qparams`]). The layer that uses the weights
+//! ([`Accumulation`]) then changes two kinds of scales:
 //!
-//! - an all-zero channel takes `s_w = s_y / (256·s_x)`: its bias lives on the scale `s_x·s_w`, which must be fine
-//!   compared with a step of the output, and neither 1 nor the smallest scale is;
-//! - the scale is widened until `(qmax_x - qmin_x)·Σ|q_w - z_w| + |b| < 2^31`, which is reported. ONNX Runtime does
-//!   the same for biases (its pull request 22020).
+//! - An all-zero channel takes `s_w = s_y / (256·s_x)`: its bias has the scale `s_x·s_w`, which must be fine
+//!   compared with a step of the output. Neither 1 nor the smallest scale would be.
+//! - A scale is widened until `(qmax_x - qmin_x)·Σ|q_w - z_w| + |b| < 2^31`, and the widening is reported. ONNX Runtime
+//!   does the same for biases (its pull request 22020).
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ pub struct Widened {
 pub struct QuantizedWeights {
     /// The integers, in the order of the weights.
     pub values: Vec<i8>,
-    /// Their parameters, by the granularity asked.
+    /// Their qparams, with the granularity of the specification.
     pub params: QuantParams,
     /// The scales that grew, in the order of the channels.
     pub widened: Vec<Widened>,
@@ -60,7 +60,7 @@ pub enum WeightError {
     NotFinite {
         /// `weights` or `bias`.
         what: &'static str,
-        /// Where it stands.
+        /// Its index.
         index: usize,
         /// The value.
         value: f32,
@@ -237,8 +237,8 @@ fn check_layer(layer: &Accumulation<'_>, channels: usize) -> Result<(), WeightEr
     Ok(())
 }
 
-/// Parameters from the extremes of each channel. One without anything but zeros takes the smallest scale
-/// of the others, which no bias knows better yet.
+/// The qparams from the extremes of each channel. A channel of zeros takes the smallest scale
+/// of the others until its bias is known.
 fn channel_params(weights: &[f32], layout: Layout, spec: &QuantSpec) -> Vec<QParams> {
     let mut zero_channels = Vec::new();
     let mut smallest = f32::INFINITY;
@@ -285,7 +285,7 @@ pub fn zero_channel_scale(input_scale: f32, output_scale: Option<f32>, max_bias:
     fine.max(coarse_enough).max(smallest).min(f32::MAX.into()) as f32
 }
 
-/// Gives channels without any weight the scale of [`zero_channel_scale`].
+/// Gives all-zero channels the scale of [`zero_channel_scale`].
 fn fill_zero_channels(
     weights: &[f32],
     layout: Layout,
@@ -308,7 +308,7 @@ fn fill_zero_channels(
     }
 }
 
-/// Widens scales until no accumulator can leave 32 bits.
+/// Widens scales until every accumulator fits 32 bits.
 fn widen(
     weights: &[f32],
     output: Layout,
@@ -329,7 +329,7 @@ fn widen(
             if bound < ACCUMULATOR_LIMIT {
                 break;
             }
-            // Sums and bias shrink about as the scale grows; the margin, and doubling in the end, cover rounding.
+            // Sums and bias shrink in proportion as the scale grows; the margin, and the doubling at the end, cover rounding.
             let factor = (bound / ACCUMULATOR_LIMIT * (1.0 + 1.0 / 4096.0)).max(if attempt < 8 {
                 1.0
             } else {

@@ -179,7 +179,7 @@ fn from_bytes(dtype: DType, bytes: &[u8]) -> Option<TensorData> {
     })
 }
 
-/// NumPy's name of an element type and the elements' bytes. Types that NumPy lacks go as the integers that hold their bits.
+/// NumPy's name of an element type, and the bytes of the elements. A type that NumPy lacks is written as integers with the same bits.
 fn to_bytes(tensor: &Tensor) -> Result<(&'static str, Vec<u8>), NpyError> {
     macro_rules! bytes {
         ($values:expr) => {

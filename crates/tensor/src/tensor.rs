@@ -285,7 +285,7 @@ impl Tensor {
         &self.data
     }
 
-    /// The sizes and the elements, taken apart.
+    /// The sizes and the elements.
     pub fn into_parts(self) -> (Shape, TensorData) {
         (self.shape, self.data)
     }

@@ -161,7 +161,7 @@ impl Operator for Split {
         let mut start = 0_usize;
         let mut parts = Vec::with_capacity(outputs);
         for part in sizes.into_iter().take(outputs) {
-            // Only without any elements may the products overflow.
+            // The products can overflow only when there are no elements.
             let strides = [size.wrapping_mul(inner) as isize, 1];
             let walk = [outer, part.saturating_mul(inner)];
             let first = start.wrapping_mul(inner) as isize;

@@ -72,7 +72,7 @@ attributes! {
     }
 }
 
-/// The attributes that all convolutions share, as they came from a file.
+/// The attributes that all convolutions share, unchecked.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvShape<'a> {
     /// Steps, distances, borders.
@@ -225,8 +225,8 @@ pub(crate) struct ConvLoops {
     pub(crate) shape: Vec<usize>,
 }
 
-/// For one tap, the rows of positions along the last axis at which it is over elements: the flat indices of the first position and
-/// of the element under it. Gives the length of the rows and the distance of the elements; that of the positions is 1.
+/// For one tap, the rows of output positions along the last axis where the tap is over an element: the flat indices of the first position and
+/// of the element under it. Also the length of the rows and the distance between elements; the distance between positions is 1.
 fn rows_of_tap(slides: &[Slide], tap: &[usize], rows: &mut Vec<(usize, usize)>) -> (usize, usize) {
     rows.clear();
     rows.push((0, 0));
@@ -322,7 +322,7 @@ impl ConvLoops {
         Ok(())
     }
 
-    /// The axes as one when the kernel is a point that moves over everything, so that rows are long.
+    /// Merges the spatial axes when the kernel is 1×1 and covers every element, so that rows are long.
     fn merged_slides(&self) -> Vec<Slide> {
         let point =
             |s: &Slide| s.kernel == 1 && s.stride == 1 && s.input == s.output && s.begin == 0;

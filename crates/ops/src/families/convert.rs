@@ -73,7 +73,7 @@ macro_rules! as_primitive {
     };
 }
 
-/// The lowest 4 bits of a number that was cut to an integer.
+/// The lowest 4 bits of a number that was truncated to an integer.
 fn nibble(number: Number) -> u8 {
     let integer = match number {
         Number::Integer(value) => value,

@@ -11,10 +11,10 @@ attributes! {
     /// Inputs: `boxes` [batch, n, 4], `scores` [batch, classes, n], and three optional scalars: `max_output_boxes_per_class` (int64, 0 when absent, which
     /// selects nothing), `iou_threshold` (f32 from 0 to 1, 0 when absent), `score_threshold` (f32, no bound when absent). Output: [selected, 3] (int64): batch, class and
     /// box, by batch, then class, then falling score; of equal scores the first box is better. A box is dropped when its intersection over
-    /// union with a selected one of its class is above the threshold, or its score is not above its own.
+    /// union with a selected one of its class is above `iou_threshold`, or its score is not above `score_threshold`.
     "" "NonMaxSuppression"
     pub struct NonMaxSuppression {
-        /// Whether a box is its centre and size (x, y, width, height), and not two opposite corners (y1, x1, y2, x2, in any order).
+        /// Whether a box is given by its centre and size (x, y, width, height), instead of two opposite corners (y1, x1, y2, x2, in any order).
         center_point_box: bool = false,
     }
 }

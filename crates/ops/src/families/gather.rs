@@ -73,7 +73,7 @@ impl Operator for Gather {
     }
 }
 
-/// For each element of `indices`, row-major, the place in a tensor of `shape` that has its coordinates, but the index itself along `axis`.
+/// For each element of `indices`, row-major, a position in a tensor of `shape`: the coordinates of the element, with the index in place of the coordinate along `axis`.
 fn element_offsets(shape: &[usize], indices: &Tensor, axis: usize) -> Result<Vec<usize>, OpError> {
     let fits = indices.rank() == shape.len()
         && (0..shape.len()).all(|other| other == axis || indices.shape()[other] <= shape[other]);
@@ -106,7 +106,7 @@ fn element_offsets(shape: &[usize], indices: &Tensor, axis: usize) -> Result<Vec
 attributes! {
     /// Selects one element for each index along an axis (ONNX `GatherElements`), of any type.
     ///
-    /// Inputs: `data`, `indices` of the same rank and, but along the axis, of sizes not larger. Output: the shape of `indices`.
+    /// Inputs: `data`, `indices` of the same rank, whose sizes are not larger except along the axis. Output: the shape of `indices`.
     "" "GatherElements"
     pub struct GatherElements {
         /// The axis, from -rank to rank - 1.
@@ -131,8 +131,8 @@ impl Operator for GatherElements {
     }
 }
 
-/// For each tuple of `indices` (its last axis), where the slice of a tensor of `shape` begins that the tuple names; after `batch` axes that both share.
-/// Gives the shape of the slices, too.
+/// For each tuple of `indices` (its last axis), the beginning of the slice that it selects from a tensor of `shape`. The first `batch` axes of both are the same.
+/// Also returns the shape of the slices.
 fn tuple_offsets<'a>(
     shape: &'a [usize],
     indices: &Tensor,
@@ -206,17 +206,17 @@ impl Operator for GatherND {
 }
 
 word_attribute! {
-    /// What a scattered update does to the element that is there.
+    /// How a scattered update changes an element.
     pub enum ScatterReduction {
-        /// It takes its place; of several, the last one stays.
+        /// The update replaces the element; the last of several updates wins.
         None = "none",
-        /// It is added.
+        /// The sum of both.
         Add = "add",
-        /// It is multiplied with it.
+        /// The product of both.
         Mul = "mul",
-        /// The larger stays.
+        /// The larger of both.
         Max = "max",
-        /// The smaller stays.
+        /// The smaller of both.
         Min = "min",
     }
 }
@@ -317,7 +317,7 @@ impl Operator for ScatterND {
 attributes! {
     /// Writes one element for each index along an axis (ONNX `ScatterElements`), of any type; reductions of any numeric type.
     ///
-    /// Inputs: `data`, `indices` of the same rank and, but along the axis, of sizes not larger, `updates` of the shape of `indices`. Output: `data`
+    /// Inputs: `data`, `indices` of the same rank, whose sizes are not larger except along the axis, and `updates` of the shape of `indices`. Output: `data`
     /// with the updates.
     "" "ScatterElements"
     pub struct ScatterElements {

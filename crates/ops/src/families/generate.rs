@@ -1,4 +1,4 @@
-//! Tensors out of sizes and single values: ONNX `Range`, `ConstantOfShape`, `OneHot` and `EyeLike`.
+//! Tensors made from sizes and single values: ONNX `Range`, `ConstantOfShape`, `OneHot` and `EyeLike`.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use super::support::{
 use crate::{Arity, Inputs, OpError, Operator, attributes};
 
 attributes! {
-    /// Numbers at a distance (ONNX `Range`), of any numeric type.
+    /// Equidistant numbers (ONNX `Range`), of any numeric type.
     ///
     /// Inputs: `start`, `limit`, `delta`, scalars of one type; `delta` is not 0. Output: `start + i·delta`, for all i from 0 for which
     /// that is before `limit` [max(ceil((limit - start) / delta), 0)].
     "" "Range"
     pub struct Range {
-        /// The precision that half floats add up in; always better than asked for here, where every element is rounded once.
+        /// The precision in which half floats are summed. It has no effect here: every element is rounded once.
         stash_type: i64 = 1,
     }
 }
@@ -115,7 +115,7 @@ impl Operator for ConstantOfShape {
     }
 }
 
-/// One value again and again.
+/// A tensor filled with one value.
 fn repeat<T: Clone>(value: &T, count: usize) -> Vec<T> {
     vec![value.clone(); count]
 }
@@ -195,7 +195,7 @@ attributes! {
     pub struct EyeLike {
         /// The type of the result; that of the input when absent.
         dtype: Option<DType> = None,
-        /// How many columns the diagonal is right of the main one.
+        /// The number of columns by which the diagonal is to the right of the main one.
         k: i64 = 0,
     }
 }

@@ -1,6 +1,6 @@
-//! Between real numbers and quantized integers.
+//! Conversion between real numbers and quantized integers.
 //!
-//! The arithmetic is that of [`octofold_quant::affine`]; this file adds where each element's scale is: [`ScaleGrid`].
+//! The arithmetic is that of [`octofold_quant::affine`]. [`ScaleGrid`] says which scale each element has.
 
 use octofold_quant::{QParams, QuantParams, QuantType, affine};
 use octofold_tensor::{DType, Dim, Tensor, TensorData};
@@ -63,7 +63,7 @@ pub enum ScaleGrid {
         /// The axis, from 0.
         axis: usize,
     },
-    /// Those that differ only along an axis and lie in the same block.
+    /// Those in the same block of an axis that have the same indices along all other axes.
     Blocks {
         /// The axis, from 0.
         axis: usize,
@@ -111,7 +111,7 @@ impl ScaleGrid {
         }
         match scale {
             _ if scale.len() <= 1 && one(scale) => Ok(Self::Tensor),
-            // Scales whose number is not known yet, without an axis to lie along, can only be one.
+            // Where the number of scales is not known yet and there is no axis for them, there can be only one scale.
             [count] if normalize_axis(axis, x.len()).is_err() && count.known().is_none() => {
                 Ok(Self::Tensor)
             }

@@ -1,4 +1,4 @@
-//! The integer operators of ONNX itself.
+//! The integer operators of ONNX.
 //!
 //! Sums are exact. A quantized result is requantized as [`octofold_quant::requantize`] defines it (ONNX Runtime's float multiplier); its sums must
 //! fit 32 bits, the bias included. The results of `ConvInteger` and `MatMulInteger` are the sums themselves, which wrap.
@@ -122,7 +122,7 @@ fn read_params(
     if let Some(dtype) = dtype {
         expect_type(zero_point, index + 1, super::real::dtype_of(dtype))?;
     }
-    // One zero point may stand for all channels.
+    // One zero point may apply to all channels.
     let zero_points = match zero_points[..] {
         [zero_point] => vec![zero_point; scales.len()],
         _ => zero_points,
@@ -138,7 +138,7 @@ fn result_params(inputs: Inputs<'_>) -> Result<(QParams, QuantType), OpError> {
     }
 }
 
-/// A number for each of `count` rows, columns or channels; a single one stands for all.
+/// A number for each of `count` rows, columns or channels; a single one applies to all.
 fn spread<T: Copy>(values: &[T], count: usize, what: &str) -> Result<Vec<T>, OpError> {
     match values {
         [one] => Ok(vec![*one; count]),

@@ -1,7 +1,7 @@
 //! Elements as numbers, whatever their type: floats as f64, small integers as i32.
 //!
 //! Every float operator computes in f64 and rounds once to the type of its result; integers of up to 32 bits and
-//! their products are exact there, too. An oracle can afford that, and gains accuracy and one code for all widths.
+//! their products are exact in f64, too. This is slow, but accurate, and one implementation serves all widths.
 
 use std::sync::Arc;
 
@@ -137,7 +137,7 @@ pub(crate) fn quantized_bytes(
     }
 }
 
-/// A tensor of quantized values, which lie in the range of `dtype`.
+/// A tensor of quantized values, which are in the range of `dtype`.
 ///
 /// # Errors
 /// When the number of elements does not fit the shape.

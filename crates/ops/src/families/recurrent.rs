@@ -1,7 +1,7 @@
-//! Recurrent layers. All is computed in f64, the states between the steps included, and rounded once.
+//! Recurrent layers. Everything is computed in f64, including the states between the steps, and rounded once.
 //!
-//! One step of one direction takes the rows of the batch whose sequences last that long: their inputs and states are put together, so that a step is
-//! two matrix products and one pass over the gates. Sums run in a fixed order: bias, inputs, states.
+//! One step of one direction covers the rows of the batch whose sequences are long enough. Their inputs and states are collected, so that a step is
+//! two matrix products and one pass over the gates. The order of the sums is fixed: bias, inputs, states.
 
 use octofold_quant::functions;
 use octofold_tensor::{DType, Tensor};
@@ -198,7 +198,7 @@ impl Lstm {
     }
 }
 
-/// The sizes of a recurrent layer, and where the vectors of a step lie.
+/// The sizes of a recurrent layer, and the positions of a step's vectors.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     steps: usize,
@@ -210,7 +210,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Reads the sizes off the first three inputs. Eight times the hidden size is a number.
+    /// Reads the sizes from the first three inputs. Eight times the hidden size does not overflow.
     fn new(op: &Lstm, inputs: Inputs<'_>) -> Result<Self, OpError> {
         let (x, r) = (inputs.required(0)?, inputs.required(2)?);
         let &[first, second, input] = x.shape() else {
@@ -264,7 +264,7 @@ impl Sizes {
         }
     }
 
-    /// Where the input of a row at a step begins.
+    /// The beginning of a row's input at a step.
     fn input_at(self, step: usize, row: usize) -> usize {
         let place = if self.batch_first {
             row * self.steps + step
@@ -274,7 +274,7 @@ impl Sizes {
         place * self.input
     }
 
-    /// Where the result of a row at a step begins.
+    /// The beginning of a row's result at a step.
     fn result_at(self, step: usize, direction: usize, row: usize) -> usize {
         let place = if self.batch_first {
             (row * self.steps + step) * self.directions + direction
@@ -284,7 +284,7 @@ impl Sizes {
         place * self.hidden
     }
 
-    /// Where the state of a row begins.
+    /// The beginning of a row's state.
     fn state_at(self, direction: usize, row: usize) -> usize {
         let place = if self.batch_first {
             row * self.directions + direction
@@ -294,7 +294,7 @@ impl Sizes {
         place * self.hidden
     }
 
-    /// How many steps each row has.
+    /// The number of steps of each row.
     fn lengths(self, inputs: Inputs<'_>) -> Result<Vec<usize>, OpError> {
         let Some(tensor) = inputs.optional(4) else {
             return Ok(vec![self.steps; self.batch]);
@@ -356,14 +356,14 @@ struct Cell {
 }
 
 impl Cell {
-    /// From the sums of the gates to the next states, in place. `gates` is 4·hidden long, `h` and `c` hidden.
+    /// Computes the next states from the sums of the gates, in place. `gates` has 4·hidden elements, `h` and `c` have hidden.
     fn update(&self, gates: &[f64], h: &mut [f64], c: &mut [f64]) {
         let [f, g, last] = self.functions;
         let size = h.len();
         let cut = |sum: f64| functions::clip(sum, -self.bound, self.bound);
         for (k, (h, c)) in h.iter_mut().zip(c).enumerate() {
             let gate = |index: usize, c: f64| {
-                // Without peepholes an infinite state must not make its product with zero.
+                // Without peepholes there is no product: an infinite state times zero would be NaN.
                 let peephole = self.peepholes.get(index * size + k);
                 let sum = gates[index * size + k];
                 f.of(cut(peephole.map_or(sum, |p| sum + p * c)))
@@ -381,7 +381,7 @@ impl Cell {
     }
 }
 
-/// A layer at work: inputs, and results as they come.
+/// A running layer: its inputs, and the results so far.
 struct Layer {
     sizes: Sizes,
     lengths: Vec<usize>,
@@ -439,7 +439,7 @@ impl Lstm {
         let r = required(2, &[directions, 4 * hidden, hidden])?;
         let b = all(3, &[directions, 8 * hidden])?;
         let p = all(7, &[directions, 3 * hidden])?;
-        // Weights lie with a row for each gate; the product wants a row for each input.
+        // Weights have a row for each gate; the product needs a row for each input.
         let turned = |values: &[f64], direction: usize, columns: usize| {
             let start = direction * 4 * hidden * columns;
             copy_strided(

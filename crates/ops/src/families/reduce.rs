@@ -28,7 +28,7 @@ enum Kind {
     SumSquare,
 }
 
-/// The walk of a reduction: which elements give which output.
+/// The walk of a reduction: which elements belong to which output.
 struct Walk {
     kept: Shape,
     kept_strides: Strides,
@@ -64,7 +64,7 @@ impl Walk {
         Ok(walk)
     }
 
-    /// The number of elements that give one output.
+    /// The number of elements of one output.
     fn count(&self) -> usize {
         elements_of(&self.reduced)
     }
@@ -147,7 +147,7 @@ impl Walk {
                 |min, _| min,
             ),
             Kind::LogSumExp => {
-                // The largest element is taken out of the exponentials, so that none overflows.
+                // The largest element is subtracted in the exponents, so that no exponential overflows.
                 let max = self.fold(
                     values,
                     |_| T::LOWEST,
@@ -201,7 +201,7 @@ impl Walk {
     }
 }
 
-/// The axes that a reduction with the given optional second input takes away.
+/// The axes that a reduction with the given optional second input removes.
 fn reduced_axes(
     inputs: Inputs<'_>,
     rank: usize,
@@ -258,7 +258,7 @@ macro_rules! reductions {
             pub struct $type {
                 /// Whether the reduced axes stay, with size 1.
                 keepdims: bool = true,
-                /// Whether absent or empty axes mean none and not all.
+                /// Whether absent or empty axes mean no axes instead of all axes.
                 noop_with_empty_axes: bool = false,
             }
         }
@@ -352,7 +352,7 @@ macro_rules! positions {
                 axis: i64 = 0,
                 /// Whether the axis stays, with size 1.
                 keepdims: bool = true,
-                /// Whether the last of equal elements is chosen, and not the first.
+                /// Whether the last of equal elements is chosen instead of the first.
                 select_last_index: bool = false,
             }
         }

@@ -1,7 +1,7 @@
 //! Interpolation to another size.
 //!
-//! Every mode is separable: along an axis each output position takes a weighted sum of a few input positions, and an axis after the other is resized. Positions
-//! are computed in f32, as ONNX Runtime does (f64 would choose another nearest neighbour for some scales), sums in f64.
+//! Every mode is separable: the axes are resized one after another, and along an axis each output position is a weighted sum of a few input positions.
+//! Positions are computed in f32, as in ONNX Runtime (f64 would choose another nearest neighbour for some scales), and sums in f64.
 
 use octofold_tensor::{Dim, Tensor, TensorData};
 
@@ -55,7 +55,7 @@ word_attribute! {
 }
 
 word_attribute! {
-    /// What [`Resize`] makes of `sizes`.
+    /// How [`Resize`] uses `sizes`.
     pub enum AspectRatioPolicy {
         /// The sizes are exact.
         Stretch = "stretch",
@@ -76,7 +76,7 @@ attributes! {
     pub struct Resize {
         /// Whether linear and cubic filters widen when the size shrinks.
         antialias: bool = false,
-        /// The axes that `roi`, `scales` and `sizes` speak of; empty for all.
+        /// The axes of `roi`, `scales` and `sizes`; empty for all.
         axes: Vec<i64> = vec![],
         /// Which position of the input an output position stands for.
         coordinate_transformation_mode: CoordinateTransformation = CoordinateTransformation::HalfPixel,
@@ -86,7 +86,7 @@ attributes! {
         exclude_outside: bool = false,
         /// The value outside of `roi`'s image in `tf_crop_and_resize`.
         extrapolation_value: f32 = 0.0,
-        /// What becomes of `sizes`.
+        /// Whether `sizes` are exact, or bounds for a scale that all axes share.
         keep_aspect_ratio_policy: AspectRatioPolicy = AspectRatioPolicy::Stretch,
         /// How values between the elements are computed.
         mode: ResizeMode = ResizeMode::Nearest,
@@ -95,7 +95,7 @@ attributes! {
     }
 }
 
-/// The sizes of a result, and by which factor each axis was scaled.
+/// The sizes of a result, and the factor by which each axis was scaled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResizedShape {
     /// The sizes; `None` where they cannot be known yet.
@@ -105,8 +105,8 @@ pub struct ResizedShape {
 }
 
 impl Resize {
-    /// Whether every element of the result is one of the operand: nearest neighbours, and nothing made up outside of the operand. Then the
-    /// parameters of quantized elements stay.
+    /// Whether every element of the result is an element of the operand: the mode is nearest neighbour, and there is no extrapolation value.
+    /// Quantized elements then keep their qparams.
     pub fn keeps_values(&self) -> bool {
         self.mode == ResizeMode::Nearest
             && self.coordinate_transformation_mode != CoordinateTransformation::TfCropAndResize
@@ -160,8 +160,8 @@ impl Resize {
         Ok(out)
     }
 
-    /// For each axis and position of a result [`Resize::resized`] from shape `from` to the sizes `to`, the position of the input whose elements it takes; `None` when
-    /// it does not just take elements, or there are none to take.
+    /// For each axis and each output position, the input position whose element it takes, for a result [`Resize::resized`] from shape `from` to the sizes `to`.
+    /// `None` when the result is not just elements of the input, or the input is empty.
     pub fn nearest_positions(
         &self,
         from: &[usize],
@@ -234,7 +234,7 @@ fn scaled(size: &Dim, scale: f32) -> Option<Dim> {
     }
 }
 
-/// What one position of the output takes from the input along one axis.
+/// Where one output position gets its value from, along one axis.
 #[derive(Clone, Debug, PartialEq)]
 enum Sample {
     /// A weighted sum of elements.
@@ -323,7 +323,7 @@ impl AxisResize<'_> {
             ResizeMode::Linear => 1.0,
             ResizeMode::Cubic => 2.0,
         };
-        // A filter that shrinks the input is as much wider, when it must not alias.
+        // With antialiasing, a filter that shrinks the input is wider by the same factor.
         let steps = if self.op.antialias {
             f64::from(self.scale.min(1.0))
         } else {

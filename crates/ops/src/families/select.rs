@@ -1,4 +1,4 @@
-//! Choosing elements by their values, places or lengths: ONNX `TopK`, `NonZero`, `CumSum`, `Trilu`, `Compress` and `ReverseSequence`.
+//! Choosing elements by their values, positions or lengths: ONNX `TopK`, `NonZero`, `CumSum`, `Trilu`, `Compress` and `ReverseSequence`.
 
 use octofold_tensor::{Shape, Tensor, for_each_data};
 
@@ -21,15 +21,15 @@ fn integer(tensor: &Tensor, index: usize) -> Result<i64, OpError> {
 }
 
 attributes! {
-    /// The largest or smallest elements along an axis and their places (ONNX `TopK`), of any numeric type.
+    /// The largest or smallest elements along an axis and their positions (ONNX `TopK`), of any numeric type.
     ///
-    /// Inputs: `x`, `k` `[1]` (int64), from 0 to the size of the axis. Outputs: the elements, and their places (int64), with k along the axis. Of equal elements the
+    /// Inputs: `x`, `k` `[1]` (int64), from 0 to the size of the axis. Outputs: the elements, and their positions (int64), with k along the axis. Of equal elements the
     /// first comes first; NaN counts as larger than every number.
     "" "TopK"
     pub struct TopK {
         /// The axis, from -rank to rank - 1.
         axis: i64 = -1,
-        /// Whether the largest elements are wanted, and not the smallest.
+        /// Whether to take the largest elements instead of the smallest.
         largest: bool = true,
         /// Whether the elements must come in order; they always do.
         sorted: bool = true,
@@ -66,7 +66,7 @@ impl Operator for TopK {
         } else {
             keys.len() / (size * inner)
         };
-        // Where the chosen elements lie in the input, and along the axis.
+        // The positions of the chosen elements, in the input and along the axis.
         let mut sources = vec![0_usize; outer * k * inner];
         let mut places = vec![0_i64; sources.len()];
         let mut lane: Vec<(i128, usize)> = Vec::new();
@@ -96,7 +96,7 @@ impl Operator for TopK {
 }
 
 attributes! {
-    /// The places of elements that are not zero (ONNX `NonZero`), of any numeric type or bool.
+    /// The positions of the elements that are not zero (ONNX `NonZero`), of any numeric type or bool.
     ///
     /// Input: `x` of rank r. Output: [r, n] (int64), the coordinates of n elements in row-major order, one element a column.
     "" "NonZero"
@@ -142,7 +142,7 @@ attributes! {
     /// Inputs: `x` of rank r, `axis` (a scalar, int32 or int64, from -r to r - 1). Output: the shape of `x`. Floats add up in f64; integers wrap.
     "" "CumSum"
     pub struct CumSum {
-        /// Whether a sum leaves its own element out, and so begins with 0.
+        /// Whether a sum excludes its own element; the first sum is then 0.
         exclusive: bool = false,
         /// Whether sums run from the end.
         reverse: bool = false,
@@ -195,11 +195,11 @@ impl Operator for CumSum {
 attributes! {
     /// The upper or lower triangle of matrices (ONNX `Trilu`), of any type; what is outside becomes zero, false or empty.
     ///
-    /// Inputs: `x` [..., N, M], optional `k` (int64 scalar, 0 when absent): how many columns the diagonal, which stays, is right of the main one. Output:
+    /// Inputs: `x` [..., N, M], optional `k` (int64 scalar, 0 when absent): the diagonal, which stays, is `k` columns to the right of the main one. Output:
     /// the shape of `x`.
     "" "Trilu"
     pub struct Trilu {
-        /// Whether the upper triangle stays, and not the lower one.
+        /// Whether the upper triangle stays instead of the lower one.
         upper: bool = true,
     }
 }

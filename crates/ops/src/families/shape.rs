@@ -15,7 +15,7 @@ attributes! {
     /// Output: `shape`. The number of elements must not change.
     "" "Reshape"
     pub struct Reshape {
-        /// Whether 0 in `shape` stands for no elements; then there may be no -1 beside it.
+        /// Whether 0 in `shape` is a size of 0; `shape` may then not contain -1 as well.
         allowzero: bool = false,
     }
 }

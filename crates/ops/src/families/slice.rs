@@ -107,7 +107,7 @@ impl Operator for Slice {
         let mut offset = 0;
         for (axis, start, end, step) in lists {
             let (start, count) = Self::range(start, end, step, shape[axis] as i64)?;
-            // Nobody follows the stride of an axis of fewer than two indices, and only a far step may overflow.
+            // The stride of an axis of fewer than two indices is not used, and only a large step can overflow.
             if count > 0 {
                 offset += start as isize * strides[axis];
             }

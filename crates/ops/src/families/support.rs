@@ -1,7 +1,7 @@
 //! What the operators share: axes, sizes that must not overflow, broadcasting, and walks over strided elements.
 //!
-//! Every walk goes through [`for_each_run`]: it merges axes that lie next to each other in all operands, so that
-//! contiguous work becomes one run and nothing is computed for each element but the element.
+//! Every walk uses [`for_each_run`], which merges axes that are contiguous in all operands. So contiguous work becomes one run,
+//! and no index is computed for each element.
 
 use std::cell::Cell;
 
@@ -20,8 +20,8 @@ thread_local! {
     static LIMIT: Cell<usize> = const { Cell::new(MAX_ELEMENTS) };
 }
 
-/// Runs `run` on this thread with results of operators of at most `limit` elements. Larger ones end in [`OpError::TooLarge`] before memory is
-/// taken for them. What sizes depend on data is known to operators alone, so that whoever has a budget hands it down by this.
+/// Calls `run` and limits the results of operators on this thread to `limit` elements. A larger result is [`OpError::TooLarge`] before memory is
+/// allocated. Only operators know sizes that depend on data, so the caller passes its budget down in this way.
 pub fn within_elements<T>(limit: usize, run: impl FnOnce() -> T) -> T {
     struct Restore(usize);
     impl Drop for Restore {
@@ -50,7 +50,7 @@ pub(crate) fn checked_elements(shape: &[usize]) -> Result<usize, OpError> {
     }
 }
 
-/// The number of elements of a shape that was checked, or of some of its axes. It saturates: the other axes of a tensor without elements may be of
+/// The number of elements of a checked shape, or of some of its axes. It saturates, because an empty tensor may have axes of
 /// any size.
 pub(crate) fn elements_of(shape: &[usize]) -> usize {
     if shape.contains(&0) {
@@ -145,10 +145,10 @@ pub(crate) fn broadcast_strides(shape: &[usize], out: &[usize]) -> Strides {
     strides
 }
 
-/// Walks over an index space of sizes `shape` and calls `run(offsets, count, steps)` for each run along the innermost axis, in
-/// row-major order. Operand `n` is at `offsets[n] + i·steps[n]` for the `i`-th index of the run.
+/// Walks over an index space of sizes `shape` in row-major order and calls `run(offsets, count, steps)` for each run along the innermost
+/// axis. Operand `n` is at `offsets[n] + i·steps[n]` for the `i`-th index of the run.
 ///
-/// Axes that all operands may walk as one are merged first.
+/// First it merges axes that are contiguous in all operands.
 pub(crate) fn for_each_run<const N: usize>(
     shape: &[usize],
     strides: [&[isize]; N],
@@ -217,7 +217,7 @@ pub(crate) fn copy_strided<T: Clone>(
     out
 }
 
-/// The elements at the given places.
+/// The elements at the given positions.
 pub(crate) fn pick<T: Clone>(values: &[T], places: &[usize]) -> Vec<T> {
     places.iter().map(|&place| values[place].clone()).collect()
 }

@@ -132,7 +132,7 @@ fn depth(c: usize, b: usize) -> Result<usize, OpError> {
 }
 
 attributes! {
-    /// [`DepthToSpace`] of images that lie channels-last; the layout pass makes it.
+    /// [`DepthToSpace`] of channels-last images; the layout pass makes it.
     ///
     /// Input: [N, H, W, C·b·b]. Output: [N, H·b, W·b, C], of any type.
     "octofold" "DepthToSpace"

@@ -5,7 +5,7 @@
 //!
 //! - explicit borders: `floor((D + begin + end - extent) / stride) + 1` positions; rounded up in ceil mode, without windows that
 //!   would begin in the end border;
-//! - `SAME_UPPER`, `SAME_LOWER`: `ceil(D / stride)`, with borders that make it so;
+//! - `SAME_UPPER`, `SAME_LOWER`: `ceil(D / stride)`, with the borders that this needs;
 //! - `VALID`: `floor((D - extent) / stride) + 1`.
 
 use std::ops::Range;
@@ -18,7 +18,7 @@ use crate::OpError;
 /// No size, step or border of a window is larger, so that no arithmetic on them overflows.
 const LIMIT: i64 = i32::MAX as i64;
 
-/// The attributes of an operator with a window, as they came from a file.
+/// The unchecked attributes of an operator with a window.
 #[derive(Clone, Copy, Debug)]
 pub struct WindowAttributes<'a> {
     /// How the borders follow from the input's size.
@@ -257,7 +257,7 @@ impl Slide {
         first.min(past)..past
     }
 
-    /// The number of taps over an element or a border when the window is at `position`; ceil mode lets some be beyond.
+    /// The number of taps over an element or a border when the window is at `position`. In ceil mode some taps may be beyond both.
     pub fn taps_with_borders(&self, position: usize) -> usize {
         self.taps_before(position * self.stride, self.begin + self.input + self.end)
     }

@@ -10,7 +10,7 @@
 
 use super::Histogram;
 
-/// About so many thresholds are tried.
+/// The approximate number of thresholds to try.
 const THRESHOLDS: usize = 128;
 
 /// Stands for the quantized count of a bin that only outliers fill.

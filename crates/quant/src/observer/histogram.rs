@@ -6,8 +6,8 @@
 //! pairs of neighbouring bins merge exactly. So any order, batch size and sharding of the same values gives the
 //! same counts: [`Histogram::merge`] equals having observed both streams.
 //!
-//! Values that are exactly 0 are counted apart. After a ReLU they are the majority, and zero is always
-//! representable: spread over the first bin they would look like values that cost something.
+//! Values that are exactly 0 have a counter of their own. After a ReLU they are the majority, and zero is always
+//! representable; in the first bin they would count as values with a rounding error.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ pub struct Cell {
     pub lo: f64,
     /// The upper end.
     pub hi: f64,
-    /// How many values lie between.
+    /// The number of values between the ends.
     pub count: u64,
 }
 
@@ -113,8 +113,8 @@ impl Histogram {
         Ok(())
     }
 
-    /// Adds what another histogram has seen. One with another number of bins only adds its extremes' width:
-    /// states of different settings are refused by [`super::ObserverState::merge`] before.
+    /// Adds the counts of another histogram. Both must have the same number of bins;
+    /// [`super::ObserverState::merge`] refuses states with different settings.
     pub(super) fn merge(&mut self, other: &Self) {
         let Some((min, max)) = other.range else {
             return;
@@ -282,7 +282,7 @@ fn locate(block: &[f32], positions: &mut [u32; BLOCK], inverse: f32, half: i32, 
     }
 }
 
-/// The serialized form: only the occupied stretch of the bins.
+/// The serialized form: the bins from the first to the last that is not empty.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     bins: u32,
@@ -312,7 +312,7 @@ impl From<Histogram> for Stored {
     }
 }
 
-/// Why a stored histogram is none.
+/// Why a stored histogram is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("inconsistent histogram: {0}")]
 struct Inconsistent(&'static str);

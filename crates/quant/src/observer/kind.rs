@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// 2048 bins in use: 4 to 8 for each of the 255 steps of an 8-bit quantizer.
 pub const DEFAULT_BINS: u32 = 4096;
 
-/// How the range of a value is found, with the settings of that way.
+/// The kind of an observer, with its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum ObserverKind {
@@ -152,7 +152,7 @@ impl Default for RecordingSettings {
     }
 }
 
-/// Settings that no observer can work with, or a name that none has.
+/// An invalid setting, or an unknown name.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObserverKindError {
@@ -169,7 +169,7 @@ pub enum ObserverKindError {
         name: &'static str,
         /// The text behind `=`.
         value: String,
-        /// What could stand there.
+        /// What is allowed there.
         expected: &'static str,
     },
     /// A setting out of its range.

@@ -1,11 +1,11 @@
-//! Observers: what is remembered of a value's distribution, and the range it gives.
+//! Observers: they watch the distribution of a value and choose its range.
 //!
-//! An [`ObserverState`] is created for an [`ObserverKind`], sees batches by [`ObserverState::observe`], may be
-//! merged with states of other shards, stored (serde), and in the end gives parameters by
-//! [`ObserverState::finish`]. Its size does not depend on how much it has seen, except for `recording`.
+//! An [`ObserverState`] is created for an [`ObserverKind`]. [`ObserverState::observe`] shows it a batch, states of
+//! shards can be merged and stored (serde), and [`ObserverState::finish`] chooses the qparams.
+//! The size of a state does not depend on the number of values that it has seen, except for `recording`.
 //!
-//! All kinds but the moving average give the same result whatever the order, the size and the sharding of the
-//! batches: extremes and counts are exact. (`mean_minmax` depends on what one sample is, and sums in f64.)
+//! The result does not depend on the order, the size and the sharding of the batches, because extremes and counts
+//! are exact. The moving average is the exception; `mean_minmax` depends on what one sample is, and sums in f64.
 //! Values must be finite; a batch with NaN or an infinity is refused as a whole and leaves the state as it was.
 //!
 //! One observer a file: extremes, their moving average, their mean over samples, the recording and the histogram;
@@ -48,7 +48,7 @@ pub enum ObserveError {
     /// A value that is NaN or infinite.
     #[error("element {index} is {value}, and a range can only be found for finite values")]
     NotFinite {
-        /// Where it stands in the batch.
+        /// Its index in the batch.
         index: usize,
         /// The value.
         value: f32,
@@ -79,7 +79,7 @@ pub enum ObserveError {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
-    /// Moving averages depend on the order of the batches, which two separate states have not.
+    /// Moving averages depend on the order of the batches, and two separate states have no common order.
     #[error("moving averages depend on the order of the batches and cannot be merged")]
     OrderDependent,
     /// States of different observers, or of the same one with different settings.
@@ -100,7 +100,7 @@ pub enum MergeError {
     },
 }
 
-/// Why a state gives no parameters.
+/// Why a state has no qparams.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FinishError {
@@ -123,10 +123,10 @@ pub enum FinishError {
         /// What was asked.
         asked: &'static str,
     },
-    /// Integers that leave no room: the largest is not above the smallest.
+    /// An empty range of integers: the largest is not above the smallest.
     #[error("no integers between {} and {}", .0.min, .0.max)]
     EmptyRange(QuantRange),
-    /// Fixed parameters that the quantizer cannot have.
+    /// Fixed qparams that do not fit the quantizer.
     #[error(transparent)]
     Params(#[from] QParamsError),
 }
@@ -153,7 +153,7 @@ impl Choice {
     }
 }
 
-/// What an observer remembers.
+/// What an observer has seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObserverState {
@@ -184,7 +184,7 @@ pub enum ObserverState {
 impl ObserverState {
     /// An empty state. [`ObserverState::observe_per_channel`] turns it into one state a channel.
     ///
-    /// Settings out of range are brought into it; [`ObserverKind::check`] says beforehand which they are.
+    /// Settings out of range are clamped; [`ObserverKind::check`] finds them.
     pub fn new(kind: &ObserverKind) -> Self {
         match *kind {
             ObserverKind::None => Self::None,
@@ -200,7 +200,7 @@ impl ObserverState {
         }
     }
 
-    /// The kind and settings of this state; of the channels, when it has such.
+    /// The kind and settings of this state, or of its channels.
     pub fn kind(&self) -> ObserverKind {
         match self {
             Self::None => ObserverKind::None,
@@ -429,7 +429,7 @@ impl ObserverState {
     /// channels' axis and only becomes part of the result.
     ///
     /// # Errors
-    /// As [`ObserverState::finish`], for the first channel that has one; and for a state without channels.
+    /// As [`ObserverState::finish`], for the first channel with an error; also for a state without channels.
     pub fn finish_per_channel(
         &self,
         axis: usize,

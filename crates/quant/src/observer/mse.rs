@@ -1,7 +1,7 @@
-//! The least squared error over ranges that shrink from the full one by one factor, in equal steps.
+//! The range with the least squared error, among ranges that shrink from the full one in equal steps.
 //!
-//! The plain form of the default observer's search, common in other tools: both ends of the
-//! range move together, and the number of candidates is given.
+//! A simpler form of the default observer's search, common in other tools: both ends of the
+//! range shrink by the same factor, and the user gives the number of candidates.
 
 use super::search::Density;
 use super::{Choice, Histogram};

@@ -1,7 +1,7 @@
 //! The range that holds a given percentage of the values.
 //!
-//! Each end loses half of the rest, as in ONNX Runtime's percentile calibration without symmetry. Inside a bin the
-//! values count as evenly spread; exact zeros count at 0.
+//! Half of the remaining values is cut off at each end, as in ONNX Runtime's asymmetric percentile calibration. Values are taken to be
+//! spread evenly within a bin; exact zeros are at 0.
 
 use super::{Cell, Histogram};
 
@@ -21,7 +21,7 @@ pub(super) fn range(histogram: &Histogram, percentile: f64) -> Option<(f32, f32)
     Some((low.clamp(min, max), high.clamp(min, max)))
 }
 
-/// The cells in ascending order with the zeros as one of them.
+/// The cells in ascending order, one of which holds the zeros.
 pub(super) fn with_zeros(histogram: &Histogram) -> Vec<Cell> {
     let mut cells: Vec<Cell> = histogram.cells().filter(|cell| cell.lo < 0.0).collect();
     if histogram.zeros() > 0 {
@@ -35,7 +35,7 @@ pub(super) fn with_zeros(histogram: &Histogram) -> Vec<Cell> {
     cells
 }
 
-/// The point below which `rank` values lie.
+/// The point with `rank` values below it.
 fn quantile(cells: impl Iterator<Item = Cell>, rank: f64) -> Option<f64> {
     let mut below = 0.0;
     for cell in cells {

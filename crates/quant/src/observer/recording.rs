@@ -1,4 +1,4 @@
-//! Keeps the values themselves, up to a limit: for debugging and for comparing observers.
+//! Keeps the values themselves, up to a limit, for debugging and for comparing observers.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,19 +1,19 @@
 //! The range with the least squared quantization error, found on a histogram.
 //!
-//! With all values `x`, scale `s` and representable values `v_0 < … < v_n` (`s` apart), rounding to the nearest
+//! With all values `x`, scale `s` and representable values `v_0 < … < v_n` at a distance of `s`, rounding to the nearest
 //! of them and clipping cost `Σ (x - v(x))² = Σ (x - v_n)² - 2·s·Σ_b G(b)`, where `b` runs over the `n` midpoints and
 //! `G(b) = Σ max(b - x, 0)`: `G` is piecewise quadratic where the density is uniform in each bin, and a
-//! look-up from prefix sums. So one candidate costs one look-up a level, whatever the number of bins, and clipping and
-//! rounding are both exact for the histogram's density: few values far inside a wide step, the
+//! look-up from prefix sums. So one candidate costs one look-up for each level, whatever the number of bins. Clipping and
+//! rounding are both exact for the histogram's density, so few values within a wide step, the
 //! spike of zeros, and quantizers of 128 or 16 levels need no special case.
 //!
-//! Candidates are real quantizers, that is, what [`choose_qparams`](crate::choose::choose_qparams) makes of a range, with its
-//! rounded zero point. The full range of the values is always among them and wins ties.
+//! Each candidate is what [`choose_qparams`](crate::choose::choose_qparams) makes of a range, with a
+//! rounded zero point. The full range of the values is always a candidate and wins ties.
 
 use super::{Choice, Histogram};
 use crate::{QParams, QuantRange, Scheme};
 
-/// Above this number of levels, rounding is taken as `s²/12` a value: a step is then narrower than a bin.
+/// Above this number of levels a step is narrower than a bin, and the rounding error is taken as `s²/12` for each value.
 const MAX_EXACT_LEVELS: i64 = 1024;
 
 /// The coarse grid shrinks an end by `2^(-k/4)`, `k` from 0 to this.
@@ -72,7 +72,7 @@ enum Ends {
     Each,
 }
 
-/// The best candidate so far and where it stands.
+/// The best candidate so far and its position on the grid.
 struct Search<F> {
     best: Choice,
     least: f64,
@@ -115,7 +115,7 @@ impl<F: Fn(i32, i32) -> (Choice, f64)> Search<F> {
     }
 }
 
-/// Sums over values: how many, of `x`, of `x²`.
+/// The number of values, and the sums of `x` and `x²`.
 type Moments = [f64; 3];
 
 /// Prefix sums of a histogram.
