@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Times whole models by `octofold bench`: those of the project, float and int8, and the plans and models that are named. Prints the median, and what
-# share of the machine's limits it is.
+# Measures whole models with `octofold bench`: those of the project, in float and int8, and the plans and models in the arguments. Prints the median
+# time, and the share of the machine's limits that it reaches.
 #
 #     benches/models.sh [PLAN|MODEL…]            THREADS=2 SECONDS_EACH=10 benches/models.sh
 set -euo pipefail

@@ -7,9 +7,8 @@
 
 Needs `pip install torch onnx onnxruntime numpy` and `apt-get install dataset-fashion-mnist`.
 
-The network of the last epoch is the one that is exported: the test set selects nothing. BatchNormalization stays in
-the files as its own nodes, as a training framework leaves it, because folding it is the compiler's work. A run is
-reproducible for a seed, a version of torch and a number of threads.
+It exports the network of the last epoch; the test set is not used to select one. The files keep the BatchNormalization nodes,
+because folding them is the compiler's work. A run is reproducible for a seed, a version of torch and a number of threads.
 """
 
 import argparse
@@ -21,7 +20,7 @@ import time
 import warnings
 from pathlib import Path
 
-# Threads that wait without spinning: on a machine with other work to do that is several times faster.
+# Waiting threads do not spin, which is several times faster on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
@@ -290,7 +289,7 @@ def verify(model, path, images, labels):
 
 # ---- command line --------------------------------------------------------------------------------------
 
-# The network, its file, and its number of epochs unless told otherwise.
+# The network, its file, and its default number of epochs.
 MODELS = {
     "resnet": (FashionResNet, "fashion_resnet.onnx", 24),
     "mobilenet": (FashionMobileNet, "fashion_mobilenet.onnx", 12),
@@ -308,7 +307,7 @@ def main():
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--label-smoothing", type=float, default=0.05)
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where torch's autocast allows it")
-    parser.add_argument("--images", type=int, help="train on the first so many images only, to try things out")
+    parser.add_argument("--images", type=int, help="the number of training images, for a quick try")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-//! The importer: bytes to a graph, and the graph through both file forms.
+//! The importer: from bytes to a graph, and the graph written and read in both file forms.
 #![no_main]
 
 #[path = "../src/bodies.rs"]

@@ -1,4 +1,4 @@
-//! The loader and the session: a plan with right checksums and any content.
+//! The loader and the session: a plan with correct checksums and any content.
 #![no_main]
 
 #[path = "../src/bodies.rs"]

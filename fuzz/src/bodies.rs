@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their bytes. Each function must return, whatever the bytes are: soon, with little memory, and without a panic; what
-//! it asserts holds for every input. The ordinary tests run the same functions over seeds (`crates/octofold/tests/hostile/fuzz_bodies.rs`).
+//! The bodies of the fuzz targets. For any bytes, each function must return soon, use little memory, and not panic; its assertions
+//! hold for every input. The ordinary tests run the same functions over seeds (`crates/octofold/tests/hostile/fuzz_bodies.rs`).
 #![allow(dead_code, reason = "each target uses a part of it")]
 
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::{DType, Dim, Tensor};
 use octofold::{Model, PrepareOptions, UnmatchedPolicy};
 
-/// What a run may take.
+/// The limits of a run.
 const SESSION: SessionOptions = SessionOptions {
     threads: 1,
     memory: 16 << 20,
     ..SessionOptions::DEFAULT
 };
 
-/// What a model may ask for.
+/// The limits of a model.
 fn budget() -> Budget {
     Budget {
         decoded_bytes: 1 << 22,
@@ -36,7 +36,7 @@ fn budget() -> Budget {
     }
 }
 
-/// An ONNX file: the graph that is read is sound, and survives both file forms.
+/// An ONNX file: an imported graph is sound, and reads the same after it was written in both file forms.
 pub(crate) fn onnx(data: &[u8]) {
     let options = ImportOptions { budget: budget() };
     let Ok(graph) = import_bytes(data.to_vec(), None, &options) else {
@@ -49,7 +49,7 @@ pub(crate) fn onnx(data: &[u8]) {
     lower_and_run(graph);
 }
 
-/// The text form: what can be read prints as text that reads the same.
+/// The text form: a parsed graph prints as text that reads the same.
 pub(crate) fn text(data: &[u8]) {
     let Ok(source) = std::str::from_utf8(data) else {
         return;
@@ -63,8 +63,8 @@ pub(crate) fn text(data: &[u8]) {
     assert_eq!(printed, text::print(&again, &PrintOptions::default()).text);
 }
 
-/// A plan: the bytes are its metadata and, behind the last `OCTOBLOB`, its constants. Header and checksums are made right, so that the checks behind them are
-/// reached.
+/// A plan: the bytes are its metadata and, after the last `OCTOBLOB`, its constants. This function writes a correct header and correct checksums, so that the input
+/// reaches the checks behind them.
 pub(crate) fn plan(data: &[u8]) {
     let Ok(plan) = Plan::from_bytes(&sign(data)) else {
         return;
@@ -73,10 +73,10 @@ pub(crate) fn plan(data: &[u8]) {
     run(plan);
 }
 
-/// What separates the metadata from the constants in an input of [`plan`].
+/// Separates the metadata from the constants in an input of [`plan`].
 pub(crate) const SEPARATOR: &[u8] = b"OCTOBLOB";
 
-/// A plan file of the metadata and constants in `data`, with right lengths and checksums.
+/// A plan file of the metadata and constants in `data`, with correct lengths and checksums.
 pub(crate) fn sign(data: &[u8]) -> Vec<u8> {
     let cut = data
         .windows(SEPARATOR.len())
@@ -104,7 +104,7 @@ pub(crate) fn sign(data: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The input of [`plan`] that [`sign`] makes into this plan's file.
+/// The input of [`plan`] from which [`sign`] makes this plan's file.
 pub(crate) fn unsigned(plan: &Plan) -> Vec<u8> {
     let file = plan.to_bytes().expect("the plan can be written");
     let long = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes"));
@@ -231,7 +231,7 @@ fn ones(dtype: DType, shape: &[usize]) -> Option<Tensor> {
     }
 }
 
-/// The operators that random graphs are made of, with the number of their operands.
+/// The operators of random graphs, with the number of their operands.
 const OPERATORS: &[(&str, usize)] = &[
     ("Relu", 1),
     ("Sigmoid", 1),
@@ -296,7 +296,7 @@ const OPERATORS: &[(&str, usize)] = &[
     ("LSTM", 3),
 ];
 
-/// The attributes that random nodes get.
+/// The attributes of random nodes.
 const ATTRIBUTES: &[&str] = &[
     "axis",
     "group",
@@ -326,7 +326,7 @@ const ATTRIBUTES: &[&str] = &[
     "axes",
 ];
 
-/// A random graph: nodes of random operators over earlier values, those that the graph refuses left out.
+/// A random graph: nodes of random operators over earlier values, without those that the graph refuses.
 fn graph(source: &mut Unstructured<'_>) -> Result<Graph> {
     let mut graph = if source.ratio(1, 4)? {
         let options = GraphOptions {
@@ -388,7 +388,7 @@ fn graph(source: &mut Unstructured<'_>) -> Result<Graph> {
     }
     for _ in 0..source.int_in_range(1..=3)? {
         let value = *source.choose(&values)?;
-        // An output of a name that is taken is left out.
+        // An output whose name is in use is left out.
         let _ = graph.add_output(graph.value(value).name().to_owned().as_str(), value);
     }
     if graph.outputs().is_empty() {
