@@ -181,7 +181,7 @@ impl Case {
             passes,
             ManagerOptions {
                 verify: true,
-                stop_after: None,
+                ..ManagerOptions::default()
             },
         );
         writeln!(self.shown, "\n--- {title}").unwrap();

@@ -22,6 +22,7 @@ pub mod infer;
 mod interpret;
 pub mod onnx;
 mod patch;
+mod replace;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;

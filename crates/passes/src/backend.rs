@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::nearest;
 use crate::lower::acts_element_by_element;
-use crate::rewrite::{Rewrite, Scope};
+use crate::rewrite::{Rule, Scope};
 use classify::{MOVEMENT, POINTWISE, classify};
 
 /// A class of operators that kernels treat alike.
@@ -193,15 +193,15 @@ pub struct BackendConfig {
 #[derive(Clone, Default)]
 pub struct BackendPattern {
     /// Runs at the head of the fuse stage.
-    pub fuse: Option<Arc<dyn Rewrite + Send + Sync>>,
+    pub fuse: Option<Arc<dyn Rule + Send + Sync>>,
     /// Runs at the head of the lower stage.
-    pub lower: Option<Arc<dyn Rewrite + Send + Sync>>,
+    pub lower: Option<Arc<dyn Rule + Send + Sync>>,
 }
 
 impl fmt::Debug for BackendPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |rule: &Option<Arc<dyn Rewrite + Send + Sync>>| {
-            rule.as_ref().map(|rule| rule.name().to_owned())
+        let name = |rule: &Option<Arc<dyn Rule + Send + Sync>>| {
+            rule.as_ref().map(|rule| rule.rule_name().to_owned())
         };
         f.debug_struct("BackendPattern")
             .field("fuse", &name(&self.fuse))

@@ -26,6 +26,7 @@ use crate::annotate::Annotations;
 use crate::convert::{Convert, Statistics};
 use crate::fuse::bias_name;
 use crate::pass::{Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 use crate::support;
 
 /// The rule's name in reports.
@@ -56,7 +57,7 @@ impl Pass for CorrectBiases<'_> {
         "correct-biases"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let convert = Convert {
             annotations: self.annotations,
             statistics: self.statistics,
@@ -91,12 +92,9 @@ impl Pass for CorrectBiases<'_> {
                 }
             }
         }
-        graph.apply(patch).map_err(|source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        })?;
+        rewriter.apply_reported(graph, patch, report)?;
         graph.sweep_constants();
-        Ok(report)
+        Ok(())
     }
 }
 

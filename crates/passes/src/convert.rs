@@ -19,6 +19,7 @@ use crate::annotate::{
 };
 use crate::backend::Execution;
 use crate::pass::{Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 use crate::support;
 
 /// What was observed, by the name of the observed value.
@@ -68,7 +69,7 @@ impl Pass for Convert<'_> {
         "convert"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut report = PassReport::default();
         let params = self.parameters(graph)?;
         let layers: Vec<NodeId> = self.layers().collect();
@@ -85,12 +86,9 @@ impl Pass for Convert<'_> {
             let params = params.values[&id];
             self.insert_activation(graph, &mut patch, id, annotation, params, &mut report)?;
         }
-        graph.apply(patch).map_err(|source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        })?;
+        rewriter.apply_reported(graph, patch, report)?;
         graph.sweep_constants();
-        Ok(report)
+        Ok(())
     }
 }
 

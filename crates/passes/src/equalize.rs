@@ -29,7 +29,7 @@ use self::groups::{Group, Layers, Link, find_groups, named_group};
 use self::layer::{Layer, is_layer};
 use crate::fuse::activation_of;
 use crate::pass::{Pass, PassError, PassReport};
-use crate::rewrite::sources_of;
+use crate::rewrite::Rewriter;
 use crate::support;
 
 /// The number of sweeps after which equalization stops although factors still move.
@@ -61,12 +61,8 @@ impl Pass for EqualizeLayers {
         "equalize-layers"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        let fail = |source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        };
-        let order = graph.order().map_err(fail)?;
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        let order = rewriter.order(graph)?;
         let weighted = order
             .iter()
             .filter(|&&id| is_layer(graph.node(id).op()))
@@ -95,11 +91,9 @@ impl Pass for EqualizeLayers {
             describe(graph, group, &layers, before, &bounds, &mut report);
         }
         report.events.append(&mut skipped.events);
-        if !patch.is_empty() {
-            graph.apply(patch).map_err(fail)?;
-            graph.sweep_constants();
-        }
-        Ok(report)
+        rewriter.apply_reported(graph, patch, report)?;
+        graph.sweep_constants();
+        Ok(())
     }
 }
 
@@ -234,7 +228,7 @@ fn rebuild(
             }
         }
         let (weights, bias) = layer.tensors().map_err(fail)?;
-        let mut inputs = support::operands(graph, id);
+        let mut inputs = graph.operands(id);
         for (input, value) in inputs.iter_mut().zip(node.inputs()) {
             if let Some(new) = value.and_then(|value| made.get(&value)) {
                 *input = Some(*new);
@@ -245,7 +239,7 @@ fn rebuild(
                 inputs[slot] = Some(patch.constant(graph.value(old).name(), tensor));
             }
         }
-        let new = patch.node(node.name(), op, inputs, sources_of(graph, [id]));
+        let new = patch.node(node.name(), op, inputs, graph.sources_of([id]));
         let old = support::result(graph, id);
         patch.replace(old, new);
         patch.remove(id);

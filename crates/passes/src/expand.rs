@@ -9,11 +9,10 @@ use octofold_ops::families::{
 };
 use octofold_tensor::Tensor;
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support};
 
 /// Expands fused float operators.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,28 +23,26 @@ impl Pass for ExpandFused {
         "expand-fused"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&ExpandOne])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&ExpandOne])
     }
 }
 
 struct ExpandOne;
 
 impl Rewrite for ExpandOne {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "expand"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "fused",
-            op!(FusedConv | FusedLinear | FusedBinary | Swish),
-            [],
-        )
+        Pattern::node(op!(FusedConv | FusedLinear | FusedBinary | Swish), [])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("fused");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
         match graph.node(id).op() {
             Op::FusedConv(op) if op.x.is_none() => Ok(expand_conv(graph, id, op)),
             Op::FusedLinear(op) if op.x.is_none() => Ok(expand_linear(graph, id, op)),
@@ -107,15 +104,12 @@ impl<'a> Chain<'a> {
                 self.node("_Clip", Clip {}, vec![Some(value), min, max])
             }
         };
-        self.patch
-            .replace(support::result(self.graph, self.id), last);
-        self.patch.remove(self.id);
-        self.patch
+        self.patch.replace_result(self.graph, self.id, last)
     }
 }
 
 fn expand_conv(graph: &Graph, id: NodeId, op: &FusedConv) -> Patch {
-    let mut inputs = support::operands(graph, id);
+    let mut inputs = graph.operands(id);
     let residual = inputs.get(3).copied().flatten();
     inputs.truncate(3);
     while inputs.last() == Some(&None) {
@@ -146,7 +140,7 @@ fn kernel_shape(graph: &Graph, id: NodeId) -> Vec<i64> {
 }
 
 fn expand_linear(graph: &Graph, id: NodeId, op: &FusedLinear) -> Patch {
-    let inputs = support::operands(graph, id);
+    let inputs = graph.operands(id);
     let bias = inputs.get(2).copied().flatten();
     let matrix = support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) == Some(2);
     let mut chain = Chain::new(graph, id);
@@ -172,7 +166,7 @@ fn expand_linear(graph: &Graph, id: NodeId, op: &FusedLinear) -> Patch {
 
 /// `x · sigmoid(x)`: ONNX has `Swish` only since opset 24.
 fn expand_swish(graph: &Graph, id: NodeId) -> Patch {
-    let x = support::operands(graph, id);
+    let x = graph.operands(id);
     let mut chain = Chain::new(graph, id);
     let sigmoid = chain.node("_Sigmoid", Sigmoid {}, x.clone());
     let product = chain.node(
@@ -185,7 +179,7 @@ fn expand_swish(graph: &Graph, id: NodeId) -> Patch {
 
 fn expand_binary(graph: &Graph, id: NodeId, op: &FusedBinary) -> Patch {
     let mut chain = Chain::new(graph, id);
-    let inputs = support::operands(graph, id);
+    let inputs = graph.operands(id);
     let value = match op.kind {
         BinaryKind::Add => chain.node("", Add {}, inputs),
         BinaryKind::Mul => chain.node("", Mul {}, inputs),

@@ -12,6 +12,7 @@ use octofold_ops::families::{CoordinateTransformation, Layout, NhwcDepthToSpace,
 use octofold_tensor::Tensor;
 
 use crate::pass::{Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 use crate::support;
 
 /// The axes of NHWC in NCHW order, and back.
@@ -27,12 +28,8 @@ impl Pass for AssignLayouts {
         "assign-layouts"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        let graph_error = |source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        };
-        let order = graph.order().map_err(graph_error)?;
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        let order = rewriter.order(graph)?;
         let mut walk = Walk {
             graph,
             patch: Patch::new(),
@@ -45,9 +42,9 @@ impl Pass for AssignLayouts {
         }
         walk.give_outputs();
         let Walk { patch, report, .. } = walk;
-        graph.apply(patch).map_err(graph_error)?;
+        rewriter.apply_reported(graph, patch, report)?;
         graph.sweep_constants();
-        Ok(report)
+        Ok(())
     }
 }
 

@@ -2,15 +2,18 @@
 
 use octofold_ir::{Graph, verify};
 
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Event, Outcome, Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 
 /// How a list of passes is run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ManagerOptions {
     /// Whether the graph is verified before the first pass and after each; always done in debug builds.
     pub verify: bool,
-    /// Stops after so many passes, to find the one that goes wrong.
+    /// Stops after this number of passes, to find the one that goes wrong.
     pub stop_after: Option<usize>,
+    /// Stops after this number of patches, counted over all passes, to find the one that goes wrong.
+    pub stop_after_rewrite: Option<usize>,
 }
 
 /// The report of one pass of a run.
@@ -55,6 +58,7 @@ pub fn run_passes_with(
             source,
         })
     };
+    let mut left = options.stop_after_rewrite.unwrap_or(usize::MAX);
     let mut runs = Vec::new();
     for (index, pass) in passes
         .iter()
@@ -64,7 +68,16 @@ pub fn run_passes_with(
         if index == 0 {
             check(graph, *pass, "before")?;
         }
-        let report = pass.run(graph)?;
+        let mut rewriter = Rewriter::new(pass.name()).with_limit(left);
+        let result = pass.run(graph, &mut rewriter);
+        let stopped = result == Err(PassError::Stopped);
+        if stopped {
+            graph.sweep_constants();
+        } else {
+            result?;
+        }
+        let report = rewriter.report;
+        left -= report.patches;
         if report.changed() {
             // A rewrite may have made more known downstream than the types said before.
             graph.refresh_types().map_err(|source| PassError::Graph {
@@ -78,6 +91,18 @@ pub fn run_passes_with(
             pass: pass.name(),
             report,
         });
+        if stopped || left == 0 {
+            break;
+        }
     }
     Ok(runs)
+}
+
+/// The last patch of some runs: its number, its pass, and what was reported of it. With [`ManagerOptions::stop_after_rewrite`] it is the one to look at.
+pub fn last_rewrite(runs: &[PassRun]) -> Option<(usize, &'static str, &Event)> {
+    let number = runs.iter().map(|run| run.report.patches).sum();
+    let run = runs.iter().rev().find(|run| run.report.patches > 0)?;
+    let mut events = run.report.events.iter().rev();
+    let event = events.find(|event| matches!(event.outcome, Outcome::Applied(_)))?;
+    Some((number, run.pass, event))
 }

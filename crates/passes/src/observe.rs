@@ -7,6 +7,7 @@ use octofold_ops::families::Observe;
 
 use crate::annotate::{Annotations, NodeAnnotation, is_fixed};
 use crate::pass::{Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 
 /// Inserts an observer at each value of the annotations that decides parameters.
 ///
@@ -22,7 +23,7 @@ impl Pass for InsertObservers<'_> {
         "insert-observers"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut report = PassReport::default();
         let mut patch = Patch::new();
         for (id, spec) in self.annotations.observed() {
@@ -37,11 +38,7 @@ impl Pass for InsertObservers<'_> {
                 format!("{} {}", spec.dtype, spec.observer),
             );
         }
-        graph.apply(patch).map_err(|source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        })?;
-        Ok(report)
+        rewriter.apply_reported(graph, patch, report)
     }
 }
 
@@ -60,7 +57,7 @@ impl Pass for InsertLayerInputObservers<'_> {
         "insert-layer-input-observers"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut report = PassReport::default();
         let mut patch = Patch::new();
         let mut seen: BTreeSet<ValueId> = BTreeSet::new();
@@ -83,11 +80,7 @@ impl Pass for InsertLayerInputObservers<'_> {
             observe(graph, &mut patch, input);
             report.applied("observe", value.name(), "");
         }
-        graph.apply(patch).map_err(|source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        })?;
-        Ok(report)
+        rewriter.apply_reported(graph, patch, report)
     }
 }
 

@@ -4,16 +4,19 @@ use std::fmt;
 
 use octofold_ir::{Graph, GraphError, VerifyError};
 
+use crate::pattern::PatternError;
+use crate::rewrite::Rewriter;
+
 /// A transformation of a graph.
 pub trait Pass: Sync {
     /// The name by which users select the pass: words joined by hyphens.
     fn name(&self) -> &'static str;
 
-    /// Transforms the graph and tells what was done where, and what was not done and why.
+    /// Transforms the graph by patches, which the rewriter applies. Its report says what was done where, and what was not done and why.
     ///
     /// # Errors
-    /// When the graph refuses a change that the pass takes for right.
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError>;
+    /// When the graph refuses a change that the pass takes for right, or the rewriter has reached its limit of patches.
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError>;
 }
 
 /// Whether a rule was applied at a place.
@@ -52,6 +55,8 @@ impl fmt::Display for Event {
 pub struct PassReport {
     /// The events, in the order of the graph.
     pub events: Vec<Event>,
+    /// The number of patches that were applied.
+    pub patches: usize,
 }
 
 impl PassReport {
@@ -112,6 +117,24 @@ pub enum PassError {
         /// The faults.
         source: VerifyError,
     },
+    /// A rule's pattern does not bind the symbols that the rule reads.
+    #[error("rule `{rule}`: {source}")]
+    Pattern {
+        /// The rule.
+        rule: String,
+        /// What does not fit.
+        source: PatternError,
+    },
+    /// Rules bring back the graph that they began with.
+    #[error("pass `{pass}`: at `{place}`, {}", undoing(rules))]
+    Undone {
+        /// The pass.
+        pass: String,
+        /// The names of the rules.
+        rules: Vec<String>,
+        /// The node at which the first of them applies.
+        place: String,
+    },
     /// A node that cannot be transformed as asked.
     #[error("node `{node}`: {reason}")]
     Node {
@@ -120,6 +143,9 @@ pub enum PassError {
         /// Why.
         reason: String,
     },
+    /// The limit of patches is reached. The pass manager stops then, without an error.
+    #[error("the limit of rewrites is reached")]
+    Stopped,
     /// A pass of that name does not exist.
     #[error("there is no pass `{name}`; the passes are {known}")]
     UnknownPass {
@@ -128,4 +154,29 @@ pub enum PassError {
         /// The names that exist.
         known: String,
     },
+}
+
+impl PassError {
+    /// The error for what was applied between two equal graphs.
+    pub(crate) fn undone(pass: &str, events: Vec<Event>) -> Self {
+        let place = events.first().map(|event| event.place.clone());
+        let mut rules: Vec<String> = Vec::new();
+        for event in events {
+            if !rules.contains(&event.rule) {
+                rules.push(event.rule);
+            }
+        }
+        Self::Undone {
+            pass: pass.to_owned(),
+            rules,
+            place: place.unwrap_or_default(),
+        }
+    }
+}
+
+fn undoing(rules: &[String]) -> String {
+    match rules {
+        [rule] => format!("the rule `{rule}` undoes its own change"),
+        rules => format!("the rules `{}` undo each other", rules.join("` and `")),
+    }
 }

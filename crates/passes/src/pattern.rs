@@ -1,11 +1,21 @@
-//! Patterns over the data flow, and their matcher.
+//! Patterns over the data flow, written as mathematics.
 //!
-//! A pattern describes a value by what computes it, from the result back to the operands: `relu(conv(x, w))` is the pattern of a value that a
-//! ReLU computes from the result of a convolution. Symbols bind the values and nodes that a rewrite needs.
-//! Matching backtracks over alternatives and over the operand order of commutative operators. Whether a
-//! value in the middle has other uses is not the pattern's matter: the driver refuses patches that would break them.
+//! A pattern describes a value by what computes it, from the result back to the operands: `x.clone() * x.sigmoid()` is the pattern of Swish.
+//! Symbols name the values and nodes that a rewrite needs; [`symbols!`](crate::symbols) declares them as the fields of a struct, and a
+//! pattern is checked against them when it is made.
+//!
+//! [`Pattern::matches`] gives every match: each alternative, and both orders of the operands of commutative operators. A pattern says nothing of other
+//! readers of the values in the middle: the driver refuses patches that would break them.
 
-use octofold_ir::{Graph, NodeId, Op, ValueId};
+use std::ops::{Add, Div, Mul, Sub};
+
+use octofold_ir::Op;
+
+mod matcher;
+mod symbols;
+
+pub use matcher::{Bindings, Match};
+pub use symbols::{Capture, PatternError, Symbol, SymbolKind, Symbols};
 
 /// A predicate over operators, made by [`op!`](crate::op).
 pub type Accepts = fn(&Op) -> bool;
@@ -20,175 +30,161 @@ macro_rules! op {
 
 /// The shape of a value's computation.
 #[derive(Clone, Debug)]
-pub enum Pattern {
-    /// Any value, bound to a symbol. A symbol that occurs twice must be the same value.
-    Value(&'static str),
-    /// A constant, bound to a symbol.
-    Constant(&'static str),
-    /// A value that a node computes as its first result.
+pub struct Pattern {
+    symbol: Option<&'static str>,
+    form: Form,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    /// Any value.
+    Any,
+    /// Any constant.
+    Constant,
+    /// An f32 constant that holds one number, everywhere.
+    Number(f32),
+    /// An operand that is not there.
+    Absent,
+    /// The first result of a node.
     Node {
-        /// The symbol of the node.
-        symbol: &'static str,
-        /// The operators that match.
         accepts: Accepts,
-        /// The patterns of the leading operands; further operands are free.
+        /// The leading operands; further operands are free.
         operands: Vec<Pattern>,
         /// Whether the first two operands may change places.
         commutative: bool,
     },
-    /// The first alternative that matches.
+    /// What one of the alternatives matches.
     AnyOf(Vec<Pattern>),
 }
 
+impl From<Form> for Pattern {
+    fn from(form: Form) -> Self {
+        Self { symbol: None, form }
+    }
+}
+
+impl From<f32> for Pattern {
+    fn from(number: f32) -> Self {
+        Self::number(number)
+    }
+}
+
 impl Pattern {
+    /// Any value, bound to a symbol. A symbol that occurs twice must be the same value.
+    pub fn value(symbol: &'static str) -> Self {
+        Self::any().named(symbol)
+    }
+
     /// Any value.
-    pub const fn value(symbol: &'static str) -> Self {
-        Self::Value(symbol)
+    pub fn any() -> Self {
+        Form::Any.into()
     }
 
-    /// A constant.
-    pub const fn constant(symbol: &'static str) -> Self {
-        Self::Constant(symbol)
+    /// A constant, bound to a symbol.
+    pub fn constant(symbol: &'static str) -> Self {
+        Self::any_constant().named(symbol)
     }
 
-    /// A node over operands in order.
-    pub fn node(symbol: &'static str, accepts: Accepts, operands: impl Into<Vec<Self>>) -> Self {
-        Self::Node {
-            symbol,
+    /// Any constant.
+    pub fn any_constant() -> Self {
+        Form::Constant.into()
+    }
+
+    /// An f32 constant, of any shape, whose elements all equal a number.
+    pub fn number(number: f32) -> Self {
+        Form::Number(number).into()
+    }
+
+    /// An optional operand that is not given.
+    pub fn absent() -> Self {
+        Form::Absent.into()
+    }
+
+    /// An optional operand that is not given, or that matches the pattern.
+    pub fn optional(self) -> Self {
+        Self::any_of([Self::absent(), self])
+    }
+
+    /// The first result of a node over operands in order. Operands after the listed ones are free.
+    pub fn node(accepts: Accepts, operands: impl Into<Vec<Self>>) -> Self {
+        let form = Form::Node {
             accepts,
             operands: operands.into(),
             commutative: false,
-        }
+        };
+        form.into()
     }
 
-    /// A node whose first two operands may come in either order.
-    pub fn commutative(symbol: &'static str, accepts: Accepts, first: Self, second: Self) -> Self {
-        Self::Node {
-            symbol,
+    /// The first result of a node whose first two operands may come in either order.
+    pub fn commutative(accepts: Accepts, first: Self, second: Self) -> Self {
+        let form = Form::Node {
             accepts,
             operands: vec![first, second],
             commutative: true,
-        }
-    }
-
-    /// Matches the pattern, whose root must be a node, at a node of the graph.
-    pub fn matches(&self, graph: &Graph, root: NodeId) -> Option<Match> {
-        let result = *graph.get_node(root)?.outputs().first()?;
-        let mut found = Match {
-            root,
-            nodes: Vec::new(),
-            values: Vec::new(),
         };
-        self.match_value(graph, result, &mut found).then_some(found)
+        form.into()
     }
 
-    fn match_value(&self, graph: &Graph, value: ValueId, found: &mut Match) -> bool {
-        let mark = (found.nodes.len(), found.values.len());
-        let matched = match self {
-            Self::Value(symbol) => found.bind_value(symbol, value),
-            Self::Constant(symbol) => {
-                graph.value(value).constant().is_some() && found.bind_value(symbol, value)
-            }
-            Self::AnyOf(alternatives) => alternatives
-                .iter()
-                .any(|pattern| pattern.match_value(graph, value, found)),
-            Self::Node {
-                symbol,
-                accepts,
-                operands,
-                commutative,
-            } => {
-                let Some(id) = graph.value(value).producer() else {
-                    return false;
-                };
-                let node = graph.node(id);
-                if node.outputs().first() != Some(&value) || !accepts(node.op()) {
-                    return false;
-                }
-                found.nodes.push((symbol, id));
-                let straight: Vec<Option<ValueId>> =
-                    (0..operands.len()).map(|slot| node.input(slot)).collect();
-                let mut matched = match_operands(graph, operands, &straight, found);
-                if !matched && *commutative {
-                    let mut crossed = straight;
-                    crossed.swap(0, 1);
-                    matched = match_operands(graph, operands, &crossed, found);
-                }
-                matched
-            }
-        };
-        if !matched {
-            found.nodes.truncate(mark.0);
-            found.values.truncate(mark.1);
-        }
-        matched
+    /// Alternatives, in the order in which they are tried.
+    pub fn any_of(alternatives: impl Into<Vec<Self>>) -> Self {
+        Form::AnyOf(alternatives.into()).into()
+    }
+
+    /// Binds a symbol: to the node, where the pattern is one of a node, and to the value otherwise.
+    pub fn named(mut self, symbol: &'static str) -> Self {
+        self.symbol = Some(symbol);
+        self
+    }
+
+    /// `1 / (1 + exp(-x))`.
+    pub fn sigmoid(self) -> Self {
+        Self::node(op!(Sigmoid), [self])
+    }
+
+    /// `min(max(x, low), high)`.
+    pub fn clip(self, low: impl Into<Self>, high: impl Into<Self>) -> Self {
+        Self::node(op!(Clip), [self, low.into(), high.into()])
+    }
+
+    /// The value, rounded to integers by a `QuantizeLinear`.
+    pub fn quantized(self) -> Self {
+        Self::node(op!(QuantizeLinear), [self])
+    }
+
+    /// The real value of integers, by a `DequantizeLinear`.
+    pub fn dequantized(self) -> Self {
+        Self::node(op!(DequantizeLinear), [self])
     }
 }
 
-fn match_operands(
-    graph: &Graph,
-    patterns: &[Pattern],
-    operands: &[Option<ValueId>],
-    found: &mut Match,
-) -> bool {
-    let mark = (found.nodes.len(), found.values.len());
-    let matched = patterns.iter().zip(operands).all(|(pattern, operand)| {
-        operand.is_some_and(|operand| pattern.match_value(graph, operand, found))
-    });
-    if !matched {
-        found.nodes.truncate(mark.0);
-        found.values.truncate(mark.1);
+impl<T: Into<Pattern>> Add<T> for Pattern {
+    type Output = Self;
+
+    fn add(self, other: T) -> Self {
+        Self::commutative(op!(Add), self, other.into())
     }
-    matched
 }
 
-/// What the symbols of a pattern stand for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Match {
-    root: NodeId,
-    nodes: Vec<(&'static str, NodeId)>,
-    values: Vec<(&'static str, ValueId)>,
+impl<T: Into<Pattern>> Mul<T> for Pattern {
+    type Output = Self;
+
+    fn mul(self, other: T) -> Self {
+        Self::commutative(op!(Mul), self, other.into())
+    }
 }
 
-impl Match {
-    /// The node at which the pattern matched.
-    pub fn root(&self) -> NodeId {
-        self.root
-    }
+impl<T: Into<Pattern>> Sub<T> for Pattern {
+    type Output = Self;
 
-    /// The node of a symbol; the root when the pattern has no such symbol (rules name their own symbols only).
-    pub fn node(&self, symbol: &str) -> NodeId {
-        self.get_node(symbol).unwrap_or(self.root)
+    fn sub(self, other: T) -> Self {
+        Self::node(op!(Sub), [self, other.into()])
     }
+}
 
-    /// The node of a symbol that only some alternatives of the pattern bind.
-    pub fn get_node(&self, symbol: &str) -> Option<NodeId> {
-        self.nodes
-            .iter()
-            .find(|(name, _)| *name == symbol)
-            .map(|(_, id)| *id)
-    }
+impl<T: Into<Pattern>> Div<T> for Pattern {
+    type Output = Self;
 
-    /// The value of a symbol.
-    pub fn value(&self, symbol: &str) -> Option<ValueId> {
-        self.values
-            .iter()
-            .find(|(name, _)| *name == symbol)
-            .map(|(_, id)| *id)
-    }
-
-    /// All nodes that the pattern matched, from the result back.
-    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> {
-        self.nodes.iter().map(|(_, id)| *id)
-    }
-
-    fn bind_value(&mut self, symbol: &'static str, value: ValueId) -> bool {
-        match self.value(symbol) {
-            Some(bound) => bound == value,
-            None => {
-                self.values.push((symbol, value));
-                true
-            }
-        }
+    fn div(self, other: T) -> Self {
+        Self::node(op!(Div), [self, other.into()])
     }
 }

@@ -1,6 +1,6 @@
 //! Small questions that many rules ask of a graph.
 
-use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
+use octofold_ir::{Graph, NodeId, TensorType, ValueId};
 use octofold_ops::families::{Activation, FusedLinear};
 use octofold_tensor::{Dim, Tensor};
 
@@ -41,30 +41,12 @@ pub(crate) fn result(graph: &Graph, node: NodeId) -> ValueId {
     graph.node(node).outputs()[0]
 }
 
-/// The operands of a node as values for a patch.
-pub(crate) fn operands(graph: &Graph, node: NodeId) -> Vec<Option<PatchValue>> {
-    graph
-        .node(node)
-        .inputs()
-        .iter()
-        .map(|input| input.map(PatchValue::Existing))
-        .collect()
-}
-
 /// A constant of f32 elements.
 ///
 /// # Errors
 /// When the elements do not fill the shape, which the rule reports as its reason.
 pub(crate) fn float_tensor(shape: &[usize], values: Vec<f32>) -> Result<Tensor, Skip> {
     Tensor::new(shape.iter().copied(), values).map_err(|error| Skip::because(error.to_string()))
-}
-
-/// A patch that replaces the first result of `node` by another value and removes the node.
-pub(crate) fn replace_node(graph: &Graph, node: NodeId, value: impl Into<PatchValue>) -> Patch {
-    let mut patch = Patch::new();
-    patch.replace(result(graph, node), value);
-    patch.remove(node);
-    patch
 }
 
 /// The elements of a float constant that broadcasts along the channels of a value [N, C, …]: one element a

@@ -3,8 +3,8 @@
 use octofold_ir::Graph;
 
 use crate::backend::{BackendConfig, BackendPattern};
-use crate::pass::{Pass, PassError, PassReport};
-use crate::rewrite::{Rewrite, apply_rewrites};
+use crate::pass::{Pass, PassError};
+use crate::rewrite::{Rewriter, Rule};
 
 /// Applies the user's fusing rewrites.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,8 @@ impl Pass for FuseUserPatterns<'_> {
         "fuse-user-patterns"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        run(graph, self.name(), self.backend, |pattern| {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        run(graph, rewriter, self.backend, |pattern| {
             pattern.fuse.as_deref()
         })
     }
@@ -37,8 +37,8 @@ impl Pass for LowerUserPatterns<'_> {
         "lower-user-patterns"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        run(graph, self.name(), self.backend, |pattern| {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        run(graph, rewriter, self.backend, |pattern| {
             pattern.lower.as_deref()
         })
     }
@@ -46,11 +46,11 @@ impl Pass for LowerUserPatterns<'_> {
 
 fn run<'a>(
     graph: &mut Graph,
-    pass: &'static str,
+    rewriter: &mut Rewriter,
     backend: &'a BackendConfig,
-    rule: impl Fn(&'a BackendPattern) -> Option<&'a (dyn Rewrite + Send + Sync)>,
-) -> Result<PassReport, PassError> {
+    rule: impl Fn(&'a BackendPattern) -> Option<&'a (dyn Rule + Send + Sync)>,
+) -> Result<(), PassError> {
     let rules = backend.patterns.iter().filter_map(rule);
-    let rules: Vec<&dyn Rewrite> = rules.map(|rule| rule as &dyn Rewrite).collect();
-    apply_rewrites(graph, pass, &rules)
+    let rules: Vec<&dyn Rule> = rules.map(|rule| rule as &dyn Rule).collect();
+    rewriter.apply_rules(graph, &rules)
 }

@@ -16,6 +16,7 @@ use octofold_tensor::Tensor;
 const VERIFY: ManagerOptions = ManagerOptions {
     verify: true,
     stop_after: None,
+    stop_after_rewrite: None,
 };
 
 fn annotated(graph: &Graph) -> Annotations {

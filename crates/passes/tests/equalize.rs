@@ -127,7 +127,7 @@ fn equalized(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
     let options = ManagerOptions {
         verify: true,
-        stop_after: None,
+        ..ManagerOptions::default()
     };
     run_passes(&mut graph, &[&EqualizeLayers::ALL], options).unwrap();
     graph

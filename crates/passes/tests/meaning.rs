@@ -18,7 +18,7 @@ fn run(graph: &mut Graph, passes: &[&dyn Pass]) {
     let before = graph.to_string();
     let options = ManagerOptions {
         verify: true,
-        stop_after: None,
+        ..ManagerOptions::default()
     };
     if let Err(error) = run_passes(graph, passes, options) {
         panic!("{error}\n{before}\n{graph}");
@@ -259,7 +259,7 @@ fn random_graphs_exercise_the_rules() {
     };
     let options = ManagerOptions {
         verify: true,
-        stop_after: None,
+        ..ManagerOptions::default()
     };
     for seed in 0..60 {
         let graph = random_graph(

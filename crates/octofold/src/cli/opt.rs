@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use octofold::Model;
-use octofold::passes::manager::{ManagerOptions, run_passes_with};
+use octofold::passes::manager::{ManagerOptions, last_rewrite, run_passes_with};
 use octofold::passes::pass::Pass;
 use octofold::passes::pipeline;
 
@@ -21,9 +21,12 @@ pub(crate) struct Opt {
     /// Print the graph after every pass, or after the named one.
     #[arg(long, value_name = "all|PASS")]
     print_after: Option<String>,
-    /// Stop after so many passes.
+    /// Stop after N passes.
     #[arg(long, value_name = "N")]
     stop_after: Option<usize>,
+    /// Stop after N rewrites, counted over all passes, and name the last one.
+    #[arg(long, value_name = "N")]
+    stop_after_rewrite: Option<usize>,
     /// Tell what each pass did and did not do.
     #[arg(long)]
     explain: bool,
@@ -53,6 +56,7 @@ impl Opt {
         let options = ManagerOptions {
             verify: true,
             stop_after: self.stop_after,
+            stop_after_rewrite: self.stop_after_rewrite,
         };
         let runs = run_passes_with(&mut graph, &passes, options, |pass, graph| {
             if self
@@ -74,6 +78,12 @@ impl Opt {
                         .map(|line| format!("#   {line}\n"))
                         .collect::<String>()
                 );
+            }
+        }
+        if self.stop_after_rewrite.is_some() {
+            match last_rewrite(&runs) {
+                None => println!("# no rewrite"),
+                Some((number, pass, event)) => println!("# rewrite {number}: {pass}: {event}"),
             }
         }
         print!("{graph}");

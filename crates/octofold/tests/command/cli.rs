@@ -448,6 +448,11 @@ fn passes_can_be_watched() {
         &[],
     );
     assert_eq!(stopped.matches("# after ").count(), 1);
+    let stopped = folder.succeeds(
+        "opt {fashion_mobilenet} --passes fuse --stop-after-rewrite 1",
+        &[],
+    );
+    assert!(stopped.contains("# rewrite 1: fuse-"), "{stopped}");
     // A pipe that is closed early is no failure of the command.
     let mut child = Command::new(env!("CARGO_BIN_EXE_octofold"))
         .args([

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use octofold::calibrate::{DataOptions, DataSet};
 use octofold::config::Config;
-use octofold::ir::{Graph, Op, Patch, text};
+use octofold::ir::{Graph, NodeId, Op, Patch, ValueId, text};
 use octofold::ops::families::Swish;
 use octofold::passes::backend::{BackendConfig, BackendPattern};
 use octofold::passes::config::{Preset, QConfig, QConfigMapping};
-use octofold::passes::op;
 use octofold::passes::pattern::{Match, Pattern};
-use octofold::passes::rewrite::{Rewrite, Skip, sources_of};
+use octofold::passes::rewrite::{Rewrite, Skip};
+use octofold::passes::{op, symbols};
 use octofold::runtime::{Engine, SessionOptions};
 use octofold::{Error, Model, PrepareOptions, Prepared, Provenance, StatisticsFile};
 
@@ -335,73 +335,58 @@ fn names_find_nodes_without_names() -> Result<()> {
 /// `x · sigmoid(1.702 x)`, an approximation of GELU, as one operator that the engine has in its table.
 struct QuickGelu;
 
+symbols! {
+    struct Gelu { x: ValueId, k: ValueId }
+}
+
 impl Rewrite for QuickGelu {
+    type Found = Gelu;
+
     fn name(&self) -> &'static str {
         "quick-gelu"
     }
 
     fn pattern(&self) -> Pattern {
-        let scaled = Pattern::commutative(
-            "scaled",
-            op!(Mul),
-            Pattern::value("x"),
-            Pattern::constant("k"),
-        );
-        let gate = Pattern::node("gate", op!(Sigmoid), [scaled]);
-        Pattern::commutative("product", op!(Mul), Pattern::value("x"), gate)
+        let x = Pattern::value("x");
+        x.clone() * (x * Pattern::constant("k")).sigmoid()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let k = found.value("k").and_then(|k| graph.value(k).constant());
-        let k = k
-            .and_then(|k| k.values::<f32>().ok())
-            .ok_or(Skip::NoMatch)?;
-        let (&[alpha], Some(x)) = (k, found.value("x")) else {
+    fn rewrite(&self, graph: &Graph, found: &Match<Gelu>) -> Result<Patch, Skip> {
+        let k = graph.value(found.k).constant();
+        let k = k.and_then(|k| k.values::<f32>().ok());
+        let &[alpha] = k.ok_or(Skip::NoMatch)? else {
             return Err(Skip::NoMatch);
         };
-        let (root, nodes) = (found.root(), found.nodes().rev());
-        let mut patch = Patch::new();
-        let sources = sources_of(graph, nodes);
-        let made = patch.node(
-            graph.node(root).name(),
-            Swish { alpha },
-            [Some(x.into())],
-            sources,
-        );
-        patch.replace(graph.node(root).outputs()[0], made);
-        for node in found.nodes() {
-            patch.remove(node);
-        }
-        Ok(patch)
+        Ok(found.replace_by(graph, Swish { alpha }, [Some(found.x.into())]))
     }
 }
 
 /// A table that gives 0 for everything: no engine would have it, so its presence shows that the rule was used.
 struct ZeroForCos;
 
+symbols! {
+    struct Cosine { cos: NodeId, q: ValueId }
+}
+
 impl Rewrite for ZeroForCos {
+    type Found = Cosine;
+
     fn name(&self) -> &'static str {
         "zero-for-cos"
     }
 
     fn pattern(&self) -> Pattern {
-        let x = Pattern::node("dequantize", op!(DequantizeLinear), [Pattern::value("q")]);
-        let cos = Pattern::node("cos", op!(Cos), [x]);
-        Pattern::node("quantize", op!(QuantizeLinear), [cos])
+        let x = Pattern::value("q").dequantized();
+        Pattern::node(op!(Cos), [x]).named("cos").quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let q = found.value("q").ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Cosine>) -> Result<Patch, Skip> {
         let mut patch = Patch::new();
         let table = octofold::tensor::Tensor::vector(vec![0_u8; 256]);
         let table = patch.constant("zeros", table);
         let lookup = octofold::ops::families::TableLookup {};
-        let sources = sources_of(graph, [found.node("cos")]);
-        let made = patch.node("zero", lookup, [Some(q.into()), Some(table)], sources);
-        patch.replace(graph.node(found.node("quantize")).outputs()[0], made);
-        patch.remove(found.node("quantize"));
-        patch.remove(found.node("cos"));
-        Ok(patch)
+        let operands = [Some(found.q.into()), Some(table)];
+        Ok(patch.fuse_with_next(graph, found.cos, found.root(), lookup, operands))
     }
 }
 

@@ -155,7 +155,7 @@ fn lowered_apart(graph: &Graph) -> Result<Graph> {
         &passes,
         ManagerOptions {
             verify: true,
-            stop_after: None,
+            ..ManagerOptions::default()
         },
     )?;
     Ok(graph)
@@ -393,7 +393,7 @@ fn alone(graph: &Graph, id: NodeId, operands: &[(String, Tensor)]) -> Result<Gra
         pipeline::LAYOUT,
         ManagerOptions {
             verify: true,
-            stop_after: None,
+            ..ManagerOptions::default()
         },
     )?;
     Ok(single)

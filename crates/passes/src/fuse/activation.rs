@@ -5,11 +5,10 @@ use octofold_ops::families::{
     Activation, AutoPad, BinaryKind, Conv, FusedBinary, FusedConv, Layout,
 };
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Scope, Skip, apply_rewrites_within, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
+use crate::{op, support, symbols};
 
 /// Fuses ReLU and Clip into convolutions, linear layers, sums and products.
 #[derive(Clone, Copy, Default)]
@@ -23,8 +22,8 @@ impl Pass for FuseActivations<'_> {
         "fuse-activations"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites_within(graph, self.name(), &[&FuseActivation], self.scope)
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules_within(graph, &[&FuseActivation], self.scope)
     }
 }
 
@@ -97,24 +96,27 @@ pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<Fused
     })
 }
 
+symbols! {
+    struct Activated { producer: NodeId }
+}
+
 struct FuseActivation;
 
 impl Rewrite for FuseActivation {
+    type Found = Activated;
+
     fn name(&self) -> &'static str {
         "fuse-activation"
     }
 
     fn pattern(&self) -> Pattern {
-        let producer = Pattern::node(
-            "producer",
-            op!(Conv | FusedConv | FusedLinear | Add | Mul | FusedBinary),
-            [],
-        );
-        Pattern::node("activation", op!(Relu | Clip), [producer])
+        let accepts = op!(Conv | FusedConv | FusedLinear | Add | Mul | FusedBinary);
+        let producer = Pattern::node(accepts, []).named("producer");
+        Pattern::node(op!(Relu | Clip), [producer])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, last) = (found.node("producer"), found.node("activation"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Activated>) -> Result<Patch, Skip> {
+        let (id, last) = (found.producer, found.root());
         let float =
             graph.value(support::result(graph, id)).ty().dtype == octofold_tensor::DType::F32;
         if !float {
@@ -153,16 +155,6 @@ impl Rewrite for FuseActivation {
             Op::Mul(_) => binary(BinaryKind::Mul).into(),
             _ => return Err(Skip::NoMatch),
         };
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            fused,
-            support::operands(graph, id),
-            sources_of(graph, [id, last]),
-        );
-        patch.replace(support::result(graph, last), made);
-        patch.remove(last);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().fuse(graph, &[id, last], fused, graph.operands(id)))
     }
 }

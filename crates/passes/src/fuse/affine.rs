@@ -4,15 +4,14 @@
 //! `k = γ/√(σ² + ε)` and `t = β - k·μ`; a product with and a sum with a per-channel constant have the
 //! obvious ones. The arithmetic is done in f64 and rounded once.
 
-use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, Add, Mul};
 use octofold_tensor::Tensor;
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Scope, Skip, apply_rewrites, apply_rewrites_within, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
+use crate::{op, support, symbols};
 
 /// Folds batch norms, products and sums with constants into convolutions and linear layers.
 #[derive(Clone, Copy, Default)]
@@ -26,13 +25,8 @@ impl Pass for FuseAffine<'_> {
         "fuse-affine"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites_within(
-            graph,
-            self.name(),
-            &[&FoldBatchNorm, &FoldScaleOrShift],
-            self.scope,
-        )
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules_within(graph, &[&FoldBatchNorm, &FoldScaleOrShift], self.scope)
     }
 }
 
@@ -45,8 +39,8 @@ impl Pass for LowerBatchNorms {
         "lower-batch-norms"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&BatchNormToScale])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&BatchNormToScale])
     }
 }
 
@@ -94,13 +88,10 @@ fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
     Ok(Affine { scale, shift })
 }
 
-/// The operators with weights into which an affine function can be folded.
-fn weighted(symbol: &'static str) -> Pattern {
-    Pattern::node(
-        symbol,
-        op!(Conv | ConvTranspose | FusedLinear),
-        [Pattern::value("x"), Pattern::constant("w")],
-    )
+/// An operator with weights into which an affine function can be folded.
+fn weighted() -> Pattern {
+    let operands = [Pattern::any(), Pattern::any_constant()];
+    Pattern::node(op!(Conv | ConvTranspose | FusedLinear), operands).named("weighted")
 }
 
 /// The number of output channels of a node with weights, and the axis of the weights that holds them within a group.
@@ -187,16 +178,7 @@ fn fold(graph: &Graph, id: NodeId, last: NodeId, affine: &Affine) -> Result<Patc
         Some(weights),
         Some(bias),
     ];
-    let made = patch.node(
-        node.name(),
-        node.op().clone(),
-        inputs,
-        sources_of(graph, [id, last]),
-    );
-    patch.replace(support::result(graph, last), made);
-    patch.remove(id);
-    patch.remove(last);
-    Ok(patch)
+    Ok(patch.fuse(graph, &[id, last], node.op().clone(), inputs))
 }
 
 /// `layer1.conv.weight` has the bias `layer1.conv.bias`.
@@ -207,20 +189,25 @@ pub(crate) fn bias_name(weight: &str) -> String {
     }
 }
 
+symbols! {
+    struct Normalized { weighted: NodeId }
+}
+
 struct FoldBatchNorm;
 
 impl Rewrite for FoldBatchNorm {
+    type Found = Normalized;
+
     fn name(&self) -> &'static str {
         "fold-batch-norm"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("norm", op!(BatchNormalization), [weighted("weighted")])
+        Pattern::node(op!(BatchNormalization), [weighted()])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let norm = found.node("norm");
-        let id = found.node("weighted");
+    fn rewrite(&self, graph: &Graph, found: &Match<Normalized>) -> Result<Patch, Skip> {
+        let (norm, id) = (found.root(), found.weighted);
         // The channels of a batch norm are axis 1, those of a linear layer the last axis.
         let matrix = support::operand_type(graph, norm, 0).and_then(|ty| ty.rank()) == Some(2);
         if matches!(graph.node(id).op(), Op::FusedLinear(_)) && !matrix {
@@ -232,32 +219,31 @@ impl Rewrite for FoldBatchNorm {
     }
 }
 
+symbols! {
+    struct ScaledOrShifted { weighted: NodeId, c: ValueId }
+}
+
 struct FoldScaleOrShift;
 
 impl Rewrite for FoldScaleOrShift {
+    type Found = ScaledOrShifted;
+
     fn name(&self) -> &'static str {
         "fold-scale-or-shift"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::AnyOf(vec![
-            Pattern::commutative(
-                "node",
-                op!(Add | Mul),
-                weighted("weighted"),
-                Pattern::constant("c"),
-            ),
-            Pattern::node(
-                "node",
-                op!(Sub | Div),
-                [weighted("weighted"), Pattern::constant("c")],
-            ),
+        let c = || Pattern::constant("c");
+        Pattern::any_of([
+            weighted() + c(),
+            weighted() * c(),
+            weighted() - c(),
+            weighted() / c(),
         ])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, last) = (found.node("weighted"), found.node("node"));
-        let c = found.value("c").ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<ScaledOrShifted>) -> Result<Patch, Skip> {
+        let (id, last, c) = (found.weighted, found.root(), found.c);
         let (channels, ..) = output_channels(graph, id).ok_or(Skip::NoMatch)?;
         let rank = graph
             .value(support::result(graph, id))
@@ -302,20 +288,25 @@ impl Rewrite for FoldScaleOrShift {
     }
 }
 
+symbols! {
+    struct Norm { x: ValueId }
+}
+
 struct BatchNormToScale;
 
 impl Rewrite for BatchNormToScale {
+    type Found = Norm;
+
     fn name(&self) -> &'static str {
         "batch-norm-to-scale"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("norm", op!(BatchNormalization), [Pattern::value("x")])
+        Pattern::node(op!(BatchNormalization), [Pattern::value("x")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let norm = found.node("norm");
-        let x = found.value("x").ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Norm>) -> Result<Patch, Skip> {
+        let (norm, x) = (found.root(), found.x);
         if graph.value(support::result(graph, norm)).ty().dtype != octofold_tensor::DType::F32 {
             return Err(Skip::because("the batch norm is not f32"));
         }
@@ -331,7 +322,7 @@ impl Rewrite for BatchNormToScale {
             None => return Err(Skip::NoMatch),
         }
         let name = graph.node(norm).name();
-        let sources = sources_of(graph, [norm]);
+        let sources = graph.sources_of([norm]);
         let narrow = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect();
         let mut patch = Patch::new();
         let scale = patch.constant(
@@ -349,8 +340,6 @@ impl Rewrite for BatchNormToScale {
             sources.clone(),
         );
         let made = patch.node(name, Add {}, [Some(scaled), Some(shift)], sources);
-        patch.replace(support::result(graph, norm), made);
-        patch.remove(norm);
-        Ok(patch)
+        Ok(patch.replace_result(graph, norm, made))
     }
 }

@@ -3,15 +3,14 @@
 //! Residual attention (a squeeze-and-excitation block with a shortcut around it) multiplies an image by one number a channel and adds the image. Factored, the
 //! image is read and written once, and rounded to integers once; `s + 1` is a few numbers, and usually another function of what gives `s`.
 
-use octofold_ir::{Graph, Patch, PatchValue, TensorType};
+use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
 use octofold_ops::families::{Add, Mul};
 use octofold_tensor::{DType, Dim, Tensor};
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{support, symbols};
 
 /// Factors sums of a value and its product with a smaller one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,8 +21,8 @@ impl Pass for FactorSums {
         "factor-sums"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FactorSum])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&FactorSum])
     }
 }
 
@@ -42,27 +41,26 @@ fn is_smaller(small: &TensorType, large: &TensorType) -> bool {
         && (missing > 0 || axes().any(|(large, small)| large != small))
 }
 
+symbols! {
+    struct Sum { product: NodeId, x: ValueId, s: ValueId }
+}
+
 struct FactorSum;
 
 impl Rewrite for FactorSum {
+    type Found = Sum;
+
     fn name(&self) -> &'static str {
         "factor-sum"
     }
 
     fn pattern(&self) -> Pattern {
-        let product = Pattern::commutative(
-            "product",
-            op!(Mul),
-            Pattern::value("x"),
-            Pattern::value("s"),
-        );
-        Pattern::commutative("sum", op!(Add), Pattern::value("x"), product)
+        let (x, s) = (Pattern::value("x"), Pattern::value("s"));
+        x.clone() + (x * s).named("product")
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (sum, product) = (found.node("sum"), found.node("product"));
-        let value = |symbol| found.value(symbol).ok_or(Skip::NoMatch);
-        let (x, s) = (value("x")?, value("s")?);
+    fn rewrite(&self, graph: &Graph, found: &Match<Sum>) -> Result<Patch, Skip> {
+        let (sum, product, x, s) = (found.root(), found.product, found.x, found.s);
         let (x_ty, s_ty) = (graph.value(x).ty(), graph.value(s).ty());
         if x_ty.dtype != DType::F32 || !is_smaller(s_ty, x_ty) {
             return Err(Skip::NoMatch);
@@ -70,17 +68,13 @@ impl Rewrite for FactorSum {
         if graph.single_use(support::result(graph, product)).is_none() {
             return Err(Skip::because("the product is also read by itself"));
         }
-        let sources = sources_of(graph, [product, sum]);
+        let sources = graph.sources_of([product, sum]);
         let name = graph.node(product).name();
         let mut patch = Patch::new();
         let one = patch.constant(format!("{name}.one"), Tensor::scalar(1.0_f32));
         let operands = [Some(PatchValue::Existing(s)), Some(one)];
-        let factor = patch.node(format!("{name}.factor"), Add {}, operands, sources.clone());
+        let factor = patch.node(format!("{name}.factor"), Add {}, operands, sources);
         let operands = [Some(PatchValue::Existing(x)), Some(factor)];
-        let made = patch.node(name, Mul {}, operands, sources);
-        patch.replace(support::result(graph, sum), made);
-        patch.remove(sum);
-        patch.remove(product);
-        Ok(patch)
+        Ok(patch.fuse(graph, &[product, sum], Mul {}, operands))
     }
 }

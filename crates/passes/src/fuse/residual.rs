@@ -1,14 +1,13 @@
 //! A float sum with a convolution's result becomes the residual operand of the convolution.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, BinaryKind, FusedConv};
 
 use crate::fuse::fused_conv;
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Fuses `conv + residual` (and the activation after it) in float graphs.
 ///
@@ -21,30 +20,31 @@ impl Pass for FuseResiduals {
         "fuse-residuals"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FuseResidual])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&FuseResidual])
     }
+}
+
+symbols! {
+    struct Sum { conv: NodeId, residual: ValueId }
 }
 
 struct FuseResidual;
 
 impl Rewrite for FuseResidual {
+    type Found = Sum;
+
     fn name(&self) -> &'static str {
         "fuse-residual"
     }
 
     fn pattern(&self) -> Pattern {
-        let conv = Pattern::node("conv", op!(Conv | FusedConv), []);
-        Pattern::commutative(
-            "sum",
-            op!(Add | FusedBinary),
-            conv,
-            Pattern::value("residual"),
-        )
+        let conv = Pattern::node(op!(Conv | FusedConv), []).named("conv");
+        Pattern::commutative(op!(Add | FusedBinary), conv, Pattern::value("residual"))
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, sum) = (found.node("conv"), found.node("sum"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Sum>) -> Result<Patch, Skip> {
+        let (id, sum, residual) = (found.conv, found.root(), found.residual);
         let activation = match graph.node(sum).op() {
             Op::Add(_) => Activation::None,
             Op::FusedBinary(binary) if binary.kind == BinaryKind::Add && binary.y.is_none() => {
@@ -63,8 +63,7 @@ impl Rewrite for FuseResidual {
         {
             return Err(Skip::NoMatch);
         }
-        let residual = found.value("residual").ok_or(Skip::NoMatch)?;
-        let (conv_result, result) = (support::result(graph, id), support::result(graph, sum));
+        let conv_result = support::result(graph, id);
         // The residual must not wait for the convolution, and must not be broadcast.
         if residual == conv_result
             || graph.value(residual).ty() != graph.value(conv_result).ty()
@@ -72,23 +71,13 @@ impl Rewrite for FuseResidual {
         {
             return Err(Skip::NoMatch);
         }
-        let mut inputs = support::operands(graph, id);
+        let mut inputs = graph.operands(id);
         inputs.resize(3, None);
         inputs.push(Some(PatchValue::Existing(residual)));
-        let mut patch = Patch::new();
         let op = FusedConv {
             activation,
             ..fused
         };
-        let made = patch.node(
-            graph.node(id).name(),
-            op,
-            inputs,
-            sources_of(graph, [id, sum]),
-        );
-        patch.replace(result, made);
-        patch.remove(sum);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().fuse(graph, &[id, sum], op, inputs))
     }
 }

@@ -8,16 +8,15 @@
 //!
 //! A `Relu` or `Clip` behind the transposed convolution comes to stand behind the convolution, into which it can be fused.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
 use octofold_ops::families::{AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, Slice};
 use octofold_tensor::Tensor;
 
 use crate::fuse::bias_name;
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Makes two-dimensional transposed convolutions with constant weights convolutions and `DepthToSpace`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,15 +27,8 @@ impl Pass for SplitTransposedConvs {
         "split-transposed-convs"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(
-            graph,
-            self.name(),
-            &[
-                &SplitTransposedConv { activated: true },
-                &SplitTransposedConv { activated: false },
-            ],
-        )
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&SplitTransposedConv])
     }
 }
 
@@ -184,33 +176,28 @@ fn place(filter: usize, outputs: usize, phases: usize, order: BlockOrder) -> (us
     }
 }
 
-struct SplitTransposedConv {
-    /// Whether the rule is about one with an activation behind it.
-    activated: bool,
+symbols! {
+    struct Transposed { conv: NodeId, activation: Option<NodeId> }
 }
 
+struct SplitTransposedConv;
+
 impl Rewrite for SplitTransposedConv {
+    type Found = Transposed;
+
     fn name(&self) -> &'static str {
         "split-transposed-conv"
     }
 
     fn pattern(&self) -> Pattern {
-        let conv = Pattern::node(
-            "conv",
-            op!(ConvTranspose),
-            [Pattern::value("x"), Pattern::constant("w")],
-        );
-        if self.activated {
-            Pattern::node("activation", op!(Relu | Clip), [conv])
-        } else {
-            conv
-        }
+        let operands = [Pattern::any(), Pattern::any_constant()];
+        let conv = Pattern::node(op!(ConvTranspose), operands).named("conv");
+        let activated = Pattern::node(op!(Relu | Clip), [conv.clone()]);
+        Pattern::any_of([activated.named("activation"), conv])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("conv");
-        let activation = self.activated.then(|| found.node("activation"));
-        let last = activation.unwrap_or(id);
+    fn rewrite(&self, graph: &Graph, found: &Match<Transposed>) -> Result<Patch, Skip> {
+        let (id, activation, last) = (found.conv, found.activation, found.root());
         let node = graph.node(id);
         let (Op::ConvTranspose(op), Some(w)) = (node.op(), node.input(1)) else {
             return Err(Skip::NoMatch);
@@ -270,7 +257,7 @@ impl Rewrite for SplitTransposedConv {
             ],
             strides: vec![1, 1],
         };
-        let sources = sources_of(graph, [id]);
+        let sources = graph.sources_of([id]);
         let x = node.input(0).map(PatchValue::Existing);
         let name = node.name();
         let mut value = patch.node(name, conv, [x, Some(weights), bias], sources.clone());
@@ -280,11 +267,7 @@ impl Rewrite for SplitTransposedConv {
         );
         if let Some(activation) = activation {
             let activation = graph.node(activation);
-            let mut operands: Vec<Option<PatchValue>> = activation
-                .inputs()
-                .iter()
-                .map(|input| input.map(PatchValue::Existing))
-                .collect();
+            let mut operands = graph.operands(last);
             operands[0] = Some(value);
             value = patch.node(
                 activation.name(),

@@ -1,45 +1,43 @@
 //! Sums, products and concatenations of quantized values.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, BinaryKind, FusedBinary, FusedConcat};
 
 use crate::lower::params::{dequantized, output_quantization};
-use crate::op;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Skip};
+use crate::{op, support, symbols};
+
+symbols! {
+    pub(super) struct Binary { binary: NodeId, a: ValueId, b: ValueId }
+}
 
 /// `Add` or `Mul` of two dequantized values, quantized.
 pub(super) struct QuantizedBinary;
 
 impl Rewrite for QuantizedBinary {
+    type Found = Binary;
+
     fn name(&self) -> &'static str {
         "quantized-binary"
     }
 
     fn pattern(&self) -> Pattern {
-        let binary = Pattern::node(
-            "binary",
-            op!(Add | Mul | FusedBinary),
-            [Pattern::value("a"), Pattern::value("b")],
-        );
-        Pattern::node("quantize", op!(QuantizeLinear), [binary])
+        let operands = [Pattern::value("a"), Pattern::value("b")];
+        let binary = Pattern::node(op!(Add | Mul | FusedBinary), operands);
+        binary.named("binary").quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, quantize) = (found.node("binary"), found.node("quantize"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Binary>) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.binary, found.root());
         let (kind, activation) = match graph.node(id).op() {
             Op::Add(_) => (BinaryKind::Add, Activation::None),
             Op::Mul(_) => (BinaryKind::Mul, Activation::None),
             Op::FusedBinary(op) if op.y.is_none() => (op.kind, op.activation),
             _ => return Err(Skip::NoMatch),
         };
-        let operand = |symbol| {
-            found
-                .value(symbol)
-                .and_then(|value| dequantized(graph, value))
-        };
-        let (Some(a), Some(b)) = (operand("a"), operand("b")) else {
+        let operands = (dequantized(graph, found.a), dequantized(graph, found.b));
+        let (Some(a), Some(b)) = operands else {
             // A function of one quantized value is another rule's matter.
             return Err(Skip::NoMatch);
         };
@@ -56,34 +54,31 @@ impl Rewrite for QuantizedBinary {
             b: Some(b.activation()?),
             y: Some(y),
         };
-        let mut patch = Patch::new();
         let inputs = [Some(a.value.into()), Some(b.value.into())];
-        let made = patch.node(graph.node(id).name(), op, inputs, sources_of(graph, [id]));
-        patch.replace(support::result(graph, quantize), made);
-        patch.remove(quantize);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().fuse_with_next(graph, id, quantize, op, inputs))
     }
+}
+
+symbols! {
+    pub(super) struct Concatenation { concat: NodeId }
 }
 
 /// `Concat` of dequantized values, quantized.
 pub(super) struct QuantizedConcat;
 
 impl Rewrite for QuantizedConcat {
+    type Found = Concatenation;
+
     fn name(&self) -> &'static str {
         "quantized-concat"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "quantize",
-            op!(QuantizeLinear),
-            [Pattern::node("concat", op!(Concat), [])],
-        )
+        Pattern::node(op!(Concat), []).named("concat").quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, quantize) = (found.node("concat"), found.node("quantize"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Concatenation>) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.concat, found.root());
         let Op::Concat(concat) = graph.node(id).op() else {
             return Err(Skip::NoMatch);
         };
@@ -119,11 +114,6 @@ impl Rewrite for QuantizedConcat {
             x_zero_point: zero_points,
             y,
         };
-        let mut patch = Patch::new();
-        let made = patch.node(graph.node(id).name(), op, inputs, sources_of(graph, [id]));
-        patch.replace(support::result(graph, quantize), made);
-        patch.remove(quantize);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().fuse_with_next(graph, id, quantize, op, inputs))
     }
 }

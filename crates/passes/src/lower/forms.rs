@@ -1,6 +1,6 @@
 //! The forms that kernels know: linear layers of dequantized weights, float convolutions and pools, parts of splits.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue, Use};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
 use octofold_ops::Inputs;
 use octofold_ops::families::{Activation, DequantizeLinear};
 use octofold_quant::QuantParams;
@@ -10,11 +10,10 @@ use crate::fuse::fused_conv;
 use crate::lower::params::{dequantized, real_constant};
 use crate::lower::parts::SplitParts;
 use crate::lower::pool::fused_pool;
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, and weights of 4 bits bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,10 +24,9 @@ impl Pass for LinearForms {
         "linear-forms"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(
             graph,
-            self.name(),
             &[&NibbleWeights, &DequantizedLinear, &DequantizedBias],
         )
     }
@@ -43,12 +41,8 @@ impl Pass for LowerFloat {
         "lower-float"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(
-            graph,
-            self.name(),
-            &[&FloatWeights, &FloatForm, &SplitParts],
-        )
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&FloatWeights, &FloatForm, &SplitParts])
     }
 }
 
@@ -56,20 +50,19 @@ impl Pass for LowerFloat {
 struct FloatWeights;
 
 impl Rewrite for FloatWeights {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "float-weights"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "dequantize",
-            op!(DequantizeLinear),
-            [Pattern::constant("q"), Pattern::constant("scale")],
-        )
+        let operands = [Pattern::any_constant(), Pattern::any_constant()];
+        Pattern::node(op!(DequantizeLinear), operands)
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("dequantize");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
         let is_weight = |used: Use| {
             let layer = matches!(
                 graph.node(used.node).op(),
@@ -100,9 +93,7 @@ impl Rewrite for FloatWeights {
         let mut patch = Patch::new();
         let name = graph.value(support::result(graph, id)).name();
         let constant = patch.constant(name, reals.swap_remove(0));
-        patch.replace(support::result(graph, id), constant);
-        patch.remove(id);
-        Ok(patch)
+        Ok(patch.replace_result(graph, id, constant))
     }
 }
 
@@ -110,23 +101,22 @@ impl Rewrite for FloatWeights {
 struct NibbleWeights;
 
 impl Rewrite for NibbleWeights {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "nibble-weights"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "dequantize",
-            op!(DequantizeLinear),
-            [Pattern::constant("q"), Pattern::constant("scale")],
-        )
+        let operands = [Pattern::any_constant(), Pattern::any_constant()];
+        Pattern::node(op!(DequantizeLinear), operands)
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("dequantize");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
         let node = graph.node(id);
         let mut patch = Patch::new();
-        let mut inputs = support::operands(graph, id);
+        let mut inputs = graph.operands(id);
         for slot in [0, 2] {
             let Some(value) = node.input(slot) else {
                 continue;
@@ -135,15 +125,7 @@ impl Rewrite for NibbleWeights {
             let bytes = patch.constant(graph.value(value).name(), bytes.ok_or(Skip::NoMatch)?);
             inputs[slot] = Some(bytes);
         }
-        let made = patch.node(
-            node.name(),
-            node.op().clone(),
-            inputs,
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        Ok(patch.replace_op(graph, id, node.op().clone(), inputs))
     }
 }
 
@@ -160,21 +142,19 @@ fn bytes_of_nibbles(tensor: &Tensor) -> Option<Tensor> {
 struct DequantizedLinear;
 
 impl Rewrite for DequantizedLinear {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "dequantized-linear"
     }
 
     fn pattern(&self) -> Pattern {
-        let w = Pattern::node(
-            "dequantize",
-            op!(DequantizeLinear),
-            [Pattern::constant("w")],
-        );
-        Pattern::node("product", op!(Gemm | MatMul), [Pattern::value("x"), w])
+        let weights = Pattern::any_constant().dequantized();
+        Pattern::node(op!(Gemm | MatMul), [Pattern::any(), weights])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("product");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
         let node = graph.node(id);
         let (Some(x), Some(w)) = (node.input(0), node.input(1)) else {
             return Err(Skip::NoMatch);
@@ -215,24 +195,12 @@ impl Rewrite for DequantizedLinear {
                 return Err(Skip::because("the bias is not one element a column"));
             }
         }
-        let made = patch.node(
-            node.name(),
-            support::float_linear(),
-            inputs,
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        Ok(patch.replace_op(graph, id, support::float_linear(), inputs))
     }
 }
 
 /// The same dequantized weights as [K, N]: the integers are transposed, and the axis of the scales moves.
-fn transpose_weights(
-    graph: &Graph,
-    patch: &mut Patch,
-    w: octofold_ir::ValueId,
-) -> Result<PatchValue, Skip> {
+fn transpose_weights(graph: &Graph, patch: &mut Patch, w: ValueId) -> Result<PatchValue, Skip> {
     let quantized =
         dequantized(graph, w).ok_or(Skip::because("the weights have no constant parameters"))?;
     let producer = graph.value(w).producer().ok_or(Skip::NoMatch)?;
@@ -252,7 +220,7 @@ fn transpose_weights(
         block_size: 0,
         output_dtype: 0,
     };
-    let mut inputs = support::operands(graph, producer);
+    let mut inputs = graph.operands(producer);
     inputs[0] = Some(integers);
     Ok(patch.node(graph.node(producer).name(), op, inputs, vec![]))
 }
@@ -271,26 +239,27 @@ fn transpose_matrix(tensor: &Tensor) -> Option<Tensor> {
     transpose::<i8>(tensor).or_else(|| transpose::<u8>(tensor))
 }
 
+symbols! {
+    struct Biased { linear: NodeId, bias: ValueId }
+}
+
 /// A constant, or dequantized constant, added to a linear layer without bias.
 struct DequantizedBias;
 
 impl Rewrite for DequantizedBias {
+    type Found = Biased;
+
     fn name(&self) -> &'static str {
         "dequantized-bias"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::commutative(
-            "add",
-            op!(Add),
-            Pattern::node("linear", op!(FusedLinear), []),
-            Pattern::value("bias"),
-        )
+        let linear = Pattern::node(op!(FusedLinear), []).named("linear");
+        linear + Pattern::value("bias")
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, add) = (found.node("linear"), found.node("add"));
-        let bias = found.value("bias").ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Biased>) -> Result<Patch, Skip> {
+        let (id, bias) = (found.linear, found.bias);
         let columns = graph
             .value(support::result(graph, id))
             .ty()
@@ -310,40 +279,29 @@ impl Rewrite for DequantizedBias {
         if op.x.is_some() || op.activation != Activation::None {
             return Err(Skip::NoMatch);
         }
-        let mut inputs = support::operands(graph, id);
+        let mut inputs = graph.operands(id);
         inputs.truncate(2);
         inputs.push(Some(bias.into()));
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            op.clone(),
-            inputs,
-            sources_of(graph, [id, add]),
-        );
-        patch.replace(support::result(graph, add), made);
-        patch.remove(add);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().fuse(graph, &[id, found.root()], op.clone(), inputs))
     }
 }
 
 struct FloatForm;
 
 impl Rewrite for FloatForm {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "float-form"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "node",
-            op!(Conv | MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool),
-            [],
-        )
+        let accepts = op!(Conv | MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool);
+        Pattern::node(accepts, [])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("node");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
         if graph.value(support::result(graph, id)).ty().dtype != octofold_tensor::DType::F32 {
             return Err(Skip::NoMatch);
         }
@@ -351,15 +309,6 @@ impl Rewrite for FloatForm {
             Op::Conv(conv) => fused_conv(graph, id, conv)?.into(),
             _ => fused_pool(graph, id)?,
         };
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            op,
-            support::operands(graph, id),
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().replace_op(graph, id, op, graph.operands(id)))
     }
 }

@@ -16,8 +16,8 @@ mod weighted;
 
 use octofold_ir::Graph;
 
-use crate::pass::{Pass, PassError, PassReport};
-use crate::rewrite::{Rewrite, apply_rewrites};
+use crate::pass::{Pass, PassError};
+use crate::rewrite::{Rewriter, Rule};
 
 pub use forms::{LinearForms, LowerFloat};
 pub(crate) use pointwise::acts_element_by_element;
@@ -32,8 +32,8 @@ impl Pass for LowerQuantized {
         "lower-quantized"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        let rules: [&dyn Rewrite; 11] = [
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        let rules: [&dyn Rule; 11] = [
             &weighted::QuantizedConv,
             &weighted::QuantizedLinear,
             &binary::QuantizedBinary,
@@ -46,6 +46,6 @@ impl Pass for LowerQuantized {
             &weighted::FloatResultConv,
             &weighted::FloatResultLinear,
         ];
-        apply_rewrites(graph, self.name(), &rules)
+        rewriter.apply_rules(graph, &rules)
     }
 }

@@ -1,26 +1,30 @@
 //! Operators that move elements, on bytes: they keep values, so they keep parameters.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue, Use};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
 use octofold_quant::QuantParams;
 
 use crate::convert::integer_tensor;
 use crate::lower::params::{dequantized, quantizer, real_constant};
-use crate::op;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Skip};
+use crate::{op, support, symbols};
+
+symbols! {
+    pub(super) struct Movement { movement: NodeId, dequantize: NodeId }
+}
 
 /// A movement of a dequantized value, quantized. Where the parameters differ, a requantization follows.
 pub(super) struct QuantizedMovement;
 
 impl Rewrite for QuantizedMovement {
+    type Found = Movement;
+
     fn name(&self) -> &'static str {
         "quantized-movement"
     }
 
     fn pattern(&self) -> Pattern {
         let movement = Pattern::node(
-            "movement",
             op!(Reshape
                 | Flatten
                 | Squeeze
@@ -35,17 +39,13 @@ impl Rewrite for QuantizedMovement {
                 | Gather
                 | Pad
                 | Resize),
-            [Pattern::node(
-                "dequantize",
-                op!(DequantizeLinear),
-                [Pattern::value("integers")],
-            )],
+            [Pattern::any().dequantized().named("dequantize")],
         );
-        Pattern::node("quantize", op!(QuantizeLinear), [movement])
+        movement.named("movement").quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, quantize) = (found.node("movement"), found.node("quantize"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Movement>) -> Result<Patch, Skip> {
+        let (id, quantize, dequantize) = (found.movement, found.root(), found.dequantize);
         let x = graph
             .node(id)
             .input(0)
@@ -58,7 +58,7 @@ impl Rewrite for QuantizedMovement {
             ));
         }
         let mut patch = Patch::new();
-        let mut inputs = support::operands(graph, id);
+        let mut inputs = graph.operands(id);
         inputs[0] = Some(x.value.into());
         if matches!(graph.node(id).op(), Op::Pad(_)) {
             // The real zero of a pad is the zero point.
@@ -78,7 +78,7 @@ impl Rewrite for QuantizedMovement {
             graph.node(id).name(),
             graph.node(id).op().clone(),
             inputs,
-            sources_of(graph, [id]),
+            graph.sources_of([id]),
         );
         if quantizer(graph, quantize) == Some((x.dtype, x.params.clone())) {
             patch.replace(support::result(graph, quantize), made);
@@ -89,8 +89,7 @@ impl Rewrite for QuantizedMovement {
             if graph.single_use(result).is_none() {
                 return Err(Skip::because("the moved value is also read in float"));
             }
-            let dequantize = found.node("dequantize");
-            let mut operands = support::operands(graph, dequantize);
+            let mut operands = graph.operands(dequantize);
             operands[0] = Some(made);
             let name = graph.node(dequantize).name();
             let op = graph.node(dequantize).op().clone();
@@ -130,27 +129,30 @@ fn same_parameters(
     }
 }
 
+symbols! {
+    pub(super) struct Parts { x: ValueId }
+}
+
 /// A split of a dequantized value, each part quantized with the same parameters.
 pub(super) struct QuantizedSplit;
 
 impl Rewrite for QuantizedSplit {
+    type Found = Parts;
+
     fn name(&self) -> &'static str {
         "quantized-split"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("split", op!(Split), [Pattern::value("x")])
+        Pattern::node(op!(Split), [Pattern::value("x")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("split");
-        let x = found
-            .value("x")
-            .and_then(|value| dequantized(graph, value))
-            .ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Parts>) -> Result<Patch, Skip> {
+        let id = found.root();
+        let x = dequantized(graph, found.x).ok_or(Skip::NoMatch)?;
         let outputs = graph.node(id).outputs();
         let mut patch = Patch::new();
-        let mut inputs: Vec<Option<PatchValue>> = support::operands(graph, id);
+        let mut inputs: Vec<Option<PatchValue>> = graph.operands(id);
         inputs[0] = Some(x.value.into());
         let op = graph.node(id).op().clone();
         let made = patch.node_with_outputs(
@@ -158,7 +160,7 @@ impl Rewrite for QuantizedSplit {
             op,
             inputs,
             outputs.len(),
-            sources_of(graph, [id]),
+            graph.sources_of([id]),
         );
         for (&part, new) in outputs.iter().zip(made) {
             let reader = graph.single_use(part).map(|used| used.node);

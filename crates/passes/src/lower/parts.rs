@@ -1,28 +1,33 @@
 //! `Split` as slices, which have a kernel: a step of a plan with a kernel has one result.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::Slice;
 use octofold_tensor::{DType, Tensor};
 
-use crate::op;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, sources_of};
+use crate::rewrite::{Rewrite, Skip};
+use crate::{op, symbols};
+
+symbols! {
+    pub(super) struct Parts { x: ValueId }
+}
 
 /// A split whose parts have known sizes becomes one slice a part.
 pub(super) struct SplitParts;
 
 impl Rewrite for SplitParts {
+    type Found = Parts;
+
     fn name(&self) -> &'static str {
         "split-parts"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("split", op!(Split), [Pattern::value("x")])
+        Pattern::node(op!(Split), [Pattern::value("x")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("split");
-        let x = found.value("x").ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Parts>) -> Result<Patch, Skip> {
+        let (id, x) = (found.root(), found.x);
         let node = graph.node(id);
         let Op::Split(op) = node.op() else {
             return Err(Skip::NoMatch);
@@ -50,7 +55,7 @@ impl Rewrite for SplitParts {
             start += size;
             let to = list(&mut patch, &format!("{index}.end"), start);
             let operands = [Some(PatchValue::Existing(x)), from, to, along];
-            let sources = sources_of(graph, [id]);
+            let sources = graph.sources_of([id]);
             let made = patch.node(format!("{name}.{index}"), Slice {}, operands, sources);
             patch.replace(part, made);
         }

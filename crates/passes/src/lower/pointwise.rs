@@ -11,29 +11,26 @@ use octofold_quant::{QuantType, affine, requantize};
 use octofold_tensor::{DType, Tensor};
 
 use crate::lower::params::{Quantized, dequantized, output_quantization};
-use crate::op;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Skip};
+use crate::{support, symbols};
 
 /// `QuantizeLinear` of a dequantized value: nothing when the parameters are equal, a table when they differ.
 pub(super) struct Requantize;
 
 impl Rewrite for Requantize {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "requantize"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "quantize",
-            op!(QuantizeLinear),
-            [Pattern::node("dequantize", op!(DequantizeLinear), [])],
-        )
+        Pattern::any().dequantized().quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let quantize = found.node("quantize");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let quantize = found.root();
         let x = graph
             .node(quantize)
             .input(0)
@@ -45,7 +42,7 @@ impl Rewrite for Requantize {
         let from = x.activation()?;
         let y = output_quantization(graph, quantize, Activation::None)?;
         if x.dtype == y.dtype && from == y.params {
-            return Ok(support::replace_node(graph, quantize, x.value));
+            return Ok(Patch::new().replace_result(graph, quantize, x.value));
         }
         let entries = bytes(x.dtype).map(|q| requantize::rescale(q, from, y.params, y.lo, y.hi));
         table_patch(
@@ -105,21 +102,27 @@ pub(crate) fn acts_element_by_element(op: &Op) -> bool {
     )
 }
 
+symbols! {
+    pub(super) struct Function { function: NodeId }
+}
+
 /// A function of one dequantized value, or a row of them, quantized.
 pub(super) struct QuantizedPointwise;
 
 impl Rewrite for QuantizedPointwise {
+    type Found = Function;
+
     fn name(&self) -> &'static str {
         "quantized-pointwise"
     }
 
     fn pattern(&self) -> Pattern {
-        let function = Pattern::node("function", acts_element_by_element, []);
-        Pattern::node("quantize", op!(QuantizeLinear), [function])
+        let function = Pattern::node(acts_element_by_element, []);
+        function.named("function").quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, quantize) = (found.node("function"), found.node("quantize"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Function>) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.function, found.root());
         let operands = graph.node(id).inputs().iter().flatten();
         let computed = operands.filter(|&&value| graph.value(value).constant().is_none());
         if computed.count() > 1 {
@@ -252,14 +255,12 @@ fn table_patch(
         Tensor::vector(entries)
     };
     let table = patch.constant(format!("{name}.table"), table);
-    let sources = sources_of(graph, functions.iter().copied());
+    let sources = graph.sources_of(functions.iter().copied());
     let made = patch.node(
         name,
         TableLookup {},
         [Some(x.value.into()), Some(table)],
         sources,
     );
-    patch.replace(support::result(graph, quantize), made);
-    patch.remove(quantize);
-    Ok(patch)
+    Ok(patch.replace_result(graph, quantize, made))
 }

@@ -1,13 +1,12 @@
 //! Pooling of quantized values, and of float ones for the kernels.
 
-use octofold_ir::{Graph, NodeId, Op, Patch};
+use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::families::{Activation, AutoPad, FusedGlobalPool, FusedPool, Layout, PoolKind};
 
 use crate::lower::params::{dequantized, output_quantization};
-use crate::op;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Skip};
+use crate::{op, support, symbols};
 
 /// The pool operator of our own for an ONNX one, without quantization.
 pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
@@ -76,29 +75,29 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
     })
 }
 
+symbols! {
+    pub(super) struct Pool { pool: NodeId, x: ValueId }
+}
+
 /// A pool of a dequantized value, quantized.
 pub(super) struct QuantizedPool;
 
 impl Rewrite for QuantizedPool {
+    type Found = Pool;
+
     fn name(&self) -> &'static str {
         "quantized-pool"
     }
 
     fn pattern(&self) -> Pattern {
-        let pool = Pattern::node(
-            "pool",
-            op!(MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool),
-            [Pattern::value("x")],
-        );
-        Pattern::node("quantize", op!(QuantizeLinear), [pool])
+        let accepts = op!(MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool);
+        let pool = Pattern::node(accepts, [Pattern::value("x")]);
+        pool.named("pool").quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, quantize) = (found.node("pool"), found.node("quantize"));
-        let x = found
-            .value("x")
-            .and_then(|value| dequantized(graph, value))
-            .ok_or(Skip::because("the input is not quantized"))?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Pool>) -> Result<Patch, Skip> {
+        let (id, quantize) = (found.pool, found.root());
+        let x = dequantized(graph, found.x).ok_or(Skip::because("the input is not quantized"))?;
         let y = output_quantization(graph, quantize, Activation::None)?;
         if x.dtype != y.dtype {
             return Err(Skip::because(
@@ -121,16 +120,7 @@ impl Rewrite for QuantizedPool {
             .into(),
             other => other,
         };
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            op,
-            [Some(x.value.into())],
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, quantize), made);
-        patch.remove(quantize);
-        patch.remove(id);
-        Ok(patch)
+        let inputs = [Some(x.value.into())];
+        Ok(Patch::new().fuse_with_next(graph, id, quantize, op, inputs))
     }
 }

@@ -1,13 +1,12 @@
 //! A quantized sum with a convolution's result becomes the residual operand of the convolution.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{BinaryKind, FusedConv};
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Fuses quantized sums into the output stage of the convolution before them. The result is the same to the bit: the
 /// convolution is first rounded to its own parameters.
@@ -19,25 +18,31 @@ impl Pass for FuseQuantizedResiduals {
         "fuse-quantized-residuals"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&FuseResidual])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&FuseResidual])
     }
+}
+
+symbols! {
+    struct Sum { conv: NodeId, residual: ValueId }
 }
 
 struct FuseResidual;
 
 impl Rewrite for FuseResidual {
+    type Found = Sum;
+
     fn name(&self) -> &'static str {
         "fuse-quantized-residual"
     }
 
     fn pattern(&self) -> Pattern {
-        let conv = Pattern::node("conv", op!(FusedConv), []);
-        Pattern::commutative("sum", op!(FusedBinary), conv, Pattern::value("residual"))
+        let conv = Pattern::node(op!(FusedConv), []).named("conv");
+        Pattern::commutative(op!(FusedBinary), conv, Pattern::value("residual"))
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (id, sum) = (found.node("conv"), found.node("sum"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Sum>) -> Result<Patch, Skip> {
+        let (id, sum, residual) = (found.conv, found.root(), found.residual);
         let (Op::FusedConv(conv), Op::FusedBinary(binary)) =
             (graph.node(id).op(), graph.node(sum).op())
         else {
@@ -50,7 +55,6 @@ impl Rewrite for FuseResidual {
             return Err(Skip::NoMatch);
         }
         let result = support::result(graph, id);
-        let residual = found.value("residual").ok_or(Skip::NoMatch)?;
         let conv_first = graph.node(sum).input(0) == Some(result);
         let (conv_params, residual_params) = if conv_first {
             (binary.a, binary.b)
@@ -65,7 +69,7 @@ impl Rewrite for FuseResidual {
         {
             return Err(Skip::NoMatch);
         }
-        let mut inputs = support::operands(graph, id);
+        let mut inputs = graph.operands(id);
         inputs.resize(3, None);
         inputs.push(Some(PatchValue::Existing(residual)));
         let op = FusedConv {
@@ -73,16 +77,6 @@ impl Rewrite for FuseResidual {
             sum: Some(total),
             ..conv.clone()
         };
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            op,
-            inputs,
-            sources_of(graph, [id, sum]),
-        );
-        patch.replace(support::result(graph, sum), made);
-        patch.remove(sum);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().fuse(graph, &[id, sum], op, inputs))
     }
 }

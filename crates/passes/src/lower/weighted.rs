@@ -8,10 +8,9 @@ use octofold_tensor::Tensor;
 
 use crate::fuse::fused_conv;
 use crate::lower::params::{dequantized, output_quantization, real_constant, small_integers};
-use crate::op;
-use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, sources_of};
-use crate::support;
+use crate::pattern::{Accepts, Match, Pattern};
+use crate::rewrite::{Rewrite, Skip};
+use crate::{op, support, symbols};
 
 /// A convolution between dequantized operands and a `QuantizeLinear`.
 pub(super) struct QuantizedConv;
@@ -22,31 +21,34 @@ pub(super) struct QuantizedLinear;
 /// A linear layer of dequantized operands whose result is wanted in float.
 pub(super) struct FloatResultLinear;
 
-fn layer(accepts: crate::pattern::Accepts) -> Pattern {
-    let dequantize =
-        |symbol| Pattern::node(symbol, op!(DequantizeLinear), [Pattern::value(symbol)]);
-    Pattern::node("layer", accepts, [dequantize("x"), dequantize("w")])
+symbols! {
+    pub(super) struct Layer { layer: NodeId }
+}
+
+fn layer(accepts: Accepts) -> Pattern {
+    let integers = || Pattern::any().dequantized();
+    Pattern::node(accepts, [integers(), integers()]).named("layer")
 }
 
 impl Rewrite for QuantizedConv {
+    type Found = Layer;
+
     fn name(&self) -> &'static str {
         "quantized-conv"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "quantize",
-            op!(QuantizeLinear),
-            [layer(op!(Conv | FusedConv))],
-        )
+        layer(op!(Conv | FusedConv)).quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        lower(graph, found.node("layer"), Some(found.node("quantize")))
+    fn rewrite(&self, graph: &Graph, found: &Match<Layer>) -> Result<Patch, Skip> {
+        lower(graph, found.layer, Some(found.root()))
     }
 }
 
 impl Rewrite for FloatResultConv {
+    type Found = Layer;
+
     fn name(&self) -> &'static str {
         "quantized-conv-float-result"
     }
@@ -55,26 +57,30 @@ impl Rewrite for FloatResultConv {
         layer(op!(Conv | FusedConv))
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        lower(graph, found.node("layer"), None)
+    fn rewrite(&self, graph: &Graph, found: &Match<Layer>) -> Result<Patch, Skip> {
+        lower(graph, found.layer, None)
     }
 }
 
 impl Rewrite for QuantizedLinear {
+    type Found = Layer;
+
     fn name(&self) -> &'static str {
         "quantized-linear"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("quantize", op!(QuantizeLinear), [layer(op!(FusedLinear))])
+        layer(op!(FusedLinear)).quantized()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        lower(graph, found.node("layer"), Some(found.node("quantize")))
+    fn rewrite(&self, graph: &Graph, found: &Match<Layer>) -> Result<Patch, Skip> {
+        lower(graph, found.layer, Some(found.root()))
     }
 }
 
 impl Rewrite for FloatResultLinear {
+    type Found = Layer;
+
     fn name(&self) -> &'static str {
         "quantized-linear-float-result"
     }
@@ -83,8 +89,8 @@ impl Rewrite for FloatResultLinear {
         layer(op!(FusedLinear))
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        lower(graph, found.node("layer"), None)
+    fn rewrite(&self, graph: &Graph, found: &Match<Layer>) -> Result<Patch, Skip> {
+        lower(graph, found.layer, None)
     }
 }
 
@@ -224,7 +230,6 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
     let axis = usize::from(!is_conv);
     let (w, scales) = weights(graph, id, axis)?;
     let channels = w.shape().get(axis).copied().ok_or(Skip::NoMatch)?;
-    let last = quantize.unwrap_or(id);
     if let Some(quantize) = quantize
         && graph.single_use(support::result(graph, id)).is_none()
     {
@@ -279,13 +284,10 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
         activation
     };
     let op = op.quantized(x_params, scales, y, float_activation);
-    let made = patch.node(node.name(), op, inputs, sources_of(graph, [id]));
-    patch.replace(support::result(graph, last), made);
-    patch.remove(id);
-    if let Some(quantize) = quantize {
-        patch.remove(quantize);
-    }
-    Ok(patch)
+    Ok(match quantize {
+        Some(quantize) => patch.fuse_with_next(graph, id, quantize, op, inputs),
+        None => patch.replace_op(graph, id, op, inputs),
+    })
 }
 
 /// The float layer that becomes an integer one.

@@ -3,15 +3,14 @@
 //! `Gemm` and `MatMul` with constant weights become linear layers, a `Clip` at 0 becomes `Relu`, a mean over height and width
 //! becomes global pooling, and the ways to write Swish and HardSwish become these operators.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
 use octofold_tensor::{Dim, Tensor};
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Brings operators to their canonical forms.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,10 +21,9 @@ impl Pass for Canonicalize {
         "canonicalize"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(
             graph,
-            self.name(),
             &[
                 &ReshapeSizes,
                 &GemmToLinear,
@@ -40,28 +38,28 @@ impl Pass for Canonicalize {
     }
 }
 
+symbols! {
+    struct Sizes { x: ValueId, sizes: ValueId }
+}
+
 /// The sizes of a `Reshape` that exporters compute from a symbolic batch, as a constant: one open size is the -1 of ONNX.
 struct ReshapeSizes;
 
 impl Rewrite for ReshapeSizes {
+    type Found = Sizes;
+
     fn name(&self) -> &'static str {
         "reshape-sizes"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "reshape",
-            op!(Reshape),
-            [Pattern::value("x"), Pattern::value("sizes")],
-        )
+        let operands = [Pattern::value("x"), Pattern::value("sizes")];
+        Pattern::node(op!(Reshape), operands)
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("reshape");
-        let (Some(x), Some(sizes)) = (found.value("x"), found.value("sizes")) else {
-            return Err(Skip::NoMatch);
-        };
-        if graph.value(sizes).constant().is_some() {
+    fn rewrite(&self, graph: &Graph, found: &Match<Sizes>) -> Result<Patch, Skip> {
+        let id = found.root();
+        if graph.value(found.sizes).constant().is_some() {
             return Err(Skip::NoMatch);
         }
         // Inference followed the computed sizes, also through a -1 of their own.
@@ -81,39 +79,32 @@ impl Rewrite for ReshapeSizes {
         let mut patch = Patch::new();
         let name = format!("{}.sizes", graph.node(id).name());
         let constant = patch.constant(name, Tensor::vector(constant));
-        let made = patch.node(
-            graph.node(id).name(),
-            Reshape { allowzero: false },
-            [Some(x.into()), Some(constant)],
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        let operands = [Some(found.x.into()), Some(constant)];
+        Ok(patch.replace_op(graph, id, Reshape { allowzero: false }, operands))
     }
+}
+
+symbols! {
+    struct Product { x: ValueId, w: ValueId }
 }
 
 /// `Gemm` with constant weights and bias: alpha, beta and the transpose go into the constants.
 struct GemmToLinear;
 
 impl Rewrite for GemmToLinear {
+    type Found = Product;
+
     fn name(&self) -> &'static str {
         "gemm-to-linear"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "gemm",
-            op!(Gemm),
-            [Pattern::value("x"), Pattern::constant("w")],
-        )
+        Pattern::node(op!(Gemm), [Pattern::value("x"), Pattern::constant("w")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("gemm");
-        let (Op::Gemm(gemm), Some(x), Some(w)) =
-            (graph.node(id).op(), found.value("x"), found.value("w"))
-        else {
+    fn rewrite(&self, graph: &Graph, found: &Match<Product>) -> Result<Patch, Skip> {
+        let (id, x, w) = (found.root(), found.x, found.w);
+        let Op::Gemm(gemm) = graph.node(id).op() else {
             return Err(Skip::NoMatch);
         };
         if gemm.transA {
@@ -163,15 +154,7 @@ impl Rewrite for GemmToLinear {
                 support::float_tensor(&[n], bias)?,
             )));
         }
-        let made = patch.node(
-            graph.node(id).name(),
-            support::float_linear(),
-            inputs,
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        Ok(patch.replace_op(graph, id, support::float_linear(), inputs))
     }
 }
 
@@ -189,63 +172,51 @@ fn row_bias(graph: &Graph, value: octofold_ir::ValueId, columns: usize) -> Optio
 struct MatMulToLinear;
 
 impl Rewrite for MatMulToLinear {
+    type Found = Product;
+
     fn name(&self) -> &'static str {
         "matmul-to-linear"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "matmul",
-            op!(MatMul),
-            [Pattern::value("x"), Pattern::constant("w")],
-        )
+        Pattern::node(op!(MatMul), [Pattern::value("x"), Pattern::constant("w")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("matmul");
-        let (Some(x), Some(w)) = (found.value("x"), found.value("w")) else {
-            return Err(Skip::NoMatch);
-        };
+    fn rewrite(&self, graph: &Graph, found: &Match<Product>) -> Result<Patch, Skip> {
+        let (x, w) = (found.x, found.w);
         let matrix = support::floats(graph, w).is_some() && graph.value(w).ty().rank() == Some(2);
         // A vector has no rows to keep; numpy's rule for it is the portable operator's.
         if !matrix || graph.value(x).ty().rank().is_none_or(|rank| rank < 2) {
             return Err(Skip::NoMatch);
         }
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            support::float_linear(),
-            [Some(x.into()), Some(w.into())],
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        let operands = [Some(x.into()), Some(w.into())];
+        let linear = support::float_linear();
+        Ok(Patch::new().replace_op(graph, found.root(), linear, operands))
     }
+}
+
+symbols! {
+    struct Biased { linear: NodeId, w: ValueId, b: ValueId }
 }
 
 /// A constant added to the columns of a linear layer is its bias.
 struct LinearBias;
 
 impl Rewrite for LinearBias {
+    type Found = Biased;
+
     fn name(&self) -> &'static str {
         "linear-bias"
     }
 
     fn pattern(&self) -> Pattern {
-        let linear = Pattern::node(
-            "linear",
-            op!(FusedLinear),
-            [Pattern::value("x"), Pattern::constant("w")],
-        );
-        Pattern::commutative("add", op!(Add), linear, Pattern::constant("b"))
+        let operands = [Pattern::any(), Pattern::constant("w")];
+        let linear = Pattern::node(op!(FusedLinear), operands);
+        linear.named("linear") + Pattern::constant("b")
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (add, id) = (found.node("add"), found.node("linear"));
-        let (Some(w), Some(b)) = (found.value("w"), found.value("b")) else {
-            return Err(Skip::NoMatch);
-        };
+    fn rewrite(&self, graph: &Graph, found: &Match<Biased>) -> Result<Patch, Skip> {
+        let (id, w, b) = (found.linear, found.w, found.b);
         let Op::FusedLinear(op) = graph.node(id).op() else {
             return Err(Skip::NoMatch);
         };
@@ -272,87 +243,61 @@ impl Rewrite for LinearBias {
             graph.value(b).name(),
             support::float_tensor(&[columns], bias)?,
         );
-        let mut inputs: Vec<Option<PatchValue>> = support::operands(graph, id);
+        let mut inputs: Vec<Option<PatchValue>> = graph.operands(id);
         inputs.truncate(2);
         inputs.push(Some(bias));
-        let made = patch.node(
-            graph.node(id).name(),
-            op.clone(),
-            inputs,
-            sources_of(graph, [id, add]),
-        );
-        patch.replace(support::result(graph, add), made);
-        patch.remove(add);
-        patch.remove(id);
-        Ok(patch)
+        Ok(patch.fuse(graph, &[id, found.root()], op.clone(), inputs))
     }
+}
+
+symbols! {
+    struct Argument { x: ValueId }
 }
 
 /// `Clip(x, 0, inf)` is `Relu(x)`.
 struct ClipToRelu;
 
 impl Rewrite for ClipToRelu {
+    type Found = Argument;
+
     fn name(&self) -> &'static str {
         "clip-to-relu"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "clip",
-            op!(Clip),
-            [Pattern::value("x"), Pattern::constant("min")],
-        )
+        Pattern::value("x").clip(0.0, Pattern::number(f32::INFINITY).optional())
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("clip");
-        let (Some(x), Some(min)) = (found.value("x"), found.value("min")) else {
-            return Err(Skip::NoMatch);
-        };
-        let open = graph
-            .node(id)
-            .input(2)
-            .is_none_or(|max| support::scalar(graph, max) == Some(f32::INFINITY));
-        if !open || support::scalar(graph, min) != Some(0.0) {
-            return Err(Skip::NoMatch);
-        }
-        let mut patch = Patch::new();
-        let made = patch.node(
-            graph.node(id).name(),
-            Relu {},
-            [Some(x.into())],
-            sources_of(graph, [id]),
-        );
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
+        Ok(found.replace_by(graph, Relu {}, [Some(found.x.into())]))
     }
+}
+
+symbols! {
+    struct Mean { x: ValueId, axes: ValueId }
 }
 
 /// `ReduceMean` over the two spatial axes of [N, C, H, W].
 struct MeanToGlobalPool;
 
 impl Rewrite for MeanToGlobalPool {
+    type Found = Mean;
+
     fn name(&self) -> &'static str {
         "mean-to-global-pool"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "mean",
-            op!(ReduceMean),
-            [Pattern::value("x"), Pattern::constant("axes")],
-        )
+        let operands = [Pattern::value("x"), Pattern::constant("axes")];
+        Pattern::node(op!(ReduceMean), operands)
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("mean");
-        let (Op::ReduceMean(mean), Some(x), Some(axes)) =
-            (graph.node(id).op(), found.value("x"), found.value("axes"))
-        else {
+    fn rewrite(&self, graph: &Graph, found: &Match<Mean>) -> Result<Patch, Skip> {
+        let (id, x) = (found.root(), found.x);
+        let Op::ReduceMean(mean) = graph.node(id).op() else {
             return Err(Skip::NoMatch);
         };
-        let mut axes = support::integers(graph, axes).ok_or(Skip::NoMatch)?;
+        let mut axes = support::integers(graph, found.axes).ok_or(Skip::NoMatch)?;
         for axis in &mut axes {
             *axis += if *axis < 0 { 4 } else { 0 };
         }
@@ -361,7 +306,7 @@ impl Rewrite for MeanToGlobalPool {
             return Err(Skip::NoMatch);
         }
         let mut patch = Patch::new();
-        let sources = sources_of(graph, [id]);
+        let sources = graph.sources_of([id]);
         let mut made = patch.node(
             graph.node(id).name(),
             GlobalAveragePool {},
@@ -389,69 +334,37 @@ impl Rewrite for MeanToGlobalPool {
                 sources,
             );
         }
-        patch.replace(support::result(graph, id), made);
-        patch.remove(id);
-        Ok(patch)
+        Ok(patch.replace_result(graph, id, made))
     }
 }
 
 /// `x · HardSigmoid(x)` with slope 1/6, and `x · Clip(x + 3, 0, 6) / 6`.
 struct HardSwishForm;
 
+fn is_hard_sigmoid_by_sixths(op: &Op) -> bool {
+    let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+    matches!(op, Op::HardSigmoid(op) if close(op.alpha, 1.0 / 6.0) && close(op.beta, 0.5))
+}
+
 impl Rewrite for HardSwishForm {
+    type Found = Argument;
+
     fn name(&self) -> &'static str {
         "hard-swish"
     }
 
     fn pattern(&self) -> Pattern {
         let x = || Pattern::value("x");
-        let shifted = Pattern::commutative("add", op!(Add), x(), Pattern::constant("three"));
-        let clipped = || {
-            Pattern::node(
-                "clip",
-                op!(Clip),
-                [
-                    shifted.clone(),
-                    Pattern::constant("zero"),
-                    Pattern::constant("six"),
-                ],
-            )
-        };
-        let sigmoid = Pattern::node("sigmoid", op!(HardSigmoid), [x()]);
-        let scaled = Pattern::node("scale", op!(Div), [clipped(), Pattern::constant("divisor")]);
-        let product = Pattern::commutative("product", op!(Mul), x(), clipped());
-        Pattern::AnyOf(vec![
-            Pattern::commutative("mul", op!(Mul), x(), Pattern::AnyOf(vec![sigmoid, scaled])),
-            Pattern::node("mul", op!(Div), [product, Pattern::constant("divisor")]),
+        let clipped = || (x() + 3.0).clip(0.0, 6.0);
+        let sigmoid = Pattern::node(is_hard_sigmoid_by_sixths, [x()]);
+        Pattern::any_of([
+            x() * sigmoid,
+            x() * (clipped() / 6.0),
+            x() * clipped() / 6.0,
         ])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
-        if let Some(sigmoid) = found.get_node("sigmoid") {
-            let Op::HardSigmoid(op) = graph.node(sigmoid).op() else {
-                return Err(Skip::NoMatch);
-            };
-            if !close(op.alpha, 1.0 / 6.0) || !close(op.beta, 0.5) {
-                return Err(Skip::NoMatch);
-            }
-        } else {
-            let constants = [
-                ("three", 3.0),
-                ("zero", 0.0),
-                ("six", 6.0),
-                ("divisor", 6.0),
-            ];
-            let expected = constants.iter().all(|&(symbol, expected)| {
-                found
-                    .value(symbol)
-                    .and_then(|value| support::scalar(graph, value))
-                    == Some(expected)
-            });
-            if !expected {
-                return Err(Skip::NoMatch);
-            }
-        }
+    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
         pointwise(graph, found, HardSwish {}.into())
     }
 }
@@ -460,41 +373,26 @@ impl Rewrite for HardSwishForm {
 struct SwishForm;
 
 impl Rewrite for SwishForm {
+    type Found = Argument;
+
     fn name(&self) -> &'static str {
         "swish"
     }
 
     fn pattern(&self) -> Pattern {
-        let sigmoid = Pattern::node("sigmoid", op!(Sigmoid), [Pattern::value("x")]);
-        Pattern::commutative("mul", op!(Mul), Pattern::value("x"), sigmoid)
+        Pattern::value("x") * Pattern::value("x").sigmoid()
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
+    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
         pointwise(graph, found, Swish { alpha: 1.0 }.into())
     }
 }
 
-/// Replaces all nodes of a match by one function of the value `x`.
-fn pointwise(graph: &Graph, found: &Match, op: Op) -> Result<Patch, Skip> {
-    let x = found.value("x").ok_or(Skip::NoMatch)?;
-    let y = support::result(graph, found.root());
-    if shape_of(graph, x) != shape_of(graph, y) {
+/// Replaces all nodes of a match by one function of `x`, where no constant of them widens its shape.
+fn pointwise(graph: &Graph, found: &Match<Argument>, op: Op) -> Result<Patch, Skip> {
+    let shape = |value: ValueId| &graph.value(value).ty().shape;
+    if shape(found.x) != shape(support::result(graph, found.root())) {
         return Err(Skip::NoMatch);
     }
-    let mut patch = Patch::new();
-    let made = patch.node(
-        graph.node(found.root()).name(),
-        op,
-        [Some(x.into())],
-        sources_of(graph, found.nodes().rev()),
-    );
-    patch.replace(y, made);
-    for node in found.nodes() {
-        patch.remove(node);
-    }
-    Ok(patch)
-}
-
-fn shape_of(graph: &Graph, value: octofold_ir::ValueId) -> Option<&[Dim]> {
-    graph.value(value).ty().shape.as_deref()
+    Ok(found.replace_by(graph, op, [Some(found.x.into())]))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use octofold_ir::{Graph, NodeId, Patch};
 
 use crate::pass::{Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 
 /// Removes nodes and constants that no output depends on. Inputs stay, since callers give them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,7 +16,7 @@ impl Pass for EliminateDead {
         "eliminate-dead"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut live: BTreeSet<NodeId> = BTreeSet::new();
         let mut pending: Vec<NodeId> = graph
             .outputs()
@@ -28,17 +29,14 @@ impl Pass for EliminateDead {
                 pending.extend(operands.filter_map(|&operand| graph.value(operand).producer()));
             }
         }
-        let mut report = PassReport::default();
         let mut patch = Patch::new();
+        let mut report = PassReport::default();
         for id in graph.node_ids().filter(|id| !live.contains(id)) {
             patch.remove(id);
             report.applied("dead", graph.node(id).name(), "");
         }
-        graph.apply(patch).map_err(|source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        })?;
+        rewriter.apply_reported(graph, patch, report)?;
         graph.sweep_constants();
-        Ok(report)
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use octofold_ir::{Graph, NodeId, Patch, ValueId};
 use octofold_tensor::{Tensor, TensorData};
 
 use crate::pass::{Pass, PassError, PassReport};
+use crate::rewrite::Rewriter;
 
 /// Constants of more elements are not compared: weights are seldom equal, and comparing them is slow.
 const MAX_CONSTANT: usize = 4096;
@@ -23,16 +24,12 @@ impl Pass for EliminateDuplicates {
         "eliminate-duplicates"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        let graph_error = |source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        };
-        let mut report = PassReport::default();
-        merge_constants(graph).map_err(graph_error)?;
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        let (patch, report) = merge_constants(graph);
+        rewriter.apply_reported(graph, patch, report)?;
         // Nodes that may be equal meet under the same operands; operators are then compared in full.
         let mut seen: HashMap<Vec<Option<ValueId>>, Vec<NodeId>> = HashMap::new();
-        for id in graph.order().map_err(graph_error)? {
+        for id in rewriter.order(graph)? {
             let node = graph.node(id);
             let candidates = seen.entry(node.inputs().to_vec()).or_default();
             let equal = candidates.iter().copied().find(|&other| {
@@ -50,21 +47,21 @@ impl Pass for EliminateDuplicates {
                 patch.replace(old, new);
             }
             patch.remove(id);
-            report.applied(
-                "duplicate",
-                node.name(),
-                format!("the same as `{}`", graph.node(kept).name()),
-            );
-            graph.apply(patch).map_err(graph_error)?;
+            let name = node.name().to_owned();
+            let text = format!("the same as `{}`", graph.node(kept).name());
+            rewriter.apply(graph, patch)?;
+            rewriter.report.applied("duplicate", &name, text);
         }
         graph.sweep_constants();
-        Ok(report)
+        Ok(())
     }
 }
 
-fn merge_constants(graph: &mut Graph) -> Result<(), octofold_ir::GraphError> {
+/// Points all readers of equal small constants at the first of them.
+fn merge_constants(graph: &Graph) -> (Patch, PassReport) {
     let mut seen: HashMap<(String, Vec<usize>), Vec<ValueId>> = HashMap::new();
     let mut patch = Patch::new();
+    let mut report = PassReport::default();
     for id in graph.value_ids() {
         let Some(tensor) = graph
             .value(id)
@@ -86,7 +83,12 @@ fn merge_constants(graph: &mut Graph) -> Result<(), octofold_ir::GraphError> {
             .find(|&other| graph.value(other).constant() == Some(tensor));
         match equal {
             Some(kept) if !graph.is_output(id) => {
-                for used in graph.uses(id) {
+                let uses = graph.uses(id);
+                if !uses.is_empty() {
+                    let text = format!("the same as `{}`", graph.value(kept).name());
+                    report.applied("duplicate", graph.value(id).name(), text);
+                }
+                for used in uses {
                     patch.rewire(used, kept);
                 }
             }
@@ -94,7 +96,7 @@ fn merge_constants(graph: &mut Graph) -> Result<(), octofold_ir::GraphError> {
             _ => {}
         }
     }
-    graph.apply(patch).map(|_| ())
+    (patch, report)
 }
 
 /// Whether a constant holds -0.0, which compares equal to 0.0.

@@ -11,7 +11,8 @@ use octofold_ir::{FoldingBudget, Graph, NodeId, Op, Patch, TensorType};
 use octofold_ops::{Inputs, OpError, cost, within_elements};
 use octofold_tensor::{DType, Tensor};
 
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
+use crate::rewrite::Rewriter;
 use crate::support;
 
 /// Replaces nodes whose results are known by constants.
@@ -23,18 +24,13 @@ impl Pass for FoldConstants {
         "fold-constants"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        let graph_error = |source| PassError::Graph {
-            pass: self.name().to_owned(),
-            source,
-        };
-        let mut report = PassReport::default();
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut left = graph.folding();
-        for id in graph.order().map_err(graph_error)? {
+        for id in rewriter.order(graph)? {
             let name = graph.node(id).name().to_owned();
             match known_results(graph, id, &mut left) {
                 Ok(None) => {}
-                Err(reason) => report.skipped("fold", &name, reason),
+                Err(reason) => rewriter.report.skipped("fold", &name, reason),
                 Ok(Some(tensors)) => {
                     let mut patch = Patch::new();
                     let text = tensors
@@ -46,14 +42,14 @@ impl Pass for FoldConstants {
                         patch.replace(result, constant);
                     }
                     patch.remove(id);
-                    graph.apply(patch).map_err(graph_error)?;
-                    report.applied("fold", &name, text);
+                    rewriter.apply(graph, patch)?;
+                    rewriter.report.applied("fold", &name, text);
                 }
             }
         }
         graph.set_folding(left);
         graph.sweep_constants();
-        Ok(report)
+        Ok(())
     }
 }
 
@@ -167,10 +163,12 @@ mod tests {
     fn fold(text: &str, bytes: u64, operations: u64) -> (Vec<&'static str>, String) {
         let mut graph = parse(text, None).expect("a sound graph");
         graph.set_folding(FoldingBudget { bytes, operations });
-        let report = FoldConstants.run(&mut graph).expect("a sound graph");
+        let mut rewriter = Rewriter::new(FoldConstants.name());
+        let run = FoldConstants.run(&mut graph, &mut rewriter);
+        run.expect("a sound graph");
         let order = graph.order().expect("no cycle");
         let operators = order.into_iter().map(|id| graph.node(id).op().name());
-        (operators.collect(), format!("{report:?}"))
+        (operators.collect(), format!("{:?}", rewriter.report))
     }
 
     #[test]

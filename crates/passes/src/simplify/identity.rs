@@ -1,13 +1,12 @@
 //! Nodes that change nothing, and pairs that undo each other.
 
-use octofold_ir::{Graph, Op, Patch, ValueId};
+use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::families::{Reshape, Transpose};
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Removes nodes that change nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,10 +17,9 @@ impl Pass for EliminateIdentities {
         "eliminate-identities"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(
             graph,
-            self.name(),
             &[
                 &NoOperation,
                 &NeutralOperand,
@@ -32,17 +30,22 @@ impl Pass for EliminateIdentities {
     }
 }
 
+symbols! {
+    struct Argument { x: ValueId }
+}
+
 /// Operators that give their first operand, by their nature or by their attributes.
 struct NoOperation;
 
 impl Rewrite for NoOperation {
+    type Found = Argument;
+
     fn name(&self) -> &'static str {
         "no-operation"
     }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(
-            "node",
             op!(Identity
                 | Dropout
                 | Reshape
@@ -65,10 +68,9 @@ impl Rewrite for NoOperation {
         )
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("node");
+    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
+        let (id, x) = (found.root(), found.x);
         let node = graph.node(id);
-        let x = found.value("x").ok_or(Skip::NoMatch)?;
         let y = support::result(graph, id);
         let zero = |slot: usize| {
             node.input(slot)
@@ -125,10 +127,7 @@ impl Rewrite for NoOperation {
         if !nothing {
             return Err(Skip::NoMatch);
         }
-        let mut patch = Patch::new();
-        patch.replace(y, x);
-        patch.remove(id);
-        Ok(patch)
+        Ok(Patch::new().replace_result(graph, id, x))
     }
 }
 
@@ -141,64 +140,48 @@ fn same_shape(graph: &Graph, a: ValueId, b: ValueId) -> bool {
 struct NeutralOperand;
 
 impl Rewrite for NeutralOperand {
+    type Found = Argument;
+
     fn name(&self) -> &'static str {
         "neutral-operand"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::AnyOf(vec![
-            Pattern::commutative(
-                "node",
-                op!(Add | Mul),
-                Pattern::value("x"),
-                Pattern::constant("c"),
-            ),
-            Pattern::node(
-                "node",
-                op!(Sub | Div),
-                [Pattern::value("x"), Pattern::constant("c")],
-            ),
-        ])
+        let x = || Pattern::value("x");
+        Pattern::any_of([x() + 0.0, x() * 1.0, x() - 0.0, x() / 1.0])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("node");
-        let (Some(x), Some(c)) = (found.value("x"), found.value("c")) else {
-            return Err(Skip::NoMatch);
-        };
-        let neutral = match graph.node(id).op() {
-            Op::Add(_) | Op::Sub(_) => 0.0,
-            _ => 1.0,
-        };
-        let all_neutral = support::floats(graph, c)
-            .is_some_and(|values| values.iter().all(|&value| value == neutral));
-        if !all_neutral || !same_shape(graph, x, support::result(graph, id)) {
+    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
+        let id = found.root();
+        if !same_shape(graph, found.x, support::result(graph, id)) {
             return Err(Skip::NoMatch);
         }
-        Ok(support::replace_node(graph, id, x))
+        Ok(Patch::new().replace_result(graph, id, found.x))
     }
+}
+
+symbols! {
+    struct Reshapes { inner: NodeId, x: ValueId, shape: ValueId }
 }
 
 /// A reshape of a reshape: only the last shape matters.
 struct MergeReshapes;
 
 impl Rewrite for MergeReshapes {
+    type Found = Reshapes;
+
     fn name(&self) -> &'static str {
         "merge-reshapes"
     }
 
     fn pattern(&self) -> Pattern {
-        let inner = Pattern::node(
-            "inner",
-            op!(Reshape | Flatten | Squeeze | Unsqueeze),
-            [Pattern::value("x")],
-        );
-        Pattern::node("outer", op!(Reshape), [inner, Pattern::constant("shape")])
+        let accepts = op!(Reshape | Flatten | Squeeze | Unsqueeze);
+        let inner = Pattern::node(accepts, [Pattern::value("x")]).named("inner");
+        Pattern::node(op!(Reshape), [inner, Pattern::constant("shape")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (outer, inner) = (found.node("outer"), found.node("inner"));
-        let shape = found.value("shape").ok_or(Skip::NoMatch)?;
+    fn rewrite(&self, graph: &Graph, found: &Match<Reshapes>) -> Result<Patch, Skip> {
+        let (outer, inner, shape) = (found.root(), found.inner, found.shape);
         let sizes = support::integers(graph, shape).ok_or(Skip::NoMatch)?;
         // A 0 copies a size of the operand, which is another one after the merge.
         if sizes.contains(&0)
@@ -210,44 +193,32 @@ impl Rewrite for MergeReshapes {
         if graph.single_use(middle).is_none() {
             return Err(Skip::NoMatch);
         }
-        let x = found.value("x").ok_or(Skip::NoMatch)?;
-        let mut patch = Patch::new();
-        let sources = sources_of(graph, found.nodes().rev());
-        let merged = patch.node(
-            graph.node(outer).name(),
-            Reshape { allowzero: false },
-            [Some(x.into()), Some(shape.into())],
-            sources,
-        );
-        patch.replace(support::result(graph, outer), merged);
-        patch.remove(outer);
-        patch.remove(inner);
-        Ok(patch)
+        let operands = [Some(found.x.into()), Some(shape.into())];
+        Ok(found.replace_by(graph, Reshape { allowzero: false }, operands))
     }
+}
+
+symbols! {
+    struct Transposes { inner: NodeId, x: ValueId }
 }
 
 /// A transpose of a transpose is one transpose.
 struct MergeTransposes;
 
 impl Rewrite for MergeTransposes {
+    type Found = Transposes;
+
     fn name(&self) -> &'static str {
         "merge-transposes"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node(
-            "outer",
-            op!(Transpose),
-            [Pattern::node(
-                "inner",
-                op!(Transpose),
-                [Pattern::value("x")],
-            )],
-        )
+        let inner = Pattern::node(op!(Transpose), [Pattern::value("x")]);
+        Pattern::node(op!(Transpose), [inner.named("inner")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (outer, inner) = (found.node("outer"), found.node("inner"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Transposes>) -> Result<Patch, Skip> {
+        let (outer, inner, x) = (found.root(), found.inner, found.x);
         let (Op::Transpose(second), Op::Transpose(first)) =
             (graph.node(outer).op(), graph.node(inner).op())
         else {
@@ -262,31 +233,20 @@ impl Rewrite for MergeTransposes {
             .map(|&axis| first.perm.get(usize::try_from(axis).ok()?).copied())
             .collect();
         let perm = perm.ok_or(Skip::NoMatch)?;
-        let x = found.value("x").ok_or(Skip::NoMatch)?;
-        let y = support::result(graph, outer);
         // The inner transpose may have other readers; it goes when it has none.
         let alone = graph.single_use(support::result(graph, inner)).is_some();
-        let mut patch = Patch::new();
-        if perm.iter().enumerate().all(|(i, &axis)| axis == i as i64) {
-            patch.replace(y, x);
-        } else {
-            let sources = if alone {
-                sources_of(graph, [inner, outer])
-            } else {
-                sources_of(graph, [outer])
-            };
-            let merged = patch.node(
-                graph.node(outer).name(),
-                Transpose { perm },
-                [Some(x.into())],
-                sources,
-            );
-            patch.replace(y, merged);
-        }
-        patch.remove(outer);
-        if alone {
-            patch.remove(inner);
-        }
-        Ok(patch)
+        let identity = perm.iter().enumerate().all(|(i, &axis)| axis == i as i64);
+        let operands = [Some(x.into())];
+        Ok(match (identity, alone) {
+            (true, _) => {
+                let mut patch = Patch::new().replace_result(graph, outer, x);
+                if alone {
+                    patch.remove(inner);
+                }
+                patch
+            }
+            (false, true) => found.replace_by(graph, Transpose { perm }, operands),
+            (false, false) => Patch::new().replace_op(graph, outer, Transpose { perm }, operands),
+        })
     }
 }

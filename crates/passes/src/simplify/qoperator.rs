@@ -9,11 +9,10 @@ use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Conv, DequantizeLinear, MatMul, QuantizeLinear};
 use octofold_tensor::{DType, Tensor};
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support};
 
 /// Expands quantized layers to QDQ groups.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,8 +23,8 @@ impl Pass for ExpandQOperators {
         "expand-qoperators"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&ConvGroup, &MatMulGroup])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&ConvGroup, &MatMulGroup])
     }
 }
 
@@ -33,16 +32,18 @@ impl Pass for ExpandQOperators {
 struct ConvGroup;
 
 impl Rewrite for ConvGroup {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "qlinear-conv"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("node", op!(QLinearConv), [])
+        Pattern::node(op!(QLinearConv), [])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let mut group = Group::new(graph, found.node("node"));
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let mut group = Group::new(graph, found.root());
         let Op::QLinearConv(op) = graph.node(group.id).op() else {
             return Err(Skip::NoMatch);
         };
@@ -70,16 +71,18 @@ impl Rewrite for ConvGroup {
 struct MatMulGroup;
 
 impl Rewrite for MatMulGroup {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "qlinear-matmul"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("node", op!(QLinearMatMul), [])
+        Pattern::node(op!(QLinearMatMul), [])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let mut group = Group::new(graph, found.node("node"));
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let mut group = Group::new(graph, found.root());
         // Scales lie along the rows of the first operand and the columns of the second.
         let rank = support::operand_type(graph, group.id, 0).and_then(|ty| ty.rank());
         let rows = match rank {
@@ -215,10 +218,7 @@ impl<'a> Group<'a> {
         let quantized = self
             .patch
             .node(format!("{name}_QuantizeLinear"), op, inputs, sources);
-        let result = support::result(self.graph, self.id);
-        self.patch.replace(result, quantized);
-        self.patch.remove(self.id);
-        Ok(self.patch)
+        Ok(self.patch.replace_result(self.graph, self.id, quantized))
     }
 }
 

@@ -1,13 +1,12 @@
 //! Canonical forms of sliding windows: explicit pads, and pads that belong to the window.
 
-use octofold_ir::{Graph, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{AutoPad, PadMode};
 
-use crate::op;
-use crate::pass::{Pass, PassError, PassReport};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip, apply_rewrites, sources_of};
-use crate::support;
+use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::{op, support, symbols};
 
 /// Makes the pads of convolutions and pools explicit, and merges a `Pad` before them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,8 +17,8 @@ impl Pass for CanonicalizeWindows {
         "canonicalize-windows"
     }
 
-    fn run(&self, graph: &mut Graph) -> Result<PassReport, PassError> {
-        apply_rewrites(graph, self.name(), &[&ExplicitPads, &MergePad])
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        rewriter.apply_rules(graph, &[&ExplicitPads, &MergePad])
     }
 }
 
@@ -32,7 +31,7 @@ struct Window {
     pads: Vec<i64>,
 }
 
-fn window_of(graph: &Graph, id: octofold_ir::NodeId) -> Option<Window> {
+fn window_of(graph: &Graph, id: NodeId) -> Option<Window> {
     let rank = support::operand_type(graph, id, 0)?
         .rank()?
         .checked_sub(2)?;
@@ -97,16 +96,18 @@ fn with_pads(op: &Op, pads: Vec<i64>) -> Option<Op> {
 struct ExplicitPads;
 
 impl Rewrite for ExplicitPads {
+    type Found = ();
+
     fn name(&self) -> &'static str {
         "explicit-pads"
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern::node("node", op!(Conv | MaxPool | AveragePool), [])
+        Pattern::node(op!(Conv | MaxPool | AveragePool), [])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let id = found.node("node");
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
         let window = window_of(graph, id).ok_or(Skip::NoMatch)?;
         if window.auto_pad == AutoPad::NotSet {
             return Err(Skip::NoMatch);
@@ -140,50 +141,31 @@ impl Rewrite for ExplicitPads {
             }
         }
         let op = with_pads(graph.node(id).op(), pads).ok_or(Skip::NoMatch)?;
-        replace_op(graph, id, op, support::operands(graph, id), &[id])
+        Ok(Patch::new().replace_op(graph, id, op, graph.operands(id)))
     }
 }
 
-/// A node that takes the place of `id`: another operator or other operands, the same results.
-fn replace_op(
-    graph: &Graph,
-    id: octofold_ir::NodeId,
-    op: Op,
-    inputs: Vec<Option<PatchValue>>,
-    nodes: &[octofold_ir::NodeId],
-) -> Result<Patch, Skip> {
-    let mut patch = Patch::new();
-    let outputs = graph.node(id).outputs();
-    let sources = sources_of(graph, nodes.iter().copied());
-    let made = patch.node_with_outputs(graph.node(id).name(), op, inputs, outputs.len(), sources);
-    for (&old, new) in outputs.iter().zip(made) {
-        patch.replace(old, new);
-    }
-    for &node in nodes {
-        patch.remove(node);
-    }
-    Ok(patch)
+symbols! {
+    struct Padded { pad: NodeId, x: ValueId, pads: ValueId }
 }
 
 /// A constant `Pad` of height and width with zeros, followed by a convolution.
 struct MergePad;
 
 impl Rewrite for MergePad {
+    type Found = Padded;
+
     fn name(&self) -> &'static str {
         "merge-pad"
     }
 
     fn pattern(&self) -> Pattern {
-        let pad = Pattern::node(
-            "pad",
-            op!(Pad),
-            [Pattern::value("x"), Pattern::constant("pads")],
-        );
-        Pattern::node("conv", op!(Conv), [pad])
+        let pad = Pattern::node(op!(Pad), [Pattern::value("x"), Pattern::constant("pads")]);
+        Pattern::node(op!(Conv), [pad.named("pad")])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match) -> Result<Patch, Skip> {
-        let (conv, pad) = (found.node("conv"), found.node("pad"));
+    fn rewrite(&self, graph: &Graph, found: &Match<Padded>) -> Result<Patch, Skip> {
+        let (conv, pad) = (found.root(), found.pad);
         let Op::Pad(attributes) = graph.node(pad).op() else {
             return Err(Skip::NoMatch);
         };
@@ -203,10 +185,7 @@ impl Rewrite for MergePad {
         if window.auto_pad != AutoPad::NotSet {
             return Err(Skip::NoMatch);
         }
-        let added = found
-            .value("pads")
-            .and_then(|pads| support::integers(graph, pads))
-            .ok_or(Skip::NoMatch)?;
+        let added = support::integers(graph, found.pads).ok_or(Skip::NoMatch)?;
         let (axes, rank) = (window.kernel.len(), window.kernel.len() + 2);
         let outer = [0, 1, rank, rank + 1];
         if added.len() != 2 * rank
@@ -221,8 +200,8 @@ impl Rewrite for MergePad {
             pads[axis + axes] += added[axis + 2 + rank];
         }
         let op = with_pads(graph.node(conv).op(), pads).ok_or(Skip::NoMatch)?;
-        let mut inputs = support::operands(graph, conv);
-        inputs[0] = found.value("x").map(PatchValue::Existing);
-        replace_op(graph, conv, op, inputs, &[pad, conv])
+        let mut inputs = graph.operands(conv);
+        inputs[0] = Some(PatchValue::Existing(found.x));
+        Ok(found.replace_by(graph, op, inputs))
     }
 }
