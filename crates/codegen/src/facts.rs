@@ -1,4 +1,4 @@
-//! What codegen asks of a graph: types and constants of operands, and which sizes a plan will know.
+//! Facts about a graph that codegen needs: types and constants of operands, and the sizes that a plan will know.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use octofold_ir::{Graph, Node, TensorType, ValueId};
 use octofold_quant::QParams;
 use octofold_tensor::{DType, Dim, Tensor};
 
-/// The types of a graph's values, and which sizes a plan will know.
+/// The types of a graph's values, and the sizes that a plan will know.
 #[derive(Debug)]
 pub(crate) struct Types<'a> {
     graph: &'a Graph,
-    /// The symbols that have values when a plan runs: those that stand alone in the shape of an input.
+    /// The symbols that have values when a plan runs: each is a whole dimension of an input.
     symbols: BTreeSet<Arc<str>>,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Types<'a> {
     }
 }
 
-/// A node, and what is known of its operands.
+/// A node, and the facts about its operands.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
     pub(crate) graph: &'a Graph,
@@ -129,7 +129,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Whether a type is one of the 8-bit types of kernels.
+/// Whether kernels have the type as one of their 8-bit types.
 pub(crate) fn is_byte(dtype: DType) -> bool {
     matches!(dtype, DType::U8 | DType::I8)
 }

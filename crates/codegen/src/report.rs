@@ -1,4 +1,4 @@
-//! What a plan is made of: kernels and the reasons for portable steps, memory, and work.
+//! A report on a plan: kernels and the reasons for portable steps, memory, and work.
 
 use octofold_runtime::{Kernel, Plan, PlanError, Specialization};
 use octofold_tensor::Shape;
@@ -14,13 +14,13 @@ pub struct StepReport {
     pub kernel: Kernel,
     /// Why no faster kernel was chosen; empty when there is nothing to explain.
     pub note: String,
-    /// The nodes of the model that the step stands for.
+    /// The nodes of the model that the step computes.
     pub sources: Vec<String>,
     /// The sizes of the first result; `None` when they depend on data.
     pub shape: Option<Vec<usize>>,
     /// The multiply-accumulates.
     pub macs: u64,
-    /// Whether these are of integers.
+    /// Whether they are products of integers.
     pub integer: bool,
 }
 
@@ -67,20 +67,20 @@ impl Report {
         })
     }
 
-    /// All multiply-accumulates.
+    /// The number of multiply-accumulates.
     pub fn macs(&self) -> u64 {
         self.steps
             .iter()
             .fold(0, |sum, step| sum.saturating_add(step.macs))
     }
 
-    /// The multiply-accumulates of integers.
+    /// The number of multiply-accumulates on integers.
     pub fn integer_macs(&self) -> u64 {
         let integer = self.steps.iter().filter(|step| step.integer);
         integer.fold(0, |sum, step| sum.saturating_add(step.macs))
     }
 
-    /// The part of the multiply-accumulates that runs in integers, from 0 to 1; 0 when there are none.
+    /// The share of the multiply-accumulates on integers, from 0 to 1; 0 when there are none.
     pub fn integer_mac_share(&self) -> f64 {
         match self.macs() {
             0 => 0.0,

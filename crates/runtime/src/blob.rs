@@ -1,8 +1,8 @@
-//! The constants of a plan: one run of bytes that starts at a multiple of 64.
+//! The constants of a plan: one block of bytes that starts at a multiple of 64.
 //!
-//! It is either owned memory or a part of a mapped file, whose pages the system loads when they are first read and shares
-//! among processes. Every constant starts at a multiple of [`ALIGN`] within the blob, so that its bytes may be
-//! looked at as numbers of any element type.
+//! The block is either owned memory or a part of a mapped file. The system loads the pages of a mapped file when they are first read, and shares
+//! them among processes. Every constant starts at a multiple of [`ALIGN`] within the blob, so that its bytes can be
+//! read as numbers of any element type.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use memmap2::{Mmap, MmapMut};
 /// The alignment of the blob, of constants within it, and of every value in the arena.
 pub const ALIGN: usize = 64;
 
-/// Zeroed memory that starts at a multiple of [`ALIGN`]: of a page.
+/// Zeroed memory that starts at the beginning of a page, which is a multiple of [`ALIGN`].
 #[derive(Default)]
 pub(crate) struct AlignedBytes(Option<MmapMut>);
 
 impl AlignedBytes {
-    /// `len` zero bytes; `None` when there is not so much memory.
+    /// `len` zero bytes; `None` when there is not enough memory.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
         if len == 0 {
             return Some(Self(None));
         }
-        // The system gives zeroed pages when they are first touched, so that a large arena costs what is used of it. Allocators that align would
+        // The system provides zeroed pages when they are first touched, so a large arena takes only the memory that is used. An aligning allocator would
         // write the zeros.
         MmapMut::map_anon(len).ok().map(|memory| Self(Some(memory)))
     }
@@ -55,7 +55,7 @@ enum Source {
 }
 
 impl Blob {
-    /// Copies bytes into aligned memory; `None` when there is not so much of it.
+    /// Copies bytes into aligned memory; `None` when there is not enough memory.
     pub fn copy_of(bytes: &[u8]) -> Option<Self> {
         let mut memory = AlignedBytes::zeroed(bytes.len())?;
         memory.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
@@ -65,7 +65,7 @@ impl Blob {
         })))
     }
 
-    /// A part of a mapped file; `None` when the part is not inside of it or not aligned.
+    /// A part of a mapped file; `None` when the part is not inside the file or not aligned.
     pub(crate) fn mapped(file: Mmap, start: usize, len: usize) -> Option<Self> {
         let end = start.checked_add(len)?;
         let part = file.get(start..end)?;
@@ -83,7 +83,7 @@ impl Blob {
         }
     }
 
-    /// Whether the bytes are those of a mapped file.
+    /// Whether the bytes are part of a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(&*self.0, Source::Mapped { .. })
     }
@@ -101,12 +101,12 @@ impl fmt::Debug for Blob {
     }
 }
 
-/// Collects constants and gives each its place; the way to make a blob.
+/// Collects constants into a blob.
 #[derive(Debug, Default)]
 pub struct BlobBuilder(Vec<u8>);
 
 impl BlobBuilder {
-    /// Appends bytes at the next multiple of [`ALIGN`] and gives their offset.
+    /// Appends bytes at the next multiple of [`ALIGN`] and returns their offset.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let offset = self.0.len().next_multiple_of(ALIGN);
         self.0.resize(offset, 0);

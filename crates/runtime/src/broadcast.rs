@@ -1,8 +1,8 @@
-//! Operands that repeat over some neighbouring axes, which elementwise kernels take as they are.
+//! Operands that repeat over some neighbouring axes. Elementwise kernels read them without a copy.
 
-/// How `small` repeats over `large`: the first axis over which it repeats, and the first one behind these.
+/// How `small` repeats over `large`: the first axis over which it repeats, and the first axis after these.
 ///
-/// Before, between and behind, `small` has the sizes of `large`, then 1s, then the sizes of `large` again; missing leading axes count as 1.
+/// `small` has the sizes of `large` before the first of both axes, 1s between them, and the sizes of `large` after them. Missing leading axes count as 1.
 /// `None` when it does not repeat in this way.
 ///
 /// `[N, H, W, C]` and `[C]` give `(0, 3)`; and `[N, 1, 1, C]` gives `(1, 3)`; equal shapes give `(0, 0)`.
@@ -25,7 +25,7 @@ pub(crate) fn repetition(large: &[usize], small: &[usize]) -> Option<(usize, usi
     if !(start..end).all(one) {
         return None;
     }
-    // Axes of size 1 on both sides are better counted to the repeated ones: then there is one block.
+    // Axes of size 1 in both count as repeated, so that there is one block.
     while start > 0 && one(start - 1) {
         start -= 1;
     }

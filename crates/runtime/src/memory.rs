@@ -1,22 +1,22 @@
-//! The memory plan: where each value lies in the arena.
+//! The memory plan: the place of each value in the arena.
 //!
-//! Values that live at the same time get places that do not overlap. Large values are placed first, each in the smallest gap that holds
-//! it among the places already given to values of its time (greedy by size, best fit), the scheme of TensorFlow Lite.
+//! The places of values that exist at the same time do not overlap. Large values are placed first. Each goes into the smallest gap that holds
+//! it, among the places of the values that exist at the same time (greedy by size, best fit), as in TensorFlow Lite.
 
 use std::ops::RangeInclusive;
 
 use crate::ALIGN;
 
-/// A value that wants a place.
+/// A value that needs a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
-    /// Its bytes.
+    /// Its size in bytes.
     pub(crate) len: usize,
-    /// The steps during which it is needed, both ends included.
+    /// The first and the last step that need it, both included.
     pub(crate) steps: RangeInclusive<usize>,
 }
 
-/// The offset of each value, and the bytes of the arena; `None` when they overflow.
+/// The offset of each value, and the size of the arena in bytes; `None` on overflow.
 pub(crate) fn place(lifetimes: &[Lifetime]) -> Option<(Vec<usize>, usize)> {
     let mut order: Vec<usize> = (0..lifetimes.len()).collect();
     order.sort_by_key(|&index| {

@@ -1,13 +1,13 @@
-//! The threads of a session: a caller and its workers, which share the items of one call at a time.
+//! The thread pool of a session: a caller and its workers, which share the items of one call at a time.
 //!
-//! A step of a few microseconds cannot wait for a general thread pool, so this one is small: workers spin for a moment after
+//! A general thread pool is too slow for a step of a few microseconds. Here, workers spin for a moment after
 //! each call and then sleep. An atomic counter hands out items, so that a slow thread takes fewer of them. A worker that wakes
-//! late finds the call closed and does not hold it up.
+//! late finds the call closed and does not delay it.
 //!
-//! Sessions may share a pool. While several of them run at a time, each computes on its caller's thread alone, so that a program that runs them on
-//! threads of its own has no more threads at work than those.
+//! Sessions may share a pool. While several of them run, each computes on its caller's thread only, so that a program that runs sessions on
+//! its own threads has no other busy threads.
 //!
-//! The results do not depend on the number of threads, since kernels compute each item alone.
+//! The results do not depend on the number of threads, because kernels compute each item separately.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -22,23 +22,23 @@ use smallvec::SmallVec;
 use crate::StepError;
 use crate::blob::AlignedBytes;
 
-/// Looks at the state before a worker sleeps: about 50 microseconds.
+/// How often a worker reads the state before it sleeps: about 50 microseconds.
 const SPINS: u32 = 2_000;
-/// Set in the state while workers may enter the call.
+/// This bit of the state is set while workers may enter the call.
 const OPEN: u64 = 1 << 31;
-/// The call's number is above this bit, the number of workers inside below [`OPEN`].
+/// The bits of the state from this one on are the number of the call; those below [`OPEN`] are the number of workers inside.
 const EPOCH: u32 = 32;
 
-/// What is called for every item of a call, with scratch memory of the thread.
+/// The function for every item of a call, with the scratch memory of the thread.
 pub type Item<'a> = dyn Fn(usize, &mut [u8]) -> Result<(), StepError> + Sync + 'a;
 
-/// What every thread of a call runs, with its own number.
+/// The function that every thread of a call runs, with the number of the thread.
 type Body<'a> = dyn Fn(usize) + Sync + 'a;
 
 struct Shared {
-    /// The number of the call, whether it is open, and how many workers are inside of it.
+    /// The number of the call, whether it is open, and the number of workers inside.
     state: AtomicU64,
-    /// The function of the call. Written by the caller while the call is closed and nobody is inside.
+    /// The function of the call. The caller writes it while the call is closed and no worker is inside.
     body: UnsafeCell<Option<*const Body<'static>>>,
     sleeping: AtomicUsize,
     door: Mutex<()>,
@@ -47,14 +47,14 @@ struct Shared {
     panicked: AtomicBool,
 }
 
-// SAFETY: `body` is written only by the caller that holds the pool's `busy` lock, while the state is closed and counts nobody inside; it
-// is read only by workers that entered while the state was open. The state's sequentially consistent operations order both. The
+// SAFETY: only the caller that holds the pool's `busy` lock writes `body`, while the state is closed and counts no worker inside. Only
+// workers that entered while the state was open read it. The state's sequentially consistent operations order both. The
 // function that it points to is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to one thread.
 unsafe impl Send for Shared {}
 
-/// Where an output starts that threads write disjoint parts of.
+/// The start of an output of which threads write disjoint parts.
 struct Start<T>(*mut T);
 
 // SAFETY: the pointer is only used for disjoint parts, each of which one thread has, and `T` may change threads.
@@ -66,11 +66,11 @@ impl<T> Start<T> {
     }
 }
 
-/// Some neighbouring columns of all rows of an output. See [`Pool::run_columns`].
+/// Neighbouring columns of all rows of an output. See [`Pool::run_columns`].
 pub struct Columns<'a, T> {
-    /// The first of them in row 0.
+    /// The first column in row 0.
     start: *mut T,
-    /// From one row to the next.
+    /// The distance from one row to the next.
     stride: usize,
     rows: usize,
     width: usize,
@@ -102,17 +102,17 @@ impl<T> Columns<'_, T> {
     }
 }
 
-/// A caller's workers. See the [module](self).
+/// The workers of a caller. See the [module](self).
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// The sessions that run at this time: see [`Pool::enter`].
+    /// The number of sessions that are running: see [`Pool::enter`].
     running: AtomicUsize,
     /// Held by the caller that has the workers; calls do not nest.
     busy: Mutex<()>,
-    /// One buffer a thread, kept from call to call; the first is that of one of the callers.
+    /// One buffer for each thread, kept from call to call; the first belongs to one of the callers.
     scratch: Vec<Mutex<AlignedBytes>>,
-    /// Those of the other callers.
+    /// The buffers of the other callers.
     spare: Mutex<Vec<AlignedBytes>>,
 }
 
@@ -164,7 +164,7 @@ impl Pool {
         self.scratch.len()
     }
 
-    /// Says that a session begins to run. While more than one does, calls have the threads of their callers only.
+    /// Registers a session that begins to run. While more than one runs, each call uses only the thread of its caller.
     pub(crate) fn enter(&self) -> Running<'_> {
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(&self.running)
@@ -172,10 +172,10 @@ impl Pool {
 
     /// Calls `item(i, scratch)` for every `i` in `0..items`, each once, on all threads. The scratch has `scratch_len` bytes with any content.
     ///
-    /// One item, or one thread, runs on the caller's thread at once, and so does a call while another one has the workers. Calls must not nest.
+    /// A single item, or a single thread, runs on the caller's thread. So does a call while another one has the workers. Calls must not nest.
     ///
     /// # Errors
-    /// The first error in the order of time; the items that were not yet handed out are dropped then. [`StepError::Worker`] after a panic.
+    /// The first error in time; items that were not handed out by then are dropped. [`StepError::Worker`] after a panic.
     pub fn run(&self, items: usize, scratch_len: usize, item: &Item<'_>) -> Result<(), StepError> {
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
@@ -223,7 +223,7 @@ impl Pool {
         self.run(len.div_ceil(part), scratch_len, &|index, scratch| {
             let first = index * part;
             let count = part.min(len - first);
-            // SAFETY: `first + count <= len`, so the part lies in `output`, which is borrowed for the whole call; `run` gives each index to one
+            // SAFETY: `first + count <= len`, so the part is inside `output`, which is borrowed for the whole call; `run` gives each index to one
             // thread once, and the parts of different indices do not overlap.
             let part = unsafe { std::slice::from_raw_parts_mut(start.at(first), count) };
             each(first, part, scratch)
@@ -257,8 +257,8 @@ impl Pool {
             scratch_len,
             &|index, scratch| {
                 let (first, end) = (end(index), end(index + 1));
-                // SAFETY: `end` never falls and is at most `len`, so the part lies in `output`, which is borrowed for the whole call; `run` gives each index to
-                // one thread once, and the parts of different indices do not overlap.
+                // SAFETY: `end` never decreases and is at most `len`, so the part is inside `output`, which is borrowed for the whole call; `run` gives each index
+                // to one thread once, and the parts of different indices do not overlap.
                 let part = unsafe { std::slice::from_raw_parts_mut(start.at(first), end - first) };
                 each(first, part, scratch)
             },
@@ -305,14 +305,14 @@ impl Pool {
         if let Some(mut scratch) = try_lock(&self.scratch[thread]) {
             return run(at_least(&mut scratch, len)?);
         }
-        // Another caller has the first one.
+        // Another caller has the first buffer.
         let mut scratch = lock(&self.spare).pop().unwrap_or_default();
         let result = at_least(&mut scratch, len).and_then(run);
         lock(&self.spare).push(scratch);
         result
     }
 
-    /// Runs `body` on the caller's thread and on all workers that come in time; returns when none of them is in it any more. Does nothing but give `false`
+    /// Runs `body` on the caller's thread and on all workers that arrive in time, and returns when all of them have left it. Returns `false` at once
     /// while another caller has the workers.
     fn broadcast(&self, body: &Body<'_>) -> bool {
         /// Closes the call and waits for the workers inside, also when the caller's own part panics.
@@ -324,7 +324,7 @@ impl Pool {
                 while self.0.state.load(Ordering::SeqCst) & (OPEN - 1) != 0 {
                     looks += 1;
                     if looks.is_multiple_of(1 << 14) {
-                        // The worker may wait for this very processor.
+                        // The worker may be waiting for this processor.
                         std::thread::yield_now();
                     }
                     std::hint::spin_loop();
@@ -336,8 +336,8 @@ impl Pool {
             return false;
         };
         let shared = &*self.shared;
-        // SAFETY: the lifetime is forgotten, but `Close` keeps this function from returning while any worker is inside, and workers
-        // read the pointer inside only. The call is closed and empty now, so that nobody reads the cell.
+        // SAFETY: the lifetime is erased, but `Close` keeps this function from returning while any worker is inside, and workers
+        // read the pointer only inside. The call is closed and empty now, so no thread reads the cell.
         unsafe {
             let body = std::mem::transmute::<*const Body<'_>, *const Body<'static>>(
                 std::ptr::from_ref(body),
@@ -369,7 +369,7 @@ fn at_least(scratch: &mut AlignedBytes, len: usize) -> Result<&mut [u8], StepErr
     Ok(&mut scratch.bytes_mut()[..len])
 }
 
-/// A worker's life.
+/// The loop of a worker.
 fn work(shared: &Shared, number: usize) {
     let mut last = 0_u64;
     let mut spins = 0;
@@ -383,7 +383,7 @@ fn work(shared: &Shared, number: usize) {
                     .compare_exchange(state, state + 1, Ordering::SeqCst, Ordering::SeqCst);
             if entered.is_ok() {
                 last = state >> EPOCH;
-                // SAFETY: this worker is inside of the open call, so the caller has written the pointer and waits with its return.
+                // SAFETY: this worker is inside the open call, so the caller has written the pointer and does not return yet.
                 let result = unsafe {
                     (*shared.body.get())
                         .map(|body| catch_unwind(AssertUnwindSafe(|| (*body)(number))))
@@ -403,7 +403,7 @@ fn work(shared: &Shared, number: usize) {
         }
         let door = lock(&shared.door);
         shared.sleeping.fetch_add(1, Ordering::SeqCst);
-        // The caller rings only when it sees a sleeper, so the state is looked at once more after that was made known.
+        // The caller wakes workers only when it sees a sleeper, so the worker reads the state again after it has announced its sleep.
         let quiet = |(): &mut ()| {
             !news(shared.state.load(Ordering::SeqCst), last) && !shared.stop.load(Ordering::SeqCst)
         };
@@ -418,12 +418,12 @@ fn work(shared: &Shared, number: usize) {
     }
 }
 
-/// Locks; what a panicking thread left behind is whole, since no lock here guards more than one assignment.
+/// Locks, also after a panic in another thread: each lock here guards a single assignment, so the data are consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks as [`lock`] does, unless another thread has the lock.
+/// Locks like [`lock`], unless another thread has the lock.
 fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
@@ -440,7 +440,7 @@ impl Drop for Pool {
             self.shared.bell.notify_all();
         }
         for worker in self.workers.drain(..) {
-            // A worker's panic was reported by the call in which it happened.
+            // The call in which a worker panicked has reported the panic.
             drop(worker.join());
         }
     }

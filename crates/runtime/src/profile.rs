@@ -1,4 +1,4 @@
-//! How long the steps of a plan take.
+//! The times of a plan's steps.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::plan::Step;
 pub struct Profile {
     /// The number of runs.
     pub runs: u64,
-    /// The time of whole runs, all together; with what the profiler itself takes, two looks at the clock a step.
+    /// The total time of all runs, including the profiler, which reads the clock twice for each step.
     pub total: Duration,
     /// The steps in the order of execution.
     pub steps: Vec<StepProfile>,
@@ -27,11 +27,11 @@ pub struct StepProfile {
     pub kernel: &'static str,
     /// The sizes of the first result in the last run.
     pub shape: Vec<usize>,
-    /// What the last run cost at least.
+    /// The least work of the last run.
     pub cost: StepCost,
     /// The time of the fastest run.
     pub best: Duration,
-    /// The time of all runs.
+    /// The total time of all runs.
     pub total: Duration,
     times: Samples,
 }
@@ -59,7 +59,7 @@ impl StepProfile {
         self.times.push(time);
     }
 
-    /// The median of the runs' times: of all of them up to 1024, then of every second, fourth, and so on. Zero before the first run.
+    /// The median time of the runs: of all runs up to 1024, then of every second run, every fourth, and so on. Zero before the first run.
     pub fn median(&self) -> Duration {
         self.times.median()
     }
@@ -75,7 +75,7 @@ impl StepProfile {
     }
 }
 
-/// Times of runs at equal distances, no more than fit in a few kilobytes however long a session runs.
+/// A sample of the times of runs, at equal distances. It takes a few kilobytes, however long a session runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Samples {
     times: Vec<Duration>,
@@ -85,7 +85,7 @@ struct Samples {
 }
 
 impl Samples {
-    /// Most times that are kept.
+    /// The largest number of times that are kept.
     const MOST: usize = 1024;
 
     fn push(&mut self, time: Duration) {

@@ -8,7 +8,7 @@ use super::{Arguments, BYTES, Call, Work, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
-/// The function that an operator computes, when a kernel has it.
+/// The function that an operator computes, if there is a kernel for it.
 pub(crate) fn function_of(op: &Op) -> Option<Function> {
     match op {
         Op::Exp(_) => Some(Function::Exp),
@@ -54,7 +54,7 @@ impl Work for Elementwise {
 #[derive(Debug)]
 struct Rows {
     width: usize,
-    /// Elements of a part: whole rows.
+    /// The number of elements of a part, a multiple of the row length.
     part: usize,
 }
 

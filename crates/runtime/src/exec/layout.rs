@@ -1,4 +1,4 @@
-//! Moving images between channels-first and channels-last.
+//! Transposing images between channels-first and channels-last.
 
 use bytemuck::Pod;
 use octofold_kernels::shared::{ImageShape, layout};
@@ -9,7 +9,7 @@ use crate::StepError;
 use crate::plan::Kernel;
 use crate::values::{numbers, numbers_mut};
 
-/// Planes that a part of a transposition to channels-first is a multiple of: one cache line of bytes.
+/// The number of planes of a part, for a transposition to channels-first, is a multiple of this: one cache line of bytes.
 pub(super) const PLANES: usize = 64;
 
 #[derive(Debug)]

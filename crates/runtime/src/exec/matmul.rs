@@ -8,7 +8,7 @@ use super::{Arguments, Call, Work};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
-/// The products that pay for a second thread.
+/// From this number of products on, a second thread saves time.
 const MACS: usize = 1 << 18;
 
 #[derive(Debug)]

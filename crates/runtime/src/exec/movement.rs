@@ -1,6 +1,7 @@
-//! Operators that move elements: where each axis of the result takes its elements from.
+//! Operators that move elements.
 //!
-//! All of them are one kernel, [`Movement`], and differ in the tables of offsets that are made here once for the sizes of a specialization.
+//! One kernel, [`Movement`], computes all of them. They differ in the tables that say where each axis of the result takes its elements from. This file makes the tables once
+//! for each specialization.
 
 use octofold_kernels::shared::movement::{BORDER, Movement};
 use octofold_ops::Op;
@@ -13,7 +14,7 @@ use crate::StepError;
 /// For each axis of the result, the offsets of its positions in elements of the operand, or [`BORDER`].
 type Offsets = Vec<Vec<usize>>;
 
-/// The longest axis that is moved along. Tables have one entry for each position, and sizes come from files.
+/// The longest axis of a table. Tables have one entry for each position, and sizes come from files.
 const LONGEST: usize = 1 << 24;
 
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
             operand.shape, arguments.result.shape
         )));
     }
-    // Of an empty result nothing has to be known.
+    // An empty result needs no tables.
     let mut axes = match arguments.result.len() {
         0 => vec![vec![]],
         _ => offsets(arguments)?,
@@ -69,7 +70,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     }))
 }
 
-/// Where a slice begins in its operand, in bytes, if its elements follow each other there.
+/// The byte offset of a slice in its operand, if the elements of the slice are contiguous there.
 ///
 /// # Errors
 /// As binding it.
@@ -112,7 +113,7 @@ impl Work for Move {
     }
 }
 
-/// The bytes of the element that fills borders.
+/// The bytes of the element that fills the border.
 fn fill(arguments: &Arguments<'_>, size: usize) -> Result<Vec<u8>, StepError> {
     match arguments.operands.get(2).copied().flatten() {
         None => Ok(vec![0; size]),
@@ -164,14 +165,14 @@ fn floats(argument: Option<Argument<'_>>) -> Result<Option<Vec<f32>>, StepError>
     ))
 }
 
-/// The elements between neighbours along each axis.
+/// The distance between neighbours along each axis, in elements.
 fn strides(shape: &[usize]) -> Vec<usize> {
     (0..shape.len())
         .map(|axis| shape[axis + 1..].iter().product())
         .collect()
 }
 
-/// A position as the kernel takes it.
+/// A position in the form of the kernel.
 fn position(index: i64, stride: usize) -> usize {
     usize::try_from(index).map_or(BORDER, |index| index * stride)
 }
@@ -202,7 +203,7 @@ fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
             let sizes: Option<Vec<Dim>> =
                 sizes.map(|sizes| sizes.into_iter().map(Dim::Known).collect());
             let resized = op.resized(&dims, scales.as_deref(), sizes.as_deref())?;
-            // The sizes are those that the plan has computed; binding compares them with its own.
+            // The plan has computed the sizes, and binding compares them with its own.
             let to = resized.sizes.iter().map(|size| {
                 size.as_ref()?
                     .known()
@@ -210,7 +211,7 @@ fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
             });
             let to: Option<Vec<usize>> = to.collect();
             let positions = to.and_then(|to| {
-                // A result that is larger than the plan says is refused before its tables are made.
+                // Refuse a result that is larger than the plan says, before its tables are made.
                 let fits = to == arguments.result.shape;
                 fits.then(|| op.nearest_positions(shape, &to, &resized.scales))?
             });
@@ -224,7 +225,7 @@ fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
         Op::DepthToSpace(op) => blocks(arguments, op.blocksize, op.mode, [0, 1, 2, 3]),
         Op::NhwcDepthToSpace(op) => blocks(arguments, op.blocksize, op.mode, [0, 3, 1, 2]),
         Op::Expand(_) | Op::Tile(_) => {
-            // Both repeat an axis as often as the result is longer; leading axes that are missing have no extent.
+            // Both repeat an axis to fill the result; missing leading axes have no extent.
             let result = arguments.result.shape;
             let missing = result.len().checked_sub(shape.len());
             let missing = missing.ok_or_else(|| arguments.wrong_operator())?;
@@ -276,7 +277,7 @@ fn slice(
         .collect();
     for (axis, start, end, step) in lists {
         let (start, count) = Slice::range(start, end, step, shape[axis] as i64)?;
-        // The last index lies in the axis, so the ones before it do.
+        // The last index is inside the axis, so all indices before it are.
         let index = |i: i64| start.saturating_add(step.saturating_mul(i));
         tables[axis] = (0..count)
             .map(|i| position(index(i), stride[axis]))
@@ -305,7 +306,7 @@ fn pad(
         .map(|(axis, (before, after))| {
             let size = shape[axis] as i64;
             let padded = size.checked_add(before)?.checked_add(after)?;
-            // The plan has computed the size; another one is refused before a table of it is made.
+            // The plan has computed the size. Refuse another one before a table of it is made.
             let count = usize::try_from(padded)
                 .ok()
                 .filter(|&count| count == result[axis])?;
@@ -339,7 +340,7 @@ fn blocks(
         return Err(arguments.wrong_operator());
     };
     let depth = c.0 / area;
-    // The channels between neighbouring places of a block, and between neighbouring channels of the result.
+    // The number of channels between neighbouring positions of a block, and between neighbouring channels of the result.
     let (place, channel) = match mode {
         BlockOrder::Dcr => (depth, 1),
         BlockOrder::Crd => (1, area),

@@ -1,4 +1,4 @@
-//! Between floats and bytes, with one constant scale, and with the change of layout that often goes along.
+//! Conversion between floats and bytes, with one constant scale, and optionally with a change of layout.
 
 use octofold_kernels::shared::{ImageShape, Quant8, Target8, quantize};
 use octofold_ops::Op;
@@ -84,7 +84,7 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
     Ok(Box::new(Dequantize { from, images, part }))
 }
 
-/// The bytes that a `QuantizeLinear` gives whose scale and zero point are the second and third operand of a step, whose result is another.
+/// The type and qparams of a `QuantizeLinear` inside a step: its scale and zero point are the second and third operand of the step.
 pub(super) fn target(arguments: &Arguments<'_>) -> Result<Quant8, StepError> {
     let zero_point = arguments.operands.get(2).copied().flatten();
     let quant = Quant8 {

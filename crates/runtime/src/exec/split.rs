@@ -1,15 +1,15 @@
-//! How the output of a convolution or matrix product is split among threads. None of this shows in the results.
+//! How the output of a convolution or matrix product is split among threads. The results do not depend on it.
 
-/// The products that pay for a second thread.
+/// From this number of products on, a second thread saves time.
 pub(super) const MACS: usize = 1 << 19;
 
-/// Most parts a thread, so that a slow thread can take fewer of them.
+/// The largest number of parts for each thread. There are several, so that a slow thread can take fewer of them.
 const PARTS: usize = 4;
 
-/// Rows of a tile of the kernels.
+/// The number of rows of the kernels' tiles.
 const TILE: usize = 6;
 
-/// Least tiles of a part, unless there is but one a thread.
+/// The least number of tiles of a part, unless each thread has only one part.
 const TILES: usize = 8;
 
 /// How rows or columns are split: in almost equal parts of whole units.
@@ -28,7 +28,7 @@ impl Parts {
     }
 }
 
-/// Parts of the rows of an output, of which each reads all weights.
+/// Splits the rows of an output. Each part reads all weights.
 pub(super) fn rows(rows: usize, macs: usize, threads: usize) -> Parts {
     let (tiles, most) = (rows.div_ceil(TILE), most_parts(macs, threads));
     if tiles < TILES * threads {
@@ -39,8 +39,8 @@ pub(super) fn rows(rows: usize, macs: usize, threads: usize) -> Parts {
     Parts { unit: TILE, count }
 }
 
-/// Parts of the output channels, of which each reads all activations: whole panels of 64, once a thread, since the kernels ask for the weights of the
-/// next channels of a part in time.
+/// Splits the output channels into whole panels of 64, one part for each thread. Each part reads all activations. There is one part for each thread because the kernels
+/// prefetch the weights of a part's next channels.
 pub(super) fn columns(macs: usize, threads: usize) -> Parts {
     let count = most_parts(macs, threads).min(threads);
     Parts { unit: 64, count }

@@ -1,17 +1,17 @@
-//! The checksum of the constants, on all processors, while the caller is busy with something else: reading them is most of what loading takes.
+//! The checksum of the constants. All processors compute it while the caller decodes the metadata, because reading the constants takes most of the loading time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crc32fast::Hasher;
 
-/// What a thread reads at a time.
+/// The number of bytes that a thread reads at a time.
 const PIECE: usize = 1 << 20;
 
-/// Most threads.
+/// The largest number of threads.
 const THREADS: usize = 8;
 
-/// The CRC-32 of `bytes`, and what `meanwhile` gives on this thread.
+/// The CRC-32 of `bytes`, and the result of `meanwhile`, which runs on this thread.
 pub(super) fn crc_meanwhile<T>(bytes: &[u8], meanwhile: impl FnOnce() -> T) -> (u32, T) {
     let pieces: Vec<_> = bytes.chunks(PIECE).collect();
     let next = AtomicUsize::new(0);
@@ -39,7 +39,7 @@ pub(super) fn crc_meanwhile<T>(bytes: &[u8], meanwhile: impl FnOnce() -> T) -> (
             - 1
     };
     let (value, found) = thread::scope(|scope| {
-        // Where the system refuses a thread, the others read its pieces.
+        // If the system refuses a thread, the others read its pieces.
         let spawn = |_| thread::Builder::new().spawn_scoped(scope, take).ok();
         let threads: Vec<_> = (0..helpers).map_while(spawn).collect();
         let value = meanwhile();

@@ -1,4 +1,4 @@
-//! From the message of a file to the parts of a plan. What this accepts is checked further by [`crate::Plan::new`].
+//! From the message of a file to the parts of a plan. [`crate::Plan::new`] then checks the parts further.
 
 use octofold_kernels::Isa;
 use octofold_ops::{Attribute, AttributeMap, Op};
@@ -97,7 +97,7 @@ fn value(value: message::Value) -> Result<PlanValue, PlanError> {
     })
 }
 
-/// The expression as it was written: its constructors would simplify it, and so change the bytes of a second writing.
+/// The expression without change. The constructors of [`Dim`] would simplify it, so that writing it again would give other bytes.
 fn dim(message: message::Dim) -> Result<Dim, String> {
     use message::dim::Kind;
     let kind = Kind::try_from(message.kind).map_err(|error| error.to_string())?;

@@ -8,7 +8,7 @@ use crate::PlanError;
 use crate::plan::{Operand, PlanParts, Step};
 use crate::values::constant_bytes;
 
-/// How deep dimensions may nest: each level is one of the messages, of which prost reads a hundred.
+/// The largest nesting of dimensions. Each level is a message, and prost reads at most a hundred levels.
 const DEPTH: usize = 80;
 
 pub(super) fn plan(parts: &PlanParts) -> Result<message::Plan, PlanError> {

@@ -1,16 +1,16 @@
-//! What decoding the metadata of a plan takes, found out before it is decoded.
+//! The memory that decoding the metadata of a plan takes, computed before decoding.
 //!
-//! Two bytes of protobuf make an empty message of hundreds. The scan walks over tags and lengths without allocating, and refuses what would
-//! take more memory than plans of that length do. What is malformed is left to the decoder, which says so.
+//! Two bytes of protobuf can be an empty message of hundreds of bytes. The scan walks over tags and lengths without allocating. It refuses metadata that would
+//! take more memory than plans of that length do. It leaves malformed metadata to the decoder, which reports them.
 
 use super::generated as message;
 
-/// The bytes that decoding may take without regard to the length of the metadata, and in addition for each byte of it. A plan of many small
+/// The number of bytes that decoding may take: a constant, and an amount for each byte of the metadata. A plan of many small
 /// dimensions takes 13 times its length.
 const BASE: usize = 64 << 20;
 const FACTOR: usize = 24;
 
-/// A message: the memory that one takes, and its fields that hold messages.
+/// A type of message: the memory for one, and its fields that contain messages.
 struct Kind {
     size: usize,
     fields: &'static [(u64, &'static Kind)],
@@ -40,16 +40,16 @@ kinds! {
     LIST message::Strings {}
 }
 
-/// Whether decoding the metadata takes no more than plans do.
+/// Whether decoding the metadata takes no more memory than plans do.
 pub(super) fn fits(metadata: &[u8]) -> bool {
     let limit = metadata.len().saturating_mul(FACTOR).saturating_add(BASE);
     let mut taken = 0;
-    // A message that is malformed ends the walk, as it will end the decoding.
+    // A malformed message ends the walk, and will end the decoding.
     walk(&PLAN, metadata, &mut taken, limit, 0);
     taken <= limit
 }
 
-/// Adds what a message takes; `None` when the walk ends.
+/// Adds the memory that a message takes; `None` when the walk ends.
 fn walk(
     kind: &Kind,
     mut bytes: &[u8],
@@ -57,7 +57,7 @@ fn walk(
     limit: usize,
     depth: usize,
 ) -> Option<()> {
-    // The decoder stops at a hundred messages inside of each other.
+    // The decoder stops at a hundred nested messages.
     if depth > 100 {
         return None;
     }
@@ -118,7 +118,7 @@ mod tests {
         let steps = [10_u8 << 3 | 2, 0].repeat(1 << 20);
         assert!(!fits(&steps));
         assert!(fits(&steps[..1 << 12]));
-        // Dimensions inside of one shape.
+        // Dimensions inside one shape.
         let mut field = [1_u8 << 3 | 2, 0].repeat(1 << 23);
         for number in [3_u8, 8] {
             let mut outer = vec![number << 3 | 2];

@@ -1,8 +1,8 @@
 //! The checks that every plan passes before it exists.
 //!
-//! After them, all indices are in range, every value is given once (by an input or a step) and before it is read, all constants
-//! lie aligned inside of the blob with the length that their sizes ask for, and the number of operands
-//! suits each operator. Whether a kernel takes its step is checked where it is bound to sizes, see [`crate::exec`].
+//! In a checked plan, all indices are in range; every value has one producer (an input or a step) and is produced before it is read; all constants
+//! are aligned, inside the blob, and have the length that their sizes require; and each operator has a valid number of
+//! operands. Binding to sizes checks whether a kernel can compute its step, see [`crate::exec`].
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! The text form of a plan: one line a step, stable, for people and snapshots. It cannot be read back.
+//! The text form of a plan, for people and snapshots: one line for each step, stable. It cannot be read back.
 
 use std::fmt;
 
@@ -48,7 +48,7 @@ fn attribute(value: &Attribute) -> String {
 }
 
 impl Plan {
-    /// The text form: one line an input, step and output.
+    /// The text form: one line for each input, step and output.
     pub fn to_text(&self) -> String {
         self.to_string()
     }
