@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use super::budget::Budget;
-use super::error::{FunctionError, ImportErrorKind};
+use super::error::{FunctionError, ImportErrorKind, NodeError};
 use super::names::Names;
 use super::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
 
@@ -70,6 +70,18 @@ pub(super) struct FlatNode {
     pub(super) node: NodeProto,
     /// The version of the opset of its domain.
     pub(super) version: Option<i64>,
+}
+
+impl FlatNode {
+    /// An error of this node, with its name.
+    pub(super) fn error(&self, source: NodeError) -> ImportErrorKind {
+        ImportErrorKind::Node {
+            node: self.node.name().to_owned(),
+            op: qualified(self.node.domain(), self.node.op_type()),
+            opset: self.version.unwrap_or_default(),
+            source: Box::new(source),
+        }
+    }
 }
 
 type Key<'a> = (&'a str, &'a str, &'a str);

@@ -1,40 +1,31 @@
 //! From a file to a [`Graph`].
 
+mod declared;
+mod metadata;
+mod sizes;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use octofold_quant::QuantParams;
-use octofold_tensor::{DType, Dim};
 
 use super::attribute::read_attributes;
 use super::budget::Budget;
 use super::error::{ImportError, ImportErrorKind, NodeError};
-use super::export::PRODUCER;
 use super::external_data::ExternalData;
-use super::functions::{FlatNode, Opsets, domain_name, inline, qualified};
+use super::functions::{FlatNode, Opsets, domain_name, inline};
 use super::names::Names;
 use super::opset::{self, Lowering, OldNode};
 use super::order::order;
-use super::proto::tensor_shape_proto::dimension;
-use super::proto::{
-    GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto, type_proto,
-};
+use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto};
 use super::scan::{ScanError, decode};
-use super::tensor::{element_type, read_sparse, read_tensor};
-use crate::{Graph, TensorType, ValueId};
+use super::tensor::{read_sparse, read_tensor};
+use crate::{Graph, ValueId};
 
 /// The versions of the file format that are read.
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
-
-/// The keys of [`Graph::metadata`] under which the fields of the model itself are kept.
-const FIELDS: [&str; 4] = [
-    "octofold.producer",
-    "octofold.domain",
-    "octofold.model_version",
-    "octofold.doc_string",
-];
 
 /// How a model is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,7 +137,7 @@ pub(crate) fn import_decoded(
         if let Some(node) = nodes.get(index) {
             importer
                 .add_node(node)
-                .map_err(|source| node_error(node, source))?;
+                .map_err(|source| node.error(source))?;
             importer.check_sizes(node)?;
         }
     }
@@ -163,7 +154,7 @@ pub(crate) fn import_decoded(
     let mut folding = budget.folding();
     folding.bytes = folding.bytes.saturating_add(constants);
     graph.set_folding(folding);
-    add_metadata(&mut graph, &model, &proto);
+    metadata::add(&mut graph, &model, &proto);
     Ok(graph)
 }
 
@@ -181,16 +172,6 @@ fn name_nodes(nodes: &mut [NodeProto], names: &mut Names) {
             };
             node.name = Some(names.fresh(&name));
         }
-    }
-}
-
-/// An error of a node, with its name.
-pub(super) fn node_error(node: &FlatNode, source: NodeError) -> ImportErrorKind {
-    ImportErrorKind::Node {
-        node: node.node.name().to_owned(),
-        op: qualified(node.node.domain(), node.node.op_type()),
-        opset: node.version.unwrap_or_default(),
-        source: Box::new(source),
     }
 }
 
@@ -272,7 +253,7 @@ impl Importer<'_> {
             })?;
             self.check_rank(name, tensor.rank())?;
             if let Some(input) = inputs.get(name)
-                && let Some(declared) = declared_dtype(input)?
+                && let Some(declared) = declared::dtype(input)?
                 && declared != tensor.dtype()
             {
                 return Err(ImportErrorKind::Input {
@@ -314,7 +295,7 @@ impl Importer<'_> {
                 .extension
                 .and_then(|extension| extension.quantization.get(name))
                 .cloned();
-            let ty = input_type(input)?.with_quantization(params);
+            let ty = declared::input_type(input)?.with_quantization(params);
             let id = self
                 .graph
                 .add_input(name, ty)
@@ -380,7 +361,7 @@ impl Importer<'_> {
             }
         }
         opset::lower(&mut lowering, old)?;
-        let module = exporter_module(&node.metadata_props);
+        let module = metadata::exporter_module(&node.metadata_props);
         for (output, id) in lowering.into_results() {
             if let Some(module) = &module
                 && let Some(producer) = self.graph.value(id).producer()
@@ -425,7 +406,7 @@ impl Importer<'_> {
             let rank = ty.rank().unwrap_or(0);
             self.check_rank(output, rank)?;
             let limit = self.budget.terms;
-            if !terms_within(
+            if !sizes::terms_within(
                 ty.shape
                     .iter()
                     .flatten()
@@ -438,11 +419,9 @@ impl Importer<'_> {
                 });
             }
             // Where a size is a symbol, the value has to be possible at least when it is 1.
-            let elements = ty
-                .shape
-                .iter()
-                .flatten()
-                .fold(1_u64, |product, dim| product.saturating_mul(at_one(dim)));
+            let elements = ty.shape.iter().flatten().fold(1_u64, |product, dim| {
+                product.saturating_mul(sizes::at_one(dim))
+            });
             let bytes = elements.saturating_mul(ty.dtype.size().unwrap_or(1) as u64);
             if bytes > self.budget.value_bytes {
                 return Err(ImportErrorKind::Size {
@@ -466,7 +445,7 @@ impl Importer<'_> {
                 return Err(fail("is undefined: not produced by any node".to_owned()));
             };
             let found = self.graph.value(id).ty().dtype;
-            if let Some(declared) = declared_dtype(output)?
+            if let Some(declared) = declared::dtype(output)?
                 && declared != found
             {
                 return Err(fail(format!(
@@ -486,52 +465,6 @@ impl Importer<'_> {
     }
 }
 
-/// Whether dimensions consist of at most so many terms. Expressions grow with the depth of a model: joining a value of symbolic size with itself
-/// doubles its expression.
-fn terms_within<'a>(dims: impl Iterator<Item = &'a Dim>, limit: usize) -> bool {
-    let mut left = limit;
-    let mut stack: Vec<&Dim> = dims
-        .filter(|dim| !matches!(dim, Dim::Known(_) | Dim::Symbol(_)))
-        .collect();
-    while let Some(dim) = stack.pop() {
-        let Some(less) = left.checked_sub(1) else {
-            return false;
-        };
-        left = less;
-        match dim {
-            Dim::Known(_) | Dim::Symbol(_) => {}
-            Dim::Add(pair)
-            | Dim::Sub(pair)
-            | Dim::Mul(pair)
-            | Dim::FloorDiv(pair)
-            | Dim::CeilDiv(pair)
-            | Dim::Max(pair)
-            | Dim::Min(pair) => stack.extend([&pair.0, &pair.1]),
-        }
-    }
-    true
-}
-
-/// The size of a dimension when every symbol is 1; its terms are known to be few.
-fn at_one(dim: &Dim) -> u64 {
-    fn value(dim: &Dim) -> i64 {
-        let both = |pair: &(Dim, Dim), f: fn(i64, i64) -> i64| f(value(&pair.0), value(&pair.1));
-        match dim {
-            Dim::Known(size) => *size,
-            Dim::Symbol(_) => 1,
-            Dim::Add(pair) => both(pair, i64::saturating_add),
-            Dim::Sub(pair) => both(pair, i64::saturating_sub),
-            Dim::Mul(pair) => both(pair, i64::saturating_mul),
-            Dim::FloorDiv(pair) => both(pair, |a, b| a.checked_div_euclid(b).unwrap_or(0)),
-            // Rounded down: this is a lower bound.
-            Dim::CeilDiv(pair) => both(pair, |a, b| a.checked_div_euclid(b).unwrap_or(0)),
-            Dim::Max(pair) => both(pair, i64::max),
-            Dim::Min(pair) => both(pair, i64::min),
-        }
-    }
-    u64::try_from(value(dim)).unwrap_or(0)
-}
-
 fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let dense = graph.initializer.iter().map(|tensor| tensor.name());
     let sparse = graph
@@ -539,115 +472,4 @@ fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
         .iter()
         .map(|sparse| sparse.values.as_ref().map_or("", |values| values.name()));
     dense.chain(sparse)
-}
-
-/// The element type that a value is said to have.
-fn declared_dtype(info: &ValueInfoProto) -> Result<Option<DType>, ImportErrorKind> {
-    let fail = |reason: String| ImportErrorKind::Input {
-        input: info.name().to_owned(),
-        reason,
-    };
-    match info.r#type.as_ref().and_then(|ty| ty.value.as_ref()) {
-        None => Ok(None),
-        Some(type_proto::Value::TensorType(tensor)) => match tensor.elem_type() {
-            0 => Ok(None),
-            code => element_type(code)
-                .map(Some)
-                .map_err(|error| fail(error.to_string())),
-        },
-        Some(type_proto::Value::SequenceType(_)) => {
-            Err(fail("sequences are not supported".to_owned()))
-        }
-        Some(type_proto::Value::MapType(_)) => Err(fail("maps are not supported".to_owned())),
-        Some(type_proto::Value::OpaqueType(_)) => {
-            Err(fail("opaque types are not supported".to_owned()))
-        }
-        Some(type_proto::Value::SparseTensorType(_)) => {
-            Err(fail("sparse tensors are not supported".to_owned()))
-        }
-        Some(type_proto::Value::OptionalType(_)) => {
-            Err(fail("optional types are not supported".to_owned()))
-        }
-    }
-}
-
-/// The type of an input.
-fn input_type(info: &ValueInfoProto) -> Result<TensorType, ImportErrorKind> {
-    let name = info.name();
-    let fail = |reason: String| ImportErrorKind::Input {
-        input: name.to_owned(),
-        reason,
-    };
-    let dtype =
-        declared_dtype(info)?.ok_or_else(|| fail("the element type is missing".to_owned()))?;
-    let Some(type_proto::Value::TensorType(tensor)) =
-        info.r#type.as_ref().and_then(|ty| ty.value.as_ref())
-    else {
-        return Ok(TensorType::unranked(dtype));
-    };
-    let Some(shape) = &tensor.shape else {
-        return Ok(TensorType::unranked(dtype));
-    };
-    let mut dims = Vec::with_capacity(shape.dim.len());
-    for (axis, dim) in shape.dim.iter().enumerate() {
-        dims.push(match &dim.value {
-            Some(dimension::Value::DimValue(size)) if *size < 0 => {
-                return Err(fail(format!("dimension {axis} is negative: {size}")));
-            }
-            Some(dimension::Value::DimValue(size)) => Dim::Known(*size),
-            Some(dimension::Value::DimParam(symbol)) if !symbol.is_empty() => Dim::symbol(symbol),
-            Some(dimension::Value::DimParam(_)) | None => Dim::symbol(&format!("{name}.{axis}")),
-        });
-    }
-    Ok(TensorType::new(dtype, dims))
-}
-
-/// The module path that torch's exporters leave in a node's metadata: the list of scopes, `['', 'layer1', 'layer1.0', 'conv2d']`, whose last
-/// entry is the operation, or the same as a path, `: Net/layer1: Sequential/layer1.0: Block/conv2d: aten.conv2d.default`.
-fn exporter_module(entries: &[StringStringEntryProto]) -> Option<String> {
-    let entry = |key: &str| {
-        let entry = entries.iter().find(|entry| entry.key() == key);
-        entry.map(StringStringEntryProto::value)
-    };
-    let (scopes, separator) = match entry("pkg.torch.onnx.name_scopes") {
-        Some(scopes) => (scopes.trim_matches(['[', ']']), ','),
-        None => (entry("namespace")?, '/'),
-    };
-    let names = scopes.split(separator).map(|scope| {
-        let name = scope.split(':').next().unwrap_or_default();
-        name.trim().trim_matches(['\'', '"'])
-    });
-    let names: Vec<&str> = names.collect();
-    let (_operation, modules) = names.split_last()?;
-    let module = modules.iter().rev().find(|name| !name.is_empty())?;
-    Some((*module).to_owned())
-}
-
-/// Keeps what the file says about the model. The file's own entries win, so that an exported model keeps its origin.
-fn add_metadata(graph: &mut Graph, model: &ModelProto, proto: &GraphProto) {
-    let metadata = graph.metadata_mut();
-    for entry in model.metadata_props.iter().chain(&proto.metadata_props) {
-        metadata.insert(entry.key().to_owned(), entry.value().to_owned());
-    }
-    // That we wrote a file ourselves says nothing about where the model is from.
-    let producer = match model.producer_name() {
-        PRODUCER => String::new(),
-        name => [name, model.producer_version()].join(" "),
-    };
-    let version = model
-        .model_version
-        .filter(|&version| version != 0)
-        .map(|version| version.to_string())
-        .unwrap_or_default();
-    let texts = [
-        producer.trim().to_owned(),
-        model.domain().to_owned(),
-        version,
-        model.doc_string().to_owned(),
-    ];
-    for (key, text) in FIELDS.into_iter().zip(texts) {
-        if !text.is_empty() && !metadata.contains_key(key) {
-            metadata.insert(key.to_owned(), text);
-        }
-    }
 }

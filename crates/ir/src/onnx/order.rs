@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::error::{ImportErrorKind, NodeError};
 use super::functions::FlatNode;
-use super::import::node_error;
 use crate::ValueId;
 
 /// The nodes such that each comes after those it reads from; among the ready ones, the first of the file.
@@ -31,7 +30,7 @@ pub(super) fn order(
                 continue;
             }
             let Some(&producer) = producers.get(input.as_str()) else {
-                return Err(node_error(node, NodeError::Undefined(input.clone())));
+                return Err(node.error(NodeError::Undefined(input.clone())));
             };
             readers.entry(producer).or_default().push(index);
             if let Some(count) = waiting.get_mut(index) {

@@ -1,6 +1,6 @@
 //! The lexer: from characters to tokens, with the positions of both.
 
-use super::parse::ParseError;
+use super::ParseError;
 
 /// A piece of the text.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,4 +195,11 @@ impl<'a> Lexer<'a> {
             self.text.get(start..self.at).unwrap_or_default(),
         ))
     }
+}
+
+/// Whether a word stands for a number that is not finite.
+pub(super) fn is_number_word(word: &str) -> bool {
+    ["inf", "infinity", "nan"]
+        .iter()
+        .any(|known| word.eq_ignore_ascii_case(known))
 }

@@ -26,6 +26,7 @@
 //! Large constants stand in a file of their own with offset, length and checksum. The metadata of a graph are printed, the aliases of its
 //! values are not. Not read: subgraphs, types other than tensors, and elements of 4 bits in braces, which `onnx.parser` misreads.
 
+mod error;
 mod lexer;
 mod parse;
 mod print;
@@ -34,7 +35,8 @@ mod tests;
 
 use std::path::Path;
 
-pub use parse::{ParseError, parse};
+pub use error::{ParseError, TextError};
+pub use parse::parse;
 pub(crate) use print::dimension;
 pub use print::{PrintOptions, Printed, print};
 
@@ -43,38 +45,6 @@ use crate::onnx::ImportOptions;
 
 /// The size of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 28;
-
-/// Why a graph cannot be read from a text file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TextError {
-    /// A file that cannot be read.
-    #[error("{path}: {source}")]
-    Io {
-        /// The path.
-        path: String,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// A file that is too large.
-    #[error("{path}: the file has {bytes} bytes, the limit is {limit}")]
-    TooLarge {
-        /// The path.
-        path: String,
-        /// The size of the file.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// A text that is no graph.
-    #[error("{path}:{source}")]
-    Parse {
-        /// The path.
-        path: String,
-        /// What is wrong.
-        source: ParseError,
-    },
-}
 
 /// Reads a graph from a text file; the data of large constants are in files beside it.
 ///

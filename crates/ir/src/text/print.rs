@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use octofold_ops::{Attribute, Op};
 use octofold_tensor::{DType, Dim, Tensor, TensorData};
 
-use super::parse::is_number_word;
+use super::lexer::is_number_word;
 use crate::onnx::{IR_VERSION, NEWEST, OPSET, fnv1a64, newer_attribute, tensor_to_proto};
 use crate::types::is_identifier;
 use crate::{Graph, Node, NodeId, TensorType};

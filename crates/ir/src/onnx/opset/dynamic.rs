@@ -7,7 +7,7 @@
 use octofold_ops::Attribute;
 use octofold_tensor::DType;
 
-use super::{Lowering, OldNode, microsoft, quantized};
+use super::{Lowering, OldNode, quantized};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
@@ -23,8 +23,8 @@ pub(super) fn lower(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError
 
 /// `A`, `B`, their scales, their zero points, a bias in float.
 fn integer_to_float(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 7)?;
-    microsoft::refuse_attributes(&old)?;
+    old.expect_inputs(7)?;
+    old.refuse_attributes()?;
     for (scale, zero_point) in [(2, 4), (3, 5)] {
         quantized::check_pair(cx, old.input(scale), old.input(zero_point))?;
     }
@@ -35,8 +35,8 @@ fn integer_to_float(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError
 
 /// `A` in float, `B` with its scale and zero point, a bias in float.
 fn mat_mul(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 5)?;
-    microsoft::refuse_attributes(&old)?;
+    old.expect_inputs(5)?;
+    old.refuse_attributes()?;
     quantized::check_pair(cx, old.input(2), old.input(3))?;
     let a = dynamically_quantized(cx, old.required(0)?)?;
     let b = (old.required(1)?, old.required(2)?, old.input(3));
@@ -75,7 +75,7 @@ fn product(
 /// As `LSTM`, with weights [directions, input, 4·hidden] and [directions, hidden, 4·hidden]; behind the peepholes scale and zero point of both, for each
 /// direction or for each of its columns.
 fn lstm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 12)?;
+    old.expect_inputs(12)?;
     let [integers, scale, zero_point] = dynamically_quantized(cx, old.required(0)?)?;
     let x = cx.helper("DequantizeLinear", &[integers, scale, zero_point], &[])?;
     let w = recurrent_weights(cx, &old, 1, 8)?;

@@ -3,7 +3,7 @@
 use octofold_ops::{Attribute, AttributeMap};
 use octofold_tensor::{Tensor, TensorData};
 
-use super::{Lowering, OldNode, microsoft};
+use super::{Lowering, OldNode};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
@@ -50,9 +50,9 @@ fn normalize(
 
 /// `x`, `skip`, `gamma`, `beta`, `bias`: the normalized sum of x, skip and bias; the fourth result is the sum.
 fn skip_layer_normalization(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 5)?;
+    old.expect_inputs(5)?;
     let epsilon = old.attributes.read::<f32>("epsilon")?.unwrap_or(EPSILON);
-    microsoft::refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     let mut sum = cx.helper("Add", &[old.required(0)?, old.required(1)?], &[])?;
     if let Some(bias) = old.input(4) {
         sum = cx.helper("Add", &[sum, bias], &[])?;
@@ -68,10 +68,10 @@ fn skip_layer_normalization(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(
 /// `ids`, `segments`, the tables of words, positions and segments, `gamma`, `beta`, `mask`, `positions`: the normalized sum of the three vectors of each
 /// token. The second result counts the ones of each row of the mask, the third is the sum.
 fn embed_layer_normalization(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 9)?;
+    old.expect_inputs(9)?;
     let epsilon = old.attributes.read::<f32>("epsilon")?.unwrap_or(EPSILON);
     old.drop_attribute("mask_index_type", &[0, 1])?;
-    microsoft::refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     let ids = old.required(0)?;
     let words = cx.helper("Gather", &[old.required(2)?, ids], &[])?;
     let table = old.required(3)?;
@@ -114,7 +114,7 @@ fn embed_layer_normalization(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<
 /// `A`, packed `B` [N, blocks, bytes], scales, packed zero points, a group index, a bias: `A·B'` by blocks of a row of B with a scale each. B becomes a constant
 /// of 4 bits, dequantized by blocks.
 fn mat_mul_n_bits(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 6)?;
+    old.expect_inputs(6)?;
     let mut size = |name: &str| -> Result<usize, NodeError> {
         let value = old.attributes.read::<i64>(name)?;
         let value = value.ok_or_else(|| NodeError::attribute(name, "is missing"))?;
@@ -135,7 +135,7 @@ fn mat_mul_n_bits(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeErr
             format!("only 4 is supported, found {bits}"),
         ));
     }
-    microsoft::refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     if old.input(4).is_some() {
         return Err(NodeError::Form("a group index is not supported".to_owned()));
     }

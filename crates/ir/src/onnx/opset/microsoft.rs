@@ -36,7 +36,7 @@ fn gelu(cx: &mut Lowering<'_>, old: OldNode, approximate: &str) -> Result<(), No
         (x, None) => x,
         (x, Some(bias)) => cx.helper("Add", &[x, bias], &[])?,
     };
-    refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     cx.finish_as(
         "Gelu",
         &[x],
@@ -58,7 +58,7 @@ fn fused_mat_mul(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeErro
     if old.attributes.read::<bool>("transB")?.unwrap_or(false) {
         b = transpose(cx, b)?;
     }
-    refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     if alpha == 1.0 {
         return cx.finish_as("MatMul", &[a, b], &[], &old.outputs);
     }
@@ -69,7 +69,7 @@ fn fused_mat_mul(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeErro
 
 /// `activation(Conv(X, W, B) + Z)`, where bias and sum may be absent.
 fn fused_conv(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    expect_inputs(&old, 4)?;
+    old.expect_inputs(4)?;
     let activation = old.attributes.read::<String>("activation")?;
     let parameters = old.attributes.read::<Vec<f32>>("activation_params")?;
     let parameters = parameters.unwrap_or_default();
@@ -118,23 +118,4 @@ fn transpose(cx: &mut Lowering<'_>, value: ValueId) -> Result<ValueId, NodeError
         .collect();
     perm.swap(rank - 2, rank - 1);
     cx.helper("Transpose", &[value], &[("perm", Attribute::Ints(perm))])
-}
-
-/// Refuses attributes that were not looked at.
-pub(super) fn refuse_attributes(old: &OldNode) -> Result<(), NodeError> {
-    match old.attributes.names().next() {
-        None => Ok(()),
-        Some(unknown) => Err(octofold_ops::OpError::UnknownAttribute(unknown.to_owned()).into()),
-    }
-}
-
-/// Refuses operands that the operator does not have.
-pub(super) fn expect_inputs(old: &OldNode, most: usize) -> Result<(), NodeError> {
-    if old.inputs.len() > most {
-        return Err(NodeError::Form(format!(
-            "has {} inputs, expected at most {most}",
-            old.inputs.len()
-        )));
-    }
-    Ok(())
 }

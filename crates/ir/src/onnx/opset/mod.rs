@@ -18,7 +18,7 @@ mod window;
 
 pub use coverage::{ReadableOperator, readable_operators};
 
-use octofold_ops::{Attribute, AttributeMap, Op};
+use octofold_ops::{Attribute, AttributeMap, Op, OpError};
 use octofold_tensor::{DType, Tensor};
 
 use super::error::NodeError;
@@ -79,6 +79,25 @@ impl OldNode {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses attributes that were not read.
+    fn refuse_attributes(&self) -> Result<(), NodeError> {
+        match self.attributes.names().next() {
+            None => Ok(()),
+            Some(unknown) => Err(OpError::UnknownAttribute(unknown.to_owned()).into()),
+        }
+    }
+
+    /// Refuses operands that the operator does not have.
+    fn expect_inputs(&self, most: usize) -> Result<(), NodeError> {
+        if self.inputs.len() > most {
+            return Err(NodeError::Form(format!(
+                "has {} inputs, expected at most {most}",
+                self.inputs.len()
+            )));
+        }
+        Ok(())
     }
 
     /// The only result.
@@ -433,9 +452,7 @@ fn constant(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
             ));
         }
     };
-    if let Some(unknown) = old.attributes.names().next() {
-        return Err(octofold_ops::OpError::UnknownAttribute(unknown.to_owned()).into());
-    }
+    old.refuse_attributes()?;
     let tensor = match value {
         Attribute::Tensor(tensor) => tensor,
         Attribute::Float(value) => Tensor::scalar(value),

@@ -7,7 +7,7 @@
 use octofold_ops::Attribute;
 use octofold_tensor::{DType, Tensor};
 
-use super::{Lowering, OldNode, arithmetic, dynamic, microsoft, quantized};
+use super::{Lowering, OldNode, arithmetic, dynamic, quantized};
 use crate::ValueId;
 use crate::onnx::error::NodeError;
 
@@ -108,8 +108,8 @@ fn quantize(
 
 /// `A`, its parameters, `B`, its parameters, those of the result.
 fn binary(cx: &mut Lowering<'_>, old: OldNode, op: &str) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 8)?;
-    microsoft::refuse_attributes(&old)?;
+    old.expect_inputs(8)?;
+    old.refuse_attributes()?;
     let like = bytes(cx, &old, 0)?;
     let operands = [real(cx, &old, 0)?, real(cx, &old, 3)?];
     let value = cx.helper(op, &operands, &[])?;
@@ -118,8 +118,8 @@ fn binary(cx: &mut Lowering<'_>, old: OldNode, op: &str) -> Result<(), NodeError
 
 /// The condition, `X`, its parameters, `Y`, its parameters, those of the result.
 fn choice(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 9)?;
-    microsoft::refuse_attributes(&old)?;
+    old.expect_inputs(9)?;
+    old.refuse_attributes()?;
     let like = bytes(cx, &old, 1)?;
     let operands = [old.required(0)?, real(cx, &old, 1)?, real(cx, &old, 4)?];
     let value = cx.helper("Where", &operands, &[])?;
@@ -128,7 +128,7 @@ fn choice(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
 
 /// `X`, its parameters, those of the result. The attributes are those of the operator on reals.
 fn unary(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 5)?;
+    old.expect_inputs(5)?;
     let like = bytes(cx, &old, 0)?;
     let x = real(cx, &old, 0)?;
     let attributes = std::mem::take(&mut old.attributes);
@@ -145,7 +145,7 @@ fn pool(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeErr
     {
         return unary(cx, old, op);
     }
-    microsoft::expect_inputs(&old, 5)?;
+    old.expect_inputs(5)?;
     let like = bytes(cx, &old, 0)?;
     let rank = i64::try_from(cx.known_rank(like)?).unwrap_or(i64::MAX);
     if rank < 3 {
@@ -191,7 +191,7 @@ fn concat(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
     let Some(axis) = old.attributes.read::<i64>("axis")? else {
         return Err(NodeError::attribute("axis", "is missing"));
     };
-    microsoft::refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     let like = bytes(cx, &old, 2)?;
     let mut operands = Vec::with_capacity(count);
     for index in 0..count {
@@ -203,11 +203,11 @@ fn concat(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
 
 /// `alpha·A'·B' + C`, where `C` is i32 on the scale `alpha·a_scale·b_scale`; a quantized result has a scale and a zero point, a float one neither.
 fn gemm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
-    microsoft::expect_inputs(&old, 9)?;
+    old.expect_inputs(9)?;
     let alpha = old.attributes.read::<f32>("alpha")?.unwrap_or(1.0);
     let trans_a = old.attributes.read::<bool>("transA")?.unwrap_or(false);
     let trans_b = old.attributes.read::<bool>("transB")?.unwrap_or(false);
-    microsoft::refuse_attributes(&old)?;
+    old.refuse_attributes()?;
     if !alpha.is_finite() {
         return Err(NodeError::attribute(
             "alpha",
