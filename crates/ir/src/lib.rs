@@ -36,4 +36,6 @@ pub use interpret::{interpret, interpret_with};
 pub use octofold_ops::Op;
 pub use patch::{Patch, PatchValue};
 pub use types::TensorType;
-pub use verify::{Fault, VerifyError, verify};
+pub use verify::{
+    Check, Fault, Form, STAGES, STRUCTURE, Stage, StageCheck, VerifyError, verify, verify_stage,
+};

@@ -1,13 +1,24 @@
 //! The verifier: checks everything that passes rely on, and reports all faults, not the first.
+//!
+//! [`STRUCTURE`] holds at every moment; [`verify`] checks it. [`Stage`] says what else holds at the end of each stage of the
+//! compiler; [`verify_stage`] checks that. `docs/stages.md` shows both lists; a test compares the page with them.
 
-use std::collections::BTreeSet;
+mod stage;
+mod structure;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
-use crate::{Graph, ValueKind};
+pub use stage::{Form, STAGES, Stage, StageCheck, verify_stage};
+
+use crate::Graph;
 
 /// One fault of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// The name of the check that found it.
+    pub check: &'static str,
     /// The node or value at fault.
     pub place: String,
     /// What is wrong.
@@ -17,136 +28,131 @@ pub struct Fault {
 /// All faults of a graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct VerifyError {
-    /// The faults, in the order of the graph.
-    pub faults: Vec<Fault>,
+    /// The stage whose rules are broken; `None` for the structure of the graph.
+    pub stage: Option<Stage>,
+    /// The faults, in the order of the checks and of the graph.
+    pub faults: Box<[Fault]>,
 }
 
 impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the graph has {} faults:", self.faults.len())?;
+        match self.stage {
+            None => f.write_str("the graph")?,
+            Some(stage) => write!(f, "the graph at the stage `{stage}`")?,
+        }
+        let s = if self.faults.len() == 1 { "" } else { "s" };
+        write!(f, " has {} fault{s}:", self.faults.len())?;
         for fault in &self.faults {
-            write!(f, "\n  `{}`: {}", fault.place, fault.message)?;
+            write!(
+                f,
+                "\n  {} `{}`: {}",
+                fault.check, fault.place, fault.message
+            )?;
         }
         Ok(())
     }
 }
 
-/// Checks that operands and outputs exist, results point back at their nodes, names are found again, numbers of
-/// operands suit the operators, types are what inference says, and no node depends on itself.
+/// The faults that one check found.
+pub(crate) struct Faults {
+    check: &'static str,
+    found: Vec<Fault>,
+}
+
+impl Faults {
+    /// Records a fault at a node or value.
+    fn add(&mut self, place: &str, message: impl Into<String>) {
+        self.found.push(Fault {
+            check: self.check,
+            place: place.to_owned(),
+            message: message.into(),
+        });
+    }
+}
+
+/// One rule about the structure of a graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    /// Its name, as a fault shows it.
+    pub name: &'static str,
+    /// What has to hold.
+    pub rule: &'static str,
+    run: fn(&Graph, &mut Faults),
+}
+
+/// The rules that hold for every graph at every moment, in the order in which they are checked.
+pub const STRUCTURE: &[Check] = &[
+    Check {
+        name: "operands",
+        rule: "Every operand, result, input and output is a value that exists.",
+        run: structure::operands,
+    },
+    Check {
+        name: "names",
+        rule: "The name of a value or node leads back to it, and no two outputs share a name.",
+        run: structure::names,
+    },
+    Check {
+        name: "producers",
+        rule: "A result and its node point at each other; the graph lists exactly the values that are inputs, each once.",
+        run: structure::producers,
+    },
+    Check {
+        name: "constants",
+        rule: "The type of a constant is that of its tensor.",
+        run: structure::constants,
+    },
+    Check {
+        name: "arity",
+        rule: "A node has a number of operands and results that its operator takes and gives.",
+        run: structure::arity,
+    },
+    Check {
+        name: "edges",
+        rule: "The edges of the data flow are exactly the operands and results of the nodes.",
+        run: structure::edges,
+    },
+    Check {
+        name: "cycles",
+        rule: "No node depends on its own result.",
+        run: structure::cycles,
+    },
+    Check {
+        name: "types",
+        rule: "The type of a result is what inference says.",
+        run: structure::types,
+    },
+];
+
+/// Checks the [structure](STRUCTURE) of a graph. Checks that follow operands do not run on a graph whose operands do not exist.
 ///
 /// # Errors
 /// All faults that were found.
 pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     let mut faults = Vec::new();
-    let mut fault = |place: &str, message: String| {
-        faults.push(Fault {
-            place: place.to_owned(),
-            message,
-        });
-    };
-    let mut dangling = false;
-    for id in graph.value_ids() {
-        let value = graph.value(id);
-        if graph.value_named(value.name()) != Some(id) {
-            fault(value.name(), "the name leads to another value".to_owned());
-        }
-        match value.kind() {
-            ValueKind::Input if !graph.inputs().contains(&id) => fault(
-                value.name(),
-                "is an input that the graph does not list".to_owned(),
-            ),
-            ValueKind::Result { node, slot } => {
-                let back = graph
-                    .get_node(*node)
-                    .and_then(|node| node.outputs().get(*slot));
-                if back != Some(&id) {
-                    fault(
-                        value.name(),
-                        format!("result {slot} of {node} is another value"),
-                    );
-                }
-            }
-            ValueKind::Constant(tensor) => {
-                if value.ty().dtype != tensor.dtype()
-                    || value.ty().known_shape().as_deref() != Some(tensor.shape())
-                {
-                    fault(
-                        value.name(),
-                        format!("a constant {tensor:?} has the type {}", value.ty()),
-                    );
-                }
-            }
-            ValueKind::Input => {}
+    for check in STRUCTURE {
+        let mut found = Faults {
+            check: check.name,
+            found: Vec::new(),
+        };
+        (check.run)(graph, &mut found);
+        let dangling = check.name == "operands" && !found.found.is_empty();
+        let cyclic = check.name == "cycles" && !found.found.is_empty();
+        faults.append(&mut found.found);
+        if dangling || cyclic {
+            break;
         }
     }
-    let mut names = BTreeSet::new();
-    for output in graph.outputs() {
-        if graph.get_value(output.value).is_none() {
-            dangling = true;
-            fault(&output.name, "the output does not exist".to_owned());
-        }
-        if !names.insert(&output.name) {
-            fault(&output.name, "two outputs have this name".to_owned());
-        }
-    }
-    for id in graph.node_ids() {
-        let node = graph.node(id);
-        let missing = node
-            .inputs()
-            .iter()
-            .flatten()
-            .any(|&value| graph.get_value(value).is_none());
-        if missing {
-            dangling = true;
-            fault(node.name(), "an operand does not exist".to_owned());
-        }
-        let arity = node.op().arity();
-        if !arity.inputs.contains(&node.inputs().len())
-            || !arity.outputs.contains(&node.outputs().len())
-        {
-            fault(
-                node.name(),
-                format!(
-                    "{} with {} inputs and {} outputs",
-                    node.op().name(),
-                    node.inputs().len(),
-                    node.outputs().len()
-                ),
-            );
-        }
-    }
-    // Order and types can be looked at only where everything exists.
-    if !dangling {
-        match graph.order() {
-            Err(error) => fault(graph.name(), error.to_string()),
-            Ok(order) => {
-                for id in order {
-                    let node = graph.node(id);
-                    match graph.infer_op(node.op(), node.inputs(), node.name()) {
-                        Err(error) => fault(node.name(), format!("{}: {error}", node.op().name())),
-                        Ok(inferred) => {
-                            for (&value, inferred) in node.outputs().iter().zip(&inferred) {
-                                let value = graph.value(value);
-                                if *value.ty() != inferred.ty {
-                                    fault(
-                                        value.name(),
-                                        format!(
-                                            "has the type {}, inference gives {}",
-                                            value.ty(),
-                                            inferred.ty
-                                        ),
-                                    );
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
+    finish(None, faults)
+}
+
+fn finish(stage: Option<Stage>, faults: Vec<Fault>) -> Result<(), VerifyError> {
     if faults.is_empty() {
         Ok(())
     } else {
-        Err(VerifyError { faults })
+        Err(VerifyError {
+            stage,
+            faults: faults.into(),
+        })
     }
 }
