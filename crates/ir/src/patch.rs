@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::{Graph, GraphError, NodeId, TensorType, Use, ValueId};
 
-/// A value that a patch speaks of: one of the graph, or one that the patch adds.
+/// A value in a patch: one of the graph, or one that the patch adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchValue {
     /// A value of the graph.

@@ -230,7 +230,7 @@ pub(super) fn complete(op: &Op, cx: &Context<'_>, outputs: &mut [Inferred]) {
                 .known_shape()
                 .is_some_and(|shape| count(&shape).is_some())
     };
-    // Other outputs must be small, too, or running the operator would cost more than it tells.
+    // Other outputs must be small, too, or running the operator would cost more than the contents are worth.
     let small = |output: &Inferred| {
         output
             .ty

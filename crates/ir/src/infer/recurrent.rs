@@ -7,7 +7,7 @@ use octofold_tensor::{DType, Dim};
 use super::helpers::{differ, expect, float, optional_dims, typed};
 use super::{Context, Inferred};
 
-/// The dimensions of an input of so many axes, when its rank is known.
+/// The dimensions of an input of a given rank, when its rank is known.
 ///
 /// # Errors
 /// When it has another rank.

@@ -123,7 +123,7 @@ fn factors<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> (i128, Vec<Dim>) {
 }
 
 /// What is left of the product of `whole` when it is divided by the product of `parts`, without a rest: common factors cancel. `None` when that
-/// cannot be said, because a factor is zero or too large.
+/// is not known, because a factor is zero or too large.
 ///
 /// # Errors
 /// When everything is known and a rest stays.

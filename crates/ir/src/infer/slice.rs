@@ -25,7 +25,7 @@ fn end(index: &Dim, size: &Dim) -> Option<Dim> {
     })
 }
 
-/// The number of indices that a range selects, when that can be said.
+/// The number of indices that a range selects, when it is known.
 fn count(size: &Dim, start: &Dim, stop: &Dim, step: i64) -> Result<Option<Dim>, OpError> {
     if let (Some(size), Some(start), Some(stop)) = (size.known(), start.known(), stop.known()) {
         return Slice::range(start, stop, step, size).map(|(_, count)| Some(Dim::Known(count)));

@@ -14,7 +14,7 @@ use super::{Context, Inferred, Known, contents};
 pub(super) fn transpose(op: &Transpose, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
     let x = cx.required(0)?;
     let Some(dims) = dims(x) else {
-        // The permutation tells the rank.
+        // The permutation gives the rank.
         let shape = (!op.perm.is_empty()).then(|| op.perm.iter().map(|_| cx.fresh()).collect());
         return Ok(vec![moved(x, shape).into()]);
     };

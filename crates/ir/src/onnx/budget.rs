@@ -5,7 +5,7 @@ use crate::FoldingBudget;
 macro_rules! budget {
     ($($(#[doc = $doc:literal])+ $name:literal $field:ident: $type:ty = $default:expr,)+) => {
         /// How much a model may ask for: bounds of time and memory, none of which a sound model is known to reach. Each has a name, by which the command
-        /// line sets it (`--limit NAME=NUMBER`), and by which errors speak of it.
+        /// line sets it (`--limit NAME=NUMBER`), and by which errors name it.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Budget {
             $($(#[doc = $doc])+ pub $field: $type,)+
@@ -21,7 +21,7 @@ macro_rules! budget {
             /// The names of all budgets.
             pub const NAMES: &[&str] = &[$($name),+];
 
-            /// Sets the budget of a name; tells whether there is one. Numbers that its type does not hold saturate.
+            /// Sets the budget of a name; says whether there is one. Numbers that its type does not hold saturate.
             pub fn set(&mut self, name: &str, limit: u64) -> bool {
                 match name {
                     $($name => self.$field = limit.try_into().unwrap_or(<$type>::MAX),)+

@@ -72,7 +72,7 @@ pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, ExportE
     Ok(model.encode_to_vec())
 }
 
-/// Writes a graph to a file, at once or not at all. When it is too large for one, its weights go to `PATH.data` beside it.
+/// Writes a graph to a file, at once or not at all. When it is too large for one, its weights go to `PATH.data`.
 ///
 /// # Errors
 /// When an operator has no ONNX form, or a file cannot be written.

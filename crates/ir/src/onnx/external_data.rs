@@ -1,4 +1,4 @@
-//! Data of tensors in files beside the model.
+//! Data of tensors in files of the model's folder.
 //!
 //! A model may name only regular files below its own folder: no absolute path, no `..`, no links on the way, and no second
 //! name of a file elsewhere. Otherwise opening a model would read any file of the machine into weights that leave it again.
@@ -109,7 +109,7 @@ pub enum ExternalDataError {
     Overlap(String),
 }
 
-/// The files beside a model, opened once each.
+/// The files of a model's folder, opened once each.
 #[derive(Debug, Default)]
 pub(crate) struct ExternalData {
     folder: Option<PathBuf>,
@@ -268,7 +268,7 @@ impl ExternalData {
         if bytes.len() as u64 != length {
             return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        // 16 digits are our own checksum; ONNX speaks of a SHA-1, which has 40.
+        // 16 digits are our own checksum; that of ONNX, a SHA-1, has 40.
         if let Some(expected) = entry("checksum")?.filter(|text| text.len() == 16) {
             let found = fnv1a64(&bytes);
             if format!("{found:016x}") != expected {

@@ -34,7 +34,7 @@ pub struct ImportOptions {
     pub budget: Budget,
 }
 
-/// Reads a model from a file. Weights in other files are looked for beside it.
+/// Reads a model from a file. Weights in other files are looked for in its folder.
 ///
 /// # Errors
 /// When the file cannot be read, is malformed, exceeds the budget, or needs what Octofold does not have.

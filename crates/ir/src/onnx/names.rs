@@ -11,7 +11,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Takes a name; tells whether it was free.
+    /// Takes a name; says whether it was free.
     pub(super) fn take(&mut self, name: &str) -> bool {
         self.taken.insert(name.to_owned())
     }

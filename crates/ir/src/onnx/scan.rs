@@ -154,7 +154,7 @@ struct Kind {
 enum Field {
     /// A message.
     Message(&'static Kind),
-    /// Numbers that take at most so many bytes of memory for each byte of the file.
+    /// Numbers, with the bytes of memory that each byte of the file may take.
     Packed(u64),
 }
 
@@ -417,7 +417,7 @@ mod tests {
         assert!(scan(&[], &Budget::default()).is_ok());
     }
 
-    /// A model whose graph has a node that has an attribute that has a graph, so many times.
+    /// A model with `levels` graphs, each in an attribute of a node of the one before.
     fn nested(levels: usize) -> Vec<u8> {
         let field = |tag: u8, contents: &[u8]| {
             let mut bytes = vec![tag];

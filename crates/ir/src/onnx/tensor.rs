@@ -146,7 +146,7 @@ pub(super) fn read_tensor(
         }
         Some(external.read(&proto.external_data, expected)?)
     } else {
-        // Some writers set an empty `raw_data` beside a list.
+        // Some writers set an empty `raw_data` and a list.
         proto.raw_data.clone().filter(|raw| !raw.is_empty())
     };
     let expected = list_field(dtype);

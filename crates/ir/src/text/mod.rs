@@ -46,7 +46,7 @@ use crate::onnx::ImportOptions;
 /// The size of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 28;
 
-/// Reads a graph from a text file; the data of large constants are in files beside it.
+/// Reads a graph from a text file; the data of large constants are in files of the same folder.
 ///
 /// # Errors
 /// When a file cannot be read, or the text is no graph.
@@ -73,13 +73,13 @@ pub fn read_file_within(path: &Path, options: &ImportOptions) -> Result<Graph, T
         });
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
-    parse::parse_beside(&text, path.parent(), options).map_err(|source| TextError::Parse {
+    parse::parse_in(&text, path.parent(), options).map_err(|source| TextError::Parse {
         path: shown(),
         source,
     })
 }
 
-/// Writes a graph to a text file, and its large constants to a file beside it that ends in `.bin`.
+/// Writes a graph to a text file, and its large constants to a file of the same name that ends in `.bin`.
 ///
 /// # Errors
 /// When a file cannot be written.

@@ -31,7 +31,7 @@ pub fn parse(text: &str, data: Option<&[u8]>) -> Result<Graph, ParseError> {
 }
 
 /// As [`parse`], with the side data in files of a folder.
-pub(super) fn parse_beside(
+pub(super) fn parse_in(
     text: &str,
     folder: Option<&Path>,
     options: &ImportOptions,

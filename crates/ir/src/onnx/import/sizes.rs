@@ -2,7 +2,7 @@
 
 use octofold_tensor::Dim;
 
-/// Whether dimensions consist of at most so many terms. Expressions grow with the depth of a model: joining a value of symbolic size with itself
+/// Whether dimensions consist of at most `limit` terms. Expressions grow with the depth of a model: joining a value of symbolic size with itself
 /// doubles its expression.
 pub(super) fn terms_within<'a>(dims: impl Iterator<Item = &'a Dim>, limit: usize) -> bool {
     let mut left = limit;

@@ -183,7 +183,7 @@ impl<'a> Lowering<'a> {
         self.graph.value(value).constant()
     }
 
-    /// A constant that the file does not have; `what` tells what it means.
+    /// A constant that the file does not have; `what` says what it means.
     fn constant(&mut self, what: &str, tensor: Tensor) -> Result<ValueId, NodeError> {
         let name = self.value_names.fresh(&format!("{}.{what}", self.name));
         Ok(self.graph.add_constant(&name, tensor)?)

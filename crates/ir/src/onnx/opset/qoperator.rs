@@ -240,7 +240,7 @@ fn gemm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
             )));
         }
         let scale = bias_scale(cx, a_scale, scaled.unwrap_or(b_scale))?;
-        // The scales lie along the columns, the last axis.
+        // There is one scale a column, along the last axis.
         let scale = dequantize(cx, &[Some(c), Some(scale)], Some(-1))?;
         operands.push(scale);
     }

@@ -14,7 +14,7 @@ impl Parser<'_> {
         if self.is("<") {
             self.model_header(&mut model)?;
         } else {
-            // A graph alone speaks of the newest operators and of our own.
+            // A graph without a header means the newest operators, and our own.
             model.ir_version = Some(IR_VERSION);
             model.opset_import = vec![
                 import("", NEWEST),
