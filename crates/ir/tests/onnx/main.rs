@@ -1,4 +1,4 @@
-//! ONNX files: import, export, and agreement with a second decoder. `cargo test -p octofold-ir --test onnx proto` runs one file.
+//! ONNX files: import, export, and agreement with a second decoder; and the page about stages. `cargo test -p octofold-ir --test onnx proto` runs one file.
 
 mod support;
 
@@ -10,4 +10,5 @@ mod mutations;
 mod opsets;
 mod proto;
 mod qoperator;
+mod stages;
 mod tensors;
