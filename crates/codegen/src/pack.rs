@@ -1,8 +1,8 @@
 //! Weights and output constants in the form that kernels read.
 
 use octofold_ir::Op;
-use octofold_kernels::conv::{ConvShape, LinearShape, fold_bias, planes};
-use octofold_kernels::{KernelError, fbgemm, float, qnnpack};
+use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
+use octofold_kernels::{KernelError, float};
 use octofold_ops::families::{FusedConv, FusedLinear, OutputQuantization};
 use octofold_quant::{QParams, requantize};
 use octofold_runtime::{Engine, Kernel};
@@ -85,17 +85,17 @@ pub(crate) fn pack(
         ) => {
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);
-            let pack = match kernel {
-                Kernel::QConvDepthwisePlanes => planes::pack,
-                _ => engine_pack(engine),
+            let weights = bytes(weights)?;
+            let packed = match kernel {
+                Kernel::QConvDepthwisePlanes => planes::pack(&shape, weights)?,
+                _ => conv::pack(engine, &shape, weights)?,
             };
             integer(
-                (facts, pack),
-                &shape,
-                bytes(weights)?,
-                bias,
+                facts,
+                packed,
+                weights,
+                channel_scales(&op.w_scale, shape.out_c)?,
                 x,
-                &op.w_scale,
                 op.y.as_ref(),
             )?
         }
@@ -103,12 +103,11 @@ pub(crate) fn pack(
             let shape = linear_shape(weights.shape())?;
             let rows = transposed(bytes(weights)?, shape.k, shape.n);
             integer(
-                (facts, engine_pack(engine)),
-                &shape.as_conv(),
+                facts,
+                conv::pack(engine, &shape.as_conv(), &rows)?,
                 &rows,
-                bias,
+                channel_scales(w_scale, shape.n)?,
                 x.unwrap_or(QParams::IDENTITY),
-                w_scale,
                 y.as_ref(),
             )?
         }
@@ -144,36 +143,31 @@ pub(crate) fn pack(
     }))
 }
 
-/// Brings weights to the form of a kernel.
-type Pack = fn(&ConvShape, &[i8]) -> Result<Vec<u8>, KernelError>;
-
-fn engine_pack(engine: Engine) -> Pack {
-    match engine {
-        Engine::Fbgemm => fbgemm::pack,
-        Engine::Qnnpack => qnnpack::pack,
+/// The scale of the weights of each output channel.
+fn channel_scales(scales: &[f32], channels: usize) -> Result<Vec<f32>, KernelError> {
+    match scales {
+        [one] => Ok(vec![*one; channels]),
+        scales => Ok(scales
+            .get(..channels)
+            .ok_or(KernelError::Shape(
+                "there is no scale for each output channel",
+            ))?
+            .to_vec()),
     }
 }
 
 /// Weights, folded bias and multiplier; or weights, correction, scale and bias where the result is float.
 fn integer(
-    (facts, pack): (Facts<'_>, Pack),
-    shape: &ConvShape,
+    facts: Facts<'_>,
+    packed: Vec<u8>,
     weights: &[i8],
-    bias: Option<&Tensor>,
+    scales: Vec<f32>,
     x: QParams,
-    w_scale: &[f32],
     y: Option<&OutputQuantization>,
 ) -> Result<Vec<PackedConstant>, KernelError> {
-    let channels = shape.out_c;
+    let (channels, bias) = (scales.len(), facts.constant(2));
     let signed = facts.dtype(0) == Some(DType::I8);
-    let scale = |channel: usize| match w_scale {
-        [one] => Ok(*one),
-        scales => scales.get(channel).copied().ok_or(KernelError::Shape(
-            "there is no scale for each output channel",
-        )),
-    };
-    let scales: Vec<f32> = (0..channels).map(scale).collect::<Result<_, _>>()?;
-    let packed = PackedConstant::bytes(pack(shape, weights)?);
+    let packed = PackedConstant::bytes(packed);
     let zeros = vec![0; channels];
     match y {
         Some(y) => {

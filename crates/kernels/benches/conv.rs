@@ -9,15 +9,14 @@ mod limit;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use octofold_kernels::conv::planes::Planes;
+use octofold_kernels::conv::planes::{Planes, PlanesCall};
 use octofold_kernels::conv::{
-    Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
-    fold_bias, planes,
+    Activations, ConvCall, ConvShape, Float, LinearShape, OutputSlice, OutputStage, PreparedConv,
+    Quantized, Residual, fold_bias, pack, planes,
 };
 use octofold_kernels::peak::Work;
-use octofold_kernels::qnnpack::{self, Indirection};
 use octofold_kernels::shared::Quant8;
-use octofold_kernels::{Isa, fbgemm};
+use octofold_kernels::{Engine, Isa};
 use octofold_quant::QParams;
 
 fn layers() -> Vec<(&'static str, ConvShape)> {
@@ -114,7 +113,7 @@ fn bench(criterion: &mut Criterion) {
             if isa == Isa::Scalar {
                 continue;
             }
-            for engine in [Engine::Fbgemm, Engine::Qnnpack] {
+            for engine in Engine::ALL {
                 bench_layer(&mut group, engine, isa, &shape, false);
             }
         }
@@ -163,19 +162,19 @@ fn bench_planes(criterion: &mut Criterion) {
         group.work(Throughput::Elements(macs), work);
         group.bench_function(isa.to_string(), |bencher| {
             bencher.iter(|| {
-                let input = Planes::Floats(black_box(&data), to);
-                let (all, output, scratch) = (0..channels, &mut output, &mut scratch);
-                planes::conv_planes(isa, &shape, input, &packed, &stage, all, output, scratch)
+                let call = PlanesCall {
+                    input: Planes::Floats(black_box(&data), to),
+                    weights: &packed,
+                    stage,
+                    planes: 0..channels,
+                    output: &mut output,
+                    scratch: &mut scratch,
+                };
+                planes::conv_planes(isa, &shape, call)
             });
         });
     }
     group.finish();
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Engine {
-    Fbgemm,
-    Qnnpack,
 }
 
 fn bench_layer(
@@ -192,15 +191,8 @@ fn bench_layer(
     let weights: Vec<i8> = (0..depth * shape.out_c)
         .map(|i| ((i * 104_729) >> 5) as i8)
         .collect();
-    let table = Indirection::new(shape).expect("a valid shape");
-    let (packed, scratch_len) = match engine {
-        Engine::Fbgemm => (
-            fbgemm::pack(shape, &weights),
-            fbgemm::conv_scratch_len(shape),
-        ),
-        Engine::Qnnpack => (qnnpack::pack(shape, &weights), Ok(table.scratch_len())),
-    };
-    let packed = packed.expect("a valid shape");
+    let prepared = PreparedConv::new(engine, shape).expect("a valid shape");
+    let packed = pack(engine, shape, &weights).expect("a valid shape");
     let bias = fold_bias(&vec![100; shape.out_c], &weights, 3, false).expect("a small bound");
     let multiplier = vec![0.001_f32; shape.out_c];
     let residual = vec![77_u8; pixels * shape.out_c];
@@ -223,7 +215,7 @@ fn bench_layer(
         residual: with_residual.then_some(residual),
     });
     let mut output = vec![0_u8; pixels * shape.out_c];
-    let mut scratch = vec![0_u8; scratch_len.expect("a valid shape")];
+    let mut scratch = vec![0_u8; prepared.scratch_len()];
     let macs = shape.macs().expect("a valid shape");
     let residual_len = if with_residual {
         residual.data.len()
@@ -246,16 +238,16 @@ fn bench_layer(
                 signed: false,
                 zero_point: 3,
             };
-            let slice = OutputSlice::Bytes(&mut output);
-            let (rows, channels, scratch) = (0..pixels, 0..shape.out_c, &mut scratch);
-            match engine {
-                Engine::Fbgemm => fbgemm::conv(
-                    isa, shape, input, &packed, &stage, rows, channels, slice, scratch,
-                ),
-                Engine::Qnnpack => qnnpack::conv(
-                    isa, &table, input, &packed, &stage, rows, channels, slice, scratch,
-                ),
-            }
+            let call = ConvCall {
+                input,
+                weights: &packed,
+                stage: &stage,
+                rows: 0..pixels,
+                columns: 0..shape.out_c,
+                output: OutputSlice::Bytes(&mut output),
+                scratch: &mut scratch,
+            };
+            prepared.run(isa, call)
         });
     });
 }

@@ -12,14 +12,16 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod conv;
+mod engine;
 mod error;
-pub mod fbgemm;
+mod fbgemm;
 pub mod float;
 pub mod isa;
 pub mod peak;
-pub mod qnnpack;
+mod qnnpack;
 pub mod shared;
 pub mod table;
 
+pub use engine::Engine;
 pub use error::KernelError;
 pub use isa::Isa;

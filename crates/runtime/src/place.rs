@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use octofold_kernels::conv::RowStride;
 use octofold_ops::Op;
 use octofold_tensor::Shape;
 use smallvec::SmallVec;
 
 use crate::PlanError;
-use crate::exec::{self, Arguments, RowStride};
+use crate::exec::{self, Arguments};
 use crate::memory::{Lifetime, place};
 use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
 use crate::values::kernels_write;

@@ -8,9 +8,11 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+pub(crate) mod offsets;
 pub(crate) mod output;
 pub(crate) mod pixels;
 pub mod planes;
+mod prepared;
 pub(crate) mod scalar;
 pub(crate) mod shape;
 #[cfg(test)]
@@ -18,7 +20,8 @@ mod tests;
 pub(crate) mod tile;
 
 pub use output::{
-    Activations, Float, FloatRows, OutputSlice, OutputStage, Quantized, Residual, fold_bias,
-    weight_sums,
+    Activations, Float, FloatRows, OutputSlice, OutputStage, Quantized, Residual, RowStride,
+    fold_bias, weight_sums,
 };
+pub use prepared::{ConvCall, PreparedConv, pack};
 pub use shape::{ConvShape, LinearShape};

@@ -124,6 +124,15 @@ pub struct FloatRows<'a> {
     pub clamp: Option<(f32, f32)>,
 }
 
+/// Rows that are parts of wider rows, as an operand of a concatenation is a part of its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowStride {
+    /// Elements from the start of one wider row to the start of the next.
+    pub pitch: usize,
+    /// Where the part begins in its wider row, in elements.
+    pub offset: usize,
+}
+
 /// The part of the output that a call writes: its rows, one behind the other.
 #[derive(Debug)]
 pub enum OutputSlice<'a> {
@@ -131,40 +140,82 @@ pub enum OutputSlice<'a> {
     Bytes(&'a mut [u8]),
     /// Floats.
     Floats(&'a mut [f32]),
-    /// Quantized values that are part of wider rows, as the operand of a concatenation is of its result.
-    BytesApart {
-        /// All bytes of the wider rows; the others are left as they are.
-        data: &'a mut [u8],
-        /// The bytes of a wider row.
-        width: usize,
-        /// Where this row begins in it.
-        first: usize,
-    },
+    /// Quantized values that are parts of wider rows. The slice has all bytes of the wider rows; the others are left as they are.
+    Strided(&'a mut [u8], RowStride),
 }
 
 impl OutputSlice<'_> {
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Bytes(data) | Self::BytesApart { data, .. } => data.len(),
+    /// How rows of `columns` elements follow each other.
+    pub(crate) fn row_stride(&self, columns: usize) -> RowStride {
+        match *self {
+            Self::Bytes(_) | Self::Floats(_) => RowStride {
+                pitch: columns,
+                offset: 0,
+            },
+            Self::Strided(_, stride) => stride,
+        }
+    }
+
+    /// The rows of `columns` elements, by pointer.
+    pub(crate) fn rows(self, columns: usize) -> OutputRows {
+        let RowStride { pitch, offset } = self.row_stride(columns);
+        let (start, element) = match self {
+            Self::Bytes(data) | Self::Strided(data, _) => (data.as_mut_ptr(), 1),
+            Self::Floats(data) => (data.as_mut_ptr().cast(), size_of::<f32>()),
+        };
+        OutputRows {
+            start: start.wrapping_add(offset * element),
+            pitch,
+            element,
+        }
+    }
+
+    /// Checks that there are exactly `rows` rows of `columns` elements.
+    pub(crate) fn check(&self, rows: usize, columns: usize) -> Result<(), KernelError> {
+        let RowStride { pitch, offset } = self.row_stride(columns);
+        let range = offset..offset.saturating_add(columns);
+        if range.end > pitch {
+            let (what, len) = ("columns", pitch);
+            return Err(KernelError::Range { what, range, len });
+        }
+        let len = match self {
+            Self::Bytes(data) | Self::Strided(data, _) => data.len(),
             Self::Floats(data) => data.len(),
-        }
+        };
+        check_len("the output", product("the output", &[rows, pitch])?, len)
+    }
+}
+
+/// The rows of an output, by pointer: the blocks of one call overlap.
+#[derive(Clone, Copy)]
+pub(crate) struct OutputRows {
+    /// The first element that is written.
+    pub(crate) start: *mut u8,
+    /// Elements from one row to the next.
+    pub(crate) pitch: usize,
+    /// Bytes of an element.
+    pub(crate) element: usize,
+}
+
+impl OutputRows {
+    /// The element `column` of row `row`.
+    ///
+    /// # Safety
+    /// The output has this element.
+    #[inline(always)]
+    pub(crate) unsafe fn at(&self, row: usize, column: usize) -> *mut u8 {
+        // SAFETY: passed on from the caller.
+        unsafe { (self.start).add((row * self.pitch + column) * self.element) }
     }
 
-    /// Its first byte, and the distance of two rows of `columns` elements, in elements.
-    pub(crate) fn start(self, columns: usize) -> (*mut u8, usize) {
-        match self {
-            Self::Bytes(data) => (data.as_mut_ptr(), columns),
-            Self::Floats(data) => (data.as_mut_ptr().cast(), columns),
-            Self::BytesApart { data, width, first } => {
-                (data.as_mut_ptr().wrapping_add(first), width)
-            }
-        }
-    }
-
-    /// Whether there is no element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// What follows the first `rows` rows.
+    ///
+    /// # Safety
+    /// The output has these rows.
+    pub(crate) unsafe fn skip(self, rows: usize) -> Self {
+        // SAFETY: passed on from the caller.
+        let start = unsafe { self.at(rows, 0) };
+        Self { start, ..self }
     }
 }
 
@@ -180,11 +231,15 @@ pub struct Activations<'a> {
 }
 
 impl Activations<'_> {
-    /// The byte of the zero point, once it is known to fit.
-    pub(crate) fn zero_byte(&self) -> Result<u8, KernelError> {
+    /// Checks that the zero point fits the type.
+    pub(crate) fn check(&self) -> Result<(), KernelError> {
         let (min, max) = if self.signed { (-128, 127) } else { (0, 255) };
-        check_value("the zero point of the input", self.zero_point, min, max)?;
-        Ok(self.zero_point as u8)
+        check_value("the zero point of the input", self.zero_point, min, max)
+    }
+
+    /// The byte of the zero point, which was checked.
+    pub(crate) fn zero_byte(&self) -> u8 {
+        self.zero_point as u8
     }
 }
 
@@ -198,34 +253,16 @@ impl OutputStage<'_> {
         }
     }
 
-    /// Checks all lengths and constants: after this, kernels may index by channel below `channels`, by
-    /// row below `rows`, and by element below `rows · channels`.
+    /// Checks all lengths and constants, and that the output has the stage's type. After this, kernels may index by channel below
+    /// `channels`, by row below `rows`, and by element below `rows · channels`.
     pub(crate) fn check(
         &self,
         rows: usize,
         channels: usize,
         output: &OutputSlice<'_>,
-        (output_rows, columns): (usize, usize),
     ) -> Result<(), KernelError> {
-        let width = match output {
-            OutputSlice::BytesApart { width, first, .. } => {
-                let end = first.checked_add(columns);
-                if end.is_none_or(|end| end > *width) {
-                    let (what, len) = ("columns", *width);
-                    let range = *first..first.saturating_add(columns);
-                    return Err(KernelError::Range { what, range, len });
-                }
-                *width
-            }
-            _ => columns,
-        };
-        check_len(
-            "the output",
-            product("the output", &[output_rows, width])?,
-            output.len(),
-        )?;
         match (self, output) {
-            (Self::Quantized(stage), OutputSlice::Bytes(_) | OutputSlice::BytesApart { .. }) => {
+            (Self::Quantized(stage), OutputSlice::Bytes(_) | OutputSlice::Strided(..)) => {
                 check_len("the bias", channels, stage.bias.len())?;
                 check_len("the multiplier", channels, stage.multiplier.len())?;
                 check_bounds(stage.zero_point, stage.lo, stage.hi)?;
@@ -303,7 +340,7 @@ pub fn fold_bias(
         signed,
         zero_point,
     };
-    input.zero_byte()?;
+    input.check()?;
     let shift = if signed { 128 } else { 0 };
     let zero_point = i64::from(zero_point + shift);
     let rows = weight_rows(weights, bias.len())?;

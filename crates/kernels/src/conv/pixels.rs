@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
+use super::offsets::OUTSIDE;
 use super::shape::{CheckedShape, ConvShape};
-use super::tile::OUTSIDE;
 
 /// Neighbouring output pixels of one output row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub(crate) struct Run {
 }
 
 /// Cuts a range of flattened output pixels into runs along output rows.
-pub(crate) fn runs(checked: &CheckedShape, pixels: Range<usize>) -> impl Iterator<Item = Run> {
-    let (out_h, out_w) = (checked.out_h, checked.out_w);
+pub(crate) fn runs(sizes: &CheckedShape, pixels: Range<usize>) -> impl Iterator<Item = Run> {
+    let (out_h, out_w) = (sizes.out_h, sizes.out_w);
     let mut at = pixels.start;
     std::iter::from_fn(move || {
         if at >= pixels.end {
@@ -67,13 +67,8 @@ pub(crate) fn fill_steps(entries: &mut [u32], first: u32, step: u32) {
 /// Fills the first `taps · pixels.len()` entries of `table` with the offset of every tap of every pixel.
 ///
 /// An offset is that of channel 0 of the pixel in the whole input, or [`OUTSIDE`].
-pub(crate) fn offset_table(
-    shape: &ConvShape,
-    checked: &CheckedShape,
-    pixels: Range<usize>,
-    table: &mut [u32],
-) {
-    let count = pixels.len();
+pub(crate) fn offset_table(sizes: &CheckedShape, pixels: Range<usize>, table: &mut [u32]) {
+    let (shape, count) = (&sizes.shape, pixels.len());
     let channels = shape.in_c;
     if shape.is_pointwise() {
         // Offsets fit 32 bits: see `shape`.
@@ -84,7 +79,7 @@ pub(crate) fn offset_table(
         );
         return;
     }
-    for run in runs(checked, pixels) {
+    for run in runs(sizes, pixels) {
         for tap_y in 0..shape.kernel_h {
             let (stride, dilation) = (shape.stride_h, shape.dilation_h);
             let y = tap_position(run.y, stride, tap_y, dilation, shape.pad_top, shape.in_h);

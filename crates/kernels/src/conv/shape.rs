@@ -4,11 +4,11 @@
 //! as `[out channels, in channels / groups, kernel height, kernel width]` ("OIHW"). The output size is
 //! that of ONNX `Conv` with explicit pads: `(in + pads - (dilation·(kernel - 1) + 1)) / stride + 1`.
 
-use super::tile::EXTRA;
+use super::offsets::EXTRA;
 use crate::KernelError;
 
 /// Largest number of bytes, elements or coordinates that kernels address: offsets are 32 bits wide, and the
-/// last few are no offsets (see `conv::tile`).
+/// last few are no offsets.
 const LIMIT: usize = EXTRA as usize;
 
 /// The sizes of a convolution over channels-last activations.
@@ -173,6 +173,7 @@ impl ConvShape {
         product("the weights", &[k, self.out_c])?;
         let depthwise = self.groups > 1 && group_in == 1 && group_out == 1;
         Ok(CheckedShape {
+            shape: *self,
             out_h,
             out_w,
             pixels,
@@ -204,9 +205,10 @@ impl LinearShape {
     }
 }
 
-/// What follows from a [`ConvShape`] that describes a convolution of addressable size.
+/// A [`ConvShape`] that describes a convolution of addressable size, with what follows from it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckedShape {
+    pub(crate) shape: ConvShape,
     pub(crate) out_h: usize,
     pub(crate) out_w: usize,
     /// Output pixels of all images.

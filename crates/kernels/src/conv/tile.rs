@@ -11,16 +11,8 @@
 
 use std::ops::Range;
 
-use super::output::OutputStage;
-
-/// Offsets from here on are positions in the extra rows. No offset into an input is as large: see [`super::shape`].
-pub(crate) const EXTRA: u32 = u32::MAX - EXTRA_BYTES + 1;
-
-/// Bytes of extra rows that offsets can name.
-pub(crate) const EXTRA_BYTES: u32 = 1 << 24;
-
-/// The offset that stands for the zero row, the first extra row.
-pub(crate) const OUTSIDE: u32 = EXTRA;
+use super::offsets::EXTRA;
+use super::output::{OutputRows, OutputStage};
 
 /// The form of packed weights that a micro kernel reads: panels of `[K/4][channels][4]` bytes.
 #[derive(Clone, Copy, Debug)]
@@ -179,15 +171,16 @@ pub(crate) struct Micro {
 /// The invariants of [`Tile`] hold for `rows` rows but for `wide`, `into` has [`wide_len`] bytes, and the processor has the instruction set.
 pub(crate) type Widen = unsafe fn(tile: &Tile<'_>, rows: usize, into: *mut u8);
 
-/// Bytes of scratch for the widened rows of a tile, of at most `rows`; 0 where no instruction set widens.
+/// Most rows of a tile whose rows are widened.
+pub(crate) const WIDE_ROWS: usize = 126;
+
+/// Bytes of scratch memory for the widened rows of a tile, of at most `rows`: eight for each four activations; 0 where no instruction set widens.
 pub(crate) const fn wide_len(rows: usize, taps: usize, quads: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    return super::avx2::wide_len(rows, taps, quads);
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (rows, taps, quads);
-        0
+    if cfg!(not(target_arch = "x86_64")) {
+        return 0;
     }
+    let rows = if rows < WIDE_ROWS { rows } else { WIDE_ROWS };
+    rows * taps * quads * 8
 }
 
 /// What the tiles of one group of channels and one range of pixels have in common.
@@ -208,10 +201,7 @@ pub(crate) struct Part<'a> {
     /// The channel that is the first of an output row.
     pub(crate) origin: usize,
     /// Row 0 is the first pixel.
-    pub(crate) output: *mut u8,
-    pub(crate) output_stride: usize,
-    /// Bytes of an output element.
-    pub(crate) element: usize,
+    pub(crate) output: OutputRows,
 }
 
 impl Part<'_> {
@@ -220,8 +210,8 @@ impl Part<'_> {
     /// # Safety
     /// The processor has the instruction set of `micro`; `offsets`, `extras` and `weights` fit `input`, `taps`
     /// and `quads` as [`Tile`] asks, with an offset for each tap and pixel; `stage` was checked for these
-    /// channels and pixels; `output` has a row of `output_stride` elements, starting with channel
-    /// `origin`, for each pixel.
+    /// channels and pixels; `output` has a row that starts with channel
+    /// `origin` for each pixel.
     pub(crate) unsafe fn run(
         &self,
         micro: Micro,
@@ -237,7 +227,6 @@ impl Part<'_> {
         let tile = |row: usize, channel: usize, count: usize| {
             let weights = &self.weights[(channel - group_start) / form.channels * panel_stride..];
             debug_assert!(weights.len() >= count.div_ceil(form.channels) * panel_stride);
-            let at = row * self.output_stride + (channel - self.origin);
             Tile {
                 input: self.input.as_ptr(),
                 extras: self.extras.as_ptr(),
@@ -255,8 +244,8 @@ impl Part<'_> {
                 channels: count,
                 all_channels: self.all_channels,
                 // SAFETY: the row and the channel are inside of the output.
-                output: unsafe { self.output.add(at * self.element) },
-                output_stride: self.output_stride,
+                output: unsafe { self.output.at(row, channel - self.origin) },
+                output_stride: self.output.pitch,
                 tiles: 1,
             }
         };

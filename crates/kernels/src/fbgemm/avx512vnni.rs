@@ -8,7 +8,8 @@ use std::arch::x86_64::*;
 use super::finish::{ByteRows, FloatFinish, channel_mask, packed_rows, store};
 use super::pack::{BLOCK, FORM, PANEL};
 use crate::conv::OutputStage;
-use crate::conv::tile::{EXTRA, Micro, Tile};
+use crate::conv::offsets::EXTRA;
+use crate::conv::tile::{Micro, Tile};
 
 /// Up to 6 x 64, 9 x 48, 14 x 32 and 14 x 16.
 pub(super) const MICRO: Micro = Micro {

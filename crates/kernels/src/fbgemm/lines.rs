@@ -6,32 +6,30 @@
 
 use std::ops::Range;
 
+use super::conv::Chunk;
+use crate::conv::offsets::{EXTRA, OUTSIDE};
 use crate::conv::pixels::{Run, fill_steps, runs, tap_position};
-use crate::conv::shape::{CheckedShape, ConvShape};
-use crate::conv::tile::{EXTRA, OUTSIDE};
+use crate::conv::shape::ConvShape;
 
 /// Bytes of an extra row, for runs of `quads` groups of four.
 pub(super) const fn extra_len(quads: usize) -> usize {
     4 * quads
 }
 
-/// Fills the table `[kernel row][pixel]` of a range of pixels, and the extra rows that it names: `extras` begins with the zero row, behind
+/// Fills the table `[kernel row][pixel]` of a chunk, and the extra rows that it names: `extras` begins with the zero row, behind
 /// which, from byte `first_extra` on, there is room for each row of the kernel under each pixel.
-#[expect(clippy::too_many_arguments, reason = "the state of a chunk")]
 pub(super) fn line_table(
-    shape: &ConvShape,
-    checked: &CheckedShape,
+    chunk: &Chunk<'_>,
     quads: usize,
-    input: &[u8],
-    zero: u8,
-    pixels: Range<usize>,
-    (extras, first_extra): (&mut [u8], usize),
+    extras: &mut [u8],
+    first_extra: usize,
     table: &mut [u32],
 ) {
-    let (count, channels) = (pixels.len(), shape.in_c);
+    let (shape, input) = (&chunk.sizes.shape, chunk.input);
+    let (count, channels) = (chunk.pixels.len(), shape.in_c);
     let len = shape.kernel_w * channels;
     let mut extra = first_extra;
-    for run in runs(checked, pixels) {
+    for run in runs(chunk.sizes, chunk.pixels.clone()) {
         let inside = inside_columns(shape, &run);
         for tap in 0..shape.kernel_h {
             let entries = &mut table[tap * count + run.first..][..run.len];
@@ -58,8 +56,8 @@ pub(super) fn line_table(
                 let end = (shape.in_w + shape.pad_left).saturating_sub(x);
                 let end = end.clamp(before, shape.kernel_w);
                 let copy = &mut extras[extra..][..len];
-                copy[..before * channels].fill(zero);
-                copy[end * channels..].fill(zero);
+                copy[..before * channels].fill(chunk.zero);
+                copy[end * channels..].fill(chunk.zero);
                 if before < end {
                     let from = (row + x + before - shape.pad_left) * channels;
                     let inside = &mut copy[before * channels..end * channels];

@@ -13,10 +13,9 @@
 use crate::KernelError;
 use crate::conv::shape::{CheckedShape, ConvShape, product};
 use crate::conv::tile::PanelForm;
-use crate::error::check_len;
 
 /// Output channels of one block of packed weights.
-pub(super) const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// Bytes of one block: four products of 16 channels.
 pub(super) const BLOCK: usize = FORM.block();
@@ -51,15 +50,16 @@ impl Reading {
     /// Longest row of a kernel that is read as one tap: the extra rows of many pixels are less than what offsets can name.
     const LONGEST: usize = 1 << 10;
 
-    pub(super) fn new(shape: &ConvShape, checked: &CheckedShape) -> Self {
+    pub(super) fn new(sizes: &CheckedShape) -> Self {
+        let shape = &sizes.shape;
         let line = shape.kernel_w.saturating_mul(shape.in_c);
         let adjacent = shape.groups == 1 && shape.dilation_w == 1;
-        let (source, taps, depth) = if checked.group_in.is_multiple_of(4) {
-            (Source::Taps, checked.taps, checked.group_in)
+        let (source, taps, depth) = if sizes.group_in.is_multiple_of(4) {
+            (Source::Taps, sizes.taps, sizes.group_in)
         } else if adjacent && line <= Self::LONGEST && shape.kernel_h <= 64 {
             (Source::Lines, shape.kernel_h, line)
         } else {
-            (Source::Patches, 1, checked.k)
+            (Source::Patches, 1, sizes.k)
         };
         Self {
             source,
@@ -69,8 +69,8 @@ impl Reading {
     }
 
     /// Bytes of the packed weights of one group.
-    pub(super) fn group_len(&self, checked: &CheckedShape) -> Result<usize, KernelError> {
-        let panels = checked.group_out.div_ceil(PANEL);
+    pub(super) fn group_len(&self, sizes: &CheckedShape) -> Result<usize, KernelError> {
+        let panels = sizes.group_out.div_ceil(PANEL);
         product(
             "the packed weights",
             &[panels, self.taps, self.quads, BLOCK],
@@ -78,11 +78,12 @@ impl Reading {
     }
 
     /// Where in the padded K the product of an input channel and a tap of the kernel is.
-    fn position(&self, shape: &ConvShape, group_in: usize, channel: usize, tap: usize) -> usize {
+    fn position(&self, sizes: &CheckedShape, channel: usize, tap: usize) -> usize {
+        let (group_in, kernel_w) = (sizes.group_in, sizes.shape.kernel_w);
         match self.source {
             Source::Taps | Source::Patches => tap * group_in + channel,
             Source::Lines => {
-                let (row, column) = (tap / shape.kernel_w, tap % shape.kernel_w);
+                let (row, column) = (tap / kernel_w, tap % kernel_w);
                 row * self.quads * 4 + column * group_in + channel
             }
         }
@@ -92,28 +93,26 @@ impl Reading {
 /// The number of bytes of the packed weights of a convolution.
 ///
 /// # Errors
-/// When the sizes describe no convolution, or one too large to address.
-pub fn packed_len(shape: &ConvShape) -> Result<usize, KernelError> {
-    let checked = shape.check()?;
+/// When there are too many to address.
+pub(crate) fn packed_len(sizes: &CheckedShape) -> Result<usize, KernelError> {
     let what = "the packed weights";
-    if checked.depthwise {
-        let panels = shape.out_c.div_ceil(PANEL);
-        return product(what, &[panels, depthwise_quads(shape), BLOCK]);
+    if sizes.depthwise {
+        let panels = sizes.shape.out_c.div_ceil(PANEL);
+        return product(what, &[panels, depthwise_quads(&sizes.shape), BLOCK]);
     }
-    let group_len = Reading::new(shape, &checked).group_len(&checked)?;
-    product(what, &[shape.groups, group_len])
+    let group_len = Reading::new(sizes).group_len(sizes)?;
+    product(what, &[sizes.shape.groups, group_len])
 }
 
-/// Packs weights `[out_c, in_c / groups, kernel_h, kernel_w]` (OIHW) into the form that the kernels read.
+/// Packs weights `[out_c, in_c / groups, kernel_h, kernel_w]` (OIHW), whose number was checked, into the form that the kernels read.
 ///
 /// # Errors
-/// When the sizes describe no convolution, or when the number of weights is another.
-pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
-    let checked = shape.check()?;
-    check_len("the weights", checked.k * shape.out_c, weights.len())?;
-    let mut packed = vec![0_u8; packed_len(shape)?];
-    if checked.depthwise {
-        for (channel, kernel) in weights.chunks_exact(checked.taps).enumerate() {
+/// When the packed weights are too many to address.
+pub(crate) fn pack(sizes: &CheckedShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
+    let shape = &sizes.shape;
+    let mut packed = vec![0_u8; packed_len(sizes)?];
+    if sizes.depthwise {
+        for (channel, kernel) in weights.chunks_exact(sizes.taps).enumerate() {
             for (tap, &weight) in kernel.iter().enumerate() {
                 let (row, column) = (tap / shape.kernel_w, tap % shape.kernel_w);
                 packed[depthwise_position(shape, channel, row, column)] = weight as u8;
@@ -121,15 +120,15 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
         }
         return Ok(packed);
     }
-    let reading = Reading::new(shape, &checked);
-    let (blocks, group_len) = (reading.taps * reading.quads, reading.group_len(&checked)?);
-    for (channel, kernel) in weights.chunks_exact(checked.k).enumerate() {
-        let (group, channel) = (channel / checked.group_out, channel % checked.group_out);
+    let reading = Reading::new(sizes);
+    let (blocks, group_len) = (reading.taps * reading.quads, reading.group_len(sizes)?);
+    for (channel, kernel) in weights.chunks_exact(sizes.k).enumerate() {
+        let (group, channel) = (channel / sizes.group_out, channel % sizes.group_out);
         let panel = group * group_len + channel / PANEL * blocks * BLOCK;
         let lane = channel % PANEL * 4;
         for (i, &weight) in kernel.iter().enumerate() {
-            let (input, tap) = (i / checked.taps, i % checked.taps);
-            let k = reading.position(shape, checked.group_in, input, tap);
+            let (input, tap) = (i / sizes.taps, i % sizes.taps);
+            let k = reading.position(sizes, input, tap);
             packed[panel + k / 4 * BLOCK + lane + k % 4] = weight as u8;
         }
     }
@@ -165,13 +164,15 @@ pub(super) fn depthwise_position(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Engine;
+    use crate::conv::pack;
 
     #[test]
     fn four_products_of_sixteen_channels_lie_together() {
         let shape = ConvShape::square((3, 3, 8), 17, 2, 1, 0);
         let count = 17 * 8 * 4;
         let weights: Vec<i8> = (0..count).map(|i| (i % 251) as u8 as i8).collect();
-        let packed = pack(&shape, &weights).expect("a valid shape");
+        let packed = pack(Engine::Fbgemm, &shape, &weights).expect("a valid shape");
         assert_eq!(packed.len(), 32 * 32);
         // Channel 16, input channel 5, tap (1, 0): k = 2·8 + 5 = 21.
         let weight = weights[16 * 32 + 5 * 4 + 2];
@@ -187,7 +188,7 @@ mod tests {
     fn rows_of_a_kernel_begin_with_a_block() {
         let shape = ConvShape::square((5, 5, 3), 1, 3, 1, 0);
         let weights: Vec<i8> = (1..=27).collect();
-        let packed = pack(&shape, &weights).expect("a valid shape");
+        let packed = pack(Engine::Fbgemm, &shape, &weights).expect("a valid shape");
         assert_eq!(packed.len(), 3 * 3 * BLOCK);
         // Kernel row 1, column 2, channel 1: eight of nine products of its row.
         let at = (3 + 7 / 4) * BLOCK + 7 % 4;
@@ -203,7 +204,8 @@ mod tests {
                 groups: channels,
                 ..ConvShape::square((9, 9, channels), channels, 1, 1, 0)
             };
-            let mut seen = vec![false; packed_len(&shape).expect("a valid shape")];
+            let len = shape.check().and_then(|sizes| packed_len(&sizes));
+            let mut seen = vec![false; len.expect("a valid shape")];
             for channel in 0..channels {
                 for tap in 0..kernel_h * kernel_w {
                     let at = depthwise_position(&shape, channel, tap / kernel_w, tap % kernel_w);

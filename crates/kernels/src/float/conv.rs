@@ -40,8 +40,7 @@ pub struct ConvData<'a> {
 /// # Errors
 /// When the sizes describe no convolution, or one too large to address.
 pub fn scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
-    let checked = shape.check()?;
-    scratch(shape, &checked)
+    scratch(&shape.check()?)
 }
 
 /// Computes the output pixels `pixels` of `batch · out_h · out_w`.
@@ -67,19 +66,20 @@ pub fn conv(
 /// Pixels that are computed between two looks at the weights.
 ///
 /// What they read should stay in the second-level cache (of 1 MiB) beside the weights of a few panels, and their table in the first.
-fn chunk(shape: &ConvShape, checked: &CheckedShape) -> usize {
+fn chunk(sizes: &CheckedShape) -> usize {
+    let shape = &sizes.shape;
     let fresh = shape.stride_h.min(shape.kernel_h) * shape.stride_w.min(shape.kernel_w);
     let input = (96 << 10) / (fresh * shape.in_c);
-    let table = (16 << 10) / checked.taps;
+    let table = (16 << 10) / sizes.taps;
     let most = input.min(table).max(84);
     // All chunks about the same.
-    checked.pixels.div_ceil(checked.pixels.div_ceil(most))
+    sizes.pixels.div_ceil(sizes.pixels.div_ceil(most))
 }
 
-fn scratch(shape: &ConvShape, checked: &CheckedShape) -> Result<usize, KernelError> {
+fn scratch(sizes: &CheckedShape) -> Result<usize, KernelError> {
     let what = "the scratch buffer";
-    let table = product(what, &[checked.taps, chunk(shape, checked)])?;
-    product(what, &[table + checked.group_in])
+    let table = product(what, &[sizes.taps, chunk(sizes)])?;
+    product(what, &[table + sizes.group_in])
 }
 
 /// Computes the channels `channels` of the pixels `pixels`, `[pixels.len(), channels.len()]`. Ranges of channels start at the start of a
@@ -92,12 +92,12 @@ pub(super) fn run(
     scratch_memory: &mut [f32],
     output: &mut [f32],
 ) -> Result<(), KernelError> {
-    let checked = shape.check()?;
-    check_range("pixels", &pixels, checked.pixels)?;
+    let sizes = shape.check()?;
+    check_range("pixels", &pixels, sizes.pixels)?;
     check_range("channels", &channels, shape.out_c)?;
     let outputs = product("the output", &[pixels.len(), channels.len()])?;
     check_len("the output", outputs, output.len())?;
-    check_len("the input", checked.input_len, data.input.len())?;
+    check_len("the input", sizes.input_len, data.input.len())?;
     check_len("the weights", packed_len(shape)?, data.weights.len())?;
     if let Some(bias) = data.bias {
         check_len("the bias", shape.out_c, bias.len())?;
@@ -105,41 +105,41 @@ pub(super) fn run(
     if let Some(residual) = data.residual {
         check_len("the residual", output.len(), residual.len())?;
     }
-    check_scratch(scratch(shape, &checked)?, scratch_memory.len())?;
+    check_scratch(scratch(&sizes)?, scratch_memory.len())?;
     check_clamp(data.clamp)?;
     if !isa.is_supported() {
         return Err(KernelError::Unsupported(isa));
     }
     let micro = Micro::of(isa);
-    let group_len = group_len(&checked)?;
-    let panel_len = checked.k * PANEL;
-    let (zeros, table) = scratch_memory.split_at_mut(checked.group_in);
+    let group_len = group_len(&sizes)?;
+    let panel_len = sizes.k * PANEL;
+    let (zeros, table) = scratch_memory.split_at_mut(sizes.group_in);
     zeros.fill(0.0);
     // SAFETY: every bit pattern is a float and a number, both of the same size and alignment.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
     let width = channels.len();
-    let most = chunk(shape, &checked);
+    let most = chunk(&sizes);
     for start in pixels.clone().step_by(most) {
         let chunk = start..pixels.end.min(start + most);
-        offset_table(shape, &checked, chunk.clone(), table);
+        offset_table(&sizes, chunk.clone(), table);
         let first = (start - pixels.start) * width;
         let output = &mut output[first..][..chunk.len() * width];
         for group in 0..shape.groups {
-            let group_start = group * checked.group_out;
-            let wanted = group_start.max(channels.start)
-                ..(group_start + checked.group_out).min(channels.end);
+            let group_start = group * sizes.group_out;
+            let wanted =
+                group_start.max(channels.start)..(group_start + sizes.group_out).min(channels.end);
             if wanted.is_empty() {
                 continue;
             }
             let panel = (wanted.start - group_start) / PANEL;
             let column = wanted.start - channels.start;
             let part = Part {
-                input: &data.input[group * checked.group_in..],
+                input: &data.input[group * sizes.group_in..],
                 zeros,
                 offsets: table,
                 pixels: chunk.len(),
-                taps: checked.taps,
-                group_in: checked.group_in,
+                taps: sizes.taps,
+                group_in: sizes.group_in,
                 weights: &data.weights[group * group_len..][panel * panel_len..group_len],
                 bias: data.bias.map(|bias| &bias[wanted.clone()]),
                 residual: data.residual.map(|residual| &residual[first + column..]),

@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 
-use super::Indirection;
 use super::pack::{PANEL, depthwise_panel_len};
 use crate::Isa;
+use crate::conv::ConvCall;
+use crate::conv::offsets::OUTSIDE;
 use crate::conv::pixels::tap_position;
 use crate::conv::scalar::store_row;
-use crate::conv::tile::{OUTSIDE, Tile};
-use crate::conv::{Activations, OutputStage};
+use crate::conv::shape::CheckedShape;
+use crate::conv::tile::Tile;
 
 /// Pixels computed at a time.
 pub(super) const ROWS: usize = 2;
@@ -36,68 +37,53 @@ fn kernel(isa: Isa) -> DepthwiseKernel {
     }
 }
 
-/// The scratch bytes of a depthwise convolution: a row of zero points, and the offsets of a tile.
-pub(super) fn scratch_len(indirection: &Indirection) -> usize {
-    zero_len(indirection) + (even_taps(indirection) * ROWS + 1) * 4
+/// The bytes of scratch memory of a depthwise convolution: a row of zero points, and the offsets of a tile.
+pub(crate) fn scratch_len(sizes: &CheckedShape) -> usize {
+    zero_len(sizes) + (even_taps(sizes) * ROWS + 1) * 4
 }
 
-fn zero_len(indirection: &Indirection) -> usize {
-    indirection.shape.in_c.next_multiple_of(64)
+fn zero_len(sizes: &CheckedShape) -> usize {
+    sizes.shape.in_c.next_multiple_of(64)
 }
 
-fn even_taps(indirection: &Indirection) -> usize {
-    indirection.checked.taps.next_multiple_of(2)
+fn even_taps(sizes: &CheckedShape) -> usize {
+    sizes.taps.next_multiple_of(2)
 }
 
-/// Computes a range of pixels.
+/// Computes a call.
 ///
 /// # Safety
-/// All arguments were checked as [`super::conv()`] does, and `output` has a row of all channels for each pixel, of
-/// `element` bytes each, `output_stride` elements apart.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the arguments of the public function"
-)]
-pub(super) unsafe fn run(
-    isa: Isa,
-    indirection: &Indirection,
-    (input, zero_byte): (Activations<'_>, u8),
-    packed: &[u8],
-    stage: &OutputStage<'_>,
-    pixels: Range<usize>,
-    (output, output_stride, element): (*mut u8, usize, usize),
-    scratch: &mut [u8],
-) {
-    let (shape, checked) = (&indirection.shape, &indirection.checked);
-    let channels = shape.out_c;
-    let (zero, offsets) = scratch.split_at_mut(zero_len(indirection));
-    zero.fill(zero_byte);
+/// The processor has the instruction set, and the call was checked against `sizes`.
+pub(crate) unsafe fn run(isa: Isa, sizes: &CheckedShape, call: ConvCall<'_>) {
+    let (channels, pixels, input) = (sizes.shape.out_c, call.rows, call.input);
+    let (zero, offsets) = call.scratch.split_at_mut(zero_len(sizes));
+    zero.fill(input.zero_byte());
     // SAFETY: every bit pattern is a u32.
     let (_, offsets, _) = unsafe { offsets.align_to_mut::<u32>() };
-    let kernel = kernel(isa);
+    let (kernel, output) = (kernel(isa), call.output.rows(channels));
     let mut pixel = pixels.start;
     while pixel < pixels.end {
         let rows = ROWS.min(pixels.end - pixel);
-        tile_offsets(indirection, pixel..pixel + rows, offsets);
+        tile_offsets(sizes, pixel..pixel + rows, offsets);
         let tile = Tile {
             input: input.data.as_ptr(),
             extras: zero.as_ptr(),
             offsets: offsets.as_ptr(),
             offset_stride: ROWS,
-            taps: even_taps(indirection),
+            taps: even_taps(sizes),
             quads: 0,
-            weights: packed.as_ptr(),
-            panel_stride: depthwise_panel_len(checked),
+            weights: call.weights.as_ptr(),
+            panel_stride: depthwise_panel_len(sizes),
             wide: std::ptr::null(),
             signed: input.signed,
-            stage,
+            stage: call.stage,
             row: pixel,
             channel: 0,
             channels,
             all_channels: channels,
             // SAFETY: the pixel is inside of the output.
-            output: unsafe { output.add((pixel - pixels.start) * output_stride * element) },
-            output_stride,
+            output: unsafe { output.at(pixel - pixels.start, 0) },
+            output_stride: output.pitch,
             tiles: 1,
         };
         // SAFETY: the offsets are those of pixels of the image, each with `channels` bytes, or the zero row's.
@@ -107,16 +93,16 @@ pub(super) unsafe fn run(
 }
 
 /// Fills the offsets of up to [`ROWS`] pixels: `[tap][ROWS]`, with one tap more where their number is odd.
-fn tile_offsets(indirection: &Indirection, pixels: Range<usize>, offsets: &mut [u32]) {
-    let (shape, checked) = (&indirection.shape, &indirection.checked);
-    if !checked.taps.is_multiple_of(2) {
-        offsets[checked.taps * ROWS..][..ROWS].fill(OUTSIDE);
+fn tile_offsets(sizes: &CheckedShape, pixels: Range<usize>, offsets: &mut [u32]) {
+    let shape = &sizes.shape;
+    if !sizes.taps.is_multiple_of(2) {
+        offsets[sizes.taps * ROWS..][..ROWS].fill(OUTSIDE);
     }
     for (r, pixel) in pixels.enumerate() {
         let (image, y, x) = (
-            pixel / checked.out_w / checked.out_h,
-            pixel / checked.out_w % checked.out_h,
-            pixel % checked.out_w,
+            pixel / sizes.out_w / sizes.out_h,
+            pixel / sizes.out_w % sizes.out_h,
+            pixel % sizes.out_w,
         );
         let (stride, dilation) = (shape.stride_h, shape.dilation_h);
         for tap_y in 0..shape.kernel_h {

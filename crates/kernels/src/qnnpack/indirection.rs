@@ -8,12 +8,12 @@
 
 use std::ops::Range;
 
-use super::depthwise;
 use super::pack::quads;
 use crate::KernelError;
+use crate::conv::offsets::{EXTRA, EXTRA_BYTES, OUTSIDE};
 use crate::conv::pixels::offset_table;
-use crate::conv::shape::{CheckedShape, ConvShape};
-use crate::conv::tile::{EXTRA, EXTRA_BYTES, OUTSIDE, wide_len};
+use crate::conv::shape::CheckedShape;
+use crate::conv::tile::wide_len;
 
 /// Entries of a table that is kept: 128 KiB, as much as a 3x3 convolution over 60 x 60 pixels takes.
 const KEPT: usize = 1 << 15;
@@ -24,12 +24,10 @@ const STRIP: usize = 1 << 14;
 /// A multiple of the heights of all tiles.
 const GRAIN: usize = 24;
 
-/// A convolution with its table of offsets: 4 bytes for each tap of each output pixel of one image, none for depthwise
-/// ones.
+/// The table of offsets of a convolution that is not depthwise: 4 bytes for each tap of each output pixel of one image.
 #[derive(Debug)]
-pub struct Indirection {
-    pub(super) shape: ConvShape,
-    pub(super) checked: CheckedShape,
+pub(crate) struct Indirection {
+    sizes: CheckedShape,
     /// The table of an image; empty where each strip has its own.
     offsets: Vec<u32>,
     /// Output pixels of an image.
@@ -46,30 +44,29 @@ impl Indirection {
     /// Makes the table of a convolution.
     ///
     /// # Errors
-    /// When the sizes describe no convolution, or one too large to address.
-    pub fn new(shape: &ConvShape) -> Result<Self, KernelError> {
-        let checked = shape.check()?;
-        let pixels = checked.out_h * checked.out_w;
+    /// When offsets cannot name the extra rows.
+    pub(crate) fn new(sizes: &CheckedShape) -> Result<Self, KernelError> {
+        let shape = &sizes.shape;
+        let pixels = sizes.out_h * sizes.out_w;
         let in_pixels = shape.in_h * shape.in_w;
-        let entries = pixels.saturating_mul(checked.taps);
-        let kept = entries <= KEPT && !checked.depthwise;
+        let entries = pixels.saturating_mul(sizes.taps);
+        let kept = entries <= KEPT;
         let strip = if kept {
             pixels
         } else {
-            let strip = (STRIP / checked.taps).next_multiple_of(GRAIN);
+            let strip = (STRIP / sizes.taps).next_multiple_of(GRAIN);
             strip.max(GRAIN).min(pixels)
         };
         // Bytes of the last group that kernels read but a pixel does not have: at most three.
-        let beyond = 4 * quads(&checked) - checked.group_in;
+        let beyond = 4 * quads(sizes) - sizes.group_in;
         let copied = in_pixels.saturating_sub(beyond.div_ceil(shape.in_c))..in_pixels;
         let mut indirection = Self {
-            shape: *shape,
-            checked,
+            sizes: *sizes,
             offsets: Vec::new(),
             pixels,
             strip,
             copied,
-            extra_len: (4 * quads(&checked)).next_multiple_of(64),
+            extra_len: (4 * quads(sizes)).next_multiple_of(64),
         };
         if indirection.extras_len() > EXTRA_BYTES as usize {
             let what = "the channels of a group";
@@ -97,14 +94,14 @@ impl Indirection {
     }
 
     fn fill_table(&self, pixels: Range<usize>, table: &mut [u32]) {
-        let table = &mut table[..pixels.len() * self.checked.taps];
-        offset_table(&self.shape, &self.checked, pixels, table);
+        let table = &mut table[..pixels.len() * self.sizes.taps];
+        offset_table(&self.sizes, pixels, table);
         if self.copied.is_empty() {
             return;
         }
         // All fit, since the input is addressed with 32 bits, and extra rows are for fewer than four channels.
-        let first = (self.copied.start * self.shape.in_c) as u32;
-        let (channels, extra_len) = (self.shape.in_c as u32, self.extra_len as u32);
+        let first = (self.copied.start * self.sizes.shape.in_c) as u32;
+        let (channels, extra_len) = (self.sizes.shape.in_c as u32, self.extra_len as u32);
         for offset in table {
             if *offset >= first && *offset != OUTSIDE {
                 *offset = EXTRA + (1 + (*offset - first) / channels) * extra_len;
@@ -112,21 +109,13 @@ impl Indirection {
         }
     }
 
-    /// The convolution.
-    pub fn shape(&self) -> &ConvShape {
-        &self.shape
-    }
-
     /// The bytes of the table that is kept.
-    pub fn table_bytes(&self) -> usize {
+    pub(crate) fn table_bytes(&self) -> usize {
         4 * self.offsets.len()
     }
 
-    /// The number of scratch bytes that [`super::conv()`] needs, whatever the ranges.
-    pub fn scratch_len(&self) -> usize {
-        if self.checked.depthwise {
-            return depthwise::scratch_len(self);
-        }
+    /// The bytes of scratch memory that a call needs, whatever the ranges.
+    pub(crate) fn scratch_len(&self) -> usize {
         self.extras_len() + self.wide_len() + self.table_len() * 4 + 4
     }
 
@@ -137,13 +126,13 @@ impl Indirection {
 
     /// Bytes of the widened rows of a tile.
     pub(super) fn wide_len(&self) -> usize {
-        wide_len(self.strip, self.checked.taps, quads(&self.checked))
+        wide_len(self.strip, self.sizes.taps, quads(&self.sizes))
     }
 
     /// Entries of a table in scratch.
     fn table_len(&self) -> usize {
         if self.offsets.is_empty() {
-            self.strip * self.checked.taps
+            self.strip * self.sizes.taps
         } else {
             0
         }
@@ -153,9 +142,12 @@ impl Indirection {
     pub(super) fn fill_extras(&self, image: &[u8], group: usize, zero: u8, extras: &mut [u8]) {
         let (zeros, copies) = extras.split_at_mut(self.extra_len);
         zeros.fill(zero);
-        let starts = self.copied.clone().map(|pixel| pixel * self.shape.in_c);
+        let starts = self
+            .copied
+            .clone()
+            .map(|pixel| pixel * self.sizes.shape.in_c);
         for (row, start) in copies.chunks_exact_mut(self.extra_len).zip(starts) {
-            let from = &image[start + group * self.checked.group_in..];
+            let from = &image[start + group * self.sizes.group_in..];
             let len = from.len().min(row.len());
             row[..len].copy_from_slice(&from[..len]);
         }
@@ -165,6 +157,12 @@ impl Indirection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conv::ConvShape;
+
+    fn indirection(shape: &ConvShape) -> Indirection {
+        let sizes = shape.check().expect("a valid shape");
+        Indirection::new(&sizes).expect("few channels")
+    }
 
     #[test]
     fn only_pixels_whose_last_bytes_are_missing_have_copies() {
@@ -173,7 +171,7 @@ mod tests {
                 groups,
                 ..ConvShape::square((4, 4, channels), 2 * groups, 3, 1, 1)
             };
-            Indirection::new(&shape).expect("a valid shape").copied
+            indirection(&shape).copied
         };
         assert_eq!(copies(4, 1), 16..16);
         assert_eq!(copies(8, 2), 16..16);
@@ -186,7 +184,7 @@ mod tests {
     #[test]
     fn borders_name_the_zero_row() {
         let shape = ConvShape::square((2, 2, 4), 8, 3, 1, 1);
-        let table = Indirection::new(&shape).expect("a valid shape");
+        let table = indirection(&shape);
         let outside: Vec<_> = (0..9)
             .map(|tap| table.offsets[tap * 4] == OUTSIDE)
             .collect();

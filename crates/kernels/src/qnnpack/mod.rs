@@ -1,9 +1,9 @@
 //! The qnnpack engine: 8-bit convolutions and matrix products for ARM, and for any other processor, bit for bit.
 //!
 //! This module owns how weights are packed ([`pack()`]), where the taps of every output pixel lie
-//! ([`Indirection`]) and the driver that computes a range of output pixels by a range of channels ([`conv()`]), with
+//! ([`Indirection`]) and the drivers that compute a range of output pixels by a range of output channels, with
 //! one thread; a pool splits ranges. Sizes, output stages and portable inner loops are those of
-//! [`crate::conv`], and so are the results: the bytes of the other engine.
+//! [`crate::conv`], which calls the drivers, and so are the results: the bytes of the other engine.
 //!
 //! The design is QNNPACK's: panels of 8 channels with their constants in one stream, no im2col buffer but a table
 //! that is made once for a shape, and one kernel of 8 pixels by 8 channels. The table holds offsets where QNNPACK holds
@@ -15,7 +15,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 mod conv;
-mod depthwise;
+pub(crate) mod depthwise;
 mod indirection;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -23,9 +23,9 @@ mod neon;
 mod neondot;
 mod pack;
 
-pub use conv::conv;
-pub use indirection::Indirection;
-pub use pack::{PANEL, pack, packed_len};
+pub(crate) use conv::run;
+pub(crate) use indirection::Indirection;
+pub(crate) use pack::{PANEL, pack, packed_len};
 
 use crate::Isa;
 use crate::conv::scalar;

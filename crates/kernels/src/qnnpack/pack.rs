@@ -12,12 +12,11 @@
 //! Plans store the result at a multiple of 64 bytes; kernels work with any alignment.
 
 use crate::KernelError;
-use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::shape::{CheckedShape, product};
 use crate::conv::tile::PanelForm;
-use crate::error::check_len;
 
 /// Output channels of a panel of packed weights: ranges of channels start at multiples of it.
-pub const PANEL: usize = 8;
+pub(crate) const PANEL: usize = 8;
 
 /// The form of a panel.
 pub(super) const FORM: PanelForm = PanelForm {
@@ -28,28 +27,27 @@ pub(super) const FORM: PanelForm = PanelForm {
 /// The number of bytes of the packed weights of a convolution.
 ///
 /// # Errors
-/// When the sizes describe no convolution, or one too large to address.
-pub fn packed_len(shape: &ConvShape) -> Result<usize, KernelError> {
-    let checked = shape.check()?;
-    let what = "the packed weights";
-    if checked.depthwise {
-        let panels = shape.out_c.div_ceil(PANEL);
-        return product(what, &[panels, depthwise_panel_len(&checked)]);
+/// When there are too many to address.
+pub(crate) fn packed_len(sizes: &CheckedShape) -> Result<usize, KernelError> {
+    let (what, groups) = ("the packed weights", sizes.shape.groups);
+    if sizes.depthwise {
+        let panels = sizes.shape.out_c.div_ceil(PANEL);
+        return product(what, &[panels, depthwise_panel_len(sizes)]);
     }
-    product(what, &[shape.groups, group_len(&checked)?])
+    let panels = sizes.group_out.div_ceil(PANEL);
+    let products = product(what, &[sizes.taps, quads(sizes), FORM.block()])?;
+    product(what, &[groups, panels, FORM.header + products])
 }
 
-/// Packs weights `[out_c, in_c / groups, kernel_h, kernel_w]` (OIHW) into the form that the kernels read.
+/// Packs weights `[out_c, in_c / groups, kernel_h, kernel_w]` (OIHW), whose number was checked, into the form that the kernels read.
 ///
 /// # Errors
-/// When the sizes describe no convolution, or when the number of weights is another.
-pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
-    let checked = shape.check()?;
-    check_len("the weights", checked.k * shape.out_c, weights.len())?;
-    let mut packed = vec![0_u8; packed_len(shape)?];
-    if checked.depthwise {
-        for (channel, kernel) in weights.chunks_exact(checked.taps).enumerate() {
-            let panel = channel / PANEL * depthwise_panel_len(&checked);
+/// When the packed weights are too many to address.
+pub(crate) fn pack(sizes: &CheckedShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
+    let mut packed = vec![0_u8; packed_len(sizes)?];
+    if sizes.depthwise {
+        for (channel, kernel) in weights.chunks_exact(sizes.taps).enumerate() {
+            let panel = channel / PANEL * depthwise_panel_len(sizes);
             for (tap, &weight) in kernel.iter().enumerate() {
                 let pair = panel + tap / 2 * 2 * PANEL;
                 packed[pair + channel % PANEL * 2 + tap % 2] = weight as u8;
@@ -57,9 +55,9 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
         }
         return Ok(packed);
     }
-    let (group_len, panel_len) = (group_len(&checked)?, panel_len(&checked)?);
-    for (channel, kernel) in weights.chunks_exact(checked.k).enumerate() {
-        let (group, channel) = (channel / checked.group_out, channel % checked.group_out);
+    let (group_len, panel_len) = (group_len(sizes), panel_len(sizes));
+    for (channel, kernel) in weights.chunks_exact(sizes.k).enumerate() {
+        let (group, channel) = (channel / sizes.group_out, channel % sizes.group_out);
         let panel = group * group_len + channel / PANEL * panel_len;
         let lane = channel % PANEL * 4;
         let sum = kernel.iter().fold(0_i32, |sum, &weight| {
@@ -67,8 +65,8 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
         });
         packed[panel + lane..][..4].copy_from_slice(&sum.to_le_bytes());
         for (i, &weight) in kernel.iter().enumerate() {
-            let (input, tap) = (i / checked.taps, i % checked.taps);
-            let block = tap * quads(&checked) + input / 4;
+            let (input, tap) = (i / sizes.taps, i % sizes.taps);
+            let block = tap * quads(sizes) + input / 4;
             packed[panel + FORM.header + block * FORM.block() + lane + input % 4] = weight as u8;
         }
     }
@@ -76,37 +74,35 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
 }
 
 /// Groups of four products a tap.
-pub(super) fn quads(checked: &CheckedShape) -> usize {
-    checked.group_in.div_ceil(4)
+pub(super) fn quads(sizes: &CheckedShape) -> usize {
+    sizes.group_in.div_ceil(4)
 }
 
-/// Bytes of a panel.
-fn panel_len(checked: &CheckedShape) -> Result<usize, KernelError> {
-    let what = "the packed weights";
-    let products = product(what, &[checked.taps, quads(checked), FORM.block()])?;
-    Ok(FORM.header + products)
+/// Bytes of a panel; see [`packed_len`], which checks that they can be addressed.
+fn panel_len(sizes: &CheckedShape) -> usize {
+    FORM.header + sizes.taps * quads(sizes) * FORM.block()
 }
 
-/// Bytes of the packed weights of one group.
-pub(super) fn group_len(checked: &CheckedShape) -> Result<usize, KernelError> {
-    let panels = checked.group_out.div_ceil(PANEL);
-    product("the packed weights", &[panels, panel_len(checked)?])
+/// Bytes of the packed weights of one group; see [`packed_len`].
+pub(super) fn group_len(sizes: &CheckedShape) -> usize {
+    sizes.group_out.div_ceil(PANEL) * panel_len(sizes)
 }
 
 /// Bytes of a panel of a depthwise convolution.
-pub(super) fn depthwise_panel_len(checked: &CheckedShape) -> usize {
-    checked.taps.div_ceil(2) * 2 * PANEL
+pub(super) fn depthwise_panel_len(sizes: &CheckedShape) -> usize {
+    sizes.taps.div_ceil(2) * 2 * PANEL
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::Engine;
+    use crate::conv::{ConvShape, pack};
 
     #[test]
     fn four_products_of_eight_channels_lie_behind_their_sums() {
         let shape = ConvShape::square((3, 3, 6), 9, 2, 1, 0);
         let weights: Vec<i8> = (0..9 * 24).map(|i| (i % 251) as u8 as i8).collect();
-        let packed = pack(&shape, &weights).expect("a valid shape");
+        let packed = pack(Engine::Qnnpack, &shape, &weights).expect("a valid shape");
         let panel = 32 + 4 * 2 * 32;
         assert_eq!(packed.len(), 2 * panel);
         // Channel 8, input channel 5, tap (1, 0).
@@ -123,7 +119,7 @@ mod tests {
             ..ConvShape::square((5, 5, 10), 10, 3, 1, 0)
         };
         let weights: Vec<i8> = (0..90).collect();
-        let packed = pack(&shape, &weights).expect("a valid shape");
+        let packed = pack(Engine::Qnnpack, &shape, &weights).expect("a valid shape");
         assert_eq!(packed.len(), 2 * 5 * 16);
         // Channel 9, taps 8 and none.
         assert_eq!(packed[80 + 4 * 16 + 2..][..2], [89, 0]);

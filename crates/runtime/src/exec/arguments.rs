@@ -1,5 +1,6 @@
 //! What a kernel is told of its step before it runs: the sizes and types of operands, packed constants and result.
 
+use octofold_kernels::conv::RowStride;
 use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::families::OutputQuantization;
 use octofold_quant::{QParams, QuantType};
@@ -35,17 +36,8 @@ pub(crate) struct Arguments<'a> {
 pub(crate) struct ResultLayout<'a> {
     /// The slots of the operands that share the memory of the result, where their bytes already are what the step would write.
     pub(crate) in_place_operands: &'a [usize],
-    /// Where the rows are, if they are parts of wider rows. A call gets the bytes of the wider rows then.
+    /// Where the rows are, in bytes, if they are parts of wider rows. A call gets the wider rows then.
     pub(crate) row_stride: Option<RowStride>,
-}
-
-/// Rows that are parts of wider rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RowStride {
-    /// The bytes of a wider row.
-    pub(crate) pitch: usize,
-    /// The bytes of a wider row before this row.
-    pub(crate) offset: usize,
 }
 
 impl<'a> Arguments<'a> {

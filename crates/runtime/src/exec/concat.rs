@@ -1,12 +1,13 @@
 //! Concatenation: of quantized values with parameters of their own, and of bytes as they are.
 
+use octofold_kernels::conv::RowStride;
 use octofold_kernels::shared::concat::{ConcatInput, concat};
 use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
 use octofold_quant::QParams;
 use smallvec::SmallVec;
 
-use super::{Arguments, BYTES, Call, RowStride, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, part_len};
 use crate::StepError;
 
 /// The rows of a result: one behind the other those of each operand.

@@ -1,13 +1,10 @@
 //! Convolutions and linear layers of quantized values.
 
-use std::ops::Range;
-
 use octofold_kernels::conv::{
-    Activations, ConvShape, Float, LinearShape, OutputSlice, OutputStage, Quantized, Residual,
+    Activations, ConvCall, ConvShape, Float, LinearShape, OutputSlice, OutputStage, PreparedConv,
+    Quantized, Residual, RowStride,
 };
-use octofold_kernels::qnnpack::{self, Indirection};
 use octofold_kernels::shared::layout::{PLANES, scatter};
-use octofold_kernels::{Isa, KernelError, fbgemm};
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
 use octofold_quant::{QParams, QuantType};
@@ -15,9 +12,9 @@ use octofold_tensor::DType;
 
 use super::pool::{pads, pair};
 use super::split::{self, Parts};
-use super::{Arguments, Call, RowStride, Shared, Work};
+use super::{Arguments, Call, Shared, Work};
 use crate::StepError;
-use crate::plan::{Engine, Kernel};
+use crate::plan::Kernel;
 use crate::pool::Columns;
 use crate::values::{numbers, numbers_mut};
 
@@ -40,16 +37,9 @@ enum Stage {
     },
 }
 
-/// An engine with what it prepares for the sizes.
-#[derive(Debug)]
-enum Prepared {
-    Fbgemm(ConvShape),
-    Qnnpack(Indirection),
-}
-
 #[derive(Debug)]
 struct Conv {
-    prepared: Prepared,
+    prepared: PreparedConv,
     x: QParams,
     signed: bool,
     stage: Stage,
@@ -115,8 +105,8 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     };
     let quant = input.quant(x)?;
     let (rows, channels) = (shape.pixels()?, shape.out_c);
-    let prepared = Prepared::new(arguments.engine, shape)?;
-    arguments.expect_packed(&stage.packed(prepared.packed_len()?, channels))?;
+    let prepared = PreparedConv::new(arguments.engine, &shape)?;
+    arguments.expect_packed(&stage.packed(prepared.packed_len(), channels))?;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
     let row_stride = arguments.layout.row_stride;
     if row_stride.is_some() && matches!(stage, Stage::Float { .. }) {
@@ -130,7 +120,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             channels_first || row_stride.is_some(),
         )?,
         row_stride,
-        scratch: prepared.scratch_len()?,
+        scratch: prepared.scratch_len(),
         prepared,
         x: quant.params,
         signed,
@@ -346,14 +336,12 @@ impl Work for Conv {
         let stage = self.stage.output_stage(&shared)?;
         if let OutputStage::Quantized(_) = stage {
             let output = call.output;
-            let Some(RowStride { pitch, offset }) = self.row_stride else {
-                return self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part));
+            return match self.row_stride {
+                None => self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part)),
+                Some(stride) => self.run_parts(&shared, &stage, output, |part| {
+                    OutputSlice::Strided(part, stride)
+                }),
             };
-            return self.run_parts(&shared, &stage, output, |data| OutputSlice::BytesApart {
-                data,
-                width: pitch,
-                first: offset,
-            });
         }
         let output = numbers_mut(call.output)?;
         match self.channels_first {
@@ -380,12 +368,20 @@ impl Conv {
         output: &mut [T],
         slice: impl Fn(&mut [T]) -> OutputSlice<'_> + Sync,
     ) -> Result<(), StepError> {
-        let (input, weights) = (self.input(call), call.packed(0));
-        let (isa, channels) = (call.isa, self.channels);
+        let (input, weights, channels) = (self.input(call), call.packed(0), self.channels);
+        let isa = call.isa;
         let run = |rows, columns, output: &mut [T], scratch: &mut [u8]| {
-            let block = (rows, columns, slice(output));
-            self.prepared
-                .run(isa, input, weights, stage, block, scratch)
+            let output = slice(output);
+            let call = ConvCall {
+                input,
+                weights,
+                stage,
+                rows,
+                columns,
+                output,
+                scratch,
+            };
+            self.prepared.run(isa, call)
         };
         let part = match self.split {
             Split::Rows(parts) => {
@@ -458,13 +454,16 @@ impl Conv {
                     let count = strip.min(columns.width() - start);
                     let nhwc = &mut strips[..count * channels];
                     let row = image * pixels + first + start;
-                    let block = (
-                        row..row + count,
-                        0..channels,
-                        OutputSlice::Floats(&mut *nhwc),
-                    );
-                    self.prepared
-                        .run(call.isa, input, weights, stage, block, kernel_scratch)?;
+                    let strip = ConvCall {
+                        input,
+                        weights,
+                        stage,
+                        rows: row..row + count,
+                        columns: 0..channels,
+                        output: OutputSlice::Floats(&mut *nhwc),
+                        scratch: &mut *kernel_scratch,
+                    };
+                    self.prepared.run(call.isa, strip)?;
                     for first in (0..channels).step_by(PLANES) {
                         let mut planes = columns.rows(first..channels.min(first + PLANES))?;
                         scatter(
@@ -482,67 +481,5 @@ impl Conv {
                 .run_columns(output, pixels, part, scratch_len, each)?;
         }
         Ok(())
-    }
-}
-
-impl Prepared {
-    /// What an engine prepares for a convolution, or for a matrix product as one.
-    fn new(engine: Engine, shape: ConvShape) -> Result<Self, KernelError> {
-        Ok(match engine {
-            Engine::Fbgemm => Self::Fbgemm(shape),
-            Engine::Qnnpack => Self::Qnnpack(Indirection::new(&shape)?),
-        })
-    }
-
-    /// The bytes of the tables.
-    fn table_bytes(&self) -> usize {
-        match self {
-            Self::Fbgemm(_) => 0,
-            Self::Qnnpack(indirection) => indirection.table_bytes(),
-        }
-    }
-
-    /// The bytes of the packed weights.
-    fn packed_len(&self) -> Result<usize, KernelError> {
-        match self {
-            Self::Fbgemm(shape) => fbgemm::packed_len(shape),
-            Self::Qnnpack(indirection) => qnnpack::packed_len(indirection.shape()),
-        }
-    }
-
-    /// The bytes of scratch memory that a call takes.
-    fn scratch_len(&self) -> Result<usize, KernelError> {
-        match self {
-            Self::Fbgemm(shape) => fbgemm::conv_scratch_len(shape),
-            Self::Qnnpack(indirection) => Ok(indirection.scratch_len()),
-        }
-    }
-
-    /// Computes some columns of some rows.
-    fn run(
-        &self,
-        isa: Isa,
-        input: Activations<'_>,
-        weights: &[u8],
-        stage: &OutputStage<'_>,
-        (rows, columns, output): (Range<usize>, Range<usize>, OutputSlice<'_>),
-        scratch: &mut [u8],
-    ) -> Result<(), KernelError> {
-        match self {
-            Self::Fbgemm(shape) => fbgemm::conv(
-                isa, shape, input, weights, stage, rows, columns, output, scratch,
-            ),
-            Self::Qnnpack(indirection) => qnnpack::conv(
-                isa,
-                indirection,
-                input,
-                weights,
-                stage,
-                rows,
-                columns,
-                output,
-                scratch,
-            ),
-        }
     }
 }

@@ -19,7 +19,7 @@ mod pool;
 mod quantize;
 mod split;
 
-pub(crate) use arguments::{Argument, Arguments, ResultLayout, RowStride};
+pub(crate) use arguments::{Argument, Arguments, ResultLayout};
 pub(crate) use concat::places as concat_places;
 pub(crate) use conv::writes_strided_rows;
 pub(crate) use movement::slice_start;

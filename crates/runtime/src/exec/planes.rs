@@ -1,6 +1,6 @@
 //! Depthwise convolutions between channels-first images.
 
-use octofold_kernels::conv::planes::{self, conv_planes, packed_len, scratch_len};
+use octofold_kernels::conv::planes::{self, PlanesCall, conv_planes, packed_len, scratch_len};
 use octofold_kernels::conv::{Activations, ConvShape, Float};
 use octofold_kernels::shared::Quant8;
 use octofold_ops::Op;
@@ -89,18 +89,15 @@ impl Work for Planes {
         let shared = call.shared();
         let output = numbers_mut(call.output)?;
         let each = |first: usize, output: &mut [f32], scratch: &mut [u8]| {
-            let planes = first / self.plane..(first + output.len()) / self.plane;
-            let (isa, weights) = (shared.isa, shared.packed(0));
-            Ok(conv_planes(
-                isa,
-                &self.shape,
+            let call = PlanesCall {
                 input,
-                weights,
-                &stage,
-                planes,
+                weights: shared.packed(0),
+                stage,
+                planes: first / self.plane..(first + output.len()) / self.plane,
                 output,
                 scratch,
-            )?)
+            };
+            Ok(conv_planes(shared.isa, &self.shape, call)?)
         };
         shared
             .pool

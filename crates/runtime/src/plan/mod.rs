@@ -14,6 +14,7 @@ mod check;
 mod kernel;
 mod text;
 
+pub use octofold_kernels::Engine;
 use octofold_kernels::Isa;
 use octofold_ops::Op;
 use octofold_tensor::{DType, Dim};
@@ -21,33 +22,6 @@ use octofold_tensor::{DType, Dim};
 pub use kernel::Kernel;
 
 use crate::{Blob, PlanError, Specialization};
-
-/// The engine whose kernels and weight layouts a plan uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Engine {
-    /// For x86, see `octofold_kernels::fbgemm`.
-    Fbgemm,
-    /// For ARM, and in the same bytes everywhere else, see `octofold_kernels::qnnpack`.
-    Qnnpack,
-}
-
-impl Engine {
-    /// All engines.
-    pub const ALL: [Self; 2] = [Self::Fbgemm, Self::Qnnpack];
-
-    /// The engine's name: `fbgemm` or `qnnpack`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fbgemm => "fbgemm",
-            Self::Qnnpack => "qnnpack",
-        }
-    }
-
-    /// The engine of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|engine| engine.name() == name)
-    }
-}
 
 /// The position of a value in [`Plan::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 pub(crate) use finish::{Finish, store};
 
-use super::tile::Tile;
+use super::tile::{Tile, WIDE_ROWS};
 
 /// The even bytes of each dword as two 16-bit numbers: signed ones.
 #[inline]
@@ -48,31 +48,22 @@ pub(crate) fn odd_unsigned(bytes: __m256i) -> __m256i {
     _mm256_srli_epi16::<8>(bytes)
 }
 
-/// Most rows of a block: of one call of [`run`].
-const BLOCK_ROWS: usize = 126;
-
 /// Rows of a tile.
 const ROWS: usize = 3;
 
 /// Most halves of panels of a tile: eight channels each, one register.
 const HALVES: usize = 4;
 
-/// Rows of the next block, of `rows` that remain: as few blocks as can be, of almost the same number of whole tiles.
+/// Rows of the next block (one call of [`run`]), of `rows` that remain: as few blocks as can be, of almost the same number of whole tiles.
 pub(crate) fn block_rows(rows: usize) -> usize {
-    let blocks = rows.div_ceil(BLOCK_ROWS);
+    let blocks = rows.div_ceil(WIDE_ROWS);
     rows.div_ceil(blocks).next_multiple_of(ROWS).min(rows)
-}
-
-/// Bytes of the widened rows of a block, of at most `rows`: eight for each four activations.
-pub(crate) const fn wide_len(rows: usize, taps: usize, quads: usize) -> usize {
-    let rows = if rows < BLOCK_ROWS { rows } else { BLOCK_ROWS };
-    rows * taps * quads * 8
 }
 
 /// Widens the rows of a block: `[row][tap][quad]` of the even two and the odd two of four activations, as `u16`.
 ///
 /// # Safety
-/// The invariants of [`Tile`] hold for `rows` rows, as [`block_rows`] gives them; `into` has [`wide_len`] bytes; the processor has AVX2.
+/// The invariants of [`Tile`] hold for `rows` rows, as [`block_rows`] gives them; `into` has [`wide_len`](super::tile::wide_len) bytes; the processor has AVX2.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn widen(tile: &Tile<'_>, rows: usize, into: *mut u8) {
     let flip = if tile.signed { 0x8080_8080_u32 } else { 0 };
@@ -126,10 +117,10 @@ pub(crate) unsafe fn run<const STEP: usize, const H: usize>(
 ) {
     let depth = tile.taps * tile.quads;
     let mut weights = MaybeUninit::<Wide<H>>::uninit();
-    let mut sums = [MaybeUninit::<[[__m256i; H]; ROWS]>::uninit(); BLOCK_ROWS / ROWS];
+    let mut sums = [MaybeUninit::<[[__m256i; H]; ROWS]>::uninit(); WIDE_ROWS / ROWS];
     for start in (0..depth).step_by(PASS) {
         let quads = start..depth.min(start + PASS);
-        // SAFETY: passed on from the caller, who gives at most `BLOCK_ROWS` rows; all sums were written in the first pass.
+        // SAFETY: passed on from the caller, who gives at most `WIDE_ROWS` rows; all sums were written in the first pass.
         unsafe {
             let weights = widen_weights::<STEP, H>(halves, quads.clone(), &mut weights);
             for (t, sums) in sums.iter_mut().take(rows.div_ceil(ROWS)).enumerate() {

@@ -42,16 +42,17 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(shape: &ConvShape, checked: &CheckedShape) -> Result<Self, KernelError> {
+    pub(super) fn new(sizes: &CheckedShape) -> Result<Self, KernelError> {
+        let shape = &sizes.shape;
         let what = "the scratch buffer";
         let groups = shape.kernel_h.div_ceil(4);
         let last_tap = product(what, &[shape.kernel_h - 1, shape.dilation_h])?;
         let kept = product(what, &[(4 * (groups - 1)).max(1), shape.dilation_h])?;
         let origin = shape.pad_left.next_multiple_of(LANES);
         let under = product(what, &[shape.kernel_w - 1, shape.dilation_w])?;
-        let read = checked.out_w.next_multiple_of(LANES) * shape.stride_w + under;
+        let read = sizes.out_w.next_multiple_of(LANES) * shape.stride_w + under;
         let stride = origin + shape.in_w.max(read).next_multiple_of(LANES);
-        let strip = (STRIP / (4 * stride) / shape.stride_h).clamp(1, checked.out_h);
+        let strip = (STRIP / (4 * stride) / shape.stride_h).clamp(1, sizes.out_h);
         // The first strip has the rows up to its last tap, the others as many as they have outputs.
         let count = kept + strip * shape.stride_h + last_tap;
         Ok(Self {

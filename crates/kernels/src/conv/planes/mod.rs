@@ -88,7 +88,8 @@ impl Planes<'_> {
             signed,
             zero_point,
         };
-        Ok((empty.zero_byte()?, signed))
+        empty.check()?;
+        Ok((empty.zero_byte(), signed))
     }
 }
 
@@ -132,71 +133,68 @@ fn position(shape: &ConvShape, row: usize, column: usize) -> usize {
 /// # Errors
 /// As [`packed_len`].
 pub fn scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
-    scratch(shape, &check(shape)?)
+    scratch(&check(shape)?)
 }
 
-fn scratch(shape: &ConvShape, checked: &CheckedShape) -> Result<usize, KernelError> {
-    let padded = padded::Padded::new(shape, checked)?.len;
+fn scratch(sizes: &CheckedShape) -> Result<usize, KernelError> {
+    let padded = padded::Padded::new(sizes)?.len;
     #[cfg(target_arch = "x86_64")]
-    if avx512vnni::takes(shape) {
-        return Ok(padded.max(avx512vnni::Lines::new(shape, checked)?.len));
+    if avx512vnni::takes(&sizes.shape) {
+        return Ok(padded.max(avx512vnni::Lines::new(sizes)?.len));
     }
     Ok(padded)
 }
 
-/// Computes the output planes `planes` of `batch · channels`.
-///
-/// - `shape`: its sizes, which are named as those of channels-last images;
-/// - `input`: all planes;
-/// - `packed`: from [`pack`] for the same shape;
-/// - `stage`: its constants have one entry for each channel;
-/// - `output`: the values of these planes, `[planes.len(), out_h, out_w]`;
-/// - `scratch`: at least [`scratch_len`] bytes with any content, not shared with a concurrent call.
+/// The arguments of a call that computes some output planes.
+#[derive(Debug)]
+pub struct PlanesCall<'a> {
+    /// All planes.
+    pub input: Planes<'a>,
+    /// The packed weights, from [`pack`] for the same shape.
+    pub weights: &'a [u8],
+    /// What happens to the sums; its constants have one entry for each channel.
+    pub stage: Float<'a>,
+    /// A part of the planes `0..batch·channels`. Calls for disjoint parts may run at the same time.
+    pub planes: Range<usize>,
+    /// The values of these planes, `[planes.len(), out_h, out_w]`.
+    pub output: &'a mut [f32],
+    /// At least [`scratch_len`] bytes with any content, not shared with a concurrent call.
+    pub scratch: &'a mut [u8],
+}
+
+/// Computes output planes. `shape` names the sizes as those of channels-last images.
 ///
 /// # Errors
 /// When a length does not fit the sizes, when the sizes describe no depthwise convolution, when a parameter of the quantization is refused, or when
 /// the processor does not have `isa`. Nothing was written then.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a thing of its own; a struct would only rename them"
-)]
-pub fn conv_planes(
-    isa: Isa,
-    shape: &ConvShape,
-    input: Planes<'_>,
-    packed: &[u8],
-    stage: &Float<'_>,
-    planes: Range<usize>,
-    output: &mut [f32],
-    scratch: &mut [u8],
-) -> Result<(), KernelError> {
-    let checked = check(shape)?;
+pub fn conv_planes(isa: Isa, shape: &ConvShape, call: PlanesCall<'_>) -> Result<(), KernelError> {
+    let sizes = check(shape)?;
     if !isa.is_supported() {
         return Err(KernelError::Unsupported(isa));
     }
-    let channels = shape.out_c;
-    check_range("planes", &planes, shape.batch * channels)?;
-    check_len("the input", checked.input_len, input.len())?;
-    check_len("the packed weights", packed_len(shape)?, packed.len())?;
+    let (channels, input, stage) = (shape.out_c, call.input, call.stage);
+    check_range("planes", &call.planes, shape.batch * channels)?;
+    check_len("the input", sizes.input_len, input.len())?;
+    check_len("the packed weights", packed_len(shape)?, call.weights.len())?;
     for len in [stage.correction.len(), stage.scale.len(), stage.bias.len()] {
         check_len("the constants of the output stage", channels, len)?;
     }
-    let size = checked.out_h * checked.out_w;
-    check_len("the output", planes.len() * size, output.len())?;
-    check_scratch(self::scratch(shape, &checked)?, scratch.len())?;
+    let size = sizes.out_h * sizes.out_w;
+    check_len("the output", call.planes.len() * size, call.output.len())?;
+    check_scratch(scratch(&sizes)?, call.scratch.len())?;
     let (zero_byte, signed) = input.quantization()?;
     let flip = if signed { 0x80 } else { 0 };
-    let outputs = planes.zip(output.chunks_exact_mut(size));
-    let kernel = packed.len() / channels;
+    let outputs = call.planes.zip(call.output.chunks_exact_mut(size));
+    let kernel = call.weights.len() / channels;
     let layers = outputs.map(|(plane, output)| {
         let channel = plane % channels;
         let plane = Plane {
             shape,
-            out_w: checked.out_w,
+            out_w: sizes.out_w,
             input: input.plane(plane, shape.in_h * shape.in_w),
             flip,
             zero: zero_byte ^ flip,
-            weights: &packed[channel * kernel..][..kernel],
+            weights: &call.weights[channel * kernel..][..kernel],
             correction: stage.correction[channel],
             scale: stage.scale[channel],
             bias: stage.bias[channel],
@@ -206,24 +204,24 @@ pub fn conv_planes(
     });
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Vnni && avx512vnni::takes(shape) {
-        let lines = avx512vnni::Lines::new(shape, &checked)?;
+        let lines = avx512vnni::Lines::new(&sizes)?;
         for (plane, output) in layers {
             // SAFETY: the processor has the instruction set, the plane was made as its invariants ask, and the scratch buffer is large enough.
-            unsafe { avx512vnni::plane(&plane, &lines, output, scratch) };
+            unsafe { avx512vnni::plane(&plane, &lines, output, call.scratch) };
         }
         return Ok(());
     }
-    let padded = padded::Padded::new(shape, &checked)?;
+    let padded = padded::Padded::new(&sizes)?;
     for (plane, output) in layers {
-        padded.plane(isa, &plane, output, scratch)?;
+        padded.plane(isa, &plane, output, call.scratch)?;
     }
     Ok(())
 }
 
 fn check(shape: &ConvShape) -> Result<CheckedShape, KernelError> {
-    let checked = shape.check()?;
-    if checked.depthwise {
-        Ok(checked)
+    let sizes = shape.check()?;
+    if sizes.depthwise {
+        Ok(sizes)
     } else {
         Err(KernelError::Shape("the convolution is not depthwise"))
     }

@@ -3,7 +3,7 @@
 
 use super::{Plane, Planes, position};
 use crate::conv::output::float_value;
-use crate::conv::shape::{CheckedShape, ConvShape, product};
+use crate::conv::shape::{CheckedShape, product};
 use crate::shared::Target8;
 use crate::shared::dispatch::isa_versions;
 use crate::shared::quantize::quantize;
@@ -19,7 +19,8 @@ pub(super) struct Padded {
 }
 
 impl Padded {
-    pub(super) fn new(shape: &ConvShape, checked: &CheckedShape) -> Result<Self, KernelError> {
+    pub(super) fn new(sizes: &CheckedShape) -> Result<Self, KernelError> {
+        let shape = &sizes.shape;
         let what = "the scratch buffer";
         let stride = shape.in_w + shape.pad_left + shape.pad_right;
         let rows = shape.in_h + shape.pad_top + shape.pad_bottom;
@@ -27,7 +28,7 @@ impl Padded {
         let image = product(what, &[rows, stride])? + 1;
         let quantized = product(what, &[shape.in_h, shape.in_w])?;
         // One number more, since the buffer need not be aligned.
-        let sums = product(what, &[checked.out_w + 1, 4])?;
+        let sums = product(what, &[sizes.out_w + 1, 4])?;
         Ok(Self {
             stride,
             image,

@@ -72,8 +72,15 @@ fn check(shape: ConvShape, signed: bool, clamp: Option<(f32, f32)>, seed: u64) {
             let mut scratch = vec![0xA5; scratch_len(&shape).unwrap() + 1];
             let mut output = vec![f32::NAN; expected.len()];
             for (plane, output) in output.chunks_exact_mut(size).enumerate() {
-                let (range, scratch) = (plane..plane + 1, &mut scratch[1..]);
-                conv_planes(isa, &shape, planes, &packed, &stage, range, output, scratch).unwrap();
+                let call = PlanesCall {
+                    input: planes,
+                    weights: &packed,
+                    stage,
+                    planes: plane..plane + 1,
+                    output,
+                    scratch: &mut scratch[1..],
+                };
+                conv_planes(isa, &shape, call).unwrap();
             }
             let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&output), bits(&expected), "{isa} {shape:?}");
@@ -170,18 +177,15 @@ fn what_does_not_fit_is_refused() {
             signed: false,
             zero_point,
         };
-        let mut scratch = vec![0; 4096];
-        let output = &mut vec![0.0; len];
-        conv_planes(
-            Isa::Scalar,
-            shape,
-            Planes::Bytes(activations),
-            &packed,
-            &stage,
+        let call = PlanesCall {
+            input: Planes::Bytes(activations),
+            weights: &packed,
+            stage,
             planes,
-            output,
-            &mut scratch,
-        )
+            output: &mut vec![0.0; len],
+            scratch: &mut [0; 4096],
+        };
+        conv_planes(Isa::Scalar, shape, call)
     };
     assert_eq!(call(&shape, 144, 1..3, 72, 0), Ok(()));
     assert!(call(&shape, 143, 1..3, 72, 0).is_err());

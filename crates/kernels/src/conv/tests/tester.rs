@@ -3,69 +3,11 @@
 //! The naive one never sees packed weights, folded biases or flipped signs: it sums `(x - zx)·w` over
 //! the taps inside of the image in 64 bits and takes the rest from `octofold_quant::requantize`.
 
-use std::ops::Range;
-
 use octofold_quant::{QParams, requantize};
 
 use super::super::*;
 use super::guarded::Guarded;
-use crate::qnnpack::Indirection;
-use crate::{Isa, KernelError, fbgemm, qnnpack};
-
-/// Whose packed weights and driver are used.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Engine {
-    Fbgemm,
-    Qnnpack,
-}
-
-impl Engine {
-    pub(super) const ALL: [Self; 2] = [Self::Fbgemm, Self::Qnnpack];
-
-    pub(super) fn pack(self, shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
-        match self {
-            Self::Fbgemm => fbgemm::pack(shape, weights),
-            Self::Qnnpack => qnnpack::pack(shape, weights),
-        }
-    }
-
-    pub(super) fn scratch_len(self, shape: &ConvShape) -> Result<usize, KernelError> {
-        match self {
-            Self::Fbgemm => fbgemm::conv_scratch_len(shape),
-            Self::Qnnpack => Ok(Indirection::new(shape)?.scratch_len()),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "those of the engines")]
-    pub(super) fn conv(
-        self,
-        isa: Isa,
-        shape: &ConvShape,
-        input: Activations<'_>,
-        packed: &[u8],
-        stage: &OutputStage<'_>,
-        (pixels, channels): (Range<usize>, Range<usize>),
-        output: OutputSlice<'_>,
-        scratch: &mut [u8],
-    ) -> Result<(), KernelError> {
-        match self {
-            Self::Fbgemm => fbgemm::conv(
-                isa, shape, input, packed, stage, pixels, channels, output, scratch,
-            ),
-            Self::Qnnpack => qnnpack::conv(
-                isa,
-                &Indirection::new(shape)?,
-                input,
-                packed,
-                stage,
-                pixels,
-                channels,
-                output,
-                scratch,
-            ),
-        }
-    }
-}
+use crate::{Engine, Isa};
 
 /// The numbers that inputs and weights are drawn from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,15 +130,16 @@ impl Tester {
         let case = self.case();
         for (engine, packed) in Engine::ALL.into_iter().zip(&case.packed) {
             for isa in Isa::supported() {
-                self.compare((engine, isa), packed, &case);
+                self.compare(engine, isa, packed, &case);
             }
         }
     }
 
-    fn compare(&self, (engine, isa): (Engine, Isa), packed: &[u8], case: &Case) {
+    fn compare(&self, engine: Engine, isa: Isa, packed: &[u8], case: &Case) {
+        let prepared = PreparedConv::new(engine, &self.shape).expect("a valid shape");
+        assert_eq!(prepared.packed_len(), packed.len());
         let pixels = self.shape.pixels().expect("a valid shape");
-        let (channels, scratch_len) = (self.shape.out_c, engine.scratch_len(&self.shape));
-        let scratch_len = scratch_len.expect("a valid shape");
+        let channels = self.shape.out_c;
         let (lo, hi) = bounds(self.stage == Stage::Bytes { signed: true });
         let params = case.output_params;
         let quantized = Quantized {
@@ -258,7 +201,7 @@ impl Tester {
             while start < pixels {
                 let range = start..pixels.min(start.saturating_add(self.step));
                 let len = range.len() * width;
-                let mut scratch = Guarded::new(&vec![0xA5_u8; scratch_len]);
+                let mut scratch = Guarded::new(&vec![0xA5_u8; prepared.scratch_len()]);
                 let mut bytes = Guarded::new(&vec![0x5A_u8; len]);
                 let mut floats = Guarded::new(&vec![f32::from_bits(0x7FC1_2345); len]);
                 let slice = if case.bytes.is_empty() {
@@ -266,22 +209,19 @@ impl Tester {
                 } else if more == 0 {
                     OutputSlice::Bytes(&mut bytes)
                 } else {
-                    let data = &mut *bytes;
-                    OutputSlice::BytesApart { data, width, first }
+                    let (pitch, offset) = (width, first);
+                    OutputSlice::Strided(&mut bytes, RowStride { pitch, offset })
                 };
-                let block = (range.clone(), columns.clone());
-                engine
-                    .conv(
-                        isa,
-                        &self.shape,
-                        input,
-                        packed,
-                        &stage,
-                        block,
-                        slice,
-                        &mut scratch,
-                    )
-                    .expect("valid arguments");
+                let call = ConvCall {
+                    input,
+                    weights: packed,
+                    stage: &stage,
+                    rows: range.clone(),
+                    columns: columns.clone(),
+                    output: slice,
+                    scratch: &mut scratch,
+                };
+                prepared.run(isa, call).expect("valid arguments");
                 for (i, (pixel, place)) in range
                     .flat_map(|pixel| (0..width).map(move |place| (pixel, place)))
                     .enumerate()
@@ -413,7 +353,7 @@ impl Tester {
             input: Guarded::new(&input),
             zero_point,
             packed: Engine::ALL
-                .map(|engine| Guarded::new(&engine.pack(shape, &weights).expect("a valid shape"))),
+                .map(|engine| Guarded::new(&pack(engine, shape, &weights).expect("a valid shape"))),
             bias: Guarded::new(&folded.expect("a small bound")),
             sums: Guarded::new(&weight_sums(&weights, shape.out_c).expect("a small bound")),
             scale: Guarded::new(&scale),

@@ -15,7 +15,7 @@ use super::MAX_ROWS;
 use super::lines::Lines;
 use super::{Layer, Segment};
 use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
-use crate::conv::output::{OutputStage, Quantized, store_float_row};
+use crate::conv::output::{OutputStage, Quantized, RowStride, store_float_row};
 
 /// Channels of a pass.
 const WIDTH: usize = 32;
@@ -207,7 +207,8 @@ unsafe fn store_bytes<const T: usize>(
         let low = _mm256_packus_epi32(value(0), value(1));
         let high = _mm256_packus_epi32(value(2), value(3));
         let bytes = _mm256_packus_epi16(low, high);
-        let at = (pixel + t) * segment.layer.out_width + segment.layer.out_first + first;
+        let RowStride { pitch, offset } = segment.layer.output;
+        let at = (pixel + t) * pitch + offset + first;
         // SAFETY: the output has `count` channels at this pixel.
         unsafe {
             let output = segment.bytes.as_mut_ptr().add(at);

@@ -1,7 +1,7 @@
 //! Where the input rows under one output row start: what the kernel for AVX2 needs for its addresses.
 
 use super::{MAX_ROWS, Segment};
-use crate::conv::tile::OUTSIDE;
+use crate::conv::offsets::OUTSIDE;
 
 /// The rows for the channels from `first` on.
 pub(super) struct Lines {

@@ -8,12 +8,10 @@
 //!
 //! The range is cut into runs along output rows, of which the kernel for AVX-512 takes several at a time, and the others one.
 
-use std::ops::Range;
-
+use crate::conv::offsets::OUTSIDE;
 use crate::conv::pixels::{Run, runs, tap_position};
 use crate::conv::shape::{CheckedShape, ConvShape};
-use crate::conv::tile::OUTSIDE;
-use crate::conv::{Activations, OutputSlice, OutputStage};
+use crate::conv::{ConvCall, OutputSlice, OutputStage, RowStride};
 use crate::{Isa, KernelError};
 
 #[cfg(target_arch = "x86_64")]
@@ -31,23 +29,22 @@ const MAX_ROWS: usize = 32;
 /// What all pixels of a convolution have in common.
 ///
 /// Invariants that the driver keeps and vector kernels rely on:
-/// - `checked` is what `shape` was checked to be, and the input has the length that it says;
+/// - the input has the length that `sizes` says;
 /// - `zero` has at least `channels` bytes, a multiple of 64, all of them the zero point;
 /// - `packed` is what [`super::pack()`] gives for the shape;
 /// - `stage` passed [`OutputStage::check`] for all channels and all pixels that are computed.
 struct Layer<'a> {
     shape: &'a ConvShape,
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX-512"))]
-    checked: &'a CheckedShape,
+    sizes: &'a CheckedShape,
     channels: usize,
     input: &'a [u8],
     signed: bool,
     zero: &'a [u8],
     packed: &'a [u8],
     stage: &'a OutputStage<'a>,
-    /// Elements from a pixel of the output to the next one, and where the first channel is among them.
-    out_width: usize,
-    out_first: usize,
+    /// How the pixels of the output follow each other.
+    output: RowStride,
 }
 
 /// Pixels of one output row, the unit of the kernels for AVX2 and of the portable one.
@@ -55,7 +52,7 @@ struct Layer<'a> {
 /// Invariants beside those of [`Layer`]:
 /// - `rows` has a multiple of four entries, at least `kernel_h`; each is [`OUTSIDE`] or the offset of the
 ///   first pixel of an input row, so that `in_w · channels` bytes follow it in `input`;
-/// - `bytes`, or `floats` where the stage gives floats, has `pixels · out_width` elements.
+/// - `bytes`, or `floats` where the stage gives floats, has `pixels · output.pitch` elements.
 struct Segment<'a> {
     layer: &'a Layer<'a>,
     rows: &'a [u32],
@@ -81,7 +78,7 @@ struct Segment<'a> {
 }
 
 /// The scratch bytes of a depthwise convolution.
-pub(super) fn scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
+pub(crate) fn scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
     let what = "the scratch buffer";
     let (zero, words) = parts(shape);
     #[cfg(target_arch = "x86_64")]
@@ -100,30 +97,21 @@ fn parts(shape: &ConvShape) -> (usize, usize) {
     (channels, 4 * (rows + 2 * channels + 1))
 }
 
-/// Computes a range of pixels; all arguments were checked by the caller.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the arguments of the public function"
-)]
-pub(super) fn run(
-    isa: Isa,
-    (shape, checked): (&ConvShape, &CheckedShape),
-    (input, zero_byte): (Activations<'_>, u8),
-    packed: &[u8],
-    stage: &OutputStage<'_>,
-    pixels: Range<usize>,
-    output: OutputSlice<'_>,
-    scratch: &mut [u8],
-) {
-    let channels = shape.out_c;
+/// Computes a call.
+///
+/// # Safety
+/// The processor has the instruction set, and the call was checked against `sizes`.
+pub(crate) unsafe fn run(isa: Isa, sizes: &CheckedShape, call: ConvCall<'_>) {
+    let (shape, channels, pixels, stage) = (&sizes.shape, sizes.shape.out_c, call.rows, call.stage);
+    let mut output = call.output;
     let (zero_len, words_len) = parts(shape);
-    let (zero, rest) = scratch.split_at_mut(zero_len);
+    let (zero, rest) = call.scratch.split_at_mut(zero_len);
     #[cfg_attr(
         not(target_arch = "x86_64"),
         expect(unused_variables, reason = "for AVX-512")
     )]
     let (words, vector) = rest.split_at_mut(words_len);
-    zero.fill(zero_byte);
+    zero.fill(call.input.zero_byte());
     // SAFETY: every bit pattern is a u32, an i32 and an f32.
     let (_, words, _) = unsafe { words.align_to_mut::<u32>() };
     let (rows, words) = words.split_at_mut(shape.kernel_h.next_multiple_of(4));
@@ -132,26 +120,20 @@ pub(super) fn run(
     let (_, bias, _) = unsafe { bias.align_to_mut::<i32>() };
     // SAFETY: as above.
     let (_, multiplier, _) = unsafe { multiplier.align_to_mut::<f32>() };
-    let mut output = output;
-    let (out_width, out_first) = match output {
-        OutputSlice::BytesApart { width, first, .. } => (width, first),
-        _ => (channels, 0),
-    };
     let layer = Layer {
         shape,
-        checked,
+        sizes,
         channels,
-        input: input.data,
-        signed: input.signed,
+        input: call.input.data,
+        signed: call.input.signed,
         zero,
-        packed,
+        packed: call.weights,
         stage,
-        out_width,
-        out_first,
+        output: output.row_stride(channels),
     };
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Vnni {
-        // SAFETY: the caller found `isa` supported, and all lengths were checked against the shape.
+        // SAFETY: passed on from the caller.
         if unsafe { avx512vnni::run(&layer, pixels.clone(), &mut output, vector) } {
             return;
         }
@@ -164,11 +146,12 @@ pub(super) fn run(
             multiplier[i] = stage.multiplier.get(channel).copied().unwrap_or(0.0);
         }
     }
-    for run in runs(checked, pixels.clone()) {
+    for run in runs(sizes, pixels.clone()) {
         row_offsets(shape, &run, rows);
-        let part = run.first * out_width..(run.first + run.len) * out_width;
+        let pitch = layer.output.pitch;
+        let part = run.first * pitch..(run.first + run.len) * pitch;
         let (bytes, floats) = match &mut output {
-            OutputSlice::Bytes(data) | OutputSlice::BytesApart { data, .. } => {
+            OutputSlice::Bytes(data) | OutputSlice::Strided(data, _) => {
                 (&mut data[part], Default::default())
             }
             OutputSlice::Floats(data) => (Default::default(), &mut data[part]),

@@ -2,8 +2,8 @@
 
 use super::super::pack::depthwise_position;
 use super::{Layer, Segment};
+use crate::conv::offsets::OUTSIDE;
 use crate::conv::output::{OutputStage, store_float_row};
-use crate::conv::tile::OUTSIDE;
 
 /// Computes the pixels of one run.
 pub(super) fn segment(segment: Segment<'_>) {
@@ -35,7 +35,8 @@ pub(super) fn segment(segment: Segment<'_>) {
                     acc = acc.wrapping_add(value * i32::from(weight as i8));
                 }
             }
-            let at = pixel * segment.layer.out_width + segment.layer.out_first + channel;
+            let output = segment.layer.output;
+            let at = pixel * output.pitch + output.offset + channel;
             match segment.layer.stage {
                 OutputStage::Quantized(stage) => {
                     segment.bytes[at] = stage.value(acc, channel, row * channels + channel);

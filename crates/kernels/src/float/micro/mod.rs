@@ -10,7 +10,7 @@
 //! cutting the depth as well was not faster.
 
 use crate::Isa;
-use crate::conv::tile::OUTSIDE;
+use crate::conv::offsets::OUTSIDE;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -39,8 +39,8 @@ pub(super) unsafe fn block<const COUNT: usize>(
         bias,
         multiplier,
         mask: channels.mask(),
-        all: layer.out_width,
-        adjacent: channels.count == COUNT && layer.out_width == COUNT,
+        all: layer.output.pitch,
+        adjacent: channels.count == COUNT && layer.output.pitch == COUNT,
     };
     let most = match COUNT {
         WIDTH => geometry.wide_pixels(shape.stride_w),
@@ -72,8 +72,8 @@ pub(super) unsafe fn block<const COUNT: usize>(
                     _ => narrow::<COUNT>(block, line, (first, pixels)),
                 }
                 for (down, line) in lines[index..][..serves].iter().enumerate() {
-                    let to = (line.run.first + first) * layer.out_width;
-                    let to = to + layer.out_first + channels.first;
+                    let to = (line.run.first + first) * layer.output.pitch;
+                    let to = to + layer.output.offset + channels.first;
                     store(&rows, (pixels, down), output.add(to));
                 }
             }

@@ -13,8 +13,8 @@ use std::ops::Range;
 use super::super::super::pack::depthwise_quads;
 use super::super::MAX_ROWS;
 use super::{Block, Line, WIDTH};
+use crate::conv::offsets::OUTSIDE;
 use crate::conv::shape::ConvShape;
-use crate::conv::tile::OUTSIDE;
 
 /// Bytes of a column of up to 64 channels.
 pub(super) const COLUMN: usize = 4 * WIDTH;

@@ -21,9 +21,9 @@ use std::ops::Range;
 use super::super::finish::{Finish, channel_mask};
 use super::super::pack::{PANEL, depthwise_quads};
 use super::{Layer, MAX_ROWS, row_offsets};
+use crate::conv::offsets::OUTSIDE;
 use crate::conv::pixels::{Run, runs};
 use crate::conv::shape::ConvShape;
-use crate::conv::tile::OUTSIDE;
 use crate::conv::{OutputSlice, OutputStage};
 use crate::shared::layout::x86::transpose_quarters;
 use interleave::{COLUMN, Channels, Geometry, QUARTER};
@@ -67,7 +67,7 @@ pub(super) unsafe fn run(
         _ => None,
     };
     let plain = finish.as_ref().filter(|finish| finish.residual.is_none());
-    let mut all = runs(layer.checked, pixels.clone()).map(|run| {
+    let mut all = runs(layer.sizes, pixels.clone()).map(|run| {
         let mut offsets = [OUTSIDE; MAX_ROWS];
         row_offsets(layer.shape, &run, &mut offsets[..4 * geometry.quads]);
         Line { run, offsets }
@@ -99,7 +99,7 @@ pub(super) unsafe fn run(
                     (
                         Some(finish),
                         count,
-                        OutputSlice::Bytes(data) | OutputSlice::BytesApart { data, .. },
+                        OutputSlice::Bytes(data) | OutputSlice::Strided(data, _),
                     ) => {
                         let data = data.as_mut_ptr();
                         match count {

@@ -81,13 +81,13 @@ unsafe fn store(
     output: &mut OutputSlice<'_>,
 ) {
     let Channels { first, count } = of;
-    let (all, width) = (layer.channels, layer.out_width);
-    let at = |pixel: usize| pixel * width + layer.out_first + first;
+    let (all, width) = (layer.channels, layer.output.pitch);
+    let at = |pixel: usize| pixel * width + layer.output.offset + first;
     let (stage, (finish, multiplier), output) = match (layer.stage, finish, output) {
         (
             OutputStage::Quantized(stage),
             Some(finish),
-            OutputSlice::Bytes(data) | OutputSlice::BytesApart { data, .. },
+            OutputSlice::Bytes(data) | OutputSlice::Strided(data, _),
         ) => (stage, finish, data),
         (OutputStage::Float(stage), _, OutputSlice::Floats(output)) => {
             let output = &mut output[at(pixel)..];
@@ -104,7 +104,7 @@ unsafe fn store(
             return;
         }
         // The stage was checked against the output.
-        (_, _, OutputSlice::Bytes(_) | OutputSlice::BytesApart { .. }) => return,
+        (_, _, OutputSlice::Bytes(_) | OutputSlice::Strided(..)) => return,
     };
     let mask = of.mask();
     for (t, sums) in sums.iter().enumerate() {
