@@ -1,61 +1,40 @@
 //! Writing the plan: values, constants and steps in the order of execution.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
-use octofold_ir::{Graph, Node, NodeId, Op, ValueId};
+use octofold_ir::{Graph, NodeId, ValueId};
 use octofold_kernels::{Isa, KernelError};
-use octofold_ops::families::Layout;
 use octofold_runtime::{
-    BlobBuilder, Constant, ConstantIndex, Engine, Kernel, Operand, Plan, PlanError, PlanOutput,
-    PlanParts, PlanValue, Step, ValueIndex, constant_bytes,
+    BlobBuilder, Constant, ConstantIndex, Core, Engine, Kernel, Operand, Plan, PlanError,
+    PlanOutput, PlanParts, PlanValue, Step, ValueIndex, constant_bytes,
 };
 use octofold_tensor::DType;
 use rayon::prelude::*;
 
 use crate::facts::{Facts, Types};
+use crate::group::Group;
+use crate::layout::channels_last;
 use crate::pack::{Packed, PackedConstant, pack};
-use crate::peephole::{Row, Rows};
-use crate::select::select;
 use crate::{CodegenError, CodegenOptions};
 
-/// How a node becomes a step.
-struct Choice {
+/// Nodes that become a step.
+struct Choice<'a> {
+    group: Cow<'a, Group>,
     kernel: Kernel,
     note: String,
-    packed: Option<Packed>,
+    packed: Packed,
 }
 
-/// Builds the plan of a graph whose nodes come in `order`.
+/// Builds the plan of a graph whose nodes come in `order`, as steps in the order of execution.
 pub(crate) fn build(
     graph: &Graph,
     order: &[NodeId],
     types: &Types<'_>,
-    rows: &Rows,
+    groups: &[Group],
     options: &CodegenOptions,
 ) -> Result<Plan, CodegenError> {
-    let absorbed: BTreeSet<NodeId> = rows.values().flat_map(|row| row.before.clone()).collect();
-    let steps: Vec<NodeId> = order
-        .iter()
-        .copied()
-        .filter(|id| !absorbed.contains(id))
-        .collect();
-    // Packing is what takes time, so it is done for many nodes at once.
-    let choices: Vec<Choice> = steps
-        .par_iter()
-        .map(|&id| {
-            let facts = Facts {
-                graph,
-                node: graph.node(id),
-                types,
-            };
-            choose(facts, rows.get(&id), options).map_err(|source| CodegenError::Pack {
-                node: facts.node.name().to_owned(),
-                source,
-            })
-        })
-        .collect::<Result<_, _>>()?;
-
     let mut builder = Builder {
         graph,
         types,
@@ -63,17 +42,16 @@ pub(crate) fn build(
         constants: Vec::new(),
         constant_of: BTreeMap::new(),
         blob: BlobBuilder::default(),
-        channels_last: BTreeSet::new(),
+        channels_last: channels_last(graph, order, types),
     };
     let inputs = graph
         .inputs()
         .iter()
         .map(|&input| builder.value(input))
         .collect::<Result<_, _>>()?;
-    let mut written = Vec::with_capacity(steps.len());
-    for (id, choice) in steps.into_iter().zip(choices) {
-        written.push(builder.step(id, choice, rows.get(&id))?);
-    }
+    let choices = choices(graph, types, groups, options.engine)?;
+    let steps = choices.into_iter().map(|choice| builder.step(choice));
+    let steps: Vec<Step> = steps.collect::<Result<_, _>>()?;
     let outputs = graph.outputs().iter().map(|output| {
         let value = builder.operand(Some(output.value))?;
         Ok(PlanOutput {
@@ -89,7 +67,7 @@ pub(crate) fn build(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         requires: options
             .requires
-            .unwrap_or_else(|| required(options.engine, &written)),
+            .unwrap_or_else(|| required(options.engine, &steps)),
         metadata: graph
             .metadata()
             .iter()
@@ -99,64 +77,73 @@ pub(crate) fn build(
         outputs,
         values: builder.values.into_values().collect(),
         constants: builder.constants,
-        steps: written,
+        steps,
         blob,
     })?;
     Ok(plan)
 }
 
+/// Packs for the kernels of all groups. This is what takes time, so it is done for many at once.
+fn choices<'a>(
+    graph: &Graph,
+    types: &Types<'_>,
+    groups: &'a [Group],
+    engine: Engine,
+) -> Result<Vec<Choice<'a>>, CodegenError> {
+    let choose = |group: &'a Group| {
+        let choices = choose(graph, types, Cow::Borrowed(group), engine);
+        choices.map_err(|source| CodegenError::Pack {
+            node: graph.node(group.main).name().to_owned(),
+            source,
+        })
+    };
+    let choices: Vec<_> = groups.par_iter().map(choose).collect::<Result<_, _>>()?;
+    Ok(choices.into_iter().flatten().collect())
+}
+
 /// The least instruction set with kernels of an engine's own, if steps use them. One form of packed weights serves all of them.
 fn required(engine: Engine, steps: &[Step]) -> Isa {
-    let engines_own = |step: &Step| {
-        matches!(
-            step.kernel,
-            Kernel::QConv
-                | Kernel::QConvDepthwise
-                | Kernel::QConvToNchw
-                | Kernel::QConvDepthwiseToNchw
-                | Kernel::QLinear
-        )
-    };
     match engine {
-        Engine::Fbgemm if steps.iter().any(engines_own) => Isa::Avx2,
+        Engine::Fbgemm if steps.iter().any(|step| step.kernel.is_of_engine()) => Isa::Avx2,
         _ => Isa::Scalar,
     }
 }
 
-/// Chooses a kernel and packs for it. Weights whose sums could leave 32 bits make the step portable.
-fn choose(
-    facts: Facts<'_>,
-    row: Option<&Row>,
-    options: &CodegenOptions,
-) -> Result<Choice, KernelError> {
-    let portable = |note: String| Choice {
-        kernel: Kernel::Portable,
-        note,
-        packed: None,
+/// Packs for a group's kernel. Weights whose sums could leave 32 bits leave the nodes to steps of their own, the layer to a portable one.
+fn choose<'a>(
+    graph: &Graph,
+    types: &Types<'_>,
+    group: Cow<'a, Group>,
+    engine: Engine,
+) -> Result<Vec<Choice<'a>>, KernelError> {
+    let choice = |group, kernel, note, packed| {
+        vec![Choice {
+            group,
+            kernel,
+            note,
+            packed,
+        }]
     };
-    if let Some(row) = row {
-        let node = facts.graph.node(row.main);
-        return Ok(Choice {
-            kernel: row.kernel,
-            note: String::new(),
-            packed: pack(Facts { node, ..facts }, row.kernel, options.engine)?,
-        });
-    }
-    let selected = select(facts);
-    match selected {
-        Err(note) => Ok(portable(note)),
-        Ok(kernel) if options.portable && kernel != Kernel::View => {
-            Ok(portable("asked for".to_owned()))
+    let portable = |group, note| choice(group, Core::Portable.into(), note, Packed::default());
+    let kernel = match &group.selection {
+        Ok(kernel) => *kernel,
+        Err(note) => {
+            let note = note.clone();
+            return Ok(portable(group, note));
         }
-        Ok(kernel) => match pack(facts, kernel, options.engine) {
-            Ok(packed) => Ok(Choice {
-                kernel,
-                note: String::new(),
-                packed,
-            }),
-            Err(error @ KernelError::AccumulatorOverflow { .. }) => Ok(portable(error.to_string())),
-            Err(error) => Err(error),
-        },
+    };
+    match pack(Facts::new(graph, group.main, types), kernel, engine) {
+        Ok(packed) => Ok(choice(group, kernel, String::new(), packed)),
+        Err(error @ KernelError::AccumulatorOverflow { .. }) if group.nodes().count() == 1 => {
+            Ok(portable(group, error.to_string()))
+        }
+        Err(KernelError::AccumulatorOverflow { .. }) => {
+            let parts = group.split(graph, types).into_iter();
+            let choices = parts.map(|part| choose(graph, types, Cow::Owned(part), engine));
+            let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
+            Ok(choices.into_iter().flatten().collect())
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -236,114 +223,46 @@ impl Builder<'_> {
         Ok(ConstantIndex(index))
     }
 
-    fn step(
-        &mut self,
-        id: NodeId,
-        choice: Choice,
-        row: Option<&Row>,
-    ) -> Result<Step, CodegenError> {
-        let node = self.graph.node(id);
-        let mut quantizes = false;
-        let (op, slots, sources) = match row {
-            None => (node.op(), node.inputs().to_vec(), node.sources().to_vec()),
-            Some(row) => {
-                let main = self.graph.node(row.main);
-                let before = row.before.iter().map(|&id| self.graph.node(id));
-                let mut slots = main.inputs().to_vec();
-                if let Some(&first) = row.before.first() {
-                    let node = self.graph.node(first);
-                    quantizes = first != row.main && matches!(node.op(), Op::QuantizeLinear(_));
-                    let taken = if quantizes { 3 } else { 1 };
-                    slots.resize(slots.len().max(taken), None);
-                    for (slot, operand) in slots.iter_mut().enumerate().take(taken) {
-                        *operand = node.input(slot);
-                    }
-                }
-                let sources: Vec<_> = before.chain([node]).map(Node::sources).collect();
-                (main.op(), slots, sources.concat())
+    fn step(&mut self, choice: Choice<'_>) -> Result<Step, CodegenError> {
+        let Choice {
+            group,
+            kernel,
+            note,
+            packed: Packed { weights, constants },
+        } = choice;
+        let (first, main, last) = (
+            self.graph.node(group.first()),
+            self.graph.node(group.main),
+            self.graph.node(group.last()),
+        );
+        let operands = main.inputs().iter().enumerate().map(|(slot, &operand)| {
+            // Weights and bias are among the packed constants, and the shapes that views are given are known already.
+            let packed = !constants.is_empty() && (slot == 1 || slot == 2);
+            let unread = kernel.core() == Core::View && slot > 0;
+            match slot {
+                0 => self.operand(first.input(0)),
+                _ if packed || unread => Ok(Operand::Absent),
+                _ => self.operand(operand),
             }
-        };
-        let (packed, weights) = choice.packed.map_or_else(Default::default, |packed| {
-            (packed.constants, packed.weights)
         });
-        let mut inputs = Vec::with_capacity(slots.len());
-        for (slot, value) in slots.into_iter().enumerate() {
-            // Weights and bias are among the packed constants; a quantization has its parameters in their place.
-            let replaced = !packed.is_empty() && !quantizes && (slot == 1 || slot == 2);
-            // The shapes that views are given are known already.
-            let unread = choice.kernel == Kernel::View && slot > 0;
-            inputs.push(if replaced || unread {
-                Operand::Absent
-            } else {
-                self.operand(value)?
-            });
-        }
-        let packed = packed
+        let inputs = operands.collect::<Result<_, _>>()?;
+        let packed = constants
             .iter()
             .map(|PackedConstant { dtype, len, bytes }| self.constant(*dtype, vec![*len], bytes));
         let packed = packed.collect::<Result<_, _>>()?;
-        if self.is_channels_last(node, choice.kernel) {
-            self.channels_last.extend(node.outputs());
-        }
-        let outputs = node
-            .outputs()
-            .iter()
-            .map(|&output| self.value(output))
-            .collect::<Result<_, _>>()?;
+        let outputs = last.outputs().iter().map(|&output| self.value(output));
+        let outputs = outputs.collect::<Result<_, _>>()?;
+        let sources = group.nodes().flat_map(|id| self.graph.node(id).sources());
         Ok(Step {
-            name: node.name().to_owned(),
-            sources,
-            op: op.clone(),
-            kernel: choice.kernel,
+            name: last.name().to_owned(),
+            sources: sources.cloned().collect(),
+            op: main.op().clone(),
+            kernel,
             inputs,
             outputs,
             weights,
             packed,
-            note: choice.note,
+            note,
         })
-    }
-
-    /// Whether the results of a node are images that lie channels-last.
-    fn is_channels_last(&self, node: &Node, kernel: Kernel) -> bool {
-        match (node.op(), kernel) {
-            (_, Kernel::ToNhwc | Kernel::QuantizeToNhwc) => true,
-            (
-                _,
-                Kernel::ToNchw
-                | Kernel::DequantizeToNchw
-                | Kernel::QConvToNchw
-                | Kernel::QConvDepthwiseToNchw
-                | Kernel::QConvDepthwisePlanes,
-            ) => false,
-            (Op::FusedConv(op), _) => op.layout == Layout::Nhwc,
-            (Op::FusedPool(op), _) => op.layout == Layout::Nhwc,
-            (Op::FusedGlobalPool(op), _) => op.layout == Layout::Nhwc,
-            (
-                Op::Transpose(_)
-                | Op::Reshape(_)
-                | Op::Flatten(_)
-                | Op::Squeeze(_)
-                | Op::Unsqueeze(_)
-                | Op::FusedLinear(_)
-                | Op::MatMul(_)
-                | Op::Gemm(_)
-                | Op::Shape(_)
-                | Op::Size(_),
-                _,
-            ) => false,
-            // What is computed element by element lies as its operands do.
-            _ => {
-                let rank = node
-                    .outputs()
-                    .first()
-                    .and_then(|&output| self.types.ty(output).rank());
-                rank == Some(4)
-                    && node
-                        .inputs()
-                        .iter()
-                        .flatten()
-                        .any(|value| self.channels_last.contains(value))
-            }
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use octofold_ir::{Graph, Node, TensorType, ValueId};
+use octofold_ir::{Graph, Node, NodeId, TensorType, ValueId};
 use octofold_quant::QParams;
 use octofold_tensor::{DType, Dim, Tensor};
 
@@ -64,6 +64,14 @@ pub(crate) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
+    pub(crate) fn new(graph: &'a Graph, node: NodeId, types: &'a Types<'a>) -> Self {
+        Self {
+            graph,
+            node: graph.node(node),
+            types,
+        }
+    }
+
     /// The element type of an operand.
     pub(crate) fn dtype(self, slot: usize) -> Option<DType> {
         self.node

@@ -1,8 +1,7 @@
 //! From a lowered graph to an executable plan.
 //!
-//! This crate chooses a kernel for every node (one table, in `select.rs`), packs weights into the form that the kernels read, folds
-//! what constants allow into them, fuses conversions of layout into (de)quantization, and writes the [`Plan`]. It changes no
-//! semantics: for every node, the portable operator is the definition and the oracle of what the chosen kernel computes.
+//! This crate chooses a kernel for every node (one table, in `select.rs`), groups the nodes that one kernel computes (`group.rs`), packs weights into
+//! the form that the kernels read, folds what constants allow into them, and writes the [`Plan`]. It changes no semantics: for every node, the portable operator is the definition and the oracle of what the chosen kernel computes.
 //!
 //! Nodes without a kernel become portable steps, with the reason in the step's note; [`Report`] collects these, the memory and
 //! the work of a plan.
@@ -10,8 +9,9 @@
 
 mod build;
 mod facts;
+mod group;
+mod layout;
 mod pack;
-mod peephole;
 mod report;
 mod select;
 
@@ -79,10 +79,10 @@ impl From<GraphError> for CodegenError {
 pub fn compile(graph: &Graph, options: &CodegenOptions) -> Result<Plan, CodegenError> {
     let order = graph.order()?;
     let types = facts::Types::new(graph);
-    let rows = if options.portable {
-        peephole::Rows::default()
+    let groups = if options.portable {
+        group::portable(graph, &order, &types)
     } else {
-        peephole::find(graph, &order, &types, options.engine)
+        group::groups(graph, &order, &types)
     };
-    build::build(graph, &order, &types, &rows, options)
+    build::build(graph, &order, &types, &groups, options)
 }

@@ -5,7 +5,7 @@ use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, float};
 use octofold_ops::families::{FusedConv, FusedLinear, OutputQuantization};
 use octofold_quant::{QParams, requantize};
-use octofold_runtime::{Engine, Kernel};
+use octofold_runtime::{Core, Engine, Kernel};
 use octofold_tensor::{DType, Tensor};
 
 use crate::facts::Facts;
@@ -15,7 +15,7 @@ use crate::facts::Facts;
 pub(crate) struct Packed {
     /// The sizes of the weights before packing.
     pub(crate) weights: Vec<usize>,
-    /// In the order that [`Kernel`] asks for.
+    /// In the order that [`Core`] asks for.
     pub(crate) constants: Vec<PackedConstant>,
 }
 
@@ -61,7 +61,7 @@ impl PackedConstant {
     }
 }
 
-/// Packs the weights of a node for its kernel, as an engine has them; `None` for kernels without weights.
+/// Packs the weights of a node for its kernel, as an engine has them; nothing for kernels without weights.
 ///
 /// # Errors
 /// When the kernels refuse the weights, above all because sums could leave 32 bits.
@@ -69,26 +69,19 @@ pub(crate) fn pack(
     facts: Facts<'_>,
     kernel: Kernel,
     engine: Engine,
-) -> Result<Option<Packed>, KernelError> {
+) -> Result<Packed, KernelError> {
     let Some(weights) = facts.constant(1) else {
-        return Ok(None);
+        return Ok(Packed::default());
     };
     let bias = facts.constant(2);
-    let packed = match (facts.node.op(), kernel) {
-        (
-            Op::FusedConv(op),
-            Kernel::QConv
-            | Kernel::QConvDepthwise
-            | Kernel::QConvToNchw
-            | Kernel::QConvDepthwiseToNchw
-            | Kernel::QConvDepthwisePlanes,
-        ) => {
+    let packed = match (facts.node.op(), kernel.core()) {
+        (Op::FusedConv(op), Core::QConv | Core::QConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
             let x = op.x.unwrap_or(QParams::IDENTITY);
             let weights = bytes(weights)?;
-            let packed = match kernel {
-                Kernel::QConvDepthwisePlanes => planes::pack(&shape, weights)?,
-                _ => conv::pack(engine, &shape, weights)?,
+            let packed = match kernel.is_of_engine() {
+                true => conv::pack(engine, &shape, weights)?,
+                false => planes::pack(&shape, weights)?,
             };
             integer(
                 facts,
@@ -99,7 +92,7 @@ pub(crate) fn pack(
                 op.y.as_ref(),
             )?
         }
-        (Op::FusedLinear(FusedLinear { x, w_scale, y, .. }), Kernel::QLinear) => {
+        (Op::FusedLinear(FusedLinear { x, w_scale, y, .. }), Core::QLinear) => {
             let shape = linear_shape(weights.shape())?;
             let rows = transposed(bytes(weights)?, shape.k, shape.n);
             integer(
@@ -111,7 +104,7 @@ pub(crate) fn pack(
                 y.as_ref(),
             )?
         }
-        (Op::FusedConv(op), Kernel::FConv) => {
+        (Op::FusedConv(op), Core::FConv) => {
             let shape = conv_shape(op, weights.shape())?;
             floating(
                 &float::conv::pack(&shape, floats(weights)?)?,
@@ -119,7 +112,7 @@ pub(crate) fn pack(
                 shape.out_c,
             )?
         }
-        (Op::FusedConv(op), Kernel::FConvDepthwise) => {
+        (Op::FusedConv(op), Core::FConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
             floating(
                 &float::depthwise::pack(&shape, floats(weights)?)?,
@@ -127,7 +120,7 @@ pub(crate) fn pack(
                 shape.out_c,
             )?
         }
-        (Op::FusedLinear(_), Kernel::FLinear) => {
+        (Op::FusedLinear(_), Core::FLinear) => {
             let shape = linear_shape(weights.shape())?;
             floating(
                 &float::linear::pack(shape.k, shape.n, floats(weights)?)?,
@@ -135,12 +128,12 @@ pub(crate) fn pack(
                 shape.n,
             )?
         }
-        _ => return Ok(None),
+        _ => return Ok(Packed::default()),
     };
-    Ok(Some(Packed {
+    Ok(Packed {
         weights: weights.shape().to_vec(),
         constants: packed,
-    }))
+    })
 }
 
 /// The scale of the weights of each output channel.

@@ -6,7 +6,7 @@
 use octofold_ir::Op;
 use octofold_ops::families::{BinaryKind, Layout, OutputQuantization, PadMode, PoolKind};
 use octofold_quant::QParams;
-use octofold_runtime::Kernel;
+use octofold_runtime::{Axes, Core, InputForm, Kernel};
 use octofold_tensor::{DType, Dim};
 
 use crate::facts::{Facts, is_byte};
@@ -16,10 +16,19 @@ pub(crate) type Selection = Result<Kernel, String>;
 
 /// The axes of channels-last images in the order of channels-first ones, and back.
 pub(crate) const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
-pub(crate) const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
+const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
 
-/// Chooses the kernel of a node.
+/// Chooses the kernel that computes a node alone.
 pub(crate) fn select(facts: Facts<'_>) -> Selection {
+    check_sizes(facts)?;
+    match facts.node.op() {
+        Op::Transpose(op) => transpose(facts, &op.perm),
+        _ => core(facts).map(Kernel::from),
+    }
+}
+
+/// Whether the plan will know all sizes, and there is something to compute.
+fn check_sizes(facts: Facts<'_>) -> Result<(), String> {
     let node = facts.node;
     let unknown = node
         .inputs()
@@ -36,10 +45,12 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
     let Some(result) = facts.result_shape() else {
         return portable("it has several results");
     };
-    if result.contains(&Dim::Known(0)) {
-        return portable("it is empty");
-    }
-    match node.op() {
+    check(!result.contains(&Dim::Known(0)), "it is empty")
+}
+
+/// Chooses the core that computes a node, unless it is a `Transpose`.
+fn core(facts: Facts<'_>) -> Result<Core, String> {
+    match facts.node.op() {
         // Results that are their operands in another shape.
         Op::Reshape(_)
         | Op::Flatten(_)
@@ -47,8 +58,7 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
         | Op::Unsqueeze(_)
         | Op::Identity(_)
         | Op::Dropout(_)
-        | Op::Observe(_) => Ok(Kernel::View),
-        Op::Transpose(op) => transpose(facts, &op.perm),
+        | Op::Observe(_) => Ok(Core::View),
 
         // Convolutions and matrix products.
         Op::FusedConv(op) => {
@@ -66,18 +76,18 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
                     "its residual has no parameters",
                 )?;
                 Ok(if depthwise {
-                    Kernel::QConvDepthwise
+                    Core::QConvDepthwise
                 } else {
-                    Kernel::QConv
+                    Core::QConv
                 })
             } else {
                 float(facts, 0)?;
                 float(facts, 1)?;
                 let depthwise = depthwise && facts.node.input(3).is_none();
                 Ok(if depthwise {
-                    Kernel::FConvDepthwise
+                    Core::FConvDepthwise
                 } else {
-                    Kernel::FConv
+                    Core::FConv
                 })
             }
         }
@@ -85,35 +95,35 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
             constant_weights(facts)?;
             if op.x.is_some() {
                 byte_weights(facts)?;
-                Ok(Kernel::QLinear)
+                Ok(Core::QLinear)
             } else {
                 float(facts, 0)?;
                 float(facts, 1)?;
-                Ok(Kernel::FLinear)
+                Ok(Core::FLinear)
             }
         }
 
         // Quantized values.
         Op::FusedBinary(op) => match (quantized(facts, op.a, &op.y), op.kind) {
-            (Ok(()), BinaryKind::Add) => Ok(Kernel::QAdd),
-            (Ok(()), BinaryKind::Mul) => Ok(Kernel::QMul),
+            (Ok(()), BinaryKind::Add) => Ok(Core::QAdd),
+            (Ok(()), BinaryKind::Mul) => Ok(Core::QMul),
             (Err(_), _) => {
                 float(facts, 0)?;
-                Ok(Kernel::FBinary)
+                Ok(Core::FBinary)
             }
         },
-        Op::FusedConcat(_) => Ok(Kernel::QConcat),
+        Op::FusedConcat(_) => Ok(Core::QConcat),
         Op::FusedPool(op) => {
             check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
             match (quantized(facts, op.x, &op.y), op.kind) {
-                (Ok(()), PoolKind::Max) => Ok(Kernel::QMaxPool),
-                (Ok(()), PoolKind::Average) => Ok(Kernel::QAveragePool),
+                (Ok(()), PoolKind::Max) => Ok(Core::QMaxPool),
+                (Ok(()), PoolKind::Average) => Ok(Core::QAveragePool),
                 (Err(_), kind) => {
                     float(facts, 0)?;
                     Ok(if kind == PoolKind::Max {
-                        Kernel::FMaxPool
+                        Core::FMaxPool
                     } else {
-                        Kernel::FAveragePool
+                        Core::FAveragePool
                     })
                 }
             }
@@ -121,21 +131,21 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
         Op::FusedGlobalPool(op) => {
             check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
             match (quantized(facts, op.x, &op.y), op.kind) {
-                (Ok(()), PoolKind::Max) => Ok(Kernel::QMaxPool),
-                (Ok(()), PoolKind::Average) => Ok(Kernel::QGlobalAveragePool),
+                (Ok(()), PoolKind::Max) => Ok(Core::QMaxPool),
+                (Ok(()), PoolKind::Average) => Ok(Core::QGlobalAveragePool),
                 (Err(_), kind) => {
                     float(facts, 0)?;
                     Ok(if kind == PoolKind::Max {
-                        Kernel::FMaxPool
+                        Core::FMaxPool
                     } else {
-                        Kernel::FGlobalAveragePool
+                        Core::FGlobalAveragePool
                     })
                 }
             }
         }
         Op::TableLookup(_) => {
             check(facts.constant(1).is_some(), "its table is no constant")?;
-            Ok(Kernel::QTable)
+            Ok(Core::QTable)
         }
         Op::QuantizeLinear(op) => {
             float(facts, 0)?;
@@ -147,7 +157,7 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
                 op.block_size == 0 && facts.params().is_some(),
                 "its scale is not one positive constant",
             )?;
-            Ok(Kernel::Quantize)
+            Ok(Core::Quantize)
         }
         Op::DequantizeLinear(op) => {
             check(facts.is_byte(0), "its operand has no 8 bits")?;
@@ -159,7 +169,7 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
                 op.block_size == 0 && facts.params().is_some(),
                 "its scale is not one positive constant",
             )?;
-            Ok(Kernel::Dequantize)
+            Ok(Core::Dequantize)
         }
 
         // Floats.
@@ -173,25 +183,25 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
             };
             let same = outer_b.is_empty() || outer_a == outer_b;
             check(same, "its stacks of matrices broadcast")?;
-            Ok(Kernel::FMatMul)
+            Ok(Core::FMatMul)
         }
         Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => {
             float(facts, 0)?;
-            Ok(Kernel::FBinary)
+            Ok(Core::FBinary)
         }
         Op::Relu(_) => {
             float(facts, 0)?;
-            Ok(Kernel::FClip)
+            Ok(Core::FClip)
         }
         Op::Exp(_) | Op::Sigmoid(_) | Op::HardSigmoid(_) | Op::HardSwish(_) => {
             float(facts, 0)?;
-            Ok(Kernel::FFunction)
+            Ok(Core::FFunction)
         }
         Op::Softmax(op) => {
             float(facts, 0)?;
             let last = facts.shape(0).map_or(0, <[Dim]>::len) as i64 - 1;
             check(op.axis == -1 || op.axis == last, "its axis is not the last")?;
-            Ok(Kernel::FSoftmax)
+            Ok(Core::FSoftmax)
         }
         Op::Clip(_) => {
             float(facts, 0)?;
@@ -202,14 +212,14 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
                     .and_then(|bound| bound.values::<f32>().ok()?.first().copied()),
             };
             match (bound(1, f32::NEG_INFINITY), bound(2, f32::INFINITY)) {
-                (Some(lo), Some(hi)) if lo <= hi => Ok(Kernel::FClip),
+                (Some(lo), Some(hi)) if lo <= hi => Ok(Core::FClip),
                 _ => portable("its bounds are not constant and in order"),
             }
         }
 
         Op::Concat(_) => {
             check(is_moved(facts), "no kernel moves its elements")?;
-            Ok(Kernel::Concat)
+            Ok(Core::Concat)
         }
         Op::Resize(op) => {
             check(op.keeps_values(), "it computes between elements")?;
@@ -290,14 +300,16 @@ fn transpose(facts: Facts<'_>, perm: &[i64]) -> Selection {
         .into_iter()
         .filter(|&axis| shape.get(axis) != Some(&Dim::Known(1)));
     if longer.is_sorted() {
-        return Ok(Kernel::View);
+        return Ok(Core::View.into());
     }
-    match perm {
-        _ if !is_moved(facts) => portable("no kernel moves its elements"),
-        perm if perm == TO_NHWC => Ok(Kernel::ToNhwc),
-        perm if perm == TO_NCHW => Ok(Kernel::ToNchw),
-        _ => Ok(Kernel::Move),
-    }
+    check(is_moved(facts), "no kernel moves its elements")?;
+    let (from, to) = match perm {
+        perm if perm == TO_NHWC => (Axes::Nchw, Axes::Nhwc),
+        perm if perm == TO_NCHW => (Axes::Nhwc, Axes::Nchw),
+        _ => return Ok(Core::Move.into()),
+    };
+    let kernel = Kernel::new(Core::Transpose, InputForm::AsIs(from), to);
+    Ok(kernel.unwrap_or(Core::Move.into()))
 }
 
 /// Whether the result has elements of a type that kernels move.
@@ -308,12 +320,12 @@ fn is_moved(facts: Facts<'_>) -> bool {
     )
 }
 
-/// The kernel of a movement whose lists, the operands `lists`, are constant where they are there.
-fn movement(facts: Facts<'_>, lists: &[usize]) -> Selection {
+/// The core of a movement whose lists, the operands `lists`, are constant where they are there.
+fn movement(facts: Facts<'_>, lists: &[usize]) -> Result<Core, String> {
     check(is_moved(facts), "no kernel moves its elements")?;
     check(facts.constant(0).is_none(), "its operand is constant")?;
     let constant =
         |&slot: &usize| facts.node.input(slot).is_none() || facts.constant(slot).is_some();
     check(lists.iter().all(constant), "its lists are not constant")?;
-    Ok(Kernel::Move)
+    Ok(Core::Move)
 }

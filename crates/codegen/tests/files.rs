@@ -216,10 +216,30 @@ fn the_text_form_says_what_runs() {
     for part in [
         "plan \"test\" for fbgemm on avx2 {",
         "input %x: float[1, 3, 6, 6]",
-        "QuantizeLinear by quantize_to_nhwc(",
+        "QuantizeLinear by quantize nchw→nhwc(",
         "Conv by qconv(",
         "output output",
     ] {
         assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// A transposition that moves nothing changes the order of the axes all the same.
+#[test]
+fn values_say_which_images_are_channels_last() {
+    for channels in [1, 3] {
+        let mut builder = Builder::new();
+        let x = builder.input("x", DType::F32, &[1, channels, 4, 4]);
+        let transpose = |perm: [i64; 4]| Transpose { perm: perm.into() };
+        let nhwc = builder.node(transpose([0, 2, 3, 1]), &[Some(x)]);
+        let relu = builder.node(Relu {}, &[Some(nhwc)]);
+        let to = builder.constant(Tensor::vector(vec![1_i64, -1]));
+        let flat = builder.node(default::<Reshape>(&[]), &[Some(relu), Some(to)]);
+        let nchw = builder.node(transpose([0, 3, 1, 2]), &[Some(relu)]);
+        builder.output(flat);
+        builder.output(nchw);
+        let plan = plan(&builder.graph);
+        let channels_last: Vec<_> = plan.values().iter().map(|v| v.channels_last).collect();
+        assert_eq!(channels_last, [false, true, true, false, false], "{plan}");
     }
 }

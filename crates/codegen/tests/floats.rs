@@ -11,7 +11,7 @@ use octofold_ops::families::{
     NonZero, Observe, PoolKind, Relu, Softplus, Transpose,
 };
 use octofold_ops::{Attribute, Described};
-use octofold_runtime::{Kernel, RunError, Session, SessionOptions, StepCost};
+use octofold_runtime::{Core, RunError, Session, SessionOptions, StepCost};
 use octofold_tensor::{DType, Dim, Tensor};
 use proptest::prelude::*;
 use support::{Builder, Exactness, Random, check, plan};
@@ -71,7 +71,7 @@ proptest! {
         builder.output(linear);
         builder.output(mean);
         let plan = check(&builder.graph, &[("x", random.tensor(DType::F32, &shape))], Exactness::Within(1e-4));
-        prop_assert!(plan.steps().iter().all(|step| step.kernel != Kernel::Portable), "{}", plan);
+        prop_assert!(plan.steps().iter().all(|step| step.kernel.core() != Core::Portable), "{}", plan);
     }
 }
 
@@ -93,7 +93,7 @@ fn matrix_products_of_computed_operands() {
             ("b", random.tensor(DType::F32, &b_shape)),
         ];
         let plan = check(&builder.graph, &inputs, Exactness::Within(1e-5));
-        assert_eq!(plan.steps()[0].kernel, Kernel::FMatMul);
+        assert_eq!(plan.steps()[0].kernel.core(), Core::FMatMul);
     }
 }
 
@@ -158,7 +158,7 @@ fn one_plan_serves_every_batch() {
         report
             .steps
             .iter()
-            .any(|step| step.kernel == Kernel::Portable && step.note.contains("Softplus"))
+            .any(|step| step.kernel.core() == Core::Portable && step.note.contains("Softplus"))
     );
 }
 
@@ -266,7 +266,7 @@ fn portable_plans_and_profiles() {
         ..CodegenOptions::default()
     };
     let plan = Arc::new(compile(&builder.graph, &options).unwrap());
-    assert_eq!(plan.steps()[0].kernel, Kernel::Portable);
+    assert_eq!(plan.steps()[0].kernel.core(), Core::Portable);
     let mut session = Session::new(
         plan,
         SessionOptions {

@@ -12,10 +12,10 @@ use octofold_ops::families::{
 };
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::pool::Pool;
-use octofold_runtime::{Kernel, Session, SessionOptions};
+use octofold_runtime::{Core, Session, SessionOptions};
 use octofold_tensor::{DType, Tensor};
 use proptest::prelude::*;
-use support::{Builder, Exactness, Random, check, default, dtype, output, params};
+use support::{Builder, Exactness, Random, check, default, dtype, kernels, output, params};
 
 /// What becomes of the sums of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,7 +97,7 @@ fn run_conv(case: &ConvCase) {
         dtype(case.signed)
     };
     let mut x = builder.input("x", x_type, &x_shape);
-    // Another scale, or a type that no zero point tells, is left to a step of its own.
+    // Another scale is left to a step of its own; the type may come without a zero point.
     let (other, untold) = (case.seed.is_multiple_of(5), case.seed % 5 == 1);
     if quantizes {
         if untold {
@@ -186,36 +186,35 @@ fn run_conv(case: &ConvCase) {
     }
     builder.output(result);
     let plan = check(&builder.graph, &inputs, Exactness::Bits);
-    let kernels: Vec<Kernel> = plan.steps().iter().map(|step| step.kernel).collect();
+    let kernels: Vec<String> = kernels(&plan);
+    let kernels: Vec<&str> = kernels.iter().map(String::as_str).collect();
+    let float_planes = match case.signed {
+        true => "qconv_depthwise float→int8 nchw→nchw",
+        false => "qconv_depthwise float→uint8 nchw→nchw",
+    };
     assert!(
         match case.ending {
-            // One channel or pixel lies the same way in both layouts.
+            // One channel or pixel is stored in the same way in both layouts.
             Ending::FloatNchw => matches!(
                 *kernels,
-                [Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw]
-                    | [Kernel::QConv | Kernel::QConvDepthwise, Kernel::View]
+                ["qconv nhwc→nchw" | "qconv_depthwise nhwc→nchw"]
+                    | ["qconv" | "qconv_depthwise", "view"]
             ),
             Ending::Planes | Ending::FloatPlanes => {
                 let depthwise = case.groups > 1 && case.group_in == 1 && case.group_out == 1;
-                let fused = if quantizes && (other || untold) {
-                    kernels == [Kernel::Quantize, Kernel::QConvDepthwisePlanes]
-                } else {
-                    kernels == [Kernel::QConvDepthwisePlanes]
+                let fused = match (quantizes, other) {
+                    (false, _) => kernels == ["qconv_depthwise nchw→nchw"],
+                    (true, false) => kernels == [float_planes],
+                    (true, true) => kernels == ["quantize", "qconv_depthwise nchw→nchw"],
                 };
-                fused || !depthwise || kernels.contains(&Kernel::View)
+                fused || !depthwise || kernels.contains(&"view")
             }
             Ending::First => matches!(
                 *kernels,
-                [
-                    Kernel::QuantizeToNhwc,
-                    Kernel::QConv | Kernel::QConvDepthwise
-                ] | [
-                    Kernel::Quantize,
-                    Kernel::View,
-                    Kernel::QConv | Kernel::QConvDepthwise
-                ]
+                ["quantize nchw→nhwc", "qconv" | "qconv_depthwise"]
+                    | ["quantize", "view", "qconv" | "qconv_depthwise"]
             ),
-            _ => matches!(*kernels, [Kernel::QConv | Kernel::QConvDepthwise]),
+            _ => matches!(*kernels, ["qconv" | "qconv_depthwise"]),
         },
         "{plan}"
     );
@@ -338,7 +337,7 @@ proptest! {
         let y = builder.node(linear, &[Some(x), Some(w), Some(bias)]);
         builder.output(y);
         let plan = check(&builder.graph, &[("x", random.tensor(dtype(signed), &shape))], Exactness::Bits);
-        prop_assert_eq!(plan.steps()[0].kernel, Kernel::QLinear);
+        prop_assert_eq!(plan.steps()[0].kernel, Core::QLinear.into());
     }
 
     #[test]
@@ -364,7 +363,7 @@ proptest! {
         builder.output(y);
         let inputs = [("a", random.tensor(dtype(signed), &shapes[0])), ("b", random.tensor(dtype(signed), &shapes[1]))];
         let plan = check(&builder.graph, &inputs, Exactness::Bits);
-        prop_assert!(matches!(plan.steps()[0].kernel, Kernel::QAdd | Kernel::QMul));
+        prop_assert!(matches!(plan.steps()[0].kernel.core(), Core::QAdd | Core::QMul));
     }
 
     #[test]
@@ -412,7 +411,7 @@ proptest! {
         builder.output(pooled);
         builder.output(global);
         let plan = check(&builder.graph, &[("x", random.tensor(dtype(signed), &shape))], Exactness::Bits);
-        prop_assert!(plan.steps().iter().all(|step| step.kernel != Kernel::Portable));
+        prop_assert!(plan.steps().iter().all(|step| step.kernel.core() != Core::Portable));
     }
 }
 
@@ -481,29 +480,12 @@ fn quantization_takes_the_change_of_layout_along() {
             &[("x", random.tensor(DType::F32, &shape))],
             Exactness::Bits,
         );
-        let kernels: Vec<_> = plan.steps().iter().map(|step| step.kernel).collect();
-        // One channel lies the same way in both layouts.
-        let expected: &[Kernel] = match (channels, before) {
-            (1, false) => &[
-                Kernel::Quantize,
-                Kernel::View,
-                Kernel::QAdd,
-                Kernel::Dequantize,
-                Kernel::View,
-            ],
-            (1, true) => &[
-                Kernel::View,
-                Kernel::Quantize,
-                Kernel::QAdd,
-                Kernel::View,
-                Kernel::Dequantize,
-            ],
-            _ => &[
-                Kernel::QuantizeToNhwc,
-                Kernel::QAdd,
-                Kernel::DequantizeToNchw,
-            ],
+        // One channel is stored in the same way in both layouts.
+        let expected: &[&str] = match (channels, before) {
+            (1, false) => &["quantize", "view", "qadd", "dequantize", "view"],
+            (1, true) => &["view", "quantize", "qadd", "view", "dequantize"],
+            _ => &["quantize nchw→nhwc", "qadd", "dequantize nhwc→nchw"],
         };
-        assert_eq!(kernels, expected);
+        assert_eq!(kernels(&plan), expected);
     }
 }

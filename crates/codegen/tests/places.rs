@@ -7,9 +7,9 @@ use octofold_ops::families::{
     Activation, Concat, FusedConcat, FusedConv, Layout, OutputQuantization, Relu, Slice,
 };
 use octofold_quant::{QParams, QuantType};
-use octofold_runtime::{Kernel, Specialization};
+use octofold_runtime::{Core, Specialization};
 use octofold_tensor::{DType, Tensor};
-use support::{Builder, Exactness, Random, check, default, dtype, params};
+use support::{Builder, Exactness, Random, check, default, dtype, kernels, params};
 
 /// Convolutions whose results are joined and divided, and how many of those steps have nothing to do.
 #[test]
@@ -103,17 +103,17 @@ fn join_and_divide(signed: bool, batch: usize, axis: i64, others: bool) {
     let plan = check(&builder.graph, &inputs, Exactness::Bits);
     let sizes = Specialization::new(&plan, &[shape.as_slice().into()], 2).unwrap();
     let moved: Vec<_> = (plan.steps().iter().zip(sizes.costs()))
-        .filter(|(step, _)| matches!(step.kernel, Kernel::QConcat | Kernel::Move))
-        .map(|(step, cost)| (step.kernel, cost.written as usize))
+        .filter(|(step, _)| matches!(step.kernel.core(), Core::QConcat | Core::Move))
+        .map(|(step, cost)| (step.kernel.core(), cost.written as usize))
         .collect();
     let piece = batch * 9 * 8 * 10;
     let copied = match (axis, batch, others) {
         // All in one piece, but `c`, which is there twice.
-        (1, 1, _) => vec![(Kernel::QConcat, 2 * piece), (Kernel::QConcat, 0)],
-        (1, ..) => vec![(Kernel::QConcat, 4 * piece), (Kernel::QConcat, 5 * piece)],
+        (1, 1, _) => vec![(Core::QConcat, 2 * piece), (Core::QConcat, 0)],
+        (1, ..) => vec![(Core::QConcat, 4 * piece), (Core::QConcat, 5 * piece)],
         // `b` alone writes its parts of rows.
-        (3, ..) => vec![(Kernel::QConcat, 3 * piece)],
-        _ => vec![(Kernel::QConcat, 4 * piece)],
+        (3, ..) => vec![(Core::QConcat, 3 * piece)],
+        _ => vec![(Core::QConcat, 4 * piece)],
     };
     let (height, width) = match axis {
         1 => (45, 8),
@@ -127,7 +127,7 @@ fn join_and_divide(signed: bool, batch: usize, axis: i64, others: bool) {
         batch * 5 * width * 10
     };
     let columns = batch * height * width * 7;
-    let slices = [(Kernel::Move, rows), (Kernel::Move, columns)];
+    let slices = [(Core::Move, rows), (Core::Move, columns)];
     assert_eq!(moved, [copied, slices.to_vec()].concat(), "{plan}");
 }
 
@@ -156,11 +156,7 @@ fn float_results_of_convolutions_are_joined() {
     builder.output(y);
     let inputs = [("x", random.tensor(DType::U8, &shape))];
     let plan = check(&builder.graph, &inputs, Exactness::Bits);
-    let kernels: Vec<_> = plan.steps().iter().map(|step| step.kernel).collect();
-    assert_eq!(
-        kernels,
-        [Kernel::QConv, Kernel::QConv, Kernel::Concat, Kernel::FClip]
-    );
+    assert_eq!(kernels(&plan), ["qconv", "qconv", "concat", "fclip"]);
 }
 
 /// A slice of what nobody can hold is an error, and not a table of all of its positions.

@@ -6,6 +6,8 @@ use octofold_kernels::{Isa, KernelError};
 use octofold_ops::OpError;
 use octofold_tensor::{DType, DimError, TensorError};
 
+use crate::plan::Kernel;
+
 /// An error that a caller's function gave.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -186,7 +188,7 @@ pub enum RunError {
         /// The operator.
         operator: &'static str,
         /// The kernel.
-        kernel: &'static str,
+        kernel: Kernel,
         /// What is wrong.
         source: Box<StepError>,
     },

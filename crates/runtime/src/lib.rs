@@ -45,8 +45,8 @@ pub use blob::{ALIGN, Blob, BlobBuilder};
 pub use error::{BoxError, PlanError, RunError, StepError};
 pub use octofold_ops::cost;
 pub use plan::{
-    Constant, ConstantIndex, Engine, Kernel, Operand, Plan, PlanOutput, PlanParts, PlanValue, Step,
-    Tap, ValueIndex,
+    Axes, Constant, ConstantIndex, Core, Engine, InputForm, Kernel, Operand, Plan, PlanOutput,
+    PlanParts, PlanValue, Step, Tap, UnknownKernel, ValueIndex,
 };
 pub use profile::{Profile, StepProfile};
 pub use session::{Session, SessionOptions};

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use crate::PlanError;
 use crate::exec::{self, Arguments};
 use crate::memory::{Lifetime, place};
-use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
+use crate::plan::{Core, Operand, Plan, Step, ValueIndex};
 use crate::values::kernels_write;
 
 /// Where a value is stored while the plan runs.
@@ -70,8 +70,8 @@ pub(crate) fn places(plan: &Plan, shapes: &[Option<Shape>]) -> Result<Places, Pl
         aliases: vec![None; plan.values().len()],
     };
     for step in plan.steps() {
-        if let (Kernel::View, Some(&Operand::Value(value)), [to, ..]) =
-            (step.kernel, step.inputs.first(), &*step.outputs)
+        if let (Core::View, Some(&Operand::Value(value)), [to, ..]) =
+            (step.kernel.core(), step.inputs.first(), &*step.outputs)
         {
             values.aliases[to.index()] = Some(Alias {
                 value: values.root(value).0,
@@ -135,7 +135,7 @@ impl Values<'_> {
         let plan = self.plan;
         let mut wanted = vec![false; self.aliases.len()];
         for step in plan.steps() {
-            if !matches!(step.kernel, Kernel::Portable | Kernel::View) {
+            if !matches!(step.kernel.core(), Core::Portable | Core::View) {
                 values_of(step).for_each(|value| wanted[root(value)] = true);
             }
         }
@@ -148,8 +148,8 @@ impl Values<'_> {
         }
         for step in plan.steps() {
             // A view of a constant has no memory of its own.
-            if let (Kernel::View, Some(Operand::Constant(_) | Operand::Absent)) =
-                (step.kernel, step.inputs.first())
+            if let (Core::View, Some(Operand::Constant(_) | Operand::Absent)) =
+                (step.kernel.core(), step.inputs.first())
             {
                 step.outputs.iter().for_each(|&value| refuse(value));
             }
@@ -173,7 +173,10 @@ impl Values<'_> {
             let &[result] = &*step.outputs else {
                 return Slots::new();
             };
-            let shares = matches!(step.kernel, Kernel::Move | Kernel::QConcat | Kernel::Concat);
+            let shares = matches!(
+                step.kernel.core(),
+                Core::Move | Core::QConcat | Core::Concat
+            );
             if !shares || !in_arena[result.index()] {
                 return Slots::new();
             }

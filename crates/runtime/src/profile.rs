@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::StepCost;
-use crate::plan::Step;
+use crate::plan::{Kernel, Step};
 
 /// The times of a session's runs since profiling was turned on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +24,7 @@ pub struct StepProfile {
     /// The operator.
     pub operator: &'static str,
     /// The kernel.
-    pub kernel: &'static str,
+    pub kernel: Kernel,
     /// The sizes of the first result in the last run.
     pub shape: Vec<usize>,
     /// The least work of the last run.
@@ -42,7 +42,7 @@ impl StepProfile {
         Self {
             name: step.name.clone(),
             operator: step.op.name(),
-            kernel: step.kernel.name(),
+            kernel: step.kernel,
             shape: Vec::new(),
             cost: StepCost::default(),
             best: Duration::MAX,

@@ -13,7 +13,7 @@ use octofold_kernels::Isa;
 use octofold_tensor::{Shape, Tensor};
 
 use crate::blob::AlignedBytes;
-use crate::plan::{Kernel, Operand, Plan, Tap};
+use crate::plan::{Core, Operand, Plan, Tap};
 use crate::pool::Pool;
 use crate::specialize::{Action, Specialization};
 use crate::values::tensor_of;
@@ -228,7 +228,7 @@ impl Session {
                     index,
                     name: step.name.clone(),
                     operator: step.op.name(),
-                    kernel: step.kernel.name(),
+                    kernel: step.kernel,
                     source: Box::new(source),
                 })?;
             for &value in &specialization.drops[index] {
@@ -369,7 +369,7 @@ fn materialize(plan: &Plan, limit: u64) -> Result<(Vec<Option<Tensor>>, u64), Ru
     let steps = plan
         .steps()
         .iter()
-        .filter(|step| matches!(step.kernel, Kernel::Portable | Kernel::View));
+        .filter(|step| matches!(step.kernel.core(), Core::Portable | Core::View));
     let operands = steps.flat_map(|step| step.inputs.iter().copied());
     for operand in operands.chain(plan.outputs().iter().map(|output| output.value)) {
         let Operand::Constant(index) = operand else {

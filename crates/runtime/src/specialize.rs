@@ -8,7 +8,7 @@ use octofold_tensor::{Dim, Shape, Symbols};
 
 use crate::exec::{self, Arguments, ResultLayout, Work};
 use crate::place::{self, Place, Places, Slots, byte_len};
-use crate::plan::{Kernel, Operand, Plan, Step, ValueIndex};
+use crate::plan::{Core, Operand, Plan, Step, ValueIndex};
 use crate::{PlanError, StepError, cost};
 
 /// How a step is executed.
@@ -338,7 +338,7 @@ fn bind(
     threads: usize,
     taps: &mut usize,
 ) -> Result<Action, StepError> {
-    if step.kernel == Kernel::Portable {
+    if step.kernel.core() == Core::Portable {
         return match step.op {
             Op::Observe(_) => Err(StepError::invalid("an observer is a view")),
             _ => Ok(Action::Portable),
@@ -348,7 +348,7 @@ fn bind(
         layout,
         ..Arguments::of(plan, step, shapes)?
     };
-    if step.kernel == Kernel::View {
+    if step.kernel.core() == Core::View {
         exec::check_view(&arguments)?;
         let tap = matches!(step.op, Op::Observe(_)).then(|| {
             *taps += 1;
@@ -359,7 +359,7 @@ fn bind(
     let work = exec::bind(&arguments, threads)?;
     // A slice has one operand that is data, and a concatenation only such.
     let in_place = layout.in_place_operands.len();
-    let all = step.kernel == Kernel::Move || in_place == step.inputs.len();
+    let all = step.kernel.core() == Core::Move || in_place == step.inputs.len();
     Ok(match in_place > 0 && all {
         true => Action::View(None),
         false => Action::Kernel(work),
@@ -380,8 +380,8 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], in_place: &[usi
         .outputs
         .first()
         .and_then(|index| shapes[index.index()].as_deref());
-    let (read, written) = match step.kernel {
-        Kernel::View => (0, 0),
+    let (read, written) = match step.kernel.core() {
+        Core::View => (0, 0),
         _ => bytes_moved(plan, step, shapes, in_place),
     };
     StepCost {
@@ -427,8 +427,8 @@ fn bytes_moved(
         .packed
         .iter()
         .map(|&index| plan.constant(index).len as u64);
-    let written = match step.kernel {
-        Kernel::Move if !in_place.is_empty() => 0,
+    let written = match step.kernel.core() {
+        Core::Move if !in_place.is_empty() => 0,
         _ => written.saturating_sub(shared),
     };
     (operands.chain(packed).fold(0, sum), written)

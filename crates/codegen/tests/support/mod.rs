@@ -135,6 +135,12 @@ pub(crate) fn plan(graph: &Graph) -> Arc<Plan> {
     Arc::new(read)
 }
 
+/// The names of the kernels of a plan's steps.
+pub(crate) fn kernels(plan: &Plan) -> Vec<String> {
+    let steps = plan.steps().iter();
+    steps.map(|step| step.kernel.to_string()).collect()
+}
+
 /// Runs a graph with the interpreter and as a plan, on every instruction set and with one and two threads, and compares.
 pub(crate) fn check(graph: &Graph, inputs: &[(&str, Tensor)], exactness: Exactness) -> Arc<Plan> {
     let expected = interpret(graph, inputs).expect("the interpreter runs the graph");

@@ -63,7 +63,7 @@ impl Inspect {
             .iter()
             .map(|step| {
                 serde_json::json!({
-                    "name": step.name, "operator": step.operator, "kernel": step.kernel.name(), "note": step.note,
+                    "name": step.name, "operator": step.operator, "kernel": step.kernel.to_string(), "note": step.note,
                     "sources": step.sources, "shape": step.shape, "macs": step.macs, "integer": step.integer,
                 })
             })

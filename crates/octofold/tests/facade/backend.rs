@@ -11,7 +11,7 @@ use octofold::passes::backend::{BackendConfig, Observation, OpClass};
 use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::passes::convert::Statistics;
 use octofold::quant::{QuantRange, QuantType, Scheme};
-use octofold::runtime::{Kernel, Plan};
+use octofold::runtime::{Core, Kernel, Plan};
 use octofold::tensor::Tensor;
 use octofold::{Model, PrepareOptions, UnmatchedPolicy};
 
@@ -69,7 +69,7 @@ const EXAMPLES: &str = "
 /// A line of [`EXAMPLES`].
 struct Example {
     class: OpClass,
-    kernel: Kernel,
+    core: Core,
     weights: Vec<usize>,
     operator: &'static str,
 }
@@ -85,7 +85,7 @@ fn examples() -> Vec<Example> {
             class: classes
                 .find(|class| class.name() == columns[0])
                 .expect("a class"),
-            kernel: Kernel::from_name(columns[1]).expect("a kernel"),
+            core: columns[1].parse::<Kernel>().expect("a kernel").core(),
             weights: sizes.collect::<Result<_, _>>().expect("sizes"),
             operator: columns[3],
         }
@@ -272,16 +272,16 @@ impl Example {
 
 /// The family of a kernel's loops.
 fn family(kernel: Kernel) -> Option<Family> {
-    Some(match kernel {
-        Kernel::QConv | Kernel::QConvToNchw | Kernel::QLinear => Family::QConv,
-        Kernel::QConvDepthwise | Kernel::QConvDepthwiseToNchw => Family::QConvDepthwise,
-        Kernel::QConvDepthwisePlanes => Family::QConvDepthwisePlanes,
-        Kernel::QAdd => Family::QAdd,
-        Kernel::QMul => Family::QMul,
-        Kernel::QConcat => Family::QConcat,
-        Kernel::QMaxPool => Family::QMaxPool,
-        Kernel::QAveragePool | Kernel::QGlobalAveragePool => Family::QAvgPool,
-        Kernel::QTable => Family::QTable,
+    Some(match kernel.core() {
+        Core::QConv | Core::QLinear => Family::QConv,
+        Core::QConvDepthwise if kernel.is_of_engine() => Family::QConvDepthwise,
+        Core::QConvDepthwise => Family::QConvDepthwisePlanes,
+        Core::QAdd => Family::QAdd,
+        Core::QMul => Family::QMul,
+        Core::QConcat => Family::QConcat,
+        Core::QMaxPool => Family::QMaxPool,
+        Core::QAveragePool | Core::QGlobalAveragePool => Family::QAvgPool,
+        Core::QTable => Family::QTable,
         _ => return None,
     })
 }
@@ -336,9 +336,9 @@ fn check_case(
     let (plan, worst) = run(&graph, &example.inputs())?;
     let mut steps = plan.steps().iter();
     let step = steps.find(|step| step.name == "op").context("no step")?;
-    let (kernel, note) = (step.kernel.name(), &step.note);
-    ensure!(step.kernel == example.kernel, "{kernel}: {note}\n{plan}");
-    let is_portable = step.kernel == Kernel::Portable;
+    let (kernel, note) = (step.kernel, &step.note);
+    ensure!(kernel == example.core.into(), "{kernel}: {note}\n{plan}");
+    let is_portable = kernel.core() == Core::Portable;
     ensure!(is_portable != note.is_empty(), "{kernel}: `{note}`");
     let result = plan.values()[step.outputs[0].index()].dtype;
     ensure!(result.name() == activation.name(), "{result}\n{plan}");
@@ -399,27 +399,24 @@ fn what_the_table_lists_has_kernels() -> Result<()> {
 /// The kernels of the examples have loops for every instruction set, and no integer kernel is there that no class leads to.
 #[test]
 fn kernels_are_those_of_the_table() -> Result<()> {
-    let reached: BTreeSet<Kernel> = examples().iter().map(|example| example.kernel).collect();
-    for family in reached.iter().copied().filter_map(family) {
+    let reached: BTreeSet<Core> = examples().iter().map(|example| example.core).collect();
+    for family in reached.iter().filter_map(|&core| family(core.into())) {
         for isa in Isa::supported() {
             let kernel =
                 table::find(family, isa).with_context(|| format!("{family:?} for {isa}"))?;
             ensure!(kernel.isa == isa, "{family:?} for {isa} is {}", kernel.name);
         }
     }
-    for kernel in Kernel::ALL {
-        let name = kernel.name();
-        let is_integer = name.starts_with('q') && !name.starts_with("quantize");
+    for kernel in Kernel::all() {
+        let name = kernel.core().name();
+        let is_integer = name.starts_with('q') && name != "quantize";
         ensure!(
             is_integer == family(kernel).is_some(),
-            "the family of {name}"
+            "the family of {kernel}"
         );
-        // No class does for the kernels that take a `Transpose` beside a node along.
-        let takes = ["_to_nchw", "_planes"];
-        let alone = !takes.iter().any(|end| name.ends_with(end));
         ensure!(
-            !is_integer || !alone || reached.contains(&kernel),
-            "no class leads to {name}"
+            !is_integer || reached.contains(&kernel.core()),
+            "no class leads to {kernel}"
         );
     }
     Ok(())

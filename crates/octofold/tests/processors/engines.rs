@@ -10,7 +10,7 @@ use octofold::kernels::Isa;
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::quant::ObserverKind;
-use octofold::runtime::{Engine, Kernel, Plan, RunError, Session, SessionOptions};
+use octofold::runtime::{Core, Engine, Plan, RunError, Session, SessionOptions};
 use octofold::tensor::Tensor;
 use octofold::{Prepared, StatisticsFile};
 
@@ -62,8 +62,8 @@ fn engines_instruction_sets_and_processors_give_the_same_bytes() -> Result<()> {
         for engine in Engine::ALL {
             let plan = plan(&reference(name, engine)?)?;
             ensure!(plan.engine() == engine);
-            let integer = |kernel| plan.steps().iter().any(|step| step.kernel == kernel);
-            ensure!(integer(Kernel::QConv), "{name}: nothing is quantized");
+            let integer = |core| plan.steps().iter().any(|step| step.kernel.core() == core);
+            ensure!(integer(Core::QConv), "{name}: nothing is quantized");
             for isa in Isa::supported() {
                 for threads in [1, 3] {
                     let output = output(&plan, threads, isa, &input)?;

@@ -13,7 +13,7 @@ use octofold::codegen::Report;
 use octofold::ir::Graph;
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{QConfig, QConfigMapping};
-use octofold::runtime::{Kernel, Plan, Session, SessionOptions};
+use octofold::runtime::{Core, Plan, Session, SessionOptions, Step};
 use octofold::tensor::{DType, Dim, Tensor, npy};
 
 fn shared(path: &str) -> PathBuf {
@@ -120,15 +120,15 @@ fn quantized(model: &Model, images: &[Tensor]) -> Result<Graph> {
 fn check_steps(plan: &Plan) -> Result<()> {
     for step in plan.steps() {
         ensure!(
-            step.kernel != Kernel::Portable,
+            step.kernel.core() != Core::Portable,
             "{}: {}",
             step.name,
             step.note
         );
     }
-    let quantizes = |kernel: &Kernel| matches!(kernel, Kernel::Quantize | Kernel::QuantizeToNhwc);
-    let count = plan.steps().iter().filter(|step| quantizes(&step.kernel));
-    ensure!(count.count() == 1, "a value is quantized between layers");
+    let quantizes = |step: &&Step| step.kernel.core() == Core::Quantize;
+    let count = plan.steps().iter().filter(quantizes).count();
+    ensure!(count == 1, "a value is quantized between layers");
     Ok(())
 }
 

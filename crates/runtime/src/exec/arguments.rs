@@ -143,7 +143,7 @@ impl<'a> Arguments<'a> {
         let step = self.step;
         StepError::invalid(format!(
             "the kernel {} does not compute this {}",
-            step.kernel.name(),
+            step.kernel,
             step.op.name()
         ))
     }

@@ -14,7 +14,7 @@ use super::pool::{pads, pair};
 use super::split::{self, Parts};
 use super::{Arguments, Call, Shared, Work};
 use crate::StepError;
-use crate::plan::Kernel;
+use crate::plan::{Axes, Core};
 use crate::pool::Columns;
 use crate::values::{numbers, numbers_mut};
 
@@ -67,18 +67,9 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let step = arguments.step;
     let input = arguments.operand(0)?;
     let signed = input.signed()?;
-    let channels_first = matches!(
-        step.kernel,
-        Kernel::QConvToNchw | Kernel::QConvDepthwiseToNchw
-    );
-    let (shape, x, stage) = match (&step.op, step.kernel) {
-        (
-            Op::FusedConv(op),
-            Kernel::QConv
-            | Kernel::QConvDepthwise
-            | Kernel::QConvToNchw
-            | Kernel::QConvDepthwiseToNchw,
-        ) => {
+    let channels_first = step.kernel.result() == Axes::Nchw;
+    let (shape, x, stage) = match (&step.op, step.kernel.core()) {
+        (Op::FusedConv(op), Core::QConv | Core::QConvDepthwise) => {
             let result = if channels_first {
                 Layout::Nchw
             } else {
@@ -92,7 +83,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             }
             (shape, x, stage)
         }
-        (Op::FusedLinear(op), Kernel::QLinear) => {
+        (Op::FusedLinear(op), Core::QLinear) => {
             let shape = linear_shape(arguments)?;
             let x = op.x.ok_or_else(|| arguments.wrong_operator())?;
             let stage = match op.y {
@@ -133,7 +124,8 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
 /// Whether a step writes results whose rows are parts of wider rows: a convolution that gives bytes, and is never split by channels.
 pub(crate) fn writes_strided_rows(arguments: &Arguments<'_>) -> bool {
     let step = arguments.step;
-    let (Op::FusedConv(op), Kernel::QConv | Kernel::QConvDepthwise) = (&step.op, step.kernel)
+    let (Op::FusedConv(op), Core::QConv | Core::QConvDepthwise, Axes::Nhwc) =
+        (&step.op, step.kernel.core(), step.kernel.result())
     else {
         return false;
     };

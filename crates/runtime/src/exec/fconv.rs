@@ -12,7 +12,7 @@ use super::conv::{conv_shape, linear_shape};
 use super::split::{self, Parts};
 use super::{Arguments, Call, Work};
 use crate::StepError;
-use crate::plan::Kernel;
+use crate::plan::Core;
 use crate::values::{numbers, numbers_mut};
 
 /// The products of a depthwise convolution that pay for a second thread.
@@ -43,12 +43,12 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     arguments.operand(0)?.expect(DType::F32)?;
     arguments.result.expect(DType::F32)?;
     let residual = arguments.operands.get(3).copied().flatten();
-    let (sizes, activation) = match (&step.op, step.kernel) {
-        (Op::FusedConv(op), Kernel::FConv | Kernel::FConvDepthwise)
+    let (sizes, activation) = match (&step.op, step.kernel.core()) {
+        (Op::FusedConv(op), Core::FConv | Core::FConvDepthwise)
             if op.x.is_none() && op.y.is_none() && op.sum.is_none() =>
         {
             let shape = conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc))?;
-            if step.kernel == Kernel::FConvDepthwise {
+            if step.kernel.core() == Core::FConvDepthwise {
                 if residual.is_some() || shape.groups != shape.in_c || shape.out_c != shape.in_c {
                     return Err(arguments.wrong_operator());
                 }
@@ -57,7 +57,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
                 (Sizes::Conv(shape), op.activation)
             }
         }
-        (Op::FusedLinear(op), Kernel::FLinear) if op.x.is_none() && op.y.is_none() => {
+        (Op::FusedLinear(op), Core::FLinear) if op.x.is_none() && op.y.is_none() => {
             (Sizes::Linear(linear_shape(arguments)?), op.activation)
         }
         _ => return Err(arguments.wrong_operator()),

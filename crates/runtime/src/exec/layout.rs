@@ -6,7 +6,7 @@ use octofold_ops::Op;
 
 use super::{Arguments, BYTES, Call, Work, part_len};
 use crate::StepError;
-use crate::plan::Kernel;
+use crate::plan::Axes;
 use crate::values::{numbers, numbers_mut};
 
 /// The number of planes of a part, for a transposition to channels-first, is a multiple of this: one cache line of bytes.
@@ -30,7 +30,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let operand = arguments.operand(0)?;
     arguments.result.expect(operand.dtype)?;
     let [n, a, b, c] = operand.image()?;
-    let to_nhwc = arguments.step.kernel == Kernel::ToNhwc;
+    let to_nhwc = arguments.step.kernel.result() == Axes::Nhwc;
     let shape = if to_nhwc && op.perm == [0, 2, 3, 1] {
         arguments.expect_result(&[n, b, c, a])?;
         ImageShape {

@@ -30,7 +30,7 @@ use octofold_kernels::Isa;
 use octofold_ops::Op;
 
 use crate::StepError;
-use crate::plan::Kernel;
+use crate::plan::Core;
 use crate::pool::Pool;
 
 /// One execution of a step.
@@ -99,35 +99,34 @@ pub(crate) trait Work: fmt::Debug + Send + Sync {
 
 /// Gives the work of a step, when its kernel takes it.
 pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
-    match arguments.step.kernel {
+    let kernel = arguments.step.kernel;
+    match kernel.core() {
         // The session runs these itself.
-        Kernel::Portable | Kernel::View => {
+        Core::Portable | Core::View => {
             Err(StepError::invalid("a portable step or view is no kernel"))
         }
-        Kernel::QConv
-        | Kernel::QConvDepthwise
-        | Kernel::QConvToNchw
-        | Kernel::QConvDepthwiseToNchw
-        | Kernel::QLinear => conv::bind(arguments, threads),
-        Kernel::QConvDepthwisePlanes => planes::bind(arguments),
-        Kernel::QAdd | Kernel::QMul => elementwise::bind_binary(arguments),
-        Kernel::QTable => elementwise::bind_table(arguments),
-        Kernel::QConcat => concat::bind(arguments),
-        Kernel::Concat => concat::bind_plain(arguments),
-        Kernel::QMaxPool | Kernel::QAveragePool => pool::bind(arguments),
-        Kernel::QGlobalAveragePool => pool::bind_global(arguments),
-        Kernel::Quantize | Kernel::QuantizeToNhwc => quantize::bind_quantize(arguments),
-        Kernel::Dequantize | Kernel::DequantizeToNchw => quantize::bind_dequantize(arguments),
-        Kernel::ToNhwc | Kernel::ToNchw => layout::bind(arguments),
-        Kernel::Move => movement::bind(arguments),
-        Kernel::FConv | Kernel::FConvDepthwise | Kernel::FLinear => fconv::bind(arguments, threads),
-        Kernel::FMaxPool | Kernel::FAveragePool => float::bind_pool(arguments),
-        Kernel::FGlobalAveragePool => float::bind_global(arguments),
-        Kernel::FClip => float::bind_clip(arguments),
-        Kernel::FFunction => function::bind(arguments),
-        Kernel::FSoftmax => function::bind_softmax(arguments),
-        Kernel::FMatMul => matmul::bind(arguments),
-        Kernel::FBinary => float::bind_binary(arguments),
+        Core::QConv | Core::QConvDepthwise | Core::QLinear if kernel.is_of_engine() => {
+            conv::bind(arguments, threads)
+        }
+        Core::QConv | Core::QConvDepthwise | Core::QLinear => planes::bind(arguments),
+        Core::QAdd | Core::QMul => elementwise::bind_binary(arguments),
+        Core::QTable => elementwise::bind_table(arguments),
+        Core::QConcat => concat::bind(arguments),
+        Core::Concat => concat::bind_plain(arguments),
+        Core::QMaxPool | Core::QAveragePool => pool::bind(arguments),
+        Core::QGlobalAveragePool => pool::bind_global(arguments),
+        Core::Quantize => quantize::bind_quantize(arguments),
+        Core::Dequantize => quantize::bind_dequantize(arguments),
+        Core::Transpose => layout::bind(arguments),
+        Core::Move => movement::bind(arguments),
+        Core::FConv | Core::FConvDepthwise | Core::FLinear => fconv::bind(arguments, threads),
+        Core::FMaxPool | Core::FAveragePool => float::bind_pool(arguments),
+        Core::FGlobalAveragePool => float::bind_global(arguments),
+        Core::FClip => float::bind_clip(arguments),
+        Core::FFunction => function::bind(arguments),
+        Core::FSoftmax => function::bind_softmax(arguments),
+        Core::FMatMul => matmul::bind(arguments),
+        Core::FBinary => float::bind_binary(arguments),
     }
 }
 

@@ -5,12 +5,14 @@ use octofold_kernels::conv::{Activations, ConvShape, Float};
 use octofold_kernels::shared::Quant8;
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, Layout};
+use octofold_quant::QuantType;
 use octofold_tensor::DType;
 
 use super::conv::conv_shape;
 use super::split::MACS;
-use super::{Arguments, Call, Work, quantize};
+use super::{Arguments, Call, Work};
 use crate::StepError;
+use crate::plan::InputForm;
 use crate::values::{numbers, numbers_mut};
 
 #[derive(Debug)]
@@ -38,15 +40,18 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         return Err(arguments.wrong_operator());
     };
     let input = arguments.operand(0)?;
-    let quantizes = input.dtype == DType::F32;
-    let quant = if quantizes {
-        quantize::target(arguments)?
-    } else {
-        input.quant(x)?
+    let (quantizes, quant) = match arguments.step.kernel.input() {
+        InputForm::AsIs(_) => (false, input.quant(x)?),
+        InputForm::Quantized(dtype, _) => {
+            input.expect(DType::F32)?;
+            let quant = Quant8 {
+                params: x,
+                signed: dtype == QuantType::Int8,
+            };
+            quant.check()?;
+            (true, quant)
+        }
     };
-    if quant.params != x {
-        return Err(arguments.wrong_operator());
-    }
     arguments.result.expect(DType::F32)?;
     let shape = conv_shape(op, arguments, (Layout::Nchw, Layout::Nchw))?;
     let channels = shape.out_c;

@@ -7,7 +7,7 @@ use octofold_tensor::DType;
 
 use super::{Argument, Arguments, BYTES, Call, Work, layout, part_len};
 use crate::StepError;
-use crate::plan::Kernel;
+use crate::plan::Axes;
 use crate::values::{numbers, numbers_mut};
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) fn bind_quantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, 
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
     let target = Target8::full(arguments.result.quant(params(arguments)?)?);
-    let (images, part) = if arguments.step.kernel == Kernel::QuantizeToNhwc {
+    let (images, part) = if arguments.step.kernel.result() == Axes::Nhwc {
         let [n, c, h, w] = operand.image()?;
         arguments.expect_result(&[n, h, w, c])?;
         let shape = ImageShape {
@@ -68,7 +68,7 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
     let operand = arguments.operand(0)?;
     arguments.result.expect(DType::F32)?;
     let from = operand.quant(params(arguments)?)?;
-    let (images, part) = if arguments.step.kernel == Kernel::DequantizeToNchw {
+    let (images, part) = if arguments.step.kernel.result() == Axes::Nchw {
         let [n, h, w, c] = operand.image()?;
         arguments.expect_result(&[n, c, h, w])?;
         let shape = ImageShape {
@@ -82,17 +82,6 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
         (None, part_len(operand.len(), 5, BYTES, 64))
     };
     Ok(Box::new(Dequantize { from, images, part }))
-}
-
-/// The type and qparams of a `QuantizeLinear` inside a step: its scale and zero point are the second and third operand of the step.
-pub(super) fn target(arguments: &Arguments<'_>) -> Result<Quant8, StepError> {
-    let zero_point = arguments.operands.get(2).copied().flatten();
-    let quant = Quant8 {
-        params: params(arguments)?,
-        signed: zero_point.map_or(Ok(false), |zero_point| zero_point.signed())?,
-    };
-    quant.check()?;
-    Ok(quant)
 }
 
 /// The constant scale and zero point of a (de)quantization of the whole tensor.

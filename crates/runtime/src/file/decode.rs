@@ -6,8 +6,8 @@ use octofold_tensor::{DType, Dim, Tensor};
 
 use super::generated as message;
 use crate::plan::{
-    Constant, ConstantIndex, Engine, Kernel, Operand, PlanOutput, PlanParts, PlanValue, Step,
-    ValueIndex,
+    Constant, ConstantIndex, Engine, Operand, PlanOutput, PlanParts, PlanValue, Step,
+    UnknownKernel, ValueIndex,
 };
 use crate::values::tensor_of;
 use crate::{Blob, PlanError, StepError};
@@ -148,10 +148,10 @@ fn step(step: message::Step) -> Result<Step, StepError> {
         })?;
         attributes.insert(attribute.name, attribute_value(value)?);
     }
-    let unknown = || StepError::Invalid(format!("this program has no kernel `{}`", step.kernel));
+    let kernel = step.kernel.parse();
     Ok(Step {
         op: Op::from_attributes(&step.domain, &step.op, attributes)?,
-        kernel: Kernel::from_name(&step.kernel).ok_or_else(unknown)?,
+        kernel: kernel.map_err(|error: UnknownKernel| StepError::Invalid(error.to_string()))?,
         name: step.name,
         sources: step.sources,
         inputs: step.inputs.into_iter().map(operand).collect(),

@@ -131,7 +131,7 @@ fn step(step: &Step) -> message::Step {
             .iter()
             .map(|(name, value)| attribute(name, value))
             .collect(),
-        kernel: step.kernel.name().to_owned(),
+        kernel: step.kernel.to_string(),
         inputs: step.inputs.iter().map(|&input| operand(input)).collect(),
         outputs: step.outputs.iter().map(|output| output.0).collect(),
         weights: sizes(&step.weights),

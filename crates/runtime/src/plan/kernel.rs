@@ -1,165 +1,270 @@
-//! The kernels that steps name: what computes a step, and what it wants of it.
+//! The kernels that steps name: what computes a step, and the forms of its operand and results.
 
-/// How a step is computed. The comments name the operator, and the packed constants in their order.
+use std::fmt;
+use std::str::FromStr;
+
+use octofold_quant::QuantType;
+
+/// How a step is computed: a core that does the work, and the forms in which it reads its first operand and gives its results. Every `Kernel` that
+/// exists is a combination that the core takes.
+///
+/// Its name is that of the core, followed by the forms where they are not the core's usual ones: `qconv`, `qconv nhwc→nchw`,
+/// `qconv_depthwise float→uint8 nchw→nchw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Kernel {
+pub struct Kernel {
+    core: Core,
+    input: InputForm,
+    result: Axes,
+}
+
+/// The order of the axes of an operand or result in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Axes {
+    /// Any order: the core does not look at it, or the operator says it.
+    Any,
+    /// Images with the channels first.
+    Nchw,
+    /// Images with the channels last.
+    Nhwc,
+}
+
+/// The form in which a kernel reads its first operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum InputForm {
+    /// In the type that the operator takes.
+    AsIs(Axes),
+    /// As floats, which the kernel quantizes to the type with the parameters that the operator has for its operand.
+    Quantized(QuantType, Axes),
+}
+
+macro_rules! cores {
+    ($($(#[$doc:meta])* $core:ident $name:literal,)*) => {
+        /// What does the work of a step. The comments name the operators, and the packed constants in their order.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Core {
+            $($(#[$doc])* $core,)*
+        }
+
+        impl Core {
+            /// Every core.
+            pub const ALL: &[Self] = &[$(Self::$core),*];
+
+            /// The name in files and reports.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$core => $name,)*
+                }
+            }
+        }
+    };
+}
+
+cores! {
     /// Any operator, by its portable implementation on tensors.
-    Portable,
+    Portable "portable",
     /// The result is the operand's memory under another shape: `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Identity`, `Dropout`, `Observe`, and a
     /// `Transpose` that moves axes of size 1 only.
-    View,
-    /// Integer `FusedConv`, channels-last. Packed: weights; folded bias (i32); multiplier (f32). With float results: weights; correction (i32);
-    /// scale (f32); bias (f32).
-    QConv,
-    /// [`Kernel::QConv`] with one group a channel.
-    QConvDepthwise,
-    /// [`Kernel::QConv`] with float results, and the `Transpose` behind it to channels-first.
-    QConvToNchw,
-    /// [`Kernel::QConvToNchw`] with one group a channel.
-    QConvDepthwiseToNchw,
-    /// [`Kernel::QConvDepthwiseToNchw`] with the `Transpose` before it too: images lie channels-first on both sides. Its weights are packed in a
-    /// form of their own. Of floats, it has the `QuantizeLinear` before the `Transpose` too, whose scale and zero point are operands 1 and 2.
-    QConvDepthwisePlanes,
-    /// Integer `FusedLinear`; packed as [`Kernel::QConv`].
-    QLinear,
-    /// Float `FusedConv`, channels-last. Packed: weights; bias (f32).
-    FConv,
-    /// [`Kernel::FConv`] with one group a channel.
-    FConvDepthwise,
+    View "view",
+    /// Integer `FusedConv`. Packed: weights; folded bias (i32); multiplier (f32). With float results: weights; correction (i32); scale (f32);
+    /// bias (f32).
+    QConv "qconv",
+    /// [`Core::QConv`] with one group a channel. From channels-first images, its weights are packed in a form of their own.
+    QConvDepthwise "qconv_depthwise",
+    /// Integer `FusedLinear`; packed as [`Core::QConv`].
+    QLinear "qlinear",
+    /// Float `FusedConv`. Packed: weights; bias (f32).
+    FConv "fconv",
+    /// [`Core::FConv`] with one group a channel.
+    FConvDepthwise "fconv_depthwise",
     /// Float `FusedLinear`. Packed: weights; bias (f32).
-    FLinear,
+    FLinear "flinear",
     /// Quantized `FusedBinary` sum.
-    QAdd,
+    QAdd "qadd",
     /// Quantized `FusedBinary` product.
-    QMul,
+    QMul "qmul",
     /// `FusedConcat`.
-    QConcat,
-    /// Maximum `FusedPool` or `FusedGlobalPool` of bytes, channels-last.
-    QMaxPool,
-    /// Average `FusedPool` of bytes, channels-last.
-    QAveragePool,
-    /// Average `FusedGlobalPool` of bytes, channels-last.
-    QGlobalAveragePool,
+    QConcat "qconcat",
     /// `Concat` of elements of one or four bytes.
-    Concat,
+    Concat "concat",
+    /// Maximum `FusedPool` or `FusedGlobalPool` of bytes.
+    QMaxPool "qmax_pool",
+    /// Average `FusedPool` of bytes.
+    QAveragePool "qaverage_pool",
+    /// Average `FusedGlobalPool` of bytes.
+    QGlobalAveragePool "qglobal_average_pool",
     /// `TableLookup` in a constant table.
-    QTable,
+    QTable "qtable",
     /// `QuantizeLinear` to bytes with one constant scale.
-    Quantize,
-    /// [`Kernel::Quantize`] of channels-first floats to channels-last bytes.
-    QuantizeToNhwc,
+    Quantize "quantize",
     /// `DequantizeLinear` of bytes with one constant scale.
-    Dequantize,
-    /// [`Kernel::Dequantize`] of channels-last bytes to channels-first floats.
-    DequantizeToNchw,
-    /// `Transpose` from channels-first to channels-last.
-    ToNhwc,
-    /// `Transpose` from channels-last to channels-first.
-    ToNchw,
+    Dequantize "dequantize",
+    /// `Transpose` between channels-first and channels-last images.
+    Transpose "transpose",
     /// Operators that move elements of one or four bytes along their axes, by constant lists: `Slice`, nearest `Resize`, `Transpose`, constant `Pad`,
     /// `DepthToSpace`, `Expand`, `Tile`, `Gather` with a list of indices.
-    Move,
-    /// Maximum `FusedPool` or `FusedGlobalPool` of floats, channels-last.
-    FMaxPool,
-    /// Average `FusedPool` of floats, channels-last.
-    FAveragePool,
-    /// Average `FusedGlobalPool` of floats, channels-last.
-    FGlobalAveragePool,
+    Move "move",
+    /// Maximum `FusedPool` or `FusedGlobalPool` of floats.
+    FMaxPool "fmax_pool",
+    /// Average `FusedPool` of floats.
+    FAveragePool "faverage_pool",
+    /// Average `FusedGlobalPool` of floats.
+    FGlobalAveragePool "fglobal_average_pool",
     /// Float `Relu`, and `Clip` with constant bounds.
-    FClip,
+    FClip "fclip",
     /// Float `Exp`, `Sigmoid`, `HardSigmoid` and `HardSwish`.
-    FFunction,
+    FFunction "ffunction",
     /// Float `Softmax` along the last axis.
-    FSoftmax,
+    FSoftmax "fsoftmax",
     /// Float `MatMul` of two stacks of matrices, or of a stack and one matrix.
-    FMatMul,
+    FMatMul "fmatmul",
     /// Float `Add`, `Sub`, `Mul`, `Div` and `FusedBinary`, of operands that broadcast.
-    FBinary,
+    FBinary "fbinary",
+}
+
+impl Core {
+    /// The forms of operand and result that the core takes, the usual one first. This is the only place that says which combinations are legal.
+    const fn forms(self) -> &'static [(InputForm, Axes)] {
+        use Axes::{Any, Nchw, Nhwc};
+        use InputForm::{AsIs, Quantized};
+        use QuantType::{Int8, Uint8};
+        match self {
+            Self::QConv => &[(AsIs(Nhwc), Nhwc), (AsIs(Nhwc), Nchw)],
+            Self::QConvDepthwise => &[
+                (AsIs(Nhwc), Nhwc),
+                (AsIs(Nhwc), Nchw),
+                (AsIs(Nchw), Nchw),
+                (Quantized(Uint8, Nchw), Nchw),
+                (Quantized(Int8, Nchw), Nchw),
+            ],
+            Self::Quantize => &[(AsIs(Any), Any), (AsIs(Nchw), Nhwc)],
+            Self::Dequantize => &[(AsIs(Any), Any), (AsIs(Nhwc), Nchw)],
+            Self::Transpose => &[(AsIs(Nchw), Nhwc), (AsIs(Nhwc), Nchw)],
+            Self::FConv
+            | Self::FConvDepthwise
+            | Self::QMaxPool
+            | Self::QAveragePool
+            | Self::QGlobalAveragePool
+            | Self::FMaxPool
+            | Self::FAveragePool
+            | Self::FGlobalAveragePool => &[(AsIs(Nhwc), Nhwc)],
+            _ => &[(AsIs(Any), Any)],
+        }
+    }
+}
+
+/// The core in its usual form.
+impl From<Core> for Kernel {
+    fn from(core: Core) -> Self {
+        let (input, result) = core.forms()[0];
+        Self {
+            core,
+            input,
+            result,
+        }
+    }
 }
 
 impl Kernel {
-    /// Every kernel.
-    pub const ALL: [Self; 34] = [
-        Self::Portable,
-        Self::View,
-        Self::QConv,
-        Self::QConvDepthwise,
-        Self::QConvToNchw,
-        Self::QConvDepthwiseToNchw,
-        Self::QConvDepthwisePlanes,
-        Self::QLinear,
-        Self::FConv,
-        Self::FConvDepthwise,
-        Self::FLinear,
-        Self::QAdd,
-        Self::QMul,
-        Self::QConcat,
-        Self::Concat,
-        Self::QMaxPool,
-        Self::QAveragePool,
-        Self::QGlobalAveragePool,
-        Self::QTable,
-        Self::Quantize,
-        Self::QuantizeToNhwc,
-        Self::Dequantize,
-        Self::DequantizeToNchw,
-        Self::ToNhwc,
-        Self::ToNchw,
-        Self::Move,
-        Self::FMaxPool,
-        Self::FAveragePool,
-        Self::FGlobalAveragePool,
-        Self::FClip,
-        Self::FFunction,
-        Self::FSoftmax,
-        Self::FMatMul,
-        Self::FBinary,
-    ];
-
-    /// The name in files and reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::View => "view",
-            Self::QConv => "qconv",
-            Self::QConvDepthwise => "qconv_depthwise",
-            Self::QConvToNchw => "qconv_to_nchw",
-            Self::QConvDepthwiseToNchw => "qconv_depthwise_to_nchw",
-            Self::QConvDepthwisePlanes => "qconv_depthwise_planes",
-            Self::QLinear => "qlinear",
-            Self::FConv => "fconv",
-            Self::FConvDepthwise => "fconv_depthwise",
-            Self::FLinear => "flinear",
-            Self::QAdd => "qadd",
-            Self::QMul => "qmul",
-            Self::QConcat => "qconcat",
-            Self::Concat => "concat",
-            Self::QMaxPool => "qmax_pool",
-            Self::QAveragePool => "qaverage_pool",
-            Self::QGlobalAveragePool => "qglobal_average_pool",
-            Self::QTable => "qtable",
-            Self::Quantize => "quantize",
-            Self::QuantizeToNhwc => "quantize_to_nhwc",
-            Self::Dequantize => "dequantize",
-            Self::DequantizeToNchw => "dequantize_to_nchw",
-            Self::ToNhwc => "to_nhwc",
-            Self::ToNchw => "to_nchw",
-            Self::Move => "move",
-            Self::FMaxPool => "fmax_pool",
-            Self::FAveragePool => "faverage_pool",
-            Self::FGlobalAveragePool => "fglobal_average_pool",
-            Self::FClip => "fclip",
-            Self::FFunction => "ffunction",
-            Self::FSoftmax => "fsoftmax",
-            Self::FMatMul => "fmatmul",
-            Self::FBinary => "fbinary",
-        }
+    /// A core that reads and gives these forms; `None` if it does not.
+    pub fn new(core: Core, input: InputForm, result: Axes) -> Option<Self> {
+        let takes = core.forms().contains(&(input, result));
+        takes.then_some(Self {
+            core,
+            input,
+            result,
+        })
     }
 
-    /// The kernel of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kernel| kernel.name() == name)
+    /// Every kernel.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Core::ALL.iter().flat_map(|&core| {
+            core.forms().iter().map(move |&(input, result)| Self {
+                core,
+                input,
+                result,
+            })
+        })
+    }
+
+    /// What does the work.
+    pub const fn core(self) -> Core {
+        self.core
+    }
+
+    /// The form in which the first operand is read.
+    pub const fn input(self) -> InputForm {
+        self.input
+    }
+
+    /// The order of the axes of the results.
+    pub const fn result(self) -> Axes {
+        self.result
+    }
+
+    /// Whether each engine has loops and packed weights of its own for the kernel.
+    pub fn is_of_engine(self) -> bool {
+        let core = matches!(
+            self.core,
+            Core::QConv | Core::QConvDepthwise | Core::QLinear
+        );
+        core && self.input.axes() != Axes::Nchw
+    }
+}
+
+impl InputForm {
+    /// The order of the axes.
+    pub const fn axes(self) -> Axes {
+        match self {
+            Self::AsIs(axes) | Self::Quantized(_, axes) => axes,
+        }
+    }
+}
+
+impl Axes {
+    /// `any`, `nchw` or `nhwc`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Nchw => "nchw",
+            Self::Nhwc => "nhwc",
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            core,
+            input,
+            result,
+        } = *self;
+        let mut name = core.name().to_owned();
+        if let InputForm::Quantized(dtype, _) = input {
+            name.push_str(" float→");
+            name.push_str(dtype.name());
+        }
+        let usual = core.forms()[0] == (input, result);
+        if !usual || input.axes() != result {
+            name.extend([" ", input.axes().name(), "→", result.name()]);
+        }
+        f.pad(&name)
+    }
+}
+
+/// No kernel has the name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this program has no kernel `{0}`")]
+pub struct UnknownKernel(String);
+
+impl FromStr for Kernel {
+    type Err = UnknownKernel;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKernel> {
+        let first = name.split(' ').next();
+        let mut kernels = Self::all().filter(|kernel| Some(kernel.core.name()) == first);
+        let kernel = kernels.find(|kernel| kernel.to_string() == name);
+        kernel.ok_or_else(|| UnknownKernel(name.to_owned()))
     }
 }
 
@@ -169,8 +274,37 @@ mod tests {
 
     #[test]
     fn names_find_their_kernels() {
-        for kernel in Kernel::ALL {
-            assert_eq!(Kernel::from_name(kernel.name()), Some(kernel));
+        for kernel in Kernel::all() {
+            assert_eq!(kernel.to_string().parse(), Ok(kernel));
         }
+        assert!("qconv any→any".parse::<Kernel>().is_err());
+    }
+
+    #[test]
+    fn names_say_the_forms_that_are_not_usual() {
+        let name = |core, input, result| Kernel::new(core, input, result).map(|it| it.to_string());
+        let nhwc = InputForm::AsIs(Axes::Nhwc);
+        assert_eq!(Kernel::from(Core::QConv).to_string(), "qconv");
+        assert_eq!(
+            name(Core::QConv, nhwc, Axes::Nchw).as_deref(),
+            Some("qconv nhwc→nchw")
+        );
+        assert_eq!(
+            name(Core::Transpose, nhwc, Axes::Nchw).as_deref(),
+            Some("transpose nhwc→nchw")
+        );
+        let floats = InputForm::Quantized(QuantType::Uint8, Axes::Nchw);
+        assert_eq!(
+            name(Core::QConvDepthwise, floats, Axes::Nchw).as_deref(),
+            Some("qconv_depthwise float→uint8 nchw→nchw")
+        );
+    }
+
+    #[test]
+    fn other_combinations_are_refused() {
+        let nchw = InputForm::AsIs(Axes::Nchw);
+        assert_eq!(Kernel::new(Core::QConv, nchw, Axes::Nchw), None);
+        assert_eq!(Kernel::new(Core::FConv, nchw, Axes::Nchw), None);
+        assert_eq!(Kernel::new(Core::Transpose, nchw, Axes::Nchw), None);
     }
 }

@@ -19,7 +19,7 @@ use octofold_kernels::Isa;
 use octofold_ops::Op;
 use octofold_tensor::{DType, Dim};
 
-pub use kernel::Kernel;
+pub use kernel::{Axes, Core, InputForm, Kernel, UnknownKernel};
 
 use crate::{Blob, PlanError, Specialization};
 
@@ -100,7 +100,7 @@ pub struct Step {
     pub outputs: Vec<ValueIndex>,
     /// The sizes of the weights before they were packed, as the operator has them; empty where nothing is packed.
     pub weights: Vec<usize>,
-    /// What the kernel wants beside the operands, in the order that [`Kernel`] says: packed weights, epilogue constants.
+    /// What the kernel wants beside the operands, in the order that [`Core`] says: packed weights, epilogue constants.
     pub packed: Vec<ConstantIndex>,
     /// Why no faster kernel was chosen; empty when there is nothing to explain.
     pub note: String,

@@ -71,7 +71,7 @@ impl Plan {
             format!("%{}: {}", value.name, Type(value))
         });
         list(f, results)?;
-        write!(f, " = {} by {}(", step.op.name(), step.kernel.name())?;
+        write!(f, " = {} by {}(", step.op.name(), step.kernel)?;
         let operands = step.inputs.iter().map(|&operand| self.operand(operand));
         let packed = step.packed.iter().map(|&index| {
             let constant = self.constant(index);

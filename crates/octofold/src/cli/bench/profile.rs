@@ -4,7 +4,7 @@ use std::fmt;
 
 use octofold::kernels::Isa;
 use octofold::kernels::peak::{Bound, Limit, Peak, Work};
-use octofold::runtime::{Kernel, Profile, StepProfile};
+use octofold::runtime::{Core, Profile, StepProfile};
 use serde_json::{Value, json};
 
 use super::peak::bytes;
@@ -42,8 +42,8 @@ impl<'a> ProfileTable<'a> {
                     written: step.cost.written,
                 };
                 // These products use what the processor has, whatever the session's instruction set is.
-                let isa = match Kernel::from_name(step.kernel) {
-                    Some(Kernel::FMatMul) => Isa::detect(),
+                let isa = match step.kernel.core() {
+                    Core::FMatMul => Isa::detect(),
                     _ => isa,
                 };
                 let limit = peak.limit(isa, &work);
@@ -96,9 +96,9 @@ impl Row<'_> {
 
     /// `kernel`, or what computed the step in the place of one.
     fn computed_by(&self) -> &'static str {
-        match Kernel::from_name(self.step.kernel) {
-            Some(Kernel::Portable) => "portable",
-            Some(Kernel::View) => "view",
+        match self.step.kernel.core() {
+            Core::Portable => "portable",
+            Core::View => "view",
             _ => "kernel",
         }
     }
@@ -117,7 +117,7 @@ impl Row<'_> {
         let cost = self.step.cost;
         json!({
             "name": self.step.name,
-            "kernel": self.step.kernel,
+            "kernel": self.step.kernel.to_string(),
             "computed_by": self.computed_by(),
             "shape": format!("{:?}", self.step.shape),
             "ms": self.ms,
@@ -163,7 +163,7 @@ impl fmt::Display for ProfileTable<'_> {
             });
             // Steps that no kernel computes stand out.
             let kernel = match row.computed_by() {
-                "kernel" => row.step.kernel.to_owned(),
+                "kernel" => row.step.kernel.to_string(),
                 other => format!("({other} {})", row.step.operator),
             };
             writeln!(
