@@ -20,8 +20,8 @@ mod tests;
 pub(crate) mod tile;
 
 pub use output::{
-    Activations, Float, FloatRows, OutputSlice, OutputStage, Quantized, Residual, RowStride,
-    fold_bias, weight_sums,
+    Activations, Float, OutputSlice, OutputStage, Quantized, Residual, RowStride,
+    fold_bias,
 };
 pub use prepared::{ConvCall, PreparedConv, pack};
 pub use shape::{ConvShape, LinearShape};

@@ -4,8 +4,6 @@
 //!   [`Residual`] the quantized sum of `q` and another tensor, exactly as if the sum were an operator of its
 //!   own (`quant::requantize::add`).
 //! - [`OutputStage::Float`]: `f32(acc + correction)·scale + bias`, multiplied, then added.
-//! - [`OutputStage::FloatRows`]: the same for rows that have their own scale and zero point (dynamic
-//!   quantization).
 //!
 //! All constants are per output channel. The zero point of the input never appears in the sums: the weights
 //! are symmetric, so it contributes `-zero_point·Σw` to a channel, which [`fold_bias`] puts into the bias
@@ -24,8 +22,6 @@ pub enum OutputStage<'a> {
     Quantized(Quantized<'a>),
     /// To floats, with one scale a channel.
     Float(Float<'a>),
-    /// To floats, with one scale a channel and one scale and zero point a row (pixel).
-    FloatRows(FloatRows<'a>),
 }
 
 /// Requantization: `clamp(rne(f32(acc + bias[c])·multiplier[c]), lo - zp, hi - zp) + zp`.
@@ -100,24 +96,6 @@ pub struct Float<'a> {
     pub correction: &'a [i32],
     /// One a channel: `f32(input scale · weight scale)`.
     pub scale: &'a [f32],
-    /// One a channel.
-    pub bias: &'a [f32],
-    /// Bounds of a fused activation.
-    pub clamp: Option<(f32, f32)>,
-}
-
-/// Float output of dynamically quantized rows:
-/// `f32(acc - zero_points[r]·weight_sums[c])·f32(scales[r]·weight_scale[c]) + bias[c]`, then the clamp.
-#[derive(Clone, Copy, Debug)]
-pub struct FloatRows<'a> {
-    /// One a row of the whole input, within the range of the input's type.
-    pub zero_points: &'a [i32],
-    /// One a row of the whole input.
-    pub scales: &'a [f32],
-    /// One a channel: Σw, as [`weight_sums`] gives it.
-    pub weight_sums: &'a [i32],
-    /// One a channel.
-    pub weight_scale: &'a [f32],
     /// One a channel.
     pub bias: &'a [f32],
     /// Bounds of a fused activation.
@@ -249,7 +227,7 @@ impl OutputStage<'_> {
     pub(crate) const fn element(&self) -> usize {
         match self {
             Self::Quantized(_) => 1,
-            Self::Float(_) | Self::FloatRows(_) => 4,
+            Self::Float(_) => 4,
         }
     }
 
@@ -281,17 +259,6 @@ impl OutputStage<'_> {
             (Self::Float(stage), OutputSlice::Floats(_)) => {
                 check_len("the correction", channels, stage.correction.len())?;
                 check_len("the scale", channels, stage.scale.len())?;
-                check_len("the bias", channels, stage.bias.len())
-            }
-            (Self::FloatRows(stage), OutputSlice::Floats(_)) => {
-                check_len("the zero points of the rows", rows, stage.zero_points.len())?;
-                check_len("the scales of the rows", rows, stage.scales.len())?;
-                check_len("the sums of the weights", channels, stage.weight_sums.len())?;
-                check_len(
-                    "the scale of the weights",
-                    channels,
-                    stage.weight_scale.len(),
-                )?;
                 check_len("the bias", channels, stage.bias.len())
             }
             _ => Err(KernelError::Shape(
@@ -343,7 +310,12 @@ pub fn fold_bias(
     input.check()?;
     let shift = if signed { 128 } else { 0 };
     let zero_point = i64::from(zero_point + shift);
-    let rows = weight_rows(weights, bias.len())?;
+    if bias.is_empty() || weights.is_empty() || !weights.len().is_multiple_of(bias.len()) {
+        return Err(KernelError::Shape(
+            "the weights do not split into one row a channel",
+        ));
+    }
+    let rows = weights.chunks_exact(weights.len() / bias.len());
     let folded = bias
         .iter()
         .zip(rows)
@@ -359,32 +331,6 @@ pub fn fold_bias(
             Ok((i64::from(bias) - zero_point * sum) as i32)
         });
     folded.collect()
-}
-
-/// The sum of the weights of each of `channels` output channels, for [`FloatRows`].
-///
-/// # Errors
-/// As [`fold_bias`] with a bias of zeros.
-pub fn weight_sums(weights: &[i8], channels: usize) -> Result<Vec<i32>, KernelError> {
-    let rows = weight_rows(weights, channels)?;
-    // Called for its check of the bound: the sums then fit 32 bits.
-    fold_bias(&vec![0; channels], weights, 0, false)?;
-    Ok(rows
-        .map(|row| row.iter().map(|&w| i32::from(w)).sum())
-        .collect())
-}
-
-fn weight_rows(
-    weights: &[i8],
-    channels: usize,
-) -> Result<impl Iterator<Item = &[i8]>, KernelError> {
-    let even = channels > 0 && !weights.is_empty() && weights.len().is_multiple_of(channels);
-    if !even {
-        return Err(KernelError::Shape(
-            "the weights do not split into one row a channel",
-        ));
-    }
-    Ok(weights.chunks_exact(weights.len() / channels))
 }
 
 impl Quantized<'_> {
@@ -422,39 +368,16 @@ pub(crate) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<(f32, f
     if value > hi { hi } else { value }
 }
 
-/// Stores the floats of one row of accumulators, channels `channel..channel + acc.len()` of row `row`.
-///
-/// `shift` is what the kernel added to the activations (128 for `i8`), and so to the zero points of the rows.
-/// Does nothing for a quantized stage. Always inlined, for the reason of [`float_value`].
-#[inline(always)]
-pub(crate) fn store_float_row(
-    stage: &OutputStage<'_>,
-    acc: &[i32],
-    (row, shift): (usize, i32),
-    channel: usize,
-    output: &mut [f32],
-) {
-    let channels = channel..channel + acc.len();
-    match stage {
-        OutputStage::Quantized(_) => {}
-        OutputStage::Float(stage) => {
-            let constants = stage.correction[channels.clone()].iter();
-            let constants = constants.zip(&stage.scale[channels.clone()]);
-            let constants = constants.zip(&stage.bias[channels]);
-            for ((y, &acc), ((&c, &scale), &bias)) in output.iter_mut().zip(acc).zip(constants) {
-                *y = float_value(acc.wrapping_add(c), scale, bias, stage.clamp);
-            }
-        }
-        OutputStage::FloatRows(stage) => {
-            let zero_point = stage.zero_points[row].wrapping_add(shift);
-            let row_scale = stage.scales[row];
-            let constants = stage.weight_sums[channels.clone()].iter();
-            let constants = constants.zip(&stage.weight_scale[channels.clone()]);
-            let constants = constants.zip(&stage.bias[channels]);
-            for ((y, &acc), ((&sum, &scale), &bias)) in output.iter_mut().zip(acc).zip(constants) {
-                let acc = acc.wrapping_sub(zero_point.wrapping_mul(sum));
-                *y = float_value(acc, row_scale * scale, bias, stage.clamp);
-            }
+impl Float<'_> {
+    /// Stores the floats of the accumulators of channels `channel..channel + acc.len()` of a row. Always inlined, for the reason of [`float_value`].
+    #[inline(always)]
+    pub(crate) fn store(&self, acc: &[i32], channel: usize, output: &mut [f32]) {
+        let channels = channel..channel + acc.len();
+        let constants = self.correction[channels.clone()].iter();
+        let constants = constants.zip(&self.scale[channels.clone()]);
+        let constants = constants.zip(&self.bias[channels]);
+        for ((y, &acc), ((&c, &scale), &bias)) in output.iter_mut().zip(acc).zip(constants) {
+            *y = float_value(acc.wrapping_add(c), scale, bias, self.clamp);
         }
     }
 }

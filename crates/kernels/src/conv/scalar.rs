@@ -3,7 +3,7 @@
 //! It reads the packed weights like the vector kernels do, so it checks the packing as well, and it
 //! takes its arithmetic from `octofold_quant::requantize`.
 
-use super::output::{OutputStage, store_float_row};
+use super::output::{Float, OutputStage};
 use super::tile::Tile;
 
 /// Rows of a tile: with 8 or 16 channels few enough sums for vector registers of any width.
@@ -53,17 +53,18 @@ pub(crate) unsafe fn tile<const CHANNELS: usize, const HEADER: usize>(
 /// # Safety
 /// The invariants of [`Tile`] hold, the tile has this row, and `acc` has a sum for each of its channels.
 pub(crate) unsafe fn store_row(tile: &Tile<'_>, r: usize, acc: &[i32]) {
-    let (row, start) = (tile.row + r, r * tile.output_stride);
-    if let OutputStage::Quantized(stage) = tile.stage {
-        for (c, &acc) in acc.iter().enumerate() {
-            let channel = tile.channel + c;
-            let value = stage.value(acc, channel, row * tile.all_channels + channel);
-            // SAFETY: the output is writable for each row and channel of the tile.
-            unsafe { *tile.output.add(start + c) = value };
+    match tile.stage {
+        OutputStage::Quantized(stage) => {
+            let (row, start) = (tile.row + r, r * tile.output_stride);
+            for (c, &acc) in acc.iter().enumerate() {
+                let channel = tile.channel + c;
+                let value = stage.value(acc, channel, row * tile.all_channels + channel);
+                // SAFETY: the output is writable for each row and channel of the tile.
+                unsafe { *tile.output.add(start + c) = value };
+            }
         }
-    } else {
         // SAFETY: passed on from the caller.
-        unsafe { store_floats(tile, r, acc) };
+        OutputStage::Float(stage) => unsafe { store_floats(tile, stage, r, acc) },
     }
 }
 
@@ -71,14 +72,13 @@ pub(crate) unsafe fn store_row(tile: &Tile<'_>, r: usize, acc: &[i32]) {
 /// its own vectors.
 ///
 /// # Safety
-/// As [`store_row`], and the stage gives floats.
+/// As [`store_row`], and `stage` is that of the tile.
 #[inline(always)]
-pub(crate) unsafe fn store_floats(tile: &Tile<'_>, r: usize, acc: &[i32]) {
+pub(crate) unsafe fn store_floats(tile: &Tile<'_>, stage: &Float<'_>, r: usize, acc: &[i32]) {
     // SAFETY: the output is writable for each row and channel of the tile, and was made from a slice of floats.
     let output = unsafe {
         let output = tile.output.cast::<f32>().add(r * tile.output_stride);
         std::slice::from_raw_parts_mut(output, acc.len())
     };
-    let row = (tile.row + r, tile.shift());
-    store_float_row(tile.stage, acc, row, tile.channel, output);
+    stage.store(acc, tile.channel, output);
 }

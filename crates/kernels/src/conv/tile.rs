@@ -124,12 +124,6 @@ impl Tile<'_> {
             ..*self
         }
     }
-
-    /// What loading adds to each activation, as a value: 128 where the sign bit is flipped.
-    #[inline(always)]
-    pub(crate) fn shift(&self) -> i32 {
-        if self.signed { 128 } else { 0 }
-    }
 }
 
 /// Up to `N` values: the `count` that lie at `from`, and zeros.

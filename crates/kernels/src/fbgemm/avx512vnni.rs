@@ -5,7 +5,7 @@
 //! `vpdpbusd` wraps at 32 bits (it is `vpdpbusds` that saturates), and its sums of four products are exact.
 use std::arch::x86_64::*;
 
-use super::finish::{ByteRows, FloatFinish, channel_mask, packed_rows, store};
+use super::finish::{ByteRows, FloatFinish, channel_mask, packed_rows};
 use super::pack::{BLOCK, FORM, PANEL};
 use crate::conv::OutputStage;
 use crate::conv::offsets::EXTRA;
@@ -81,13 +81,9 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
     let constants = match tile.stage {
         OutputStage::Quantized(stage) => stage.bias,
         OutputStage::Float(stage) => stage.correction,
-        OutputStage::FloatRows(_) => &[],
     };
     let bias: [__m512i; P] = std::array::from_fn(|p| {
-        let mask = match tile.stage {
-            OutputStage::FloatRows(_) => 0,
-            _ => channel_mask(tile.channels - p * PANEL),
-        };
+        let mask = channel_mask(tile.channels - p * PANEL);
         let from = constants.as_ptr().wrapping_add(tile.channel + p * PANEL);
         // SAFETY: both have an entry for each channel; masked lanes are not read.
         unsafe { _mm512_maskz_loadu_epi32(mask, from) }
@@ -95,7 +91,7 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
     let bytes = match tile.stage {
         // SAFETY: passed on from the caller.
         OutputStage::Quantized(stage) => Some(unsafe { ByteRows::new::<P>(tile, stage) }),
-        _ => None,
+        OutputStage::Float(_) => None,
     };
     let floats: Option<[FloatFinish; P]> = match tile.stage {
         OutputStage::Float(stage) => Some(std::array::from_fn(|p| {
@@ -103,7 +99,7 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
             // SAFETY: the stage has constants for each channel of the tile.
             unsafe { FloatFinish::new(stage, tile.channel + first, tile.channels - first) }
         })),
-        _ => None,
+        OutputStage::Quantized(_) => None,
     };
     // Many weights come from far away: those of the next channels are asked for, evenly over all turns, so that none waits for them.
     let weights = P * tile.panel_stride;
@@ -174,17 +170,6 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
                     unsafe { finish.store(acc[ROW % R][p], output.wrapping_add(p * PANEL)) };
                 }
             }; 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-        } else {
-            // This stage reads the sums from memory. They are copied one by one, so that they have no address above and stay in registers there.
-            let mut sums = [[_mm512_setzero_si512(); P]; R];
-            for r in 0..R {
-                for p in 0..P {
-                    // SAFETY: a place in `sums`.
-                    unsafe { (&raw mut sums[r][p]).write_volatile(acc[r][p]) };
-                }
-            }
-            // SAFETY: passed on from the caller.
-            unsafe { store::<P>(&tile, &sums) };
         }
         if left > 0 {
             // SAFETY: the invariants hold for the next tile.

@@ -1,28 +1,12 @@
 //! The output stages of AVX-512: what becomes of the sums of a tile.
 //!
-//! [`ByteRows`] and [`FloatFinish`] take sums from registers; [`store`] takes those of stages with constants for each row from memory.
+//! [`ByteRows`] and [`FloatFinish`] take sums from registers.
 
 use std::arch::x86_64::*;
 
 use super::pack::PANEL;
-use crate::conv::scalar::store_floats;
 use crate::conv::tile::Tile;
 use crate::conv::{Float, Quantized};
-
-/// Passes the sums of a tile through an output stage with constants for each row.
-///
-/// # Safety
-/// The invariants of [`Tile`] hold for as many rows as `sums` has and `P` panels, and the stage gives floats.
-#[inline(never)]
-pub(super) unsafe fn store<const P: usize>(tile: &Tile<'_>, sums: &[[__m512i; P]]) {
-    for (r, sums) in sums.iter().enumerate() {
-        // SAFETY: a row has `16 · P` numbers, at least as many as the tile has channels, and the stage gives floats.
-        unsafe {
-            let sums = std::slice::from_raw_parts(sums.as_ptr().cast(), tile.channels);
-            store_floats(tile, r, sums);
-        }
-    }
-}
 
 /// The largest float that converts to a 32-bit integer.
 const MOST: f32 = 2_147_483_520.0;

@@ -150,12 +150,14 @@ impl Constants {
 pub(super) unsafe fn store<const R: usize>(tile: &Tile<'_>, acc: &[[int32x4_t; 2]; R]) {
     // SAFETY: passed on from the caller; two vectors are 8 numbers.
     unsafe {
-        if let OutputStage::Quantized(stage) = tile.stage {
-            return store_bytes(tile, stage, acc);
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
-            store_floats(tile, r, sums);
+        match tile.stage {
+            OutputStage::Quantized(stage) => store_bytes(tile, stage, acc),
+            OutputStage::Float(stage) => {
+                for (r, acc) in acc.iter().enumerate() {
+                    let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
+                    store_floats(tile, stage, r, sums);
+                }
+            }
         }
     }
 }

@@ -19,15 +19,16 @@ pub(crate) unsafe fn store<const R: usize>(tile: &Tile<'_>, acc: &[[__m256i; 2];
     // SAFETY: passed on from the caller; two vectors are 16 numbers.
     unsafe {
         match tile.stage {
-            OutputStage::Quantized(stage) => return store_bytes(tile, stage, acc),
+            OutputStage::Quantized(stage) => store_bytes(tile, stage, acc),
             OutputStage::Float(stage) if tile.channels == CHANNELS => {
-                return store_whole_floats(tile, stage, acc);
+                store_whole_floats(tile, stage, acc);
             }
-            OutputStage::Float(_) | OutputStage::FloatRows(_) => {}
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
-            store_floats(tile, r, sums);
+            OutputStage::Float(stage) => {
+                for (r, acc) in acc.iter().enumerate() {
+                    let sums = std::slice::from_raw_parts(acc.as_ptr().cast(), tile.channels);
+                    store_floats(tile, stage, r, sums);
+                }
+            }
         }
     }
 }

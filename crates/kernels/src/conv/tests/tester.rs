@@ -36,7 +36,6 @@ pub(super) enum Stage {
     Float {
         clamp: bool,
     },
-    FloatRows,
 }
 
 impl Stage {
@@ -100,11 +99,8 @@ struct Case {
     /// One an engine.
     packed: [Guarded<u8>; 2],
     bias: Guarded<i32>,
-    sums: Guarded<i32>,
     scale: Guarded<f32>,
     float_bias: Guarded<f32>,
-    row_zero_points: Guarded<i32>,
-    row_scales: Guarded<f32>,
     residual: Guarded<u8>,
     output_params: QParams,
     residual_params: QParams,
@@ -167,14 +163,6 @@ impl Tester {
                 scale: &case.scale,
                 bias: &case.float_bias,
                 clamp: clamp.then_some((0.0, 6.0)),
-            }),
-            Stage::FloatRows => OutputStage::FloatRows(FloatRows {
-                zero_points: &case.row_zero_points,
-                scales: &case.row_scales,
-                weight_sums: &case.sums,
-                weight_scale: &case.scale,
-                bias: &case.float_bias,
-                clamp: None,
             }),
         };
         let input = Activations {
@@ -283,10 +271,6 @@ impl Tester {
         let scale: Vec<f32> =
             per_channel(&mut || self.multiplier.unwrap_or((0.5 + random.unit()) * spread));
         let float_bias: Vec<f32> = per_channel(&mut || random.unit() - 0.5);
-        let row_zero_points: Vec<i32> = (0..pixels)
-            .map(|_| min + random.below((max - min + 1) as u64) as i32)
-            .collect();
-        let row_scales: Vec<f32> = (0..pixels).map(|_| random.unit() + 0.01).collect();
         let residual: Vec<u8> = (0..pixels * shape.out_c)
             .map(|_| random.next() as u8)
             .collect();
@@ -310,11 +294,7 @@ impl Tester {
         let (mut bytes, mut floats) = (Vec::new(), Vec::new());
         for pixel in 0..pixels {
             for channel in 0..shape.out_c {
-                let zero = match self.stage {
-                    Stage::FloatRows => row_zero_points[pixel],
-                    _ => zero_point,
-                };
-                let sum = self.naive(&input, &weights, (zero_point, zero), pixel, channel);
+                let sum = self.naive(&input, &weights, zero_point, pixel, channel);
                 let index = pixel * shape.out_c + channel;
                 match self.stage {
                     Stage::Bytes { .. } | Stage::Residual { .. } | Stage::Plain { .. } => {
@@ -336,17 +316,11 @@ impl Tester {
                         let y = requantize::dequantize_accumulator(acc, scale, bias);
                         floats.push(if clamp { y.clamp(0.0, 6.0) } else { y });
                     }
-                    Stage::FloatRows => {
-                        let acc = i32::try_from(sum).expect("a small sum");
-                        let scale = row_scales[pixel] * scale[channel];
-                        let bias = float_bias[channel];
-                        floats.push(requantize::dequantize_accumulator(acc, scale, bias));
-                    }
                 }
             }
         }
 
-        let float = matches!(self.stage, Stage::Float { .. } | Stage::FloatRows);
+        let float = matches!(self.stage, Stage::Float { .. });
         let unfolded = if float { vec![0; shape.out_c] } else { bias };
         let folded = fold_bias(&unfolded, &weights, zero_point, self.signed);
         Case {
@@ -355,11 +329,8 @@ impl Tester {
             packed: Engine::ALL
                 .map(|engine| Guarded::new(&pack(engine, shape, &weights).expect("a valid shape"))),
             bias: Guarded::new(&folded.expect("a small bound")),
-            sums: Guarded::new(&weight_sums(&weights, shape.out_c).expect("a small bound")),
             scale: Guarded::new(&scale),
             float_bias: Guarded::new(&float_bias),
-            row_zero_points: Guarded::new(&row_zero_points),
-            row_scales: Guarded::new(&row_scales),
             residual: Guarded::new(&residual),
             output_params,
             residual_params,
@@ -369,13 +340,12 @@ impl Tester {
         }
     }
 
-    /// The sum of one output: taps outside of the image read `border`, and `zero` is subtracted from every
-    /// tap.
+    /// The sum of one output: `zero` is subtracted from every tap, and taps outside of the image read it.
     fn naive(
         &self,
         input: &[u8],
         weights: &[i8],
-        (border, zero): (i32, i32),
+        zero: i32,
         pixel: usize,
         channel: usize,
     ) -> i64 {
@@ -403,7 +373,7 @@ impl Tester {
                             i32::from(byte)
                         }
                     } else {
-                        border
+                        zero
                     };
                     let weight = weights
                         [((channel * group_in + i) * shape.kernel_h + ky) * shape.kernel_w + kx];

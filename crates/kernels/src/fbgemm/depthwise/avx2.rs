@@ -15,7 +15,7 @@ use super::MAX_ROWS;
 use super::lines::Lines;
 use super::{Layer, Segment};
 use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
-use crate::conv::output::{OutputStage, Quantized, RowStride, store_float_row};
+use crate::conv::output::{OutputStage, Quantized, RowStride};
 
 /// Channels of a pass.
 const WIDTH: usize = 32;
@@ -149,14 +149,12 @@ unsafe fn block<const T: usize, const WHOLE: bool>(
             // SAFETY: passed on from the caller.
             unsafe { store_bytes(segment, stage, (first, count), pixel, &acc) };
         }
-        stage => {
-            let shift = if segment.layer.signed { 128 } else { 0 };
+        OutputStage::Float(stage) => {
             for (t, acc) in acc.iter().enumerate() {
                 let sums = in_order(acc);
                 let at = (pixel + t) * channels + first;
                 let output = &mut segment.floats[at..at + count];
-                let row = segment.row + pixel + t;
-                store_float_row(stage, &sums[..count], (row, shift), first, output);
+                stage.store(&sums[..count], first, output);
             }
         }
     }

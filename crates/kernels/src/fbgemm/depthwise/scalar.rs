@@ -2,15 +2,14 @@
 
 use super::super::pack::depthwise_position;
 use super::{Layer, Segment};
+use crate::conv::OutputStage;
 use crate::conv::offsets::OUTSIDE;
-use crate::conv::output::{OutputStage, store_float_row};
 
 /// Computes the pixels of one run.
 pub(super) fn segment(segment: Segment<'_>) {
     let Layer {
         shape, channels, ..
     } = *segment.layer;
-    let shift = if segment.layer.signed { 128 } else { 0 };
     for pixel in 0..segment.pixels {
         let first = segment.x + (pixel * shape.stride_w) as isize;
         let row = segment.row + pixel;
@@ -41,9 +40,8 @@ pub(super) fn segment(segment: Segment<'_>) {
                 OutputStage::Quantized(stage) => {
                     segment.bytes[at] = stage.value(acc, channel, row * channels + channel);
                 }
-                stage => {
-                    let output = &mut segment.floats[at..=at];
-                    store_float_row(stage, &[acc], (row, shift), channel, output);
+                OutputStage::Float(stage) => {
+                    stage.store(&[acc], channel, &mut segment.floats[at..=at]);
                 }
             }
         }

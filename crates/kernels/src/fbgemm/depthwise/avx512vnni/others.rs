@@ -6,7 +6,7 @@ use super::super::super::finish::{Finish, FloatFinish};
 use super::super::Layer;
 use super::interleave::{Channels, wide};
 use super::{Block, Line, WIDTH};
-use crate::conv::output::{Float, OutputSlice, OutputStage, store_float_row};
+use crate::conv::{Float, OutputSlice, OutputStage};
 use crate::shared::layout::x86::transpose_quarters;
 
 /// Computes a block; `finish` is that of a quantized stage. `output` has all channels of all pixels, of which the first is pixel `first` of the stage.
@@ -30,7 +30,7 @@ pub(super) unsafe fn block(
                 block.constants::<WIDTH>(stage.bias.as_ptr()),
                 block.constants::<WIDTH>(stage.multiplier.as_ptr().cast()),
             ),
-            _ => ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]),
+            OutputStage::Float(_) => ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]),
         }
     };
     let multiplier = multiplier.map(|numbers| _mm512_castsi512_ps(numbers));
@@ -94,17 +94,8 @@ unsafe fn store(
             // SAFETY: passed on from the caller.
             return unsafe { store_floats(stage, of, width, sums, output) };
         }
-        (stage, _, OutputSlice::Floats(output)) => {
-            let shift = if layer.signed { 128 } else { 0 };
-            for (t, sums) in sums.iter().enumerate() {
-                let output = &mut output[at(pixel + t)..][..count];
-                let sums = &in_order(sums)[..count];
-                store_float_row(stage, sums, (row + t, shift), first, output);
-            }
-            return;
-        }
         // The stage was checked against the output.
-        (_, _, OutputSlice::Bytes(_) | OutputSlice::Strided(..)) => return,
+        _ => return,
     };
     let mask = of.mask();
     for (t, sums) in sums.iter().enumerate() {
@@ -160,20 +151,4 @@ unsafe fn store_floats(
             unsafe { finish.store(finish.corrected(sums), output) };
         }
     }
-}
-
-/// The sums in the order of the channels.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn in_order(acc: &[__m512i; 4]) -> [i32; WIDTH] {
-    let mut sums = [0; WIDTH];
-    for (j, &acc) in acc.iter().enumerate() {
-        let mut quarter = [0_i32; 16];
-        // SAFETY: 16 numbers are as large as a vector.
-        unsafe { _mm512_storeu_si512(quarter.as_mut_ptr().cast(), acc) };
-        for (panel, four) in quarter.chunks_exact(4).enumerate() {
-            sums[panel * 16 + j * 4..][..4].copy_from_slice(four);
-        }
-    }
-    sums
 }
