@@ -2,8 +2,8 @@
 //!
 //! This crate owns the loops over numbers and nothing else: convolutions and matrix products of
 //! 8-bit integers ([`fbgemm`] and [`qnnpack`], which share [`conv`]), the other quantized operators ([`shared`]),
-//! the float operators ([`float`]), the choice of an instruction set ([`isa`]), the list of everything that exists
-//! ([`table`]), and what the processor could do at most ([`peak`]). It knows slices, sizes and constants; tensors, graphs and plans are unknown here.
+//! the float operators ([`float`]), the choice of an instruction set ([`isa`]),
+//! and what the processor could do at most ([`peak`]). It knows slices, sizes and constants; tensors, graphs and plans are unknown here.
 //!
 //! Every public kernel is a safe function: it checks the lengths of its slices against the sizes
 //! it is given before the first access and answers with a [`KernelError`], so that a hostile plan can
@@ -20,7 +20,6 @@ pub mod isa;
 pub mod peak;
 mod qnnpack;
 pub mod shared;
-pub mod table;
 
 pub use engine::Engine;
 pub use error::KernelError;

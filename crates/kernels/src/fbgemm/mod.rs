@@ -26,10 +26,9 @@ pub(crate) use pack::{PANEL, pack, packed_len};
 use crate::Isa;
 use crate::conv::scalar;
 use crate::conv::tile::Micro;
-use crate::table::{Family, Kernel};
 
 /// The micro kernels of `isa`, which the caller has found supported.
-fn micro(isa: Isa) -> Micro {
+pub(crate) fn micro(isa: Isa) -> Micro {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512vnni::MICRO,
@@ -44,43 +43,3 @@ fn micro(isa: Isa) -> Micro {
         },
     }
 }
-
-/// The kernels of this engine.
-pub(crate) const KERNELS: &[Kernel] = &[
-    Kernel {
-        family: Family::QConv,
-        isa: Isa::Scalar,
-        name: "qconv_u8s8_4x16__scalar",
-        tile: (4, 16),
-    },
-    Kernel {
-        family: Family::QConv,
-        isa: Isa::Avx2,
-        name: "qconv_u8s8_3x32__avx2",
-        tile: (3, 32),
-    },
-    Kernel {
-        family: Family::QConv,
-        isa: Isa::Avx512Vnni,
-        name: "qconv_u8s8_6x64__avx512vnni",
-        tile: (6, 64),
-    },
-    Kernel {
-        family: Family::QConvDepthwise,
-        isa: Isa::Scalar,
-        name: "qconv_depthwise_u8s8_1x1__scalar",
-        tile: (1, 1),
-    },
-    Kernel {
-        family: Family::QConvDepthwise,
-        isa: Isa::Avx2,
-        name: "qconv_depthwise_u8s8_1x32__avx2",
-        tile: (1, 32),
-    },
-    Kernel {
-        family: Family::QConvDepthwise,
-        isa: Isa::Avx512Vnni,
-        name: "qconv_depthwise_u8s8_4x64__avx512vnni",
-        tile: (4, 64),
-    },
-];

@@ -22,7 +22,6 @@ mod micro;
 mod pack;
 pub mod pool;
 
-use crate::table::{Family, Kernel};
 use crate::{Isa, KernelError};
 
 /// Bounds that change nothing.
@@ -43,40 +42,3 @@ pub(crate) fn clamp(value: f32, (lo, hi): (f32, f32)) -> f32 {
     let value = if value < lo { lo } else { value };
     if value > hi { hi } else { value }
 }
-
-/// The kernels of this module that are loops, for the table of all kernels.
-pub(crate) const KERNELS: &[Kernel] = crate::shared::entries![
-    FGemm "gemm_f32",
-    FloatOther "elementwise_f32",
-    FloatOther "function_f32",
-    FloatOther "depthwise_f32",
-    FloatOther "pool_f32",
-];
-
-/// The kernels of convolutions and of products by weights.
-pub(crate) const MICRO_KERNELS: &[Kernel] = &[
-    Kernel {
-        family: Family::FConv,
-        isa: Isa::Scalar,
-        name: "conv_f32_4x16__scalar",
-        tile: (4, 16),
-    },
-    Kernel {
-        family: Family::FConv,
-        isa: Isa::Avx2,
-        name: "conv_f32_6x16__avx2",
-        tile: (6, 16),
-    },
-    Kernel {
-        family: Family::FConv,
-        isa: Isa::Avx512Vnni,
-        name: "conv_f32_9x48__avx512vnni",
-        tile: (9, 48),
-    },
-    Kernel {
-        family: Family::FConv,
-        isa: Isa::Neon,
-        name: "conv_f32_6x16__neon",
-        tile: (6, 16),
-    },
-];

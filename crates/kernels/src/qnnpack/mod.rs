@@ -30,10 +30,9 @@ pub(crate) use pack::{PANEL, pack, packed_len};
 use crate::Isa;
 use crate::conv::scalar;
 use crate::conv::tile::Micro;
-use crate::table::{Family, Kernel};
 
 /// The micro kernel of `isa`, which the caller has found supported.
-fn micro(isa: Isa) -> Micro {
+pub(crate) fn micro(isa: Isa) -> Micro {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::MICRO,
@@ -52,55 +51,3 @@ fn micro(isa: Isa) -> Micro {
         },
     }
 }
-
-/// The kernels of this engine.
-pub(crate) const KERNELS: &[Kernel] = &[
-    Kernel {
-        family: Family::QConvIndirect,
-        isa: Isa::Scalar,
-        name: "qconv_indirect_u8s8_4x8__scalar",
-        tile: (4, 8),
-    },
-    Kernel {
-        family: Family::QConvIndirect,
-        isa: Isa::Avx2,
-        name: "qconv_indirect_u8s8_3x32__avx2",
-        tile: (3, 32),
-    },
-    Kernel {
-        family: Family::QConvIndirect,
-        isa: Isa::Avx512Vnni,
-        name: "qconv_indirect_u8s8_6x64__avx512vnni",
-        tile: (6, 64),
-    },
-    Kernel {
-        family: Family::QConvIndirect,
-        isa: Isa::Neon,
-        name: "qconv_indirect_u8s8_8x8__neon",
-        tile: (8, 8),
-    },
-    Kernel {
-        family: Family::QConvIndirect,
-        isa: Isa::NeonDot,
-        name: "qconv_indirect_u8s8_8x8__neondot",
-        tile: (8, 8),
-    },
-    Kernel {
-        family: Family::QConvDepthwisePairs,
-        isa: Isa::Scalar,
-        name: "qconv_depthwise_pairs_u8s8_2x8__scalar",
-        tile: (2, 8),
-    },
-    Kernel {
-        family: Family::QConvDepthwisePairs,
-        isa: Isa::Avx2,
-        name: "qconv_depthwise_pairs_u8s8_2x16__avx2",
-        tile: (2, 16),
-    },
-    Kernel {
-        family: Family::QConvDepthwisePairs,
-        isa: Isa::Neon,
-        name: "qconv_depthwise_pairs_u8s8_2x8__neon",
-        tile: (2, 8),
-    },
-];

@@ -30,7 +30,6 @@ pub(crate) mod testing;
 use octofold_quant::{QParams, QuantType};
 
 use crate::KernelError;
-use crate::table::{Family, Kernel};
 
 pub use pool::PoolShape;
 
@@ -273,32 +272,3 @@ pub(crate) fn check_range(
         len,
     })
 }
-
-macro_rules! entries {
-    ($($family:ident $name:literal),* $(,)?) => {
-        &[$(
-            $crate::shared::entries!(@ $family, Scalar, concat!($name, "__scalar")),
-            $crate::shared::entries!(@ $family, Avx2, concat!($name, "__avx2")),
-            $crate::shared::entries!(@ $family, Avx512Vnni, concat!($name, "__avx512vnni")),
-            $crate::shared::entries!(@ $family, Neon, concat!($name, "__neon")),
-        )*]
-    };
-    (@ $family:ident, $isa:ident, $name:expr) => {
-        Kernel { family: Family::$family, isa: crate::Isa::$isa, name: $name, tile: (1, 1) }
-    };
-}
-pub(crate) use entries;
-
-/// The kernels of this module, for the table of all kernels.
-pub(crate) const KERNELS: &[Kernel] = entries![
-    QAdd "qadd_x8",
-    QMul "qmul_x8",
-    QConcat "qconcat_x8",
-    QMaxPool "qmaxpool_x8",
-    QAvgPool "qavgpool_x8",
-    QTable "qtable_x8",
-    Quantize "quantize_f32_x8",
-    Dequantize "dequantize_x8_f32",
-    Rescale "rescale_x8",
-    Layout "transpose_x8_x32",
-];

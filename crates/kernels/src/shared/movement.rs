@@ -8,17 +8,7 @@ use std::ops::Range;
 
 use super::{check_range, product};
 use crate::error::check_len;
-use crate::table::{Family, Kernel};
 use crate::{Isa, KernelError};
-
-/// The kernel of this module, for the table of all kernels. Copies need no instruction set.
-pub(crate) const KERNELS: &[Kernel] = &[Kernel {
-    family: Family::Movement,
-    isa: Isa::Scalar,
-    name: "move_x8__scalar",
-    tile: (1, 1),
-}];
-
 /// The offset of what is not in the input: the border of a pad.
 pub const BORDER: usize = usize::MAX;
 

@@ -10,40 +10,11 @@ use super::output::{Activations, Float};
 use super::shape::{CheckedShape, ConvShape, product};
 use crate::error::{check_len, check_scratch};
 use crate::shared::{Quant8, check_range};
-use crate::table::{Family, Kernel};
 use crate::{Isa, KernelError};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 mod padded;
-
-/// The kernels of this module, for the table of all kernels.
-pub(crate) const KERNELS: &[Kernel] = &[
-    Kernel {
-        family: Family::QConvDepthwisePlanes,
-        isa: Isa::Scalar,
-        name: "qconv_depthwise_planes_u8s8__scalar",
-        tile: (1, 1),
-    },
-    Kernel {
-        family: Family::QConvDepthwisePlanes,
-        isa: Isa::Avx2,
-        name: "qconv_depthwise_planes_u8s8__avx2",
-        tile: (1, 1),
-    },
-    Kernel {
-        family: Family::QConvDepthwisePlanes,
-        isa: Isa::Avx512Vnni,
-        name: "qconv_depthwise_planes_u8s8_16x1__avx512vnni",
-        tile: (16, 1),
-    },
-    Kernel {
-        family: Family::QConvDepthwisePlanes,
-        isa: Isa::Neon,
-        name: "qconv_depthwise_planes_u8s8__neon",
-        tile: (1, 1),
-    },
-];
 
 /// The images of a layer, `[batch, channels, in_h, in_w]`.
 #[derive(Clone, Copy, Debug)]
