@@ -14,7 +14,9 @@ use octofold_kernels::shared::add::{Operand, add};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
 use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use octofold_kernels::shared::mul::mul;
-use octofold_kernels::shared::pool::{Averaging, average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::pool::{
+    Averaging, PoolCall, average_pool, global_average_pool, max_pool,
+};
 use octofold_kernels::shared::quantize::{
     dequantize, dequantize_nhwc_to_nchw, quantize, quantize_nchw_to_nhwc,
 };
@@ -134,25 +136,33 @@ fn pooling(c: &mut Criterion) {
         let input = bytes(elements);
         let mut output = vec![0; shape.out_h * shape.out_w * shape.channels];
         let to = Target8::full(FROM);
+        let mut scratch = vec![0; shape.scratch_len().unwrap()];
         let bytes = (elements, output.len());
         all(c, &format!("max_pool_{name}"), elements, bytes, |isa| {
-            max_pool(isa, &shape, &input, FROM, to, 0..rows, &mut output)
+            let call = PoolCall {
+                input: &input,
+                from: FROM,
+                to,
+                part: 0..rows,
+                output: &mut output,
+                scratch: &mut scratch,
+            };
+            max_pool(isa, &shape, call)
         });
         let averaging = Averaging {
             count_padding: false,
             columns_first: true,
         };
         all(c, &format!("average_pool_{name}"), elements, bytes, |isa| {
-            average_pool(
-                isa,
-                &shape,
-                averaging,
-                &input,
-                FROM,
+            let call = PoolCall {
+                input: &input,
+                from: FROM,
                 to,
-                0..rows,
-                &mut output,
-            )
+                part: 0..rows,
+                output: &mut output,
+                scratch: &mut scratch,
+            };
+            average_pool(isa, &shape, averaging, call)
         });
     }
     let shape = ImageShape {
@@ -167,7 +177,17 @@ fn pooling(c: &mut Criterion) {
         "global_average_pool_2048_7",
         input.len(),
         (input.len(), 2048),
-        |isa| global_average_pool(isa, &shape, &input, FROM, TO, 0..2048, &mut output),
+        |isa| {
+            let call = PoolCall {
+                input: &input,
+                from: FROM,
+                to: TO,
+                part: 0..2048,
+                output: &mut output,
+                scratch: &mut [],
+            };
+            global_average_pool(isa, &shape, call)
+        },
     );
 }
 

@@ -16,7 +16,7 @@ use octofold_quant::requantize::mean_multiplier;
 use super::dispatch::isa_versions;
 use super::rescale::Rescaler;
 use super::{Quant8, Reader, Target8, Writer, check_range, product};
-use crate::error::check_len;
+use crate::error::{check_len, check_scratch};
 use crate::{Isa, KernelError};
 
 /// The sizes of a pooling over `[batch, in_h, in_w, channels]`.
@@ -67,6 +67,18 @@ impl PoolShape {
     pub fn rows(&self) -> Result<usize, KernelError> {
         self.check()?;
         product("the output", &[self.batch, self.out_h])
+    }
+
+    /// The bytes of scratch memory that [`max_pool`] and [`average_pool`] need, whatever the rows: a number for each element of a row of the input, and
+    /// for each channel of a window.
+    ///
+    /// # Errors
+    /// When they are too many to address.
+    pub fn scratch_len(&self) -> Result<usize, KernelError> {
+        let what = "the scratch buffer";
+        let columns = product(what, &[self.in_w, self.channels])?;
+        // One number more, since the buffer need not be aligned.
+        product(what, &[columns.saturating_add(self.channels).saturating_add(1), 4])
     }
 
     /// Checks that no position overflows and that a slice can hold input and output.
@@ -121,27 +133,27 @@ impl PoolShape {
     /// The vertical extent of the windows of output row `y` of an image.
     #[inline(always)]
     pub(crate) fn window_h(&self, y: usize) -> Window {
-        let pads = (self.pad_top, self.pad_bottom);
-        Window::new(
-            y * self.stride_h,
-            self.kernel_h,
-            self.dilation_h,
-            self.in_h,
-            pads,
-        )
+        Axis {
+            kernel: self.kernel_h,
+            dilation: self.dilation_h,
+            size: self.in_h,
+            before: self.pad_top,
+            after: self.pad_bottom,
+        }
+        .window(y * self.stride_h)
     }
 
     /// The horizontal extent of the windows of output column `x`.
     #[inline(always)]
     pub(crate) fn window_w(&self, x: usize) -> Window {
-        let pads = (self.pad_left, self.pad_right);
-        Window::new(
-            x * self.stride_w,
-            self.kernel_w,
-            self.dilation_w,
-            self.in_w,
-            pads,
-        )
+        Axis {
+            kernel: self.kernel_w,
+            dilation: self.dilation_w,
+            size: self.in_w,
+            before: self.pad_left,
+            after: self.pad_right,
+        }
+        .window(x * self.stride_w)
     }
 }
 
@@ -160,17 +172,27 @@ pub(crate) struct Window {
     pub(crate) padded: usize,
 }
 
-impl Window {
-    /// A window at `offset` of an axis of `size` positions padded with `before` and `after`.
+/// The windows along one axis: how many taps they have, how far these are from each other, and the padding before and after the input.
+struct Axis {
+    kernel: usize,
+    dilation: usize,
+    size: usize,
+    before: usize,
+    after: usize,
+}
+
+impl Axis {
+    /// The window at `offset`, counted from the start of the padding.
     #[inline(always)]
-    fn new(
-        offset: usize,
-        kernel: usize,
-        dilation: usize,
-        size: usize,
-        (before, after): (usize, usize),
-    ) -> Self {
-        // How many taps lie below a position that counts from the start of the padding.
+    fn window(self, offset: usize) -> Window {
+        let Self {
+            kernel,
+            dilation,
+            size,
+            before,
+            after,
+        } = self;
+        // The taps below a position that counts from the start of the padding.
         let below = |end: usize| {
             let reach = end.saturating_sub(offset);
             // Divisions would cost more than a window of few channels.
@@ -182,7 +204,7 @@ impl Window {
             taps.min(kernel)
         };
         let first = below(before);
-        Self {
+        Window {
             first,
             start: (offset + first * dilation).saturating_sub(before),
             len: below(before + size) - first,
@@ -190,7 +212,9 @@ impl Window {
             padded: below(before + size + after),
         }
     }
+}
 
+impl Window {
     /// The covered positions of the input.
     #[inline(always)]
     pub(crate) fn positions(self) -> impl Iterator<Item = usize> + Clone {
@@ -198,35 +222,60 @@ impl Window {
     }
 }
 
-/// The largest value of each window and channel, for the output rows `rows` of `batch · out_h`.
-///
-/// `input` is all of `[batch, in_h, in_w, channels]`; `output` is `[rows.len(), out_w, channels]`.
+/// The arguments of a call that computes a part of a pooling.
+#[derive(Debug)]
+pub struct PoolCall<'a> {
+    /// All of `[batch, in_h, in_w, channels]`.
+    pub input: &'a [u8],
+    /// What the bytes of the input mean.
+    pub from: Quant8,
+    /// What the bytes of the output mean.
+    pub to: Target8,
+    /// The part to compute: rows of `batch · out_h`, or of global averages `batch · channels`. Calls for disjoint parts may run at the same time.
+    pub part: Range<usize>,
+    /// The values of the part, `[rows, out_w, channels]`, or the averages.
+    pub output: &'a mut [u8],
+    /// At least [`PoolShape::scratch_len`] bytes with any content, not shared with a concurrent call. Global averages need none.
+    pub scratch: &'a mut [u8],
+}
+
+/// The largest value of each window and channel.
 ///
 /// # Errors
 /// For lengths that do not fit the shape, rows that do not exist, refused parameters, and a missing instruction set.
-pub fn max_pool(
-    isa: Isa,
-    shape: &PoolShape,
-    input: &[u8],
-    from: Quant8,
-    to: Target8,
-    rows: Range<usize>,
-    output: &mut [u8],
-) -> Result<(), KernelError> {
-    shape.check_slices(input.len(), &rows, output.len())?;
-    let rescaler = Rescaler::new(from, to)?;
-    let flip = from.reader().flip;
+pub fn max_pool(isa: Isa, shape: &PoolShape, call: PoolCall<'_>) -> Result<(), KernelError> {
+    check_call(shape, &call)?;
+    let rescaler = Rescaler::new(call.from, call.to)?;
+    let maxima = Maxima {
+        shape,
+        input: call.input,
+        flip: call.from.reader().flip,
+    };
     let width = shape.out_w * shape.channels;
-    let mut columns = vec![0; shape.in_w * shape.channels];
+    let columns = &mut call.scratch[..shape.in_w * shape.channels];
     let empty_columns = (0..shape.out_w).any(|x| shape.window_w(x).len == 0);
-    for (row, output) in rows.zip(output.chunks_exact_mut(width)) {
-        max_row(isa, shape, input, flip, row, &mut columns, output)?;
+    for (row, output) in call.part.zip(call.output.chunks_exact_mut(width)) {
+        max_row(isa, maxima, row, columns, output)?;
         rescaler.run_in_place(isa, output)?;
         if empty_columns || shape.window_h(row % shape.out_h).len == 0 {
-            fill_empty(shape, to, row, output);
+            fill_empty(shape, call.to, row, output);
         }
     }
     Ok(())
+}
+
+fn check_call(shape: &PoolShape, call: &PoolCall<'_>) -> Result<(), KernelError> {
+    shape.check_slices(call.input.len(), &call.part, call.output.len())?;
+    check_scratch(shape.scratch_len()?, call.scratch.len())
+}
+
+/// What all rows of maxima have in common.
+#[derive(Clone, Copy)]
+struct Maxima<'a> {
+    shape: &'a PoolShape,
+    input: &'a [u8],
+    /// What makes unsigned bytes of signed ones.
+    flip: u8,
 }
 
 /// Writes the lower bound where a window holds only padding.
@@ -240,27 +289,14 @@ fn fill_empty(shape: &PoolShape, to: Target8, row: usize, output: &mut [u8]) {
 }
 
 isa_versions!(
-    fn max_row(
-        shape: &PoolShape,
-        input: &[u8],
-        flip: u8,
-        row: usize,
-        columns: &mut [u8],
-        output: &mut [u8],
-    ) = max_row_loop
+    fn max_row(maxima: Maxima<'_>, row: usize, columns: &mut [u8], output: &mut [u8]) = max_row_loop
 );
 
 /// One row of maxima, as unsigned numbers after `flip`, flipped back: first down the window in all columns, then
 /// across. Both are loops over neighbouring bytes, and a window costs the sum of its sides, not the product.
 #[inline(always)]
-fn max_row_loop(
-    shape: &PoolShape,
-    input: &[u8],
-    flip: u8,
-    row: usize,
-    columns: &mut [u8],
-    output: &mut [u8],
-) {
+fn max_row_loop(maxima: Maxima<'_>, row: usize, columns: &mut [u8], output: &mut [u8]) {
+    let Maxima { shape, input, flip } = maxima;
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
     let len = columns.len();
@@ -300,41 +336,47 @@ fn max_row_loop(
     }
 }
 
-/// The mean of each window and channel, for the output rows `rows` of `batch · out_h`.
-///
-/// Layouts are those of [`max_pool`].
+/// The mean of each window and channel.
 ///
 /// # Errors
 /// As [`max_pool`].
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one argument each for shape, data, meaning and range"
-)]
 pub fn average_pool(
     isa: Isa,
     shape: &PoolShape,
     averaging: Averaging,
-    input: &[u8],
-    from: Quant8,
-    to: Target8,
-    rows: Range<usize>,
-    output: &mut [u8],
+    call: PoolCall<'_>,
 ) -> Result<(), KernelError> {
-    shape.check_slices(input.len(), &rows, output.len())?;
-    from.check()?;
-    to.check()?;
-    let reals = Reals {
-        reader: from.reader(),
-        scale: from.params.scale,
-        step: to.quant.params.scale,
-        writer: to.writer(),
+    check_call(shape, &call)?;
+    call.from.check()?;
+    call.to.check()?;
+    let averages = Averages {
+        shape,
+        averaging,
+        input: call.input,
+        reals: Reals {
+            reader: call.from.reader(),
+            scale: call.from.params.scale,
+            step: call.to.quant.params.scale,
+            writer: call.to.writer(),
+        },
     };
+    // SAFETY: every bit pattern is an f32.
+    let (_, sums, _) = unsafe { call.scratch.align_to_mut::<f32>() };
+    let sums = &mut sums[..(shape.in_w + 1) * shape.channels];
     let width = shape.out_w * shape.channels;
-    let mut sums = vec![0.0; (shape.in_w + 1) * shape.channels];
-    for (row, output) in rows.zip(output.chunks_exact_mut(width)) {
-        average_row(isa, shape, averaging, input, reals, row, &mut sums, output)?;
+    for (row, output) in call.part.zip(call.output.chunks_exact_mut(width)) {
+        average_row(isa, averages, row, sums, output)?;
     }
     Ok(())
+}
+
+/// What all rows of means have in common.
+#[derive(Clone, Copy)]
+struct Averages<'a> {
+    shape: &'a PoolShape,
+    averaging: Averaging,
+    input: &'a [u8],
+    reals: Reals,
 }
 
 /// How the values of a window become a mean.
@@ -377,29 +419,19 @@ impl Reals {
 }
 
 isa_versions!(
-    #[expect(clippy::too_many_arguments, reason = "the arguments of the kernel and its scratch memory")]
-    fn average_row(
-        shape: &PoolShape,
-        averaging: Averaging,
-        input: &[u8],
-        reals: Reals,
-        row: usize,
-        sums: &mut [f32],
-        output: &mut [u8],
-    ) = average_row_loop
+    fn average_row(averages: Averages<'_>, row: usize, sums: &mut [f32], output: &mut [u8]) =
+        average_row_loop
 );
 
 /// One row of means. `sums` has room for the sum of each column and channel, and for those of one window.
 #[inline(always)]
-fn average_row_loop(
-    shape: &PoolShape,
-    averaging: Averaging,
-    input: &[u8],
-    reals: Reals,
-    row: usize,
-    sums: &mut [f32],
-    output: &mut [u8],
-) {
+fn average_row_loop(averages: Averages<'_>, row: usize, sums: &mut [f32], output: &mut [u8]) {
+    let Averages {
+        shape,
+        averaging,
+        input,
+        reals,
+    } = averages;
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
     let vertical = shape.window_h(row % shape.out_h);
@@ -440,39 +472,32 @@ fn average_row_loop(
 
 /// The mean of each image and channel over all pixels.
 ///
-/// `input` is `[batch, pixels, channels]`. `outputs` is a range of the `batch · channels` means, and `output` holds this
-/// range.
-///
 /// # Errors
 /// For lengths that do not fit, a sum that 32 bits do not hold (more than 8 421 504 pixels), refused
 /// parameters, and a missing instruction set.
 pub fn global_average_pool(
     isa: Isa,
     shape: &super::ImageShape,
-    input: &[u8],
-    from: Quant8,
-    to: Target8,
-    outputs: Range<usize>,
-    output: &mut [u8],
+    call: PoolCall<'_>,
 ) -> Result<(), KernelError> {
-    check_len("the input", shape.len()?, input.len())?;
+    check_len("the input", shape.len()?, call.input.len())?;
     check_range(
         "outputs",
-        &outputs,
+        &call.part,
         product("the output", &[shape.batch, shape.channels])?,
     )?;
-    check_len("the output", outputs.len(), output.len())?;
+    check_len("the output", call.part.len(), call.output.len())?;
     check_sum(shape.pixels)?;
-    from.check()?;
-    to.check()?;
-    let means = Means::new(from, to);
-    let mut next = outputs.start;
-    let mut rest = output;
-    while next < outputs.end {
+    call.from.check()?;
+    call.to.check()?;
+    let means = Means::new(call.from, call.to);
+    let mut next = call.part.start;
+    let mut rest = call.output;
+    while next < call.part.end {
         let (image, channel) = (next / shape.channels, next % shape.channels);
-        let len = (shape.channels - channel).min(outputs.end - next);
+        let len = (shape.channels - channel).min(call.part.end - next);
         let (part, tail) = rest.split_at_mut(len);
-        let image = &input[image * shape.pixels * shape.channels..];
+        let image = &call.input[image * shape.pixels * shape.channels..];
         global_means(isa, shape, image, means, channel, part)?;
         (next, rest) = (next + len, tail);
     }

@@ -1,6 +1,8 @@
 //! Pooling of quantized values, channels-last.
 
-use octofold_kernels::shared::pool::{Averaging, average_pool, global_average_pool, max_pool};
+use octofold_kernels::shared::pool::{
+    Averaging, PoolCall, average_pool, global_average_pool, max_pool,
+};
 use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
 use octofold_ops::Op;
 use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, SumOrder};
@@ -101,6 +103,7 @@ struct Pool {
     from: Quant8,
     target: Target8,
     part: usize,
+    scratch: usize,
 }
 
 /// The work of a `FusedPool`, or of a `FusedGlobalPool` by the maximum, of bytes.
@@ -131,33 +134,33 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         from: arguments.operand(0)?.quant(x)?,
         target: arguments.target(y)?,
         part: part(&shape),
+        scratch: shape.scratch_len()?,
         shape,
     }))
 }
 
 impl Work for Pool {
     fn run(&self, call: Call<'_>) -> Result<(), StepError> {
-        let (shape, from, target) = (&self.shape, self.from, self.target);
+        let (isa, shape) = (call.isa, &self.shape);
         let width = shape.out_w * shape.channels;
         let input = call.operand(0);
+        let each = |first: usize, output: &mut [u8], scratch: &mut [u8]| {
+            let call = PoolCall {
+                input,
+                from: self.from,
+                to: self.target,
+                part: first / width..(first + output.len()) / width,
+                output,
+                scratch,
+            };
+            match self.kind {
+                PoolKind::Max => max_pool(isa, shape, call)?,
+                PoolKind::Average => average_pool(isa, shape, self.averaging, call)?,
+            }
+            Ok(())
+        };
         call.pool
-            .run_parts(call.output, self.part * width, 0, |first, output, _| {
-                let rows = first / width..(first + output.len()) / width;
-                let result = match self.kind {
-                    PoolKind::Max => max_pool(call.isa, shape, input, from, target, rows, output),
-                    PoolKind::Average => average_pool(
-                        call.isa,
-                        shape,
-                        self.averaging,
-                        input,
-                        from,
-                        target,
-                        rows,
-                        output,
-                    ),
-                };
-                Ok(result?)
-            })
+            .run_parts(call.output, self.part * width, self.scratch, each)
     }
 }
 
@@ -199,16 +202,15 @@ impl Work for GlobalAverage {
         let input = call.operand(0);
         call.pool
             .run_parts(call.output, self.part, 0, |first, output, _| {
-                let outputs = first..first + output.len();
-                Ok(global_average_pool(
-                    call.isa,
-                    &self.shape,
+                let part = PoolCall {
                     input,
-                    self.from,
-                    self.target,
-                    outputs,
+                    from: self.from,
+                    to: self.target,
+                    part: first..first + output.len(),
                     output,
-                )?)
+                    scratch: &mut [],
+                };
+                Ok(global_average_pool(call.isa, &self.shape, part)?)
             })
     }
 }

@@ -194,12 +194,32 @@ fn windows_match_loops_over_all_taps() {
                         means.push(requantize::real_mean(sum, count.max(1), q, to.lo, to.hi) as u8);
                     }
                 });
-                compare(&shape, &max, |isa, rows, output| {
-                    max_pool(isa, &shape, &input, from, to, rows, output)
+                // The content of the buffer is of no account, nor is its alignment.
+                let mut scratch = vec![0xA5; shape.scratch_len().unwrap() + 1];
+                compare(&shape, &max, |isa, part, output| {
+                    let scratch = &mut scratch[1..];
+                    let call = PoolCall {
+                            input: &input,
+                            from,
+                            to,
+                            part,
+                            output,
+                            scratch,
+                        };
+                    max_pool(isa, &shape, call)
                 });
                 for (averaging, expected) in AVERAGING.into_iter().zip(&means) {
-                    compare(&shape, expected, |isa, rows, output| {
-                        average_pool(isa, &shape, averaging, &input, from, to, rows, output)
+                    compare(&shape, expected, |isa, part, output| {
+                        let scratch = &mut scratch[1..];
+                        let call = PoolCall {
+                            input: &input,
+                            from,
+                            to,
+                            part,
+                            output,
+                            scratch,
+                        };
+                        average_pool(isa, &shape, averaging, call)
                     });
                 }
             }
@@ -245,8 +265,15 @@ fn global_means_match_exact_sums() {
                     4..4,
                 ] {
                     let mut output = vec![0xA5; range.len()];
-                    global_average_pool(isa, &shape, &input, from, to, range.clone(), &mut output)
-                        .unwrap();
+                    let call = PoolCall {
+                        input: &input,
+                        from,
+                        to,
+                        part: range.clone(),
+                        output: &mut output,
+                        scratch: &mut [],
+                    };
+                    global_average_pool(isa, &shape, call).unwrap();
                     assert_eq!(output, expected[range], "{isa} {shape:?}");
                 }
             }
@@ -257,18 +284,21 @@ fn global_means_match_exact_sums() {
 #[test]
 fn hostile_shapes_are_refused() {
     let (from, to) = (quants()[0], targets()[0]);
-    let call = |shape: PoolShape, rows, input: usize, output: usize| {
-        max_pool(
-            Isa::Scalar,
-            &shape,
-            &vec![0; input],
+    let call_with = |shape: PoolShape, part, input: usize, output: usize, scratch: usize| {
+        let call = PoolCall {
+            input: &vec![0; input],
             from,
             to,
-            rows,
-            &mut vec![0; output],
-        )
+            part,
+            output: &mut vec![0; output],
+            scratch: &mut vec![0; scratch],
+        };
+        max_pool(Isa::Scalar, &shape, call)
     };
+    let len = PLAIN.scratch_len().unwrap();
+    let call = |shape, part, input, output| call_with(shape, part, input, output, len);
     assert_eq!(call(PLAIN, 0..5, 90, 90), Ok(()));
+    assert!(call_with(PLAIN, 0..5, 90, 90, len - 1).is_err());
     assert!(call(PLAIN, 0..5, 89, 90).is_err());
     assert!(call(PLAIN, 0..5, 90, 91).is_err());
     assert!(call(PLAIN, 1..6, 90, 90).is_err());
@@ -314,6 +344,14 @@ fn hostile_shapes_are_refused() {
         channels: 3,
         pixels: usize::MAX,
     };
-    let pooled = global_average_pool(Isa::Scalar, &shape, &[], from, to, 0..0, &mut []);
+    let none = PoolCall {
+        input: &[],
+        from,
+        to,
+        part: 0..0,
+        output: &mut [],
+        scratch: &mut [],
+    };
+    let pooled = global_average_pool(Isa::Scalar, &shape, none);
     assert!(pooled.is_err());
 }
