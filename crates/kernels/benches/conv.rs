@@ -22,56 +22,56 @@ use octofold_quant::QParams;
 fn layers() -> Vec<(&'static str, ConvShape)> {
     let depthwise = |size, channels, kernel, stride| ConvShape {
         groups: channels,
-        ..ConvShape::square((size, size, channels), channels, kernel, stride, kernel / 2)
+        ..ConvShape::pointwise(size, size, channels, channels).with_kernel(kernel, stride, kernel / 2)
     };
     vec![
         (
             "first_7x7_s2_3_64_224",
-            ConvShape::square((224, 224, 3), 64, 7, 2, 3),
+            ConvShape::pointwise(224, 224, 3, 64).with_kernel(7, 2, 3),
         ),
         (
             "first_3x3_s2_3_32_224",
-            ConvShape::square((224, 224, 3), 32, 3, 2, 1),
+            ConvShape::pointwise(224, 224, 3, 32).with_kernel(3, 2, 1),
         ),
         (
             "conv3x3_64_56",
-            ConvShape::square((56, 56, 64), 64, 3, 1, 1),
+            ConvShape::pointwise(56, 56, 64, 64).with_kernel(3, 1, 1),
         ),
         (
             "conv3x3_128_28",
-            ConvShape::square((28, 28, 128), 128, 3, 1, 1),
+            ConvShape::pointwise(28, 28, 128, 128).with_kernel(3, 1, 1),
         ),
         (
             "conv3x3_256_14",
-            ConvShape::square((14, 14, 256), 256, 3, 1, 1),
+            ConvShape::pointwise(14, 14, 256, 256).with_kernel(3, 1, 1),
         ),
         (
             "conv3x3_512_7",
-            ConvShape::square((7, 7, 512), 512, 3, 1, 1),
+            ConvShape::pointwise(7, 7, 512, 512).with_kernel(3, 1, 1),
         ),
         (
             "conv3x3_s2_64_128_56",
-            ConvShape::square((56, 56, 64), 128, 3, 2, 1),
+            ConvShape::pointwise(56, 56, 64, 128).with_kernel(3, 2, 1),
         ),
         (
             "conv1x1_s2_64_128_56",
-            ConvShape::square((56, 56, 64), 128, 1, 2, 0),
+            ConvShape::pointwise(56, 56, 64, 128).with_kernel(1, 2, 0),
         ),
         (
             "conv1x1_256_28",
-            ConvShape::square((28, 28, 256), 256, 1, 1, 0),
+            ConvShape::pointwise(28, 28, 256, 256),
         ),
         (
             "conv1x1_24_144_56",
-            ConvShape::square((56, 56, 24), 144, 1, 1, 0),
+            ConvShape::pointwise(56, 56, 24, 144),
         ),
         (
             "conv1x1_144_24_56",
-            ConvShape::square((56, 56, 144), 24, 1, 1, 0),
+            ConvShape::pointwise(56, 56, 144, 24),
         ),
         (
             "conv1x1_960_160_7",
-            ConvShape::square((7, 7, 960), 160, 1, 1, 0),
+            ConvShape::pointwise(7, 7, 960, 160),
         ),
         ("depthwise3x3_144_56", depthwise(56, 144, 3, 1)),
         ("depthwise3x3_s2_144_56", depthwise(56, 144, 3, 2)),
@@ -128,7 +128,7 @@ fn bench(criterion: &mut Criterion) {
 fn bench_planes(criterion: &mut Criterion) {
     let shape = ConvShape {
         groups: 144,
-        ..ConvShape::square((56, 56, 144), 144, 3, 1, 1)
+        ..ConvShape::pointwise(56, 56, 144, 144).with_kernel(3, 1, 1)
     };
     let (channels, len) = (shape.out_c, 144 * 56 * 56);
     let data: Vec<f32> = (0..len)

@@ -10,6 +10,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::Isa;
 use octofold_kernels::conv::{ConvShape, LinearShape};
+use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};
@@ -46,62 +47,62 @@ fn convolutions(c: &mut Criterion) {
     for (name, shape) in [
         (
             "7x7_s2_3_64_224",
-            ConvShape::square((224, 224, 3), 64, 7, 2, 3),
+            ConvShape::pointwise(224, 224, 3, 64).with_kernel(7, 2, 3),
         ),
-        ("3x3_64_64_56", ConvShape::square((56, 56, 64), 64, 3, 1, 1)),
+        ("3x3_64_64_56", ConvShape::pointwise(56, 56, 64, 64).with_kernel(3, 1, 1)),
         (
             "3x3_128_128_28",
-            ConvShape::square((28, 28, 128), 128, 3, 1, 1),
+            ConvShape::pointwise(28, 28, 128, 128).with_kernel(3, 1, 1),
         ),
         (
             "3x3_256_256_14",
-            ConvShape::square((14, 14, 256), 256, 3, 1, 1),
+            ConvShape::pointwise(14, 14, 256, 256).with_kernel(3, 1, 1),
         ),
         (
             "3x3_512_512_7",
-            ConvShape::square((7, 7, 512), 512, 3, 1, 1),
+            ConvShape::pointwise(7, 7, 512, 512).with_kernel(3, 1, 1),
         ),
         (
             "1x1_64_256_56",
-            ConvShape::square((56, 56, 64), 256, 1, 1, 0),
+            ConvShape::pointwise(56, 56, 64, 256),
         ),
         (
             "1x1_s2_256_512_56",
-            ConvShape::square((56, 56, 256), 512, 1, 2, 0),
+            ConvShape::pointwise(56, 56, 256, 512).with_kernel(1, 2, 0),
         ),
         (
             "1x1_1024_256_14",
-            ConvShape::square((14, 14, 1024), 256, 1, 1, 0),
+            ConvShape::pointwise(14, 14, 1024, 256),
         ),
         (
             "1x1_2048_512_7",
-            ConvShape::square((7, 7, 2048), 512, 1, 1, 0),
+            ConvShape::pointwise(7, 7, 2048, 512),
         ),
         (
             "3x3_s2_3_32_224",
-            ConvShape::square((224, 224, 3), 32, 3, 2, 1),
+            ConvShape::pointwise(224, 224, 3, 32).with_kernel(3, 2, 1),
         ),
         (
             "1x1_32_16_112",
-            ConvShape::square((112, 112, 32), 16, 1, 1, 0),
+            ConvShape::pointwise(112, 112, 32, 16),
         ),
         (
             "1x1_384_64_14",
-            ConvShape::square((14, 14, 384), 64, 1, 1, 0),
+            ConvShape::pointwise(14, 14, 384, 64),
         ),
         (
             "1x1_24_144_56",
-            ConvShape::square((56, 56, 24), 144, 1, 1, 0),
+            ConvShape::pointwise(56, 56, 24, 144),
         ),
         (
             "1x1_256_256_28",
-            ConvShape::square((28, 28, 256), 256, 1, 1, 0),
+            ConvShape::pointwise(28, 28, 256, 256),
         ),
         (
             "1x1_320_1280_7",
-            ConvShape::square((7, 7, 320), 1280, 1, 1, 0),
+            ConvShape::pointwise(7, 7, 320, 1280),
         ),
-        ("3x3_16_16_32", ConvShape::square((32, 32, 16), 16, 3, 1, 1)),
+        ("3x3_16_16_32", ConvShape::pointwise(32, 32, 16, 16).with_kernel(3, 1, 1)),
     ] {
         let weights = floats(shape.out_c * shape.kernel_h * shape.kernel_w * shape.in_c);
         let packed = conv::pack(&shape, &weights).unwrap();
@@ -141,7 +142,7 @@ fn depthwise_convolutions(c: &mut Criterion) {
     ] {
         let shape = ConvShape {
             groups: channels,
-            ..ConvShape::square((size, size, channels), channels, kernel, stride, kernel / 2)
+            ..ConvShape::pointwise(size, size, channels, channels).with_kernel(kernel, stride, kernel / 2)
         };
         let packed = depthwise::pack(&shape, &floats(channels * kernel * kernel)).unwrap();
         let (input, bias) = (floats(size * size * channels), floats(channels));
@@ -181,7 +182,8 @@ fn products(c: &mut Criterion) {
         group.throughput(Throughput::Elements(2 * (rows * k * n) as u64));
         group.bench_function(format!("{rows}x{k}x{n}"), |b| {
             b.iter(|| {
-                let (data, all) = (black_box(&data), (0..rows, 0..n));
+                let (data, rows, columns) = (black_box(&data), 0..rows, 0..n);
+                let all = Block { rows, columns };
                 linear::linear(Isa::detect(), &shape, data, all, &mut scratch, &mut output)
             });
         });

@@ -47,12 +47,13 @@ fn floats(len: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Measures `kernel`, which reads and writes so many bytes, for each instruction set.
+/// Measures `kernel`, which reads `read` bytes and writes `written`, for each instruction set.
 fn all(
     c: &mut Criterion,
     name: &str,
     elements: usize,
-    (read, written): (usize, usize),
+    read: usize,
+    written: usize,
     mut kernel: impl FnMut(Isa) -> Result<(), octofold_kernels::KernelError>,
 ) {
     let mut group = limit::group(c, name, true);
@@ -78,22 +79,22 @@ fn elementwise(c: &mut Criterion) {
     let (mut y, mut f) = (vec![0; LEN], vec![0.0; LEN]);
     let of = |data| Operand { data, quant: FROM };
     let other = |data| Operand { data, quant: OTHER };
-    all(c, "add", LEN, (2 * LEN, LEN), |isa| {
+    all(c, "add", LEN, 2 * LEN, LEN, |isa| {
         add(isa, of(&a), other(&b), TO, &mut y)
     });
-    all(c, "add_channels", LEN, (LEN, LEN), |isa| {
+    all(c, "add_channels", LEN, LEN, LEN, |isa| {
         add(isa, of(&a), other(&b[..64]), TO, &mut y)
     });
-    all(c, "mul", LEN, (2 * LEN, LEN), |isa| {
+    all(c, "mul", LEN, 2 * LEN, LEN, |isa| {
         mul(isa, of(&a), other(&b), TO, &mut y)
     });
-    all(c, "table", LEN, (LEN, LEN), |isa| {
+    all(c, "table", LEN, LEN, LEN, |isa| {
         table_lookup(isa, &table, &a, &mut y)
     });
-    all(c, "quantize", LEN, (4 * LEN, LEN), |isa| {
+    all(c, "quantize", LEN, 4 * LEN, LEN, |isa| {
         quantize(isa, &x, TO, &mut y)
     });
-    all(c, "dequantize", LEN, (LEN, 4 * LEN), |isa| {
+    all(c, "dequantize", LEN, LEN, 4 * LEN, |isa| {
         dequantize(isa, &a, FROM, &mut f)
     });
     let input = |data, quant| ConcatInput {
@@ -102,7 +103,7 @@ fn elementwise(c: &mut Criterion) {
         inner: 64,
     };
     let mut joined = vec![0; 2 * LEN];
-    all(c, "concat", 2 * LEN, (2 * LEN, 2 * LEN), |isa| {
+    all(c, "concat", 2 * LEN, 2 * LEN, 2 * LEN, |isa| {
         let inputs = [input(&a, TO.quant), input(&b, FROM)];
         concat(isa, &inputs, TO, LEN / 64, 0..LEN / 64, &mut joined)
     });
@@ -137,8 +138,8 @@ fn pooling(c: &mut Criterion) {
         let mut output = vec![0; shape.out_h * shape.out_w * shape.channels];
         let to = Target8::full(FROM);
         let mut scratch = vec![0; shape.scratch_len().unwrap()];
-        let bytes = (elements, output.len());
-        all(c, &format!("max_pool_{name}"), elements, bytes, |isa| {
+        let written = output.len();
+        all(c, &format!("max_pool_{name}"), elements, elements, written, |isa| {
             let call = PoolCall {
                 input: &input,
                 from: FROM,
@@ -153,7 +154,7 @@ fn pooling(c: &mut Criterion) {
             count_padding: false,
             columns_first: true,
         };
-        all(c, &format!("average_pool_{name}"), elements, bytes, |isa| {
+        all(c, &format!("average_pool_{name}"), elements, elements, written, |isa| {
             let call = PoolCall {
                 input: &input,
                 from: FROM,
@@ -176,7 +177,7 @@ fn pooling(c: &mut Criterion) {
         c,
         "global_average_pool_2048_7",
         input.len(),
-        (input.len(), 2048),
+        input.len(), 2048,
         |isa| {
             let call = PoolCall {
                 input: &input,
@@ -212,42 +213,42 @@ fn layouts(c: &mut Criterion) {
             c,
             &format!("nchw_to_nhwc_u8_{name}"),
             len,
-            (len, len),
+            len, len,
             |isa| nchw_to_nhwc(isa, &shape, &bytes, pixels.clone(), &mut out_bytes),
         );
         all(
             c,
             &format!("nhwc_to_nchw_u8_{name}"),
             len,
-            (len, len),
+            len, len,
             |isa| nhwc_to_nchw(isa, &shape, &bytes, planes.clone(), &mut out_bytes),
         );
         all(
             c,
             &format!("nchw_to_nhwc_f32_{name}"),
             len,
-            (4 * len, 4 * len),
+            4 * len, 4 * len,
             |isa| nchw_to_nhwc(isa, &shape, &floats, pixels.clone(), &mut out_floats),
         );
         all(
             c,
             &format!("nhwc_to_nchw_f32_{name}"),
             len,
-            (4 * len, 4 * len),
+            4 * len, 4 * len,
             |isa| nhwc_to_nchw(isa, &shape, &floats, planes.clone(), &mut out_floats),
         );
         all(
             c,
             &format!("quantize_nhwc_{name}"),
             len,
-            (4 * len, len),
+            4 * len, len,
             |isa| quantize_nchw_to_nhwc(isa, &shape, &floats, TO, pixels.clone(), &mut out_bytes),
         );
         all(
             c,
             &format!("dequantize_nchw_{name}"),
             len,
-            (len, 4 * len),
+            len, 4 * len,
             |isa| {
                 dequantize_nhwc_to_nchw(isa, &shape, &bytes, FROM, planes.clone(), &mut out_floats)
             },

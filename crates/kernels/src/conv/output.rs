@@ -14,6 +14,7 @@ use octofold_quant::{QParams, requantize};
 use super::shape::product;
 use crate::KernelError;
 use crate::error::check_len;
+use crate::shared::{Quant8, Target8};
 
 /// What happens to the accumulators of a convolution or matrix product.
 #[derive(Clone, Copy, Debug)]
@@ -68,23 +69,18 @@ pub struct Residual<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// The residual `data` with parameters `from`, added to an output with parameters `output`, giving `to`.
-    pub fn new(
-        (data, signed): (&'a [u8], bool),
-        from: QParams,
-        output: QParams,
-        to: QParams,
-        (lo, hi): (i32, i32),
-    ) -> Self {
+    /// The residual `data`, whose bytes mean `from`, added to an output with parameters `output`, giving `to`.
+    pub fn new(data: &'a [u8], from: Quant8, output: QParams, to: Target8) -> Self {
+        let sum = to.quant.params;
         Self {
             data,
-            signed,
-            residual_zero_point: from.zero_point,
-            residual_ratio: from.scale / to.scale,
-            output_ratio: output.scale / to.scale,
-            zero_point: to.zero_point,
-            lo,
-            hi,
+            signed: from.signed,
+            residual_zero_point: from.params.zero_point,
+            residual_ratio: from.params.scale / sum.scale,
+            output_ratio: output.scale / sum.scale,
+            zero_point: sum.zero_point,
+            lo: to.lo,
+            hi: to.hi,
         }
     }
 }

@@ -49,56 +49,53 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
-    /// A convolution with a square kernel, one stride and one padding for all sides; one image, no groups.
-    pub const fn square(
-        (in_h, in_w, in_c): (usize, usize, usize),
-        out_c: usize,
-        kernel: usize,
-        stride: usize,
-        pad: usize,
-    ) -> Self {
+    /// A convolution of one image by a 1x1 kernel, without groups.
+    pub const fn pointwise(in_h: usize, in_w: usize, in_c: usize, out_c: usize) -> Self {
         Self {
             batch: 1,
             in_h,
             in_w,
             in_c,
             out_c,
+            kernel_h: 1,
+            kernel_w: 1,
+            stride_h: 1,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 1,
+            pad_top: 0,
+            pad_left: 0,
+            pad_bottom: 0,
+            pad_right: 0,
+            groups: 1,
+        }
+    }
+
+    /// The same with a square kernel, and one stride and one padding for all sides.
+    pub const fn with_kernel(self, kernel: usize, stride: usize, pad: usize) -> Self {
+        Self {
             kernel_h: kernel,
             kernel_w: kernel,
             stride_h: stride,
             stride_w: stride,
-            dilation_h: 1,
-            dilation_w: 1,
             pad_top: pad,
             pad_left: pad,
             pad_bottom: pad,
             pad_right: pad,
-            groups: 1,
+            ..self
         }
     }
 
     /// The height of the output, or `None` for sizes that describe no convolution.
     pub fn out_h(&self) -> Option<usize> {
-        out_size(
-            self.in_h,
-            self.pad_top,
-            self.pad_bottom,
-            self.kernel_h,
-            self.dilation_h,
-            self.stride_h,
-        )
+        let padded = padded(self.in_h, self.pad_top, self.pad_bottom)?;
+        out_size(padded, self.kernel_h, self.dilation_h, self.stride_h)
     }
 
     /// The width of the output, or `None` for sizes that describe no convolution.
     pub fn out_w(&self) -> Option<usize> {
-        out_size(
-            self.in_w,
-            self.pad_left,
-            self.pad_right,
-            self.kernel_w,
-            self.dilation_w,
-            self.stride_w,
-        )
+        let padded = padded(self.in_w, self.pad_left, self.pad_right)?;
+        out_size(padded, self.kernel_w, self.dilation_w, self.stride_w)
     }
 
     /// The number of output pixels of all images, `batch · out_h · out_w`.
@@ -201,7 +198,7 @@ pub struct LinearShape {
 impl LinearShape {
     /// The same product as a 1x1 convolution over one row of pixels; both have the same packed weights.
     pub const fn as_conv(&self) -> ConvShape {
-        ConvShape::square((1, self.rows, self.k), self.n, 1, 1, 0)
+        ConvShape::pointwise(1, self.rows, self.k, self.n)
     }
 }
 
@@ -226,15 +223,11 @@ pub(crate) struct CheckedShape {
     pub(crate) depthwise: bool,
 }
 
-fn out_size(
-    size: usize,
-    before: usize,
-    after: usize,
-    kernel: usize,
-    dilation: usize,
-    stride: usize,
-) -> Option<usize> {
-    let padded = size.checked_add(before)?.checked_add(after)?;
+fn padded(size: usize, before: usize, after: usize) -> Option<usize> {
+    size.checked_add(before)?.checked_add(after)
+}
+
+fn out_size(padded: usize, kernel: usize, dilation: usize, stride: usize) -> Option<usize> {
     let reach = kernel
         .checked_sub(1)?
         .checked_mul(dilation)?
@@ -260,20 +253,20 @@ mod tests {
 
     #[test]
     fn sizes_follow_onnx() {
-        let first = ConvShape::square((224, 224, 3), 64, 7, 2, 3);
+        let first = ConvShape::pointwise(224, 224, 3, 64).with_kernel(7, 2, 3);
         assert_eq!((first.out_h(), first.out_w()), (Some(112), Some(112)));
         assert_eq!(first.macs(), Ok(112 * 112 * 64 * 147));
         let dilated = ConvShape {
             dilation_h: 2,
             pad_top: 1,
-            ..ConvShape::square((6, 6, 4), 8, 3, 1, 0)
+            ..ConvShape::pointwise(6, 6, 4, 8).with_kernel(3, 1, 0)
         };
         assert_eq!((dilated.out_h(), dilated.out_w()), (Some(3), Some(4)));
     }
 
     #[test]
     fn impossible_sizes_are_refused() {
-        let good = ConvShape::square((8, 8, 4), 8, 3, 1, 0);
+        let good = ConvShape::pointwise(8, 8, 4, 8).with_kernel(3, 1, 0);
         for bad in [
             ConvShape { batch: 0, ..good },
             ConvShape {

@@ -154,9 +154,9 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
                     // SAFETY: passed on from the caller.
                     unsafe {
                         if bytes.plain {
-                            bytes.store::<P, true>(&tile, (FIRST, rows), sums);
+                            bytes.store::<P, true>(&tile, FIRST, rows, sums);
                         } else {
-                            bytes.store::<P, false>(&tile, (FIRST, rows), sums);
+                            bytes.store::<P, false>(&tile, FIRST, rows, sums);
                         }
                     }
                 }

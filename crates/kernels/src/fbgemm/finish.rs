@@ -282,7 +282,8 @@ impl ByteRows {
     pub(super) unsafe fn store<const P: usize, const PLAIN: bool>(
         &self,
         tile: &Tile<'_>,
-        (first, rows): (usize, usize),
+        first: usize,
+        rows: usize,
         sums: [__m512i; 4],
     ) {
         let value = |i: usize| {

@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn four_products_of_sixteen_channels_lie_together() {
-        let shape = ConvShape::square((3, 3, 8), 17, 2, 1, 0);
+        let shape = ConvShape::pointwise(3, 3, 8, 17).with_kernel(2, 1, 0);
         let count = 17 * 8 * 4;
         let weights: Vec<i8> = (0..count).map(|i| (i % 251) as u8 as i8).collect();
         let packed = pack(Engine::Fbgemm, &shape, &weights).expect("a valid shape");
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn rows_of_a_kernel_begin_with_a_block() {
-        let shape = ConvShape::square((5, 5, 3), 1, 3, 1, 0);
+        let shape = ConvShape::pointwise(5, 5, 3, 1).with_kernel(3, 1, 0);
         let weights: Vec<i8> = (1..=27).collect();
         let packed = pack(Engine::Fbgemm, &shape, &weights).expect("a valid shape");
         assert_eq!(packed.len(), 3 * 3 * BLOCK);
@@ -202,7 +202,7 @@ mod tests {
                 kernel_h,
                 kernel_w,
                 groups: channels,
-                ..ConvShape::square((9, 9, channels), channels, 1, 1, 0)
+                ..ConvShape::pointwise(9, 9, channels, channels)
             };
             let len = shape.check().and_then(|sizes| packed_len(&sizes));
             let mut seen = vec![false; len.expect("a valid shape")];

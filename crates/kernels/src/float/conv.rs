@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::check_clamp;
+use super::{Block, check_clamp};
 use super::micro::{Micro, PANEL, Part};
 use super::pack::group_len;
 pub use super::pack::{pack, packed_len};
@@ -59,8 +59,11 @@ pub fn conv(
     scratch: &mut [f32],
     output: &mut [f32],
 ) -> Result<(), KernelError> {
-    let channels = 0..shape.out_c;
-    run(isa, shape, data, (pixels, channels), scratch, output)
+    let block = Block {
+        rows: pixels,
+        columns: 0..shape.out_c,
+    };
+    run(isa, shape, data, block, scratch, output)
 }
 
 /// Pixels that are computed between two looks at the weights.
@@ -82,17 +85,18 @@ fn scratch(sizes: &CheckedShape) -> Result<usize, KernelError> {
     product(what, &[table + sizes.group_in])
 }
 
-/// Computes the channels `channels` of the pixels `pixels`, `[pixels.len(), channels.len()]`. Ranges of channels start at the start of a
+/// Computes a block, `[rows.len(), columns.len()]`: its rows are pixels, and its columns are channels, which start at the start of a
 /// group plus a multiple of [`PANEL`].
 pub(super) fn run(
     isa: Isa,
     shape: &ConvShape,
     data: &ConvData<'_>,
-    (pixels, channels): (Range<usize>, Range<usize>),
+    block: Block,
     scratch_memory: &mut [f32],
     output: &mut [f32],
 ) -> Result<(), KernelError> {
     let sizes = shape.check()?;
+    let (pixels, channels) = (block.rows, block.columns);
     check_range("pixels", &pixels, sizes.pixels)?;
     check_range("channels", &channels, shape.out_c)?;
     let outputs = product("the output", &[pixels.len(), channels.len()])?;

@@ -244,7 +244,7 @@ mod tests {
         for channels in [1, 3, 31, 32, 33, 100] {
             let of = |size: (usize, usize), kernel, stride, pad| ConvShape {
                 groups: channels,
-                ..ConvShape::square((size.0, size.1, channels), channels, kernel, stride, pad)
+                ..ConvShape::pointwise(size.0, size.1, channels, channels).with_kernel(kernel, stride, pad)
             };
             check(of((9, 7), 3, 1, 1), NO_CLAMP);
             check(of((10, 11), 3, 2, 1), (0.0, 6.0));
@@ -273,7 +273,7 @@ mod tests {
     fn wrong_shapes_are_refused() {
         let shape = ConvShape {
             groups: 4,
-            ..ConvShape::square((5, 5, 4), 4, 3, 1, 1)
+            ..ConvShape::pointwise(5, 5, 4, 4).with_kernel(3, 1, 1)
         };
         assert!(pack(&shape, &[0.0; 36]).is_ok());
         assert!(pack(&shape, &[0.0; 35]).is_err());

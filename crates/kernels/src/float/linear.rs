@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::gemm::{View, product};
+use super::gemm::{Matrix, product};
 use super::micro::PANEL;
-use super::{check_clamp, clamp, conv};
+use super::{Block, check_clamp, clamp, conv};
 use crate::conv::{ConvShape, LinearShape};
 use crate::error::check_len;
 use crate::shared::{check_range, product as size};
@@ -60,9 +60,9 @@ pub fn scratch_len(shape: &LinearShape) -> Result<usize, KernelError> {
     }
 }
 
-/// Computes a block of the product: rows `rows` by columns `columns`.
+/// Computes a block of the product.
 ///
-/// - `columns`: starts at a multiple of 16;
+/// - `block`: its columns start at a multiple of 16;
 /// - `output`: the values of the block, `[rows.len(), columns.len()]`. With all columns, or one row, this is a contiguous part of the
 ///   whole output;
 /// - `scratch`: at least [`scratch_len`] floats with any content, not shared with a concurrent call.
@@ -74,17 +74,18 @@ pub fn linear(
     isa: Isa,
     shape: &LinearShape,
     data: &LinearData<'_>,
-    (rows, columns): (Range<usize>, Range<usize>),
+    block: Block,
     scratch: &mut [f32],
     output: &mut [f32],
 ) -> Result<(), KernelError> {
-    check_range("rows", &rows, shape.rows)?;
-    check_range("columns", &columns, shape.n)?;
+    let Block { rows, columns } = &block;
+    check_range("rows", rows, shape.rows)?;
+    check_range("columns", columns, shape.n)?;
     if !columns.start.is_multiple_of(PANEL) {
         let (what, len) = ("columns", shape.n);
         return Err(KernelError::Range {
             what,
-            range: columns,
+            range: columns.clone(),
             len,
         });
     }
@@ -96,7 +97,7 @@ pub fn linear(
             residual: None,
             clamp: data.clamp,
         };
-        return conv::run(isa, &conv, &data, (rows, columns), scratch, output);
+        return conv::run(isa, &conv, &data, block, scratch, output);
     }
     // There is nothing to add up.
     let len = size("the output", &[rows.len(), columns.len()])?;
@@ -198,18 +199,19 @@ pub fn matmul(
         return Ok(());
     }
     for (i, output) in batches.zip(output.chunks_exact_mut(len)) {
-        let view = |transposed, offset, rows, cols| View {
-            offset,
-            row_stride: if transposed { 1 } else { cols },
-            col_stride: if transposed { rows } else { 1 },
+        let a = Matrix {
+            data: a,
+            offset: i * rows * k,
+            row_stride: if shape.transposed_a { 1 } else { k },
+            col_stride: if shape.transposed_a { rows } else { 1 },
         };
-        let b_offset = if shape.shared_b { 0 } else { i * k * columns };
-        product(
-            (rows, k, columns),
-            (a, view(shape.transposed_a, i * rows * k, rows, k)),
-            (b, view(shape.transposed_b, b_offset, k, columns)),
-            (&mut *output, View::rows(0, columns)),
-        )?;
+        let b = Matrix {
+            data: b,
+            offset: if shape.shared_b { 0 } else { i * k * columns },
+            row_stride: if shape.transposed_b { 1 } else { columns },
+            col_stride: if shape.transposed_b { k } else { 1 },
+        };
+        product(a, b, k, columns, output)?;
     }
     Ok(())
 }
@@ -237,7 +239,10 @@ mod tests {
                 let mut bits: Option<Vec<u32>> = None;
                 for isa in Isa::supported() {
                     let mut whole = vec![777.0; rows * n];
-                    let all = (0..rows, 0..n);
+                    let all = Block {
+                        rows: 0..rows,
+                        columns: 0..n,
+                    };
                     linear(isa, &shape, &data, all, &mut scratch, &mut whole).unwrap();
                     for (i, &got) in whole.iter().enumerate() {
                         let (r, c) = (i / n, i % n);
@@ -255,7 +260,10 @@ mod tests {
                         for first in (0..n).step_by(48) {
                             let columns = first..n.min(first + 48);
                             let mut part = vec![777.0; columns.len()];
-                            let block = (row..row + 1, columns.clone());
+                            let block = Block {
+                                rows: row..row + 1,
+                                columns: columns.clone(),
+                            };
                             linear(isa, &shape, &data, block, &mut scratch, &mut part).unwrap();
                             assert_eq!(part, whole[row * n..][columns], "{shape:?} {row}");
                         }
@@ -312,7 +320,8 @@ mod tests {
             k: 3,
             n: 4,
         };
-        let call = |shape: LinearShape, input: usize, weights: usize, block, output: usize| {
+        let call = |shape: LinearShape, input: usize, weights: usize, (rows, columns), output: usize| {
+            let block = Block { rows, columns };
             let (input, weights) = (vec![0.0; input], vec![0.0; weights]);
             let data = LinearData {
                 input: &input,

@@ -3,7 +3,7 @@
 //!
 //! Convolutions, and matrix products by weights, have kernels of their own (`micro`), one stored form of weights (`pack`) and one order of
 //! sums. Products of two computed operands ([`linear::matmul`]) use the `gemm` crate on one thread, which looks for instruction
-//! sets itself: there [`Isa`] decides nothing. The rest are loops compiled once for each instruction set.
+//! sets itself: there [`Isa`](crate::Isa) decides nothing. The rest are loops compiled once for each instruction set.
 //!
 //! # The same bits for any number of threads
 //! No sum is ever split between threads, and no result depends on what else a call computes. Convolutions and products by weights add up
@@ -22,7 +22,18 @@ mod micro;
 mod pack;
 pub mod pool;
 
-use crate::{Isa, KernelError};
+use std::ops::Range;
+
+use crate::KernelError;
+
+/// A part of the output of a matrix product, which a call computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Rows, or pixels of a convolution.
+    pub rows: Range<usize>,
+    /// Columns, or channels of a convolution.
+    pub columns: Range<usize>,
+}
 
 /// Bounds that change nothing.
 pub const NO_CLAMP: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);

@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn sixteen_channels_lie_together() {
-        let shape = ConvShape::square((3, 3, 8), 17, 2, 1, 0);
+        let shape = ConvShape::pointwise(3, 3, 8, 17).with_kernel(2, 1, 0);
         let weights: Vec<f32> = (0..17 * 8 * 4).map(|i| i as f32 + 1.0).collect();
         let packed = pack(&shape, &weights).expect("a valid shape");
         assert_eq!(packed.len(), 2 * 32 * 16);

@@ -169,7 +169,7 @@ mod tests {
         let copies = |channels, groups| {
             let shape = ConvShape {
                 groups,
-                ..ConvShape::square((4, 4, channels), 2 * groups, 3, 1, 1)
+                ..ConvShape::pointwise(4, 4, channels, 2 * groups).with_kernel(3, 1, 1)
             };
             indirection(&shape).copied
         };
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn borders_name_the_zero_row() {
-        let shape = ConvShape::square((2, 2, 4), 8, 3, 1, 1);
+        let shape = ConvShape::pointwise(2, 2, 4, 8).with_kernel(3, 1, 1);
         let table = indirection(&shape);
         let outside: Vec<_> = (0..9)
             .map(|tap| table.offsets[tap * 4] == OUTSIDE)

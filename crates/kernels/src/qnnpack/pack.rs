@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn four_products_of_eight_channels_lie_behind_their_sums() {
-        let shape = ConvShape::square((3, 3, 6), 9, 2, 1, 0);
+        let shape = ConvShape::pointwise(3, 3, 6, 9).with_kernel(2, 1, 0);
         let weights: Vec<i8> = (0..9 * 24).map(|i| (i % 251) as u8 as i8).collect();
         let packed = pack(Engine::Qnnpack, &shape, &weights).expect("a valid shape");
         let panel = 32 + 4 * 2 * 32;
@@ -116,7 +116,7 @@ mod tests {
     fn two_taps_of_eight_channels_lie_together() {
         let shape = ConvShape {
             groups: 10,
-            ..ConvShape::square((5, 5, 10), 10, 3, 1, 0)
+            ..ConvShape::pointwise(5, 5, 10, 10).with_kernel(3, 1, 0)
         };
         let weights: Vec<i8> = (0..90).collect();
         let packed = pack(Engine::Qnnpack, &shape, &weights).expect("a valid shape");

@@ -54,14 +54,13 @@ pub fn nchw_to_nhwc<T: Element>(
         output,
         |image, pixels, output| {
             let start = image * shape.pixels * shape.channels + pixels.start;
-            let input = &input[start..];
-            transpose(
-                isa,
-                (input, shape.pixels),
-                (output, shape.channels),
-                shape.channels,
-                pixels.len(),
-            );
+            let matrix = Transpose {
+                rows: shape.channels,
+                cols: pixels.len(),
+                in_stride: shape.pixels,
+                out_stride: shape.channels,
+            };
+            transpose(isa, &input[start..], output, matrix);
         },
     );
     Ok(())
@@ -90,14 +89,13 @@ pub fn nhwc_to_nchw<T: Element>(
         output,
         |image, planes, output| {
             let start = image * shape.pixels * shape.channels + planes.start;
-            let input = &input[start..];
-            transpose(
-                isa,
-                (input, shape.channels),
-                (output, shape.pixels),
-                shape.pixels,
-                planes.len(),
-            );
+            let matrix = Transpose {
+                rows: shape.pixels,
+                cols: planes.len(),
+                in_stride: shape.channels,
+                out_stride: shape.pixels,
+            };
+            transpose(isa, &input[start..], output, matrix);
         },
     );
     Ok(())
@@ -106,7 +104,7 @@ pub fn nhwc_to_nchw<T: Element>(
 /// Planes that [`scatter`] writes at a time, and floats of a cache line.
 pub const PLANES: usize = 16;
 
-/// Moves neighbouring pixels, channels-last, to planes that lie anywhere: `planes[c][start + p] = input[p · stride + c]` for `p < pixels`.
+/// Moves neighbouring pixels, channels-last, to the elements `into` of planes, which may be anywhere: `planes[c][into][p] = input[p · stride + c]`.
 ///
 /// Whole cache lines are written where a line of the first plane begins.
 ///
@@ -114,23 +112,20 @@ pub const PLANES: usize = 16;
 /// For more than [`PLANES`] planes, pixels that `input` or a plane does not hold, and a missing instruction set.
 pub fn scatter(
     isa: Isa,
-    (input, stride): (&[f32], usize),
-    pixels: usize,
+    input: &[f32],
+    stride: usize,
     planes: &mut [&mut [f32]],
-    start: usize,
+    into: Range<usize>,
 ) -> Result<(), KernelError> {
     check_isa(isa)?;
+    let (start, pixels) = (into.start, into.len());
     check_range("planes", &(0..planes.len()), PLANES)?;
     if let Some(last) = pixels.checked_sub(1) {
         let end = last.saturating_mul(stride).saturating_add(planes.len());
         check_range("elements", &(0..end), input.len())?;
     }
     for plane in &*planes {
-        check_range(
-            "pixels",
-            &(start..start.saturating_add(pixels)),
-            plane.len(),
-        )?;
+        check_range("pixels", &into, plane.len())?;
     }
     let Some(first) = planes.first() else {
         return Ok(());
@@ -148,19 +143,18 @@ pub fn scatter(
                 for (output, plane) in outputs.iter_mut().zip(planes.iter_mut()) {
                     *output = plane[into..].as_mut_ptr();
                 }
-                let block = (count, planes.len());
                 // SAFETY: the input holds the last pixel and each plane all of them, as checked; the processor has AVX-512.
-                unsafe { x86::words_16x16((from.as_ptr(), stride), block, &outputs) };
+                unsafe { x86::words_16x16(from.as_ptr(), stride, count, planes.len(), &outputs) };
             }
             _ => {
                 let mut block = [0.0; PLANES * PLANES];
-                transpose(
-                    isa,
-                    (from, stride),
-                    (&mut block, PLANES),
-                    count,
-                    planes.len(),
-                );
+                let matrix = Transpose {
+                    rows: count,
+                    cols: planes.len(),
+                    in_stride: stride,
+                    out_stride: PLANES,
+                };
+                transpose(isa, from, &mut block, matrix);
                 for (plane, values) in planes.iter_mut().zip(block.chunks_exact(PLANES)) {
                     plane[into..][..count].copy_from_slice(&values[..count]);
                 }
@@ -242,16 +236,30 @@ pub(super) fn for_each_image<T>(
     }
 }
 
-/// `output[c][r] = input[r][c]` for `rows` rows and `cols` columns of the input, each side with its stride.
+/// The sizes of a matrix in its input, and the elements from one row to the next of input and output.
+#[derive(Clone, Copy)]
+pub(super) struct Transpose {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) in_stride: usize,
+    pub(super) out_stride: usize,
+}
+
+/// `output[c][r] = input[r][c]`.
 ///
 /// Panics when a slice is shorter than its last element needs.
 pub(super) fn transpose<T: Element>(
     isa: Isa,
-    (input, in_stride): (&[T], usize),
-    (output, out_stride): (&mut [T], usize),
-    rows: usize,
-    cols: usize,
+    input: &[T],
+    output: &mut [T],
+    matrix: Transpose,
 ) {
+    let Transpose {
+        rows,
+        cols,
+        in_stride,
+        out_stride,
+    } = matrix;
     // A panel of 64 input rows: 64 cache lines are read and written in turn.
     const PANEL: usize = 64;
     let block = T::BLOCK;
@@ -440,8 +448,10 @@ pub(crate) mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn words_16x16(
-        (input, stride): (*const f32, usize),
-        (rows, columns): (usize, usize),
+        input: *const f32,
+        stride: usize,
+        rows: usize,
+        columns: usize,
         outputs: &[*mut f32; 16],
     ) {
         let (mask, row_mask) = (
@@ -573,7 +583,7 @@ mod tests {
                 let mut planes = vec![vec![-1.0; start + pixels + 3]; channels];
                 let mut rows: Vec<&mut [f32]> =
                     planes.iter_mut().map(|plane| &mut **plane).collect();
-                scatter(isa, (&input, stride), pixels, &mut rows, start).unwrap();
+                scatter(isa, &input, stride, &mut rows, start..start + pixels).unwrap();
                 for (c, plane) in planes.iter().enumerate() {
                     for (at, &value) in plane.iter().enumerate() {
                         let expected = match at.checked_sub(start).filter(|&p| p < pixels) {
@@ -586,7 +596,8 @@ mod tests {
             }
             let mut plane = [0.0; 8];
             let mut call = |pixels, stride, start| {
-                scatter(isa, (&input[..8], stride), pixels, &mut [&mut plane], start)
+                let planes = &mut [&mut plane[..]];
+                scatter(isa, &input[..8], stride, planes, start..start + pixels)
             };
             assert!(call(8, 1, 0).is_ok() && call(0, 100, 8).is_ok());
             assert!(call(8, 1, 1).is_err());
@@ -594,7 +605,7 @@ mod tests {
             assert!(call(3, 4, 0).is_err());
             assert!(call(2, usize::MAX, 0).is_err());
             let mut planes: [&mut [f32]; 17] = std::array::from_fn(|_| Default::default());
-            assert!(scatter(isa, (&input, 17), 0, &mut planes, 0).is_err());
+            assert!(scatter(isa, &input, 17, &mut planes, 0..0).is_err());
         }
     }
 

@@ -5,6 +5,7 @@ use octofold_kernels::conv::{
     Quantized, Residual, RowStride,
 };
 use octofold_kernels::shared::layout::{PLANES, scatter};
+use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
 use octofold_quant::{QParams, QuantType};
@@ -304,8 +305,14 @@ impl Stage {
                 lo: y.lo,
                 hi: y.hi,
                 residual: residual.map(|(params, sum)| {
-                    let data = (call.operand(3), sum.dtype == QuantType::Int8);
-                    Residual::new(data, params, y.params, sum.params, (sum.lo, sum.hi))
+                    let signed = sum.dtype == QuantType::Int8;
+                    let from = Quant8 { params, signed };
+                    let quant = Quant8 {
+                        params: sum.params,
+                        signed,
+                    };
+                    let (lo, hi) = (sum.lo, sum.hi);
+                    Residual::new(call.operand(3), from, y.params, Target8 { quant, lo, hi })
                 }),
             }),
             Self::Float { clamp } => OutputStage::Float(Float {
@@ -458,13 +465,8 @@ impl Conv {
                     self.prepared.run(call.isa, strip)?;
                     for first in (0..channels).step_by(PLANES) {
                         let mut planes = columns.rows(first..channels.min(first + PLANES))?;
-                        scatter(
-                            call.isa,
-                            (&nhwc[first..], channels),
-                            count,
-                            &mut planes,
-                            start,
-                        )?;
+                        let into = start..start + count;
+                        scatter(call.isa, &nhwc[first..], channels, &mut planes, into)?;
                     }
                 }
                 Ok(())

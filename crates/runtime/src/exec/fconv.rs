@@ -1,6 +1,7 @@
 //! Float convolutions and linear layers.
 
 use octofold_kernels::conv::{ConvShape, LinearShape};
+use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData, conv};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
 use octofold_kernels::float::linear::{self, LinearData, linear};
@@ -174,11 +175,12 @@ impl Work for FloatConv {
                             bias,
                             clamp,
                         };
-                        let block = if shape.rows == 1 {
+                        let (rows, columns) = if shape.rows == 1 {
                             (0..1, items)
                         } else {
                             (items, 0..shape.n)
                         };
+                        let block = Block { rows, columns };
                         linear(isa, shape, &data, block, numbers_mut(scratch)?, output)?;
                     }
                 }

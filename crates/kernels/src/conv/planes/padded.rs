@@ -64,22 +64,29 @@ impl Padded {
         }
         // SAFETY: every bit pattern is an i32.
         let (_, sums, _) = unsafe { sums.align_to_mut::<i32>() };
-        plane_slice(isa, plane, (image, self.stride), output, sums)
+        let image = Image {
+            bytes: image,
+            stride: self.stride,
+        };
+        plane_slice(isa, plane, image, output, sums)
     }
 }
 
+/// A plane with its padding.
+#[derive(Clone, Copy)]
+struct Image<'a> {
+    bytes: &'a [u8],
+    /// From one row to the next.
+    stride: usize,
+}
+
 isa_versions!(
-    fn plane_slice(plane: &Plane<'_>, image: (&[u8], usize), output: &mut [f32], sums: &mut [i32]) = plane_loop
+    fn plane_slice(plane: &Plane<'_>, image: Image<'_>, output: &mut [f32], sums: &mut [i32]) = plane_loop
 );
 
 #[inline(always)]
-fn plane_loop(
-    plane: &Plane<'_>,
-    (image, stride): (&[u8], usize),
-    output: &mut [f32],
-    sums: &mut [i32],
-) {
-    let shape = plane.shape;
+fn plane_loop(plane: &Plane<'_>, image: Image<'_>, output: &mut [f32], sums: &mut [i32]) {
+    let (shape, Image { bytes, stride }) = (plane.shape, image);
     let sums = &mut sums[..plane.out_w];
     for (y, output) in output.chunks_exact_mut(plane.out_w).enumerate() {
         sums.fill(plane.correction);
@@ -87,7 +94,7 @@ fn plane_loop(
             let start = (y * shape.stride_h + row * shape.dilation_h) * stride;
             for column in 0..shape.kernel_w {
                 let weight = i32::from(plane.weights[position(shape, row, column)] as i8);
-                let bytes = &image[start + column * shape.dilation_w..];
+                let bytes = &bytes[start + column * shape.dilation_w..];
                 match shape.stride_w {
                     1 => add_products(sums, bytes.iter(), weight),
                     // In whole pairs: a byte follows the last row.

@@ -4,12 +4,12 @@ use super::*;
 use crate::conv::{ConvShape, fold_bias};
 use crate::shared::testing::{Random, params};
 
-/// Sums in 64 bits over the taps inside of the image, then the definition of the stage.
+/// Sums in 64 bits over the taps inside of the image of `input`, then the definition of the stage, without its correction.
 fn naive(
     shape: &ConvShape,
-    (input, signed, zero_point): (&[u8], bool, i64),
+    input: Activations<'_>,
     weights: &[i8],
-    (scale, bias, clamp): (&[f32], &[f32], Option<(f32, f32)>),
+    stage: &Float<'_>,
 ) -> Vec<f32> {
     let (out_h, out_w) = (shape.out_h().unwrap(), shape.out_w().unwrap());
     let mut output = Vec::new();
@@ -27,18 +27,18 @@ fn naive(
                     continue;
                 };
                 if row < shape.in_h && column < shape.in_w {
-                    let byte = input[(plane * shape.in_h + row) * shape.in_w + column];
-                    let value = if signed {
+                    let byte = input.data[(plane * shape.in_h + row) * shape.in_w + column];
+                    let value = if input.signed {
                         i64::from(byte as i8)
                     } else {
                         i64::from(byte)
                     };
                     let tap = (channel * shape.kernel_h + ky) * shape.kernel_w + kx;
-                    sum += (value - zero_point) * i64::from(weights[tap]);
+                    sum += (value - i64::from(input.zero_point)) * i64::from(weights[tap]);
                 }
             }
-            let value = sum as f32 * scale[channel] + bias[channel];
-            output.push(clamp.map_or(value, |(lo, hi)| value.max(lo).min(hi)));
+            let value = sum as f32 * stage.scale[channel] + stage.bias[channel];
+            output.push(stage.clamp.map_or(value, |(lo, hi)| value.max(lo).min(hi)));
         }
     }
     output
@@ -64,8 +64,12 @@ fn check(shape: ConvShape, signed: bool, clamp: Option<(f32, f32)>, seed: u64) {
         clamp,
     };
     let compare = |planes: Planes<'_>, bytes: &[u8]| {
-        let values = (bytes, signed, i64::from(zero_point));
-        let expected = naive(&shape, values, &weights, (&scale, &bias, clamp));
+        let activations = Activations {
+            data: bytes,
+            signed,
+            zero_point,
+        };
+        let expected = naive(&shape, activations, &weights, &stage);
         let size = shape.out_h().unwrap() * shape.out_w().unwrap();
         for isa in Isa::supported() {
             // The content of the buffer is of no account, nor is its alignment.
@@ -142,7 +146,7 @@ fn every_size_gives_the_floats_of_the_definition() {
                         dilation_h: dilation,
                         dilation_w: dilation,
                         pad_bottom: pad / 2,
-                        ..ConvShape::square((in_h, in_w, 3), 3, 1, 1, pad)
+                        ..ConvShape::pointwise(in_h, in_w, 3, 3).with_kernel(1, 1, pad)
                     };
                     if shape.check().is_ok() {
                         let clamp = (seed % 3 == 0).then_some((-0.5, 6.0));
@@ -160,7 +164,7 @@ fn every_size_gives_the_floats_of_the_definition() {
 fn what_does_not_fit_is_refused() {
     let shape = ConvShape {
         groups: 4,
-        ..ConvShape::square((6, 6, 4), 4, 3, 1, 1)
+        ..ConvShape::pointwise(6, 6, 4, 4).with_kernel(3, 1, 1)
     };
     let packed = pack(&shape, &[1; 36]).unwrap();
     let constants = ([0; 4], [1.0; 4], [0.0; 4]);

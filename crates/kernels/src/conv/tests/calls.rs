@@ -117,7 +117,7 @@ fn columns_of_a_product_join_to_the_whole() {
 fn channels_of_a_grouped_convolution_are_computed_together() {
     let shape = ConvShape {
         groups: 2,
-        ..ConvShape::square((4, 4, 8), 24, 3, 1, 1)
+        ..ConvShape::pointwise(4, 4, 8, 24).with_kernel(3, 1, 1)
     };
     for engine in Engine::ALL {
         let layer = Layer::new(engine, &shape);
@@ -132,7 +132,7 @@ fn channels_of_a_grouped_convolution_are_computed_together() {
 
 #[test]
 fn wrong_lengths_and_constants_are_refused_before_anything_is_written() {
-    let shape = ConvShape::square((4, 4, 4), 16, 3, 1, 1);
+    let shape = ConvShape::pointwise(4, 4, 4, 16).with_kernel(3, 1, 1);
     let residual = Residual {
         data: &[0; 255],
         signed: false,

@@ -24,20 +24,15 @@ fn linear_shape(rows: usize, k: usize, n: usize) -> ConvShape {
 }
 
 fn depthwise_shape(
-    size: (usize, usize),
+    height: usize,
+    width: usize,
     channels: usize,
     kernel: usize,
     stride: usize,
 ) -> ConvShape {
     ConvShape {
         groups: channels,
-        ..ConvShape::square(
-            (size.0, size.1, channels),
-            channels,
-            kernel,
-            stride,
-            kernel / 2,
-        )
+        ..ConvShape::pointwise(height, width, channels, channels).with_kernel(kernel, stride, kernel / 2)
     }
 }
 
@@ -81,7 +76,7 @@ fn extreme_values_do_not_saturate() {
                 Tester {
                     values,
                     signed,
-                    ..Tester::new(depthwise_shape((6, 6), 70, kernel, 1))
+                    ..Tester::new(depthwise_shape(6, 6, 70, kernel, 1))
                 }
                 .run();
             }
@@ -100,7 +95,7 @@ fn every_output_stage_with_every_sign() {
                     ..Tester::new(linear_shape(8, 36, n))
                 }
                 .run();
-                let shape = ConvShape::square((5, 6, 8), n, 3, 1, 1);
+                let shape = ConvShape::pointwise(5, 6, 8, n).with_kernel(3, 1, 1);
                 Tester {
                     stage,
                     signed,
@@ -111,7 +106,7 @@ fn every_output_stage_with_every_sign() {
                     stage,
                     signed,
                     step: 7,
-                    ..Tester::new(depthwise_shape((5, 9), n, 3, 1))
+                    ..Tester::new(depthwise_shape(5, 9, n, 3, 1))
                 }
                 .run();
             }
@@ -135,7 +130,7 @@ fn ties_and_multipliers_of_any_size() {
             Tester {
                 stage,
                 multiplier,
-                ..Tester::new(depthwise_shape((4, 6), 70, 3, 1))
+                ..Tester::new(depthwise_shape(4, 6, 70, 3, 1))
             }
             .run();
         }
@@ -144,7 +139,7 @@ fn ties_and_multipliers_of_any_size() {
 
 #[test]
 fn convolutions_with_any_border() {
-    let base = ConvShape::square((7, 9, 8), 20, 3, 1, 1);
+    let base = ConvShape::pointwise(7, 9, 8, 20).with_kernel(3, 1, 1);
     let shapes = [
         base,
         ConvShape { batch: 3, ..base },
@@ -229,13 +224,7 @@ fn convolutions_with_any_border() {
 fn patches_of_any_line_length() {
     for in_c in (1..=25).filter(|c| c % 4 != 0) {
         for (kernel, stride) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
-            Tester::new(ConvShape::square(
-                (6, 9, in_c),
-                18,
-                kernel,
-                stride,
-                kernel / 2,
-            ))
+            Tester::new(ConvShape::pointwise(6, 9, in_c, 18).with_kernel(kernel, stride, kernel / 2))
             .run();
         }
     }
@@ -245,13 +234,13 @@ fn patches_of_any_line_length() {
 fn large_images_and_batches_with_tables_by_strips() {
     // 131 · 129 output pixels of 25 taps are more than a table that is kept.
     for channels in [1, 3, 4] {
-        let shape = ConvShape::square((131, 129, channels), 9, 5, 1, 2);
+        let shape = ConvShape::pointwise(131, 129, channels, 9).with_kernel(5, 1, 2);
         Tester::new(shape).run();
     }
     for channels in [1, 2, 5, 8] {
         let batch = ConvShape {
             batch: 3,
-            ..ConvShape::square((5, 6, channels), 11, 3, 1, 1)
+            ..ConvShape::pointwise(5, 6, channels, 11).with_kernel(3, 1, 1)
         };
         Tester::new(batch).run();
         Tester {
@@ -266,10 +255,10 @@ fn large_images_and_batches_with_tables_by_strips() {
 fn depthwise_of_any_kernel_and_channels() {
     for channels in [2, 15, 16, 17, 32, 48, 63, 64, 65, 80, 112, 130, 144] {
         for kernel in [1, 2, 3, 4, 5, 7, 9] {
-            Tester::new(depthwise_shape((6, 11), channels, kernel, 1)).run();
+            Tester::new(depthwise_shape(6, 11, channels, kernel, 1)).run();
         }
         for stride in [2, 3] {
-            Tester::new(depthwise_shape((9, 13), channels, 3, stride)).run();
+            Tester::new(depthwise_shape(9, 13, channels, 3, stride)).run();
         }
     }
     // Few channels, of which vectors hold several pixels, between borders of all widths.
@@ -278,19 +267,19 @@ fn depthwise_of_any_kernel_and_channels() {
             for signed in [false, true] {
                 Tester {
                     signed,
-                    ..Tester::new(depthwise_shape((5, width), channels, kernel, stride))
+                    ..Tester::new(depthwise_shape(5, width, channels, kernel, stride))
                 }
                 .run();
             }
         }
     }
     // Taller than the vector kernels' tables.
-    Tester::new(depthwise_shape((35, 3), 17, 33, 1)).run();
+    Tester::new(depthwise_shape(35, 3, 17, 33, 1)).run();
 }
 
 #[test]
 fn depthwise_of_more_rows_and_columns_than_are_interleaved_at_a_time() {
-    for (size, channels, kernel) in [
+    for ((height, width), channels, kernel) in [
         ((19, 70), 70, 3),
         ((11, 139), 16, 3),
         ((10, 71), 24, 5),
@@ -302,7 +291,7 @@ fn depthwise_of_more_rows_and_columns_than_are_interleaved_at_a_time() {
             Tester {
                 step,
                 signed: stride == 2,
-                ..Tester::new(depthwise_shape(size, channels, kernel, stride))
+                ..Tester::new(depthwise_shape(height, width, channels, kernel, stride))
             }
             .run();
         }
@@ -312,7 +301,7 @@ fn depthwise_of_more_rows_and_columns_than_are_interleaved_at_a_time() {
 #[test]
 fn depthwise_of_kernels_with_holes_and_sides_of_their_own() {
     for channels in [16, 20, 64, 75] {
-        let any = depthwise_shape((13, 41), channels, 3, 1);
+        let any = depthwise_shape(13, 41, channels, 3, 1);
         let tall = ConvShape {
             kernel_h: 5,
             kernel_w: 2,
@@ -373,17 +362,17 @@ fn ranges_of_any_size_join_to_the_whole() {
     for step in [1, 2, 5, 6, 7, 13, 250] {
         Tester {
             step,
-            ..Tester::new(ConvShape::square((13, 21, 4), 40, 3, 1, 1))
+            ..Tester::new(ConvShape::pointwise(13, 21, 4, 40).with_kernel(3, 1, 1))
         }
         .run();
         Tester {
             step,
-            ..Tester::new(ConvShape::square((9, 7, 3), 33, 3, 2, 1))
+            ..Tester::new(ConvShape::pointwise(9, 7, 3, 33).with_kernel(3, 2, 1))
         }
         .run();
         Tester {
             step,
-            ..Tester::new(depthwise_shape((6, 7), 40, 3, 1))
+            ..Tester::new(depthwise_shape(6, 7, 40, 3, 1))
         }
         .run();
     }

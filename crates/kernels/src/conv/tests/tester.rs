@@ -7,6 +7,7 @@ use octofold_quant::{QParams, requantize};
 
 use super::super::*;
 use super::guarded::Guarded;
+use crate::shared::{Quant8, Target8};
 use crate::{Engine, Isa};
 
 /// The numbers that inputs and weights are drawn from.
@@ -48,12 +49,17 @@ impl Stage {
         }
     }
 
-    /// The zero points of the output and of its sum with the residual, and the bounds of the sum.
-    fn targets(self) -> (i32, i32, (i32, i32)) {
+    /// The zero point of the output, and what its sum with the residual becomes.
+    fn targets(self) -> (i32, Target8) {
+        let sum = |zero_point, lo, hi| {
+            let scale = 0.043;
+            let quant = Quant8::unsigned(QParams { scale, zero_point });
+            Target8 { quant, lo, hi }
+        };
         match self {
-            Self::Bytes { signed: true } => (-5, 101, (3, 240)),
-            Self::Plain { .. } => (0, 0, (0, 255)),
-            _ => (117, 101, (3, 240)),
+            Self::Bytes { signed: true } => (-5, sum(101, 3, 240)),
+            Self::Plain { .. } => (0, sum(0, 0, 255)),
+            _ => (117, sum(101, 3, 240)),
         }
     }
 }
@@ -104,7 +110,7 @@ struct Case {
     residual: Guarded<u8>,
     output_params: QParams,
     residual_params: QParams,
-    to: QParams,
+    to: Target8,
     bytes: Vec<u8>,
     floats: Vec<f32>,
 }
@@ -148,10 +154,12 @@ impl Tester {
         };
         let stage = match self.stage {
             Stage::Bytes { .. } | Stage::Residual { .. } | Stage::Plain { .. } => {
-                let (_, _, limits) = self.stage.targets();
                 let residual = self.stage.residual().map(|signed| {
-                    let data = (&*case.residual, signed);
-                    Residual::new(data, case.residual_params, params, case.to, limits)
+                    let from = Quant8 {
+                        params: case.residual_params,
+                        signed,
+                    };
+                    Residual::new(&case.residual, from, params, case.to)
                 });
                 OutputStage::Quantized(Quantized {
                     residual,
@@ -277,7 +285,7 @@ impl Tester {
 
         let signed_output = self.stage == Stage::Bytes { signed: true };
         let (lo, hi) = bounds(signed_output);
-        let (output_zero, sum_zero, limits) = self.stage.targets();
+        let (output_zero, to) = self.stage.targets();
         let output_params = QParams {
             scale: 0.031,
             zero_point: output_zero,
@@ -286,10 +294,6 @@ impl Tester {
         let residual_params = QParams {
             scale: 0.017,
             zero_point: if residual_signed { -3 } else { 99 },
-        };
-        let to = QParams {
-            scale: 0.043,
-            zero_point: sum_zero,
         };
         let (mut bytes, mut floats) = (Vec::new(), Vec::new());
         for pixel in 0..pixels {
@@ -305,8 +309,8 @@ impl Tester {
                         if let Some(signed) = self.stage.residual() {
                             let r = i32::from(residual[index]);
                             let r = if signed { i32::from(r as i8) } else { r };
-                            let (lo, hi) = limits;
-                            q = requantize::add(q, output_params, r, residual_params, to, lo, hi);
+                            let (sum, lo, hi) = (to.quant.params, to.lo, to.hi);
+                            q = requantize::add(q, output_params, r, residual_params, sum, lo, hi);
                         }
                         bytes.push(q as u8);
                     }

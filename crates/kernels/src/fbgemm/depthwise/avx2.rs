@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use super::super::pack::depthwise_quads;
 use super::MAX_ROWS;
 use super::lines::Lines;
-use super::{Layer, Segment};
+use super::{Channels, Layer, Segment};
 use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
 use crate::conv::output::{OutputStage, Quantized, RowStride};
 
@@ -147,7 +147,7 @@ unsafe fn block<const T: usize, const WHOLE: bool>(
     match segment.layer.stage {
         OutputStage::Quantized(stage) => {
             // SAFETY: passed on from the caller.
-            unsafe { store_bytes(segment, stage, (first, count), pixel, &acc) };
+            unsafe { store_bytes(segment, stage, Channels { first, count }, pixel, &acc) };
         }
         OutputStage::Float(stage) => {
             for (t, acc) in acc.iter().enumerate() {
@@ -163,16 +163,17 @@ unsafe fn block<const T: usize, const WHOLE: bool>(
 /// Requantizes and stores a block.
 ///
 /// # Safety
-/// As [`block`]; `count` channels exist from `first` on.
+/// As [`block`]; the channels exist.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn store_bytes<const T: usize>(
     segment: &mut Segment<'_>,
     stage: &Quantized<'_>,
-    (first, count): (usize, usize),
+    channels: Channels,
     pixel: usize,
     acc: &[[__m256i; 4]; T],
 ) {
+    let Channels { first, count } = channels;
     let finish = Finish::new(stage);
     // Within its 64 channels, a quarter of the ordered constants has four of each panel: this pass takes two
     // panels.

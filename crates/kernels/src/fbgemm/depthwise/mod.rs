@@ -77,6 +77,14 @@ struct Segment<'a> {
     floats: &'a mut [f32],
 }
 
+/// The channels of a block or of a pass: `count` from `first` on.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Channels {
+    first: usize,
+    count: usize,
+}
+
 /// The scratch bytes of a depthwise convolution.
 pub(crate) fn scratch_len(shape: &ConvShape) -> Result<usize, KernelError> {
     let what = "the scratch buffer";

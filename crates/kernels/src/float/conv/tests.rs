@@ -114,32 +114,32 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
     for in_c in [1, 3, 8, 17] {
         for out_c in [1, 7, 16, 33] {
             check(
-                ConvShape::square((9, 7, in_c), out_c, 3, 1, 1),
+                ConvShape::pointwise(9, 7, in_c, out_c).with_kernel(3, 1, 1),
                 true,
                 false,
                 (0.0, 6.0),
             );
             check(
-                ConvShape::square((9, 7, in_c), out_c, 1, 1, 0),
+                ConvShape::pointwise(9, 7, in_c, out_c),
                 true,
                 true,
                 NO_CLAMP,
             );
             check(
-                ConvShape::square((9, 8, in_c), out_c, 1, 2, 0),
+                ConvShape::pointwise(9, 8, in_c, out_c).with_kernel(1, 2, 0),
                 false,
                 true,
                 (-1.0, 1.0),
             );
             check(
-                ConvShape::square((11, 13, in_c), out_c, 5, 2, 3),
+                ConvShape::pointwise(11, 13, in_c, out_c).with_kernel(5, 2, 3),
                 false,
                 false,
                 NO_CLAMP,
             );
         }
     }
-    let base = ConvShape::square((12, 10, 12), 24, 3, 1, 1);
+    let base = ConvShape::pointwise(12, 10, 12, 24).with_kernel(3, 1, 1);
     check(
         ConvShape {
             batch: 3,
@@ -192,7 +192,7 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         NO_CLAMP,
     );
     check(
-        ConvShape::square((30, 40, 40), 64, 3, 1, 1),
+        ConvShape::pointwise(30, 40, 40, 64).with_kernel(3, 1, 1),
         true,
         true,
         (0.0, 6.0),
@@ -201,7 +201,7 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
     check(
         ConvShape {
             batch: 3,
-            ..ConvShape::square((7, 9, 1500), 10, 1, 1, 0)
+            ..ConvShape::pointwise(7, 9, 1500, 10)
         },
         true,
         false,
@@ -214,7 +214,7 @@ fn every_number_of_panels_and_rows_matches_sums_in_f64() {
     for out_c in [16, 31, 48, 64, 65, 80, 96, 100, 128, 150] {
         for width in [1, 4, 6, 7, 11, 13, 29] {
             for in_c in [5, 200] {
-                let shape = ConvShape::square((1, width, in_c), out_c, 1, 1, 0);
+                let shape = ConvShape::pointwise(1, width, in_c, out_c);
                 check(shape, true, width % 2 == 0, (-0.5, 2.0));
             }
         }
@@ -223,7 +223,7 @@ fn every_number_of_panels_and_rows_matches_sums_in_f64() {
 
 #[test]
 fn not_a_number_passes_through() {
-    let shape = ConvShape::square((5, 5, 3), 20, 3, 1, 1);
+    let shape = ConvShape::pointwise(5, 5, 3, 20).with_kernel(3, 1, 1);
     let mut input = Random::new(3).floats(75);
     input[0] = f32::NAN;
     let packed = pack(&shape, &Random::new(4).floats(20 * 27)).unwrap();
@@ -257,7 +257,7 @@ fn nan_passes_the_clamp() {
 
 #[test]
 fn wrong_sizes_are_refused() {
-    let shape = ConvShape::square((4, 4, 2), 3, 3, 1, 1);
+    let shape = ConvShape::pointwise(4, 4, 2, 3).with_kernel(3, 1, 1);
     let call =
         |input: usize, weights: usize, bias: usize, residual: usize, pixels, scratch: usize| {
             let (input, weights) = (vec![0.0; input], vec![0.0; weights]);

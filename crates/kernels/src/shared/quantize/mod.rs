@@ -9,7 +9,7 @@ use std::ops::Range;
 use octofold_quant::{QParams, affine};
 
 use super::dispatch::isa_versions;
-use super::layout::{check_pixels, check_planes, for_each_image, transpose};
+use super::layout::{Transpose, check_pixels, check_planes, for_each_image, transpose};
 use super::{ImageShape, Quant8, ROUNDER, Reader, Target8, Writer, product};
 use crate::error::check_len;
 use crate::{Isa, KernelError};
@@ -185,8 +185,13 @@ pub fn quantize_nchw_to_nhwc(
                         let bytes = &mut bytes[..part.len()];
                         result = quantize_slice(isa, plane(channel, &part), scale, writer, bytes);
                     }
-                    let into = (&mut output[group..], channels);
-                    transpose(isa, (&bytes, PIXELS), into, group_end - group, part.len());
+                    let matrix = Transpose {
+                        rows: group_end - group,
+                        cols: part.len(),
+                        in_stride: PIXELS,
+                        out_stride: channels,
+                    };
+                    transpose(isa, &bytes, &mut output[group..], matrix);
                 }
             }
         },
@@ -242,13 +247,13 @@ pub fn dequantize_nhwc_to_nchw(
                 for start in (0..shape.pixels).step_by(PIXELS) {
                     let len = (shape.pixels - start).min(PIXELS);
                     let from = &image[start * shape.channels + first..];
-                    transpose(
-                        isa,
-                        (from, shape.channels),
-                        (&mut bytes, PIXELS),
-                        len,
-                        group,
-                    );
+                    let matrix = Transpose {
+                        rows: len,
+                        cols: group,
+                        in_stride: shape.channels,
+                        out_stride: PIXELS,
+                    };
+                    transpose(isa, from, &mut bytes, matrix);
                     let rows = output
                         .chunks_exact_mut(shape.pixels)
                         .zip(bytes.chunks_exact(PIXELS));

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::super::finish::{Finish, is_plain};
 use super::interleave::{COLUMN, narrow, wide};
-use super::{Block, Line, WIDTH, narrow_sums, wide_sums};
+use super::{Block, Line, NarrowKernel, WIDTH, narrow_sums, wide_sums};
 use crate::conv::OutputStage;
 
 /// Computes a block, in pixels of `COUNT` bytes. `output` has all channels of all pixels.
@@ -38,7 +38,7 @@ pub(super) unsafe fn block<const COUNT: usize>(
         plain: is_plain(stage, multiplier),
         bias,
         multiplier,
-        mask: channels.mask(),
+        mask: block.mask(),
         all: layer.output.pitch,
         adjacent: channels.count == COUNT && layer.output.pitch == COUNT,
     };
@@ -68,13 +68,13 @@ pub(super) unsafe fn block<const COUNT: usize>(
             // SAFETY: passed on from the caller; these pixels exist.
             unsafe {
                 match COUNT {
-                    WIDTH => wide(block, line, (first, pixels)),
-                    _ => narrow::<COUNT>(block, line, (first, pixels)),
+                    WIDTH => wide(block, line, first..first + pixels),
+                    _ => narrow::<COUNT>(block, line, first..first + pixels),
                 }
                 for (down, line) in lines[index..][..serves].iter().enumerate() {
                     let to = (line.run.first + first) * layer.output.pitch;
                     let to = to + layer.output.offset + channels.first;
-                    store(&rows, (pixels, down), output.add(to));
+                    store(&rows, pixels, down, output.add(to));
                 }
             }
             first += pixels;
@@ -109,7 +109,8 @@ impl ByteRows<'_> {
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn store_all<const COUNT: usize, const SIZE: usize, const STRIDE: usize>(
         &self,
-        (pixels, down): (usize, usize),
+        pixels: usize,
+        down: usize,
         mut output: *mut u8,
     ) {
         let unit = WIDTH / COUNT;
@@ -160,22 +161,27 @@ impl ByteRows<'_> {
         // SAFETY: passed on from the caller.
         let acc: [[__m512i; 4]; T] = unsafe {
             match (COUNT, SIZE) {
-                (WIDTH, 0) => self.block.wide_sums((first, weights), self.bias),
+                (WIDTH, 0) => self.block.wide_sums(first, weights, self.bias),
                 (WIDTH, _) => {
                     let lines = lines.add(first * STRIDE * COLUMN);
                     wide_sums::<T, SIZE, STRIDE>(lines, quad, weights, self.bias)
                 }
                 (_, size) => {
-                    let size = match size {
-                        0 => (
-                            geometry.quads,
-                            shape.kernel_w,
-                            shape.dilation_w,
-                            shape.stride_w,
-                        ),
-                        size => (size.div_ceil(4), size, 1, STRIDE),
+                    let kernel = match size {
+                        0 => NarrowKernel {
+                            quads: geometry.quads,
+                            width: shape.kernel_w,
+                            dilation: shape.dilation_w,
+                            stride: shape.stride_w,
+                        },
+                        size => NarrowKernel {
+                            quads: size.div_ceil(4),
+                            width: size,
+                            dilation: 1,
+                            stride: STRIDE,
+                        },
                     };
-                    narrow_sums::<T, COUNT>(lines.add(first * COUNT), size, weights, self.bias)
+                    narrow_sums::<T, COUNT>(lines.add(first * COUNT), kernel, weights, self.bias)
                 }
             }
         };

@@ -101,40 +101,27 @@ impl Geometry {
     }
 }
 
-/// The channels that are interleaved: `count` from `first` on.
-#[derive(Clone, Copy)]
-pub(super) struct Channels {
-    pub(super) first: usize,
-    pub(super) count: usize,
-}
-
-impl Channels {
-    /// A lane for each channel.
-    pub(super) fn mask(self) -> u64 {
-        u64::MAX >> (WIDTH - self.count)
-    }
-}
-
-/// Interleaves the input under `pixels` pixels of a line from `first_pixel` on, for a block of up to 64 channels.
+/// Interleaves the input under the pixels `pixels` of a line, for a block of up to 64 channels.
 ///
 /// # Safety
 /// The invariants of the block's layer hold; the pixels exist and are at most [`Geometry::wide_pixels`]; the channels exist; there is room for
 /// [`Geometry::len`] bytes; the processor has the features.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) unsafe fn wide(block: &Block<'_>, line: &Line, (first_pixel, pixels): (usize, usize)) {
+pub(super) unsafe fn wide(block: &Block<'_>, line: &Line, pixels: Range<usize>) {
     let (shape, geometry) = (block.layer.shape, block.geometry);
-    let x = column(shape, line.run.x + first_pixel);
-    let len = (pixels - 1) * shape.stride_w + geometry.span;
+    let x = column(shape, line.run.x + pixels.start);
+    let len = (pixels.len() - 1) * shape.stride_w + geometry.span;
     for quad in 0..geometry.quads {
         // SAFETY: passed on from the caller; there is a place for each group of four rows.
         unsafe {
             let to = block.lines.add(quad * geometry.columns * COLUMN);
-            interleave::<WIDTH>(block, line, quad, (x, 1, len), (to, WIDTH));
+            let columns = Columns { x, stride: 1, len };
+            interleave::<WIDTH>(block, line, quad, columns, Places::new(to, WIDTH));
         }
     }
 }
 
-/// Interleaves the input under `pixels` pixels of a line from `first_pixel` on, for a block of up to `COUNT` channels, 16 or 32.
+/// Interleaves the input under the pixels `pixels` of a line, for a block of up to `COUNT` channels, 16 or 32.
 ///
 /// # Safety
 /// As [`wide`], but that the pixels are at most [`Geometry::narrow_pixels`] and the channels at most `COUNT`, and the geometry packs pixels.
@@ -142,26 +129,61 @@ pub(super) unsafe fn wide(block: &Block<'_>, line: &Line, (first_pixel, pixels):
 pub(super) unsafe fn narrow<const COUNT: usize>(
     block: &Block<'_>,
     line: &Line,
-    (first_pixel, pixels): (usize, usize),
+    pixels: Range<usize>,
 ) {
     let (shape, geometry) = (block.layer.shape, block.geometry);
     let stride = shape.stride_w;
-    let x = column(shape, line.run.x + first_pixel);
-    let len = pixels + (geometry.span - 1) / stride;
+    let x = column(shape, line.run.x + pixels.start);
+    let len = pixels.len() + (geometry.span - 1) / stride;
     for quad in 0..geometry.quads {
         for phase in 0..stride {
             // SAFETY: passed on from the caller; there is a place for each group of four rows and each phase.
             unsafe {
                 let to = block.lines.add((quad * stride + phase) * 4 * QUARTER);
-                let columns = (x + phase as isize, stride, len);
-                interleave::<COUNT>(block, line, quad, columns, (to, QUARTER));
+                let x = x + phase as isize;
+                let columns = Columns { x, stride, len };
+                interleave::<COUNT>(block, line, quad, columns, Places::new(to, QUARTER));
             }
         }
     }
 }
 
-/// Interleaves `len` columns of four kernel rows, the first of which is column `x` of the image, and the others `stride` apart; quarters are `quarter` bytes
-/// apart.
+/// Columns of the input: the first is column `x` of the image, which may be in the padding, and the others are `stride` columns from each other.
+#[derive(Clone, Copy)]
+struct Columns {
+    x: isize,
+    stride: usize,
+    len: usize,
+}
+
+/// Where interleaved vectors are written.
+#[derive(Clone, Copy)]
+struct Places {
+    /// The place of the next vector.
+    to: *mut u8,
+    /// Bytes from one quarter to the next.
+    quarter: usize,
+}
+
+impl Places {
+    const fn new(to: *mut u8, quarter: usize) -> Self {
+        Self { to, quarter }
+    }
+
+    /// The places that are `bytes` bytes further.
+    #[inline(always)]
+    const fn skip(self, bytes: usize) -> Self {
+        Self::new(self.to.wrapping_add(bytes), self.quarter)
+    }
+
+    /// The place of quarter `j`.
+    #[inline(always)]
+    const fn quarter(self, j: usize) -> *mut u8 {
+        self.to.wrapping_add(j * self.quarter)
+    }
+}
+
+/// Interleaves columns of four kernel rows.
 ///
 /// # Safety
 /// As [`wide`]; there are places for the columns, and for the rest of a vector behind them.
@@ -170,19 +192,20 @@ unsafe fn interleave<const COUNT: usize>(
     block: &Block<'_>,
     line: &Line,
     quad: usize,
-    (x, stride, len): (isize, usize, usize),
-    (to, quarter): (*mut u8, usize),
+    columns: Columns,
+    places: Places,
 ) {
+    let Columns { x, stride, len } = columns;
     let (layer, channels, unit) = (block.layer, block.channels, WIDTH / COUNT);
     // Bytes of a column among those of its quarter.
-    let apart = if COUNT == WIDTH { COLUMN } else { COUNT };
-    let (start, end) = inside(x, stride, len, layer.shape.in_w);
+    let column = if COUNT == WIDTH { COLUMN } else { COUNT };
+    let (start, end) = inside(columns, layer.shape.in_w);
     let flip = if layer.signed { -128 } else { 0 };
     let zero = _mm512_set1_epi8(layer.zero[0] as i8 ^ flip);
     let fill = |columns: Range<usize>| {
         for i in columns.step_by(unit) {
             for j in 0..4 {
-                let to = to.wrapping_add(i * apart + j * quarter);
+                let to = places.skip(i * column).quarter(j);
                 // SAFETY: passed on from the caller.
                 unsafe { _mm512_storeu_si512(to.cast(), zero) };
             }
@@ -198,20 +221,20 @@ unsafe fn interleave<const COUNT: usize>(
         (false, true) => WHOLE,
         (false, false) => MASKED,
     };
-    let mut to_inside = to.wrapping_add(start * apart);
+    let mut next = places.skip(start * column);
     let mut put = |vectors: usize, load: u8, present: usize| {
-        let places = (to_inside, quarter, unit * apart);
-        to_inside = to_inside.wrapping_add(vectors * unit * apart);
-        let mask = (channels.mask(), present);
+        let places = next;
+        next = next.skip(vectors * unit * column);
+        let mask = channels.mask();
         // SAFETY: these columns are in the image, and have places.
         unsafe {
             match (load, layer.signed) {
-                (ADJACENT, false) => rows.put::<COUNT, ADJACENT, false>(vectors, mask, places),
-                (ADJACENT, true) => rows.put::<COUNT, ADJACENT, true>(vectors, mask, places),
-                (WHOLE, false) => rows.put::<COUNT, WHOLE, false>(vectors, mask, places),
-                (WHOLE, true) => rows.put::<COUNT, WHOLE, true>(vectors, mask, places),
-                (_, false) => rows.put::<COUNT, MASKED, false>(vectors, mask, places),
-                (_, true) => rows.put::<COUNT, MASKED, true>(vectors, mask, places),
+                (ADJACENT, false) => rows.put::<COUNT, ADJACENT, false>(vectors, mask, present, places),
+                (ADJACENT, true) => rows.put::<COUNT, ADJACENT, true>(vectors, mask, present, places),
+                (WHOLE, false) => rows.put::<COUNT, WHOLE, false>(vectors, mask, present, places),
+                (WHOLE, true) => rows.put::<COUNT, WHOLE, true>(vectors, mask, present, places),
+                (_, false) => rows.put::<COUNT, MASKED, false>(vectors, mask, present, places),
+                (_, true) => rows.put::<COUNT, MASKED, true>(vectors, mask, present, places),
             }
         }
     };
@@ -235,8 +258,9 @@ fn column(shape: &ConvShape, x: usize) -> isize {
     (x * shape.stride_w) as isize - shape.pad_left as isize
 }
 
-/// Which of `len` columns lie in the image, the first of which is column `x` of it, and the others `stride` columns apart.
-fn inside(x: isize, stride: usize, len: usize, width: usize) -> (usize, usize) {
+/// The start and end of those columns that lie in an image of `width` columns.
+fn inside(columns: Columns, width: usize) -> (usize, usize) {
+    let Columns { x, stride, len } = columns;
     let steps = |length: isize| match (length.max(0) as usize, stride) {
         (length, 1) => length.min(len),
         (length, 2) => length.div_ceil(2).min(len),
@@ -274,8 +298,8 @@ impl Rows {
         rows
     }
 
-    /// Interleaves the next `vectors` vectors of columns, which `LOAD` describes: `mask` are the bytes of a pixel, and how many pixels there are in a masked
-    /// vector. The first one's place is given, with the distances of quarters and of vectors.
+    /// Interleaves the next `vectors` vectors of columns, which `LOAD` describes: `mask` are the bytes of a pixel, and `present` the pixels of a masked
+    /// vector.
     ///
     /// # Safety
     /// The columns are in the image, and have places; the processor has the features.
@@ -284,9 +308,11 @@ impl Rows {
     unsafe fn put<const COUNT: usize, const LOAD: u8, const SIGNED: bool>(
         &mut self,
         vectors: usize,
-        (mask, present): (u64, usize),
-        (mut to, quarter, apart): (*mut u8, usize, usize),
+        mask: u64,
+        present: usize,
+        Places { mut to, quarter }: Places,
     ) {
+        let vector = if COUNT == WIDTH { COLUMN } else { WIDTH };
         let Self { mut from, steps } = *self;
         let same = from[3] == from[2];
         let flip = _mm512_set1_epi8(-128);
@@ -321,7 +347,7 @@ impl Rows {
                 _mm512_storeu_si512(to(2), _mm512_unpacklo_epi16(high01, high23));
                 _mm512_storeu_si512(to(3), _mm512_unpackhi_epi16(high01, high23));
             }
-            to = to.wrapping_add(apart);
+            to = to.wrapping_add(vector);
         }
         self.from = from;
     }

@@ -26,7 +26,7 @@ use crate::conv::pixels::{Run, runs};
 use crate::conv::shape::ConvShape;
 use crate::conv::{OutputSlice, OutputStage};
 use crate::shared::layout::x86::transpose_quarters;
-use interleave::{COLUMN, Channels, Geometry, QUARTER};
+use interleave::{COLUMN, Geometry, QUARTER};
 
 /// Bytes of a vector.
 const WIDTH: usize = 64;
@@ -224,6 +224,11 @@ impl Block<'_> {
         transpose_quarters(panels)
     }
 
+    /// A lane for each channel.
+    fn mask(&self) -> u64 {
+        u64::MAX >> (WIDTH - self.channels.count)
+    }
+
     /// The sums of `T` pixels of 64 channels from `pixel` on, for any kernel.
     ///
     /// # Safety
@@ -232,7 +237,8 @@ impl Block<'_> {
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn wide_sums<const T: usize>(
         &self,
-        (pixel, weights): (usize, *const u8),
+        pixel: usize,
+        weights: *const u8,
         bias: [__m512i; 4],
     ) -> [[__m512i; 4]; T] {
         let (shape, geometry) = (self.layer.shape, self.geometry);
@@ -240,9 +246,14 @@ impl Block<'_> {
             let column = group * geometry.columns + pixel * shape.stride_w + tap * shape.dilation_w;
             self.lines.wrapping_add(column * COLUMN).cast_const()
         };
-        let (size, apart) = ((geometry.quads, shape.kernel_w), shape.stride_w * COLUMN);
+        let walk = Walk {
+            quads: geometry.quads,
+            width: shape.kernel_w,
+            vector: shape.stride_w * COLUMN,
+            quarter: WIDTH,
+        };
         // SAFETY: passed on from the caller.
-        unsafe { sums(size, (apart, WIDTH), place, weights, bias) }
+        unsafe { sums(walk, place, weights, bias) }
     }
 
     /// The weights for the output that is `down` rows below.
@@ -292,20 +303,34 @@ unsafe fn wide_sums<const T: usize, const SIZE: usize, const STRIDE: usize>(
     acc
 }
 
-/// The sums of `T` vectors for any kernel, on top of `bias`. `place` says where the values of a group of four kernel rows and a kernel column lie for the first
-/// vector, and how far vectors and quarters are apart.
+/// A kernel's groups of four rows and its columns, and the bytes from one vector and from one quarter of interleaved input to the next.
+#[derive(Clone, Copy)]
+struct Walk {
+    quads: usize,
+    width: usize,
+    vector: usize,
+    quarter: usize,
+}
+
+/// The sums of `T` vectors for any kernel, on top of `bias`. `place` gives the values of a group of four kernel rows and a kernel column for the first
+/// vector.
 ///
 /// # Safety
 /// As [`wide_sums`].
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn sums<const T: usize>(
-    (quads, width): (usize, usize),
-    (vector, quarter): (usize, usize),
+    walk: Walk,
     place: impl Fn(usize, usize) -> *const u8,
     weights: *const u8,
     bias: [__m512i; 4],
 ) -> [[__m512i; 4]; T] {
+    let Walk {
+        quads,
+        width,
+        vector,
+        quarter,
+    } = walk;
     let mut acc = [bias; T];
     for group in 0..quads {
         for tap in 0..width {
@@ -327,8 +352,16 @@ unsafe fn sums<const T: usize>(
     acc
 }
 
-/// The sums of `T` vectors of pixels of up to `COUNT` channels; `lines` are the interleaved columns from the first pixel's on. The kernel has so many groups of
-/// four rows, and columns, so far apart; then comes the stride, 1 or 2.
+/// A kernel for narrow blocks: its groups of four rows, its columns, their dilation, and the horizontal stride, 1 or 2.
+#[derive(Clone, Copy)]
+struct NarrowKernel {
+    quads: usize,
+    width: usize,
+    dilation: usize,
+    stride: usize,
+}
+
+/// The sums of `T` vectors of pixels of up to `COUNT` channels; `lines` are the interleaved columns from the first pixel's on.
 ///
 /// # Safety
 /// As [`wide_sums`].
@@ -336,10 +369,16 @@ unsafe fn sums<const T: usize>(
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn narrow_sums<const T: usize, const COUNT: usize>(
     lines: *const u8,
-    (quads, width, dilation, stride): (usize, usize, usize, usize),
+    kernel: NarrowKernel,
     weights: *const u8,
     bias: [__m512i; 4],
 ) -> [[__m512i; 4]; T] {
+    let NarrowKernel {
+        quads,
+        width,
+        dilation,
+        stride,
+    } = kernel;
     let place = |group: usize, tap: usize| {
         let (phase, before) = match stride {
             1 => (0, tap * dilation),
@@ -347,8 +386,14 @@ unsafe fn narrow_sums<const T: usize, const COUNT: usize>(
         };
         lines.wrapping_add((group * stride + phase) * 4 * QUARTER + before * COUNT)
     };
+    let walk = Walk {
+        quads,
+        width,
+        vector: WIDTH,
+        quarter: QUARTER,
+    };
     // SAFETY: passed on from the caller.
-    unsafe { sums((quads, width), (WIDTH, QUARTER), place, weights, bias) }
+    unsafe { sums(walk, place, weights, bias) }
 }
 
 /// `COUNT` bytes, over and over.
