@@ -22,7 +22,11 @@ use octofold_quant::QParams;
 fn layers() -> Vec<(&'static str, ConvShape)> {
     let depthwise = |size, channels, kernel, stride| ConvShape {
         groups: channels,
-        ..ConvShape::pointwise(size, size, channels, channels).with_kernel(kernel, stride, kernel / 2)
+        ..ConvShape::pointwise(size, size, channels, channels).with_kernel(
+            kernel,
+            stride,
+            kernel / 2,
+        )
     };
     vec![
         (
@@ -57,22 +61,10 @@ fn layers() -> Vec<(&'static str, ConvShape)> {
             "conv1x1_s2_64_128_56",
             ConvShape::pointwise(56, 56, 64, 128).with_kernel(1, 2, 0),
         ),
-        (
-            "conv1x1_256_28",
-            ConvShape::pointwise(28, 28, 256, 256),
-        ),
-        (
-            "conv1x1_24_144_56",
-            ConvShape::pointwise(56, 56, 24, 144),
-        ),
-        (
-            "conv1x1_144_24_56",
-            ConvShape::pointwise(56, 56, 144, 24),
-        ),
-        (
-            "conv1x1_960_160_7",
-            ConvShape::pointwise(7, 7, 960, 160),
-        ),
+        ("conv1x1_256_28", ConvShape::pointwise(28, 28, 256, 256)),
+        ("conv1x1_24_144_56", ConvShape::pointwise(56, 56, 24, 144)),
+        ("conv1x1_144_24_56", ConvShape::pointwise(56, 56, 144, 24)),
+        ("conv1x1_960_160_7", ConvShape::pointwise(7, 7, 960, 160)),
         ("depthwise3x3_144_56", depthwise(56, 144, 3, 1)),
         ("depthwise3x3_s2_144_56", depthwise(56, 144, 3, 2)),
         ("depthwise5x5_240_28", depthwise(28, 240, 5, 1)),

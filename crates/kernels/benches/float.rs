@@ -8,13 +8,13 @@ mod limit;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use octofold_kernels::Isa;
 use octofold_kernels::conv::{ConvShape, LinearShape};
 use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};
 use octofold_kernels::float::linear::{self, LinearData, MatMulShape};
+use octofold_kernels::{Bounds, Isa};
 
 fn floats(len: usize) -> Vec<f32> {
     (0..len)
@@ -49,7 +49,10 @@ fn convolutions(c: &mut Criterion) {
             "7x7_s2_3_64_224",
             ConvShape::pointwise(224, 224, 3, 64).with_kernel(7, 2, 3),
         ),
-        ("3x3_64_64_56", ConvShape::pointwise(56, 56, 64, 64).with_kernel(3, 1, 1)),
+        (
+            "3x3_64_64_56",
+            ConvShape::pointwise(56, 56, 64, 64).with_kernel(3, 1, 1),
+        ),
         (
             "3x3_128_128_28",
             ConvShape::pointwise(28, 28, 128, 128).with_kernel(3, 1, 1),
@@ -62,47 +65,26 @@ fn convolutions(c: &mut Criterion) {
             "3x3_512_512_7",
             ConvShape::pointwise(7, 7, 512, 512).with_kernel(3, 1, 1),
         ),
-        (
-            "1x1_64_256_56",
-            ConvShape::pointwise(56, 56, 64, 256),
-        ),
+        ("1x1_64_256_56", ConvShape::pointwise(56, 56, 64, 256)),
         (
             "1x1_s2_256_512_56",
             ConvShape::pointwise(56, 56, 256, 512).with_kernel(1, 2, 0),
         ),
-        (
-            "1x1_1024_256_14",
-            ConvShape::pointwise(14, 14, 1024, 256),
-        ),
-        (
-            "1x1_2048_512_7",
-            ConvShape::pointwise(7, 7, 2048, 512),
-        ),
+        ("1x1_1024_256_14", ConvShape::pointwise(14, 14, 1024, 256)),
+        ("1x1_2048_512_7", ConvShape::pointwise(7, 7, 2048, 512)),
         (
             "3x3_s2_3_32_224",
             ConvShape::pointwise(224, 224, 3, 32).with_kernel(3, 2, 1),
         ),
+        ("1x1_32_16_112", ConvShape::pointwise(112, 112, 32, 16)),
+        ("1x1_384_64_14", ConvShape::pointwise(14, 14, 384, 64)),
+        ("1x1_24_144_56", ConvShape::pointwise(56, 56, 24, 144)),
+        ("1x1_256_256_28", ConvShape::pointwise(28, 28, 256, 256)),
+        ("1x1_320_1280_7", ConvShape::pointwise(7, 7, 320, 1280)),
         (
-            "1x1_32_16_112",
-            ConvShape::pointwise(112, 112, 32, 16),
+            "3x3_16_16_32",
+            ConvShape::pointwise(32, 32, 16, 16).with_kernel(3, 1, 1),
         ),
-        (
-            "1x1_384_64_14",
-            ConvShape::pointwise(14, 14, 384, 64),
-        ),
-        (
-            "1x1_24_144_56",
-            ConvShape::pointwise(56, 56, 24, 144),
-        ),
-        (
-            "1x1_256_256_28",
-            ConvShape::pointwise(28, 28, 256, 256),
-        ),
-        (
-            "1x1_320_1280_7",
-            ConvShape::pointwise(7, 7, 320, 1280),
-        ),
-        ("3x3_16_16_32", ConvShape::pointwise(32, 32, 16, 16).with_kernel(3, 1, 1)),
     ] {
         let weights = floats(shape.out_c * shape.kernel_h * shape.kernel_w * shape.in_c);
         let packed = conv::pack(&shape, &weights).unwrap();
@@ -114,7 +96,7 @@ fn convolutions(c: &mut Criterion) {
             weights: packed.values(),
             bias: Some(&bias),
             residual: None,
-            clamp: (0.0, f32::INFINITY),
+            clamp: Bounds::new(0.0, f32::INFINITY),
         };
         let mut scratch = vec![0.0; conv::scratch_len(&shape).unwrap()];
         let mut output = vec![0.0; shape.pixels().unwrap() * shape.out_c];
@@ -142,7 +124,11 @@ fn depthwise_convolutions(c: &mut Criterion) {
     ] {
         let shape = ConvShape {
             groups: channels,
-            ..ConvShape::pointwise(size, size, channels, channels).with_kernel(kernel, stride, kernel / 2)
+            ..ConvShape::pointwise(size, size, channels, channels).with_kernel(
+                kernel,
+                stride,
+                kernel / 2,
+            )
         };
         let packed = depthwise::pack(&shape, &floats(channels * kernel * kernel)).unwrap();
         let (input, bias) = (floats(size * size * channels), floats(channels));
@@ -150,7 +136,7 @@ fn depthwise_convolutions(c: &mut Criterion) {
             input: &input,
             weights: &packed,
             bias: Some(&bias),
-            clamp: (0.0, 6.0),
+            clamp: Bounds::new(0.0, 6.0),
         };
         let mut output = vec![0.0; shape.pixels().unwrap() * channels];
         let rows = depthwise::rows(&shape).unwrap();
@@ -175,7 +161,7 @@ fn products(c: &mut Criterion) {
             input: &input,
             weights: packed.values(),
             bias: None,
-            clamp: (0.0, f32::INFINITY),
+            clamp: Bounds::new(0.0, f32::INFINITY),
         };
         let mut scratch = vec![0.0; linear::scratch_len(&shape).unwrap()];
         let mut output = vec![0.0; rows * n];
@@ -212,7 +198,7 @@ fn elementwise(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(3 << 18));
     for isa in Isa::supported() {
         group.bench_function(format!("add_relu/{isa}"), |bench| {
-            let bounds = (0.0, f32::INFINITY);
+            let bounds = Bounds::new(0.0, f32::INFINITY);
             bench.iter(|| binary(isa, Binary::Add, black_box(&a), &b, bounds, &mut output));
         });
     }

@@ -139,32 +139,46 @@ fn pooling(c: &mut Criterion) {
         let to = Target8::full(FROM);
         let mut scratch = vec![0; shape.scratch_len().unwrap()];
         let written = output.len();
-        all(c, &format!("max_pool_{name}"), elements, elements, written, |isa| {
-            let call = PoolCall {
-                input: &input,
-                from: FROM,
-                to,
-                part: 0..rows,
-                output: &mut output,
-                scratch: &mut scratch,
-            };
-            max_pool(isa, &shape, call)
-        });
+        all(
+            c,
+            &format!("max_pool_{name}"),
+            elements,
+            elements,
+            written,
+            |isa| {
+                let call = PoolCall {
+                    input: &input,
+                    from: FROM,
+                    to,
+                    part: 0..rows,
+                    output: &mut output,
+                    scratch: &mut scratch,
+                };
+                max_pool(isa, &shape, call)
+            },
+        );
         let averaging = Averaging {
             count_padding: false,
             columns_first: true,
         };
-        all(c, &format!("average_pool_{name}"), elements, elements, written, |isa| {
-            let call = PoolCall {
-                input: &input,
-                from: FROM,
-                to,
-                part: 0..rows,
-                output: &mut output,
-                scratch: &mut scratch,
-            };
-            average_pool(isa, &shape, averaging, call)
-        });
+        all(
+            c,
+            &format!("average_pool_{name}"),
+            elements,
+            elements,
+            written,
+            |isa| {
+                let call = PoolCall {
+                    input: &input,
+                    from: FROM,
+                    to,
+                    part: 0..rows,
+                    output: &mut output,
+                    scratch: &mut scratch,
+                };
+                average_pool(isa, &shape, averaging, call)
+            },
+        );
     }
     let shape = ImageShape {
         batch: 1,
@@ -177,7 +191,8 @@ fn pooling(c: &mut Criterion) {
         c,
         "global_average_pool_2048_7",
         input.len(),
-        input.len(), 2048,
+        input.len(),
+        2048,
         |isa| {
             let call = PoolCall {
                 input: &input,
@@ -213,42 +228,48 @@ fn layouts(c: &mut Criterion) {
             c,
             &format!("nchw_to_nhwc_u8_{name}"),
             len,
-            len, len,
+            len,
+            len,
             |isa| nchw_to_nhwc(isa, &shape, &bytes, pixels.clone(), &mut out_bytes),
         );
         all(
             c,
             &format!("nhwc_to_nchw_u8_{name}"),
             len,
-            len, len,
+            len,
+            len,
             |isa| nhwc_to_nchw(isa, &shape, &bytes, planes.clone(), &mut out_bytes),
         );
         all(
             c,
             &format!("nchw_to_nhwc_f32_{name}"),
             len,
-            4 * len, 4 * len,
+            4 * len,
+            4 * len,
             |isa| nchw_to_nhwc(isa, &shape, &floats, pixels.clone(), &mut out_floats),
         );
         all(
             c,
             &format!("nhwc_to_nchw_f32_{name}"),
             len,
-            4 * len, 4 * len,
+            4 * len,
+            4 * len,
             |isa| nhwc_to_nchw(isa, &shape, &floats, planes.clone(), &mut out_floats),
         );
         all(
             c,
             &format!("quantize_nhwc_{name}"),
             len,
-            4 * len, len,
+            4 * len,
+            len,
             |isa| quantize_nchw_to_nhwc(isa, &shape, &floats, TO, pixels.clone(), &mut out_bytes),
         );
         all(
             c,
             &format!("dequantize_nchw_{name}"),
             len,
-            len, 4 * len,
+            len,
+            4 * len,
             |isa| {
                 dequantize_nhwc_to_nchw(isa, &shape, &bytes, FROM, planes.clone(), &mut out_floats)
             },

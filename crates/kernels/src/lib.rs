@@ -11,6 +11,7 @@
 //! give the same bytes, and these are the bytes that `octofold_quant::requantize` defines.
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+mod bounds;
 pub mod conv;
 mod engine;
 mod error;
@@ -21,6 +22,7 @@ pub mod peak;
 mod qnnpack;
 pub mod shared;
 
+pub use bounds::Bounds;
 pub use engine::Engine;
 pub use error::KernelError;
 pub use isa::Isa;

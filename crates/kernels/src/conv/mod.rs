@@ -20,8 +20,7 @@ mod tests;
 pub(crate) mod tile;
 
 pub use output::{
-    Activations, Float, OutputSlice, OutputStage, Quantized, Residual, RowStride,
-    fold_bias,
+    Activations, Float, OutputSlice, OutputStage, Quantized, Residual, RowStride, fold_bias,
 };
 pub use prepared::{ConvCall, PreparedConv, pack};
 pub use shape::{ConvShape, LinearShape};

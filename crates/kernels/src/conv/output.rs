@@ -12,9 +12,9 @@
 use octofold_quant::{QParams, requantize};
 
 use super::shape::product;
-use crate::KernelError;
 use crate::error::check_len;
 use crate::shared::{Quant8, Target8};
+use crate::{Bounds, KernelError};
 
 /// What happens to the accumulators of a convolution or matrix product.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ pub struct Float<'a> {
     /// One a channel.
     pub bias: &'a [f32],
     /// Bounds of a fused activation.
-    pub clamp: Option<(f32, f32)>,
+    pub clamp: Option<Bounds>,
 }
 
 /// Rows that are parts of wider rows, as an operand of a concatenation is a part of its result.
@@ -354,14 +354,9 @@ impl Quantized<'_> {
 /// The float of one accumulator; always inlined, so that each instruction set compiles it for its own
 /// vectors.
 #[inline(always)]
-pub(crate) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<(f32, f32)>) -> f32 {
+pub(crate) fn float_value(acc: i32, scale: f32, bias: f32, clamp: Option<Bounds>) -> f32 {
     let value = acc as f32 * scale + bias;
-    let Some((lo, hi)) = clamp else {
-        return value;
-    };
-    // NaN stays NaN, as in the float operators.
-    let value = if value < lo { lo } else { value };
-    if value > hi { hi } else { value }
+    clamp.map_or(value, |bounds| bounds.clamp(value))
 }
 
 impl Float<'_> {

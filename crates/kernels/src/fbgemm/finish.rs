@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::pack::PANEL;
+use crate::Bounds;
 use crate::conv::tile::Tile;
 use crate::conv::{Float, Quantized};
 
@@ -174,7 +175,7 @@ impl FloatFinish {
                 bias: _mm512_maskz_loadu_ps(mask, stage.bias.as_ptr().add(channel)),
                 clamp: stage
                     .clamp
-                    .map(|(lo, hi)| (_mm512_set1_ps(lo), _mm512_set1_ps(hi))),
+                    .map(|Bounds { lo, hi }| (_mm512_set1_ps(lo), _mm512_set1_ps(hi))),
             }
         }
     }

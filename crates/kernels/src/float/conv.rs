@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::{Block, check_clamp};
+use super::Block;
 use super::micro::{Micro, PANEL, Part};
 use super::pack::group_len;
 pub use super::pack::{pack, packed_len};
@@ -18,7 +18,7 @@ use crate::conv::pixels::offset_table;
 use crate::conv::shape::{CheckedShape, product};
 use crate::error::{check_len, check_scratch};
 use crate::shared::check_range;
-use crate::{Isa, KernelError};
+use crate::{Bounds, Isa, KernelError};
 
 /// The data of a convolution.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub struct ConvData<'a> {
     /// Added after the bias; laid out like the output, and of the same pixels.
     pub residual: Option<&'a [f32]>,
     /// The bounds of a fused activation, applied last.
-    pub clamp: (f32, f32),
+    pub clamp: Bounds,
 }
 
 /// Floats of scratch memory that [`conv`] needs for each thread, whatever the range.
@@ -110,7 +110,7 @@ pub(super) fn run(
         check_len("the residual", output.len(), residual.len())?;
     }
     check_scratch(scratch(&sizes)?, scratch_memory.len())?;
-    check_clamp(data.clamp)?;
+    data.clamp.check()?;
     if !isa.is_supported() {
         return Err(KernelError::Unsupported(isa));
     }

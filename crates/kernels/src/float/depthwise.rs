@@ -6,11 +6,10 @@
 
 use std::ops::Range;
 
-use super::{check_clamp, clamp};
 use crate::conv::ConvShape;
 use crate::error::check_len;
 use crate::shared::{PoolShape, product};
-use crate::{Isa, KernelError};
+use crate::{Bounds, Isa, KernelError};
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -25,7 +24,7 @@ pub struct DepthwiseData<'a> {
     /// `[channels]`.
     pub bias: Option<&'a [f32]>,
     /// The bounds of a fused activation, applied last.
-    pub clamp: (f32, f32),
+    pub clamp: Bounds,
 }
 
 /// Rearranges `weights` from `[channels, 1, kernel_h, kernel_w]` to `[kernel_h, kernel_w, channels]`.
@@ -75,7 +74,7 @@ pub fn depthwise(
     if let Some(bias) = data.bias {
         check_len("the bias", shape.in_c, bias.len())?;
     }
-    check_clamp(data.clamp)?;
+    data.clamp.check()?;
     if !isa.is_supported() {
         return Err(KernelError::Unsupported(isa));
     }
@@ -155,11 +154,11 @@ fn row_scalar(shape: &PoolShape, data: &DepthwiseData<'_>, row: usize, output: &
         match data.bias {
             Some(bias) => {
                 let sums = output.iter_mut().zip(bias);
-                sums.for_each(|(sum, bias)| *sum = clamp(*sum + bias, data.clamp));
+                sums.for_each(|(sum, bias)| *sum = data.clamp.clamp(*sum + bias));
             }
             None => output
                 .iter_mut()
-                .for_each(|sum| *sum = clamp(*sum, data.clamp)),
+                .for_each(|sum| *sum = data.clamp.clamp(*sum)),
         }
     }
 }
@@ -184,13 +183,12 @@ fn add_three([a, b, c]: [(&[f32], &[f32]); 3], sums: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::NO_CLAMP;
     use super::*;
     use crate::float::conv;
     use crate::shared::testing::Random;
 
     /// The general convolution, which is tested against sums in f64, is the reference.
-    fn check(shape: ConvShape, clamp: (f32, f32)) {
+    fn check(shape: ConvShape, clamp: Bounds) {
         let mut random = Random::new(51);
         let input = random.floats(shape.batch * shape.in_h * shape.in_w * shape.in_c);
         let weights = random.floats(shape.in_c * shape.kernel_h * shape.kernel_w);
@@ -242,29 +240,30 @@ mod tests {
     #[test]
     fn the_general_convolution_gives_the_same() {
         for channels in [1, 3, 31, 32, 33, 100] {
-            let of = |size: (usize, usize), kernel, stride, pad| ConvShape {
+            let of = |height, width, kernel, stride, pad| ConvShape {
                 groups: channels,
-                ..ConvShape::pointwise(size.0, size.1, channels, channels).with_kernel(kernel, stride, pad)
+                ..ConvShape::pointwise(height, width, channels, channels)
+                    .with_kernel(kernel, stride, pad)
             };
-            check(of((9, 7), 3, 1, 1), NO_CLAMP);
-            check(of((10, 11), 3, 2, 1), (0.0, 6.0));
-            check(of((11, 8), 5, 1, 2), NO_CLAMP);
+            check(of(9, 7, 3, 1, 1), Bounds::NONE);
+            check(of(10, 11, 3, 2, 1), Bounds::new(0.0, 6.0));
+            check(of(11, 8, 5, 1, 2), Bounds::NONE);
             check(
                 ConvShape {
                     batch: 2,
                     pad_top: 0,
                     pad_right: 3,
-                    ..of((6, 6), 5, 2, 2)
+                    ..of(6, 6, 5, 2, 2)
                 },
-                NO_CLAMP,
+                Bounds::NONE,
             );
             check(
                 ConvShape {
                     dilation_h: 2,
                     dilation_w: 3,
-                    ..of((9, 9), 3, 1, 2)
+                    ..of(9, 9, 3, 1, 2)
                 },
-                NO_CLAMP,
+                Bounds::NONE,
             );
         }
     }
@@ -283,7 +282,7 @@ mod tests {
             input: &input,
             weights: &weights,
             bias: None,
-            clamp: NO_CLAMP,
+            clamp: Bounds::NONE,
         };
         let call = |data: DepthwiseData<'_>, rows, output: usize| {
             depthwise(Isa::Scalar, &shape, &data, rows, &mut vec![0.0; output])

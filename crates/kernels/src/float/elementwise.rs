@@ -3,10 +3,9 @@
 //! One operand may repeat, as in the integer kernels: a scalar, or one value a channel of channels-last
 //! pixels. A fused activation is the bounds.
 
-use super::{check_clamp, clamp};
 use crate::error::check_len;
 use crate::shared::dispatch::isa_versions;
-use crate::{Isa, KernelError};
+use crate::{Bounds, Isa, KernelError};
 
 /// An operation on two floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,10 +32,10 @@ pub fn binary(
     op: Binary,
     a: &[f32],
     b: &[f32],
-    bounds: (f32, f32),
+    bounds: Bounds,
     output: &mut [f32],
 ) -> Result<(), KernelError> {
-    check_clamp(bounds)?;
+    bounds.check()?;
     if a.len() == output.len() {
         check_repeats(b.len(), output.len())?;
         repeat(a, b, output, |a, b, output| {
@@ -90,48 +89,47 @@ fn repeat(
 }
 
 isa_versions!(
-    fn binary_slices(op: Binary, a: &[f32], b: &[f32], bounds: (f32, f32), output: &mut [f32]) =
+    fn binary_slices(op: Binary, a: &[f32], b: &[f32], bounds: Bounds, output: &mut [f32]) =
         binary_loop
 );
 
 #[inline(always)]
-fn binary_loop(op: Binary, a: &[f32], b: &[f32], bounds: (f32, f32), output: &mut [f32]) {
+fn binary_loop(op: Binary, a: &[f32], b: &[f32], bounds: Bounds, output: &mut [f32]) {
     let terms = a.iter().zip(b).zip(output);
     match op {
-        Binary::Add => terms.for_each(|((a, b), y)| *y = clamp(a + b, bounds)),
-        Binary::Sub => terms.for_each(|((a, b), y)| *y = clamp(a - b, bounds)),
-        Binary::Mul => terms.for_each(|((a, b), y)| *y = clamp(a * b, bounds)),
-        Binary::Div => terms.for_each(|((a, b), y)| *y = clamp(a / b, bounds)),
+        Binary::Add => terms.for_each(|((a, b), y)| *y = bounds.clamp(a + b)),
+        Binary::Sub => terms.for_each(|((a, b), y)| *y = bounds.clamp(a - b)),
+        Binary::Mul => terms.for_each(|((a, b), y)| *y = bounds.clamp(a * b)),
+        Binary::Div => terms.for_each(|((a, b), y)| *y = bounds.clamp(a / b)),
     }
 }
 
-/// `output[i] = clamp(input[i])`: Clip, and Relu with the bounds `(0, ∞)`. NaN stays NaN.
+/// `output[i] = clamp(input[i])`: Clip, and Relu with the bounds 0 and ∞. NaN stays NaN.
 ///
 /// # Errors
 /// For lengths that differ, unordered bounds, and a missing instruction set.
 pub fn clip(
     isa: Isa,
     input: &[f32],
-    bounds: (f32, f32),
+    bounds: Bounds,
     output: &mut [f32],
 ) -> Result<(), KernelError> {
     check_len("the output", input.len(), output.len())?;
-    check_clamp(bounds)?;
+    bounds.check()?;
     clip_slice(isa, input, bounds, output)
 }
 
-isa_versions!(fn clip_slice(input: &[f32], bounds: (f32, f32), output: &mut [f32]) = clip_loop);
+isa_versions!(fn clip_slice(input: &[f32], bounds: Bounds, output: &mut [f32]) = clip_loop);
 
 #[inline(always)]
-fn clip_loop(input: &[f32], bounds: (f32, f32), output: &mut [f32]) {
+fn clip_loop(input: &[f32], bounds: Bounds, output: &mut [f32]) {
     for (&x, y) in input.iter().zip(output) {
-        *y = clamp(x, bounds);
+        *y = bounds.clamp(x);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::NO_CLAMP;
     use super::*;
     use crate::shared::testing::{LENGTHS, Random};
 
@@ -158,13 +156,13 @@ mod tests {
             ] {
                 let (a, b) = (random.floats(a_len), random.floats(b_len));
                 for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
-                    for bounds in [NO_CLAMP, (0.0, 0.5)] {
+                    for bounds in [Bounds::NONE, Bounds::new(0.0, 0.5)] {
                         for isa in Isa::supported() {
                             let mut output = vec![777.0; total];
                             binary(isa, op, &a, &b, bounds, &mut output).unwrap();
                             for (i, y) in output.iter().enumerate() {
                                 let expected = apply(op, a[i % a_len], b[i % b_len]);
-                                let expected = expected.max(bounds.0).min(bounds.1);
+                                let expected = expected.max(bounds.lo).min(bounds.hi);
                                 assert_eq!(*y, expected, "{isa} {op:?} {a_len} {b_len} {i}");
                             }
                         }
@@ -179,7 +177,7 @@ mod tests {
         let input = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 3.0];
         for isa in Isa::supported() {
             let mut output = [777.0; 5];
-            clip(isa, &input, (0.0, 6.0), &mut output).unwrap();
+            clip(isa, &input, Bounds::new(0.0, 6.0), &mut output).unwrap();
             assert!(output[0].is_nan());
             assert_eq!(output[1..], [6.0, 0.0, 0.0, 3.0]);
         }
@@ -194,7 +192,7 @@ mod tests {
                 Binary::Add,
                 &a,
                 &b,
-                NO_CLAMP,
+                Bounds::NONE,
                 &mut vec![0.0; y],
             )
         };
@@ -204,8 +202,8 @@ mod tests {
         assert!(call(0, 6, 6).is_err());
         assert!(call(6, 12, 6).is_err());
         assert!(call(6, 4, 6).is_err());
-        assert!(clip(Isa::Scalar, &[0.0], (1.0, 0.0), &mut [0.0]).is_err());
-        assert!(clip(Isa::Scalar, &[0.0], (f32::NAN, 0.0), &mut [0.0]).is_err());
-        assert!(clip(Isa::Scalar, &[0.0; 2], NO_CLAMP, &mut [0.0]).is_err());
+        assert!(clip(Isa::Scalar, &[0.0], Bounds::new(1.0, 0.0), &mut [0.0]).is_err());
+        assert!(clip(Isa::Scalar, &[0.0], Bounds::new(f32::NAN, 0.0), &mut [0.0]).is_err());
+        assert!(clip(Isa::Scalar, &[0.0; 2], Bounds::NONE, &mut [0.0]).is_err());
     }
 }

@@ -3,10 +3,9 @@
 //! The exponential is `2^n · e^r` with `n = round(x / ln 2)`, `r = x - n·ln 2` (ln 2 in two parts, Cody and Waite) and the polynomial of Cephes' `expf` for
 //! `e^r`. It errs by less than 2 units in the last place, and as all of it is plain arithmetic, a loop over it is vectorized. NaN passes through.
 
-use super::clamp;
 use crate::error::check_len;
 use crate::shared::dispatch::isa_versions;
-use crate::{Isa, KernelError};
+use crate::{Bounds, Isa, KernelError};
 
 /// A function of one float.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +24,9 @@ pub enum Function {
     /// `x · max(0, min(1, x/6 + 1/2))`
     HardSwish,
 }
+
+/// The bounds of hard functions.
+const UNIT: Bounds = Bounds::new(0.0, 1.0);
 
 /// `output[i] = f(input[i])`.
 ///
@@ -49,10 +51,10 @@ fn function_loop(f: Function, input: &[f32], output: &mut [f32]) {
         Function::Exp => each.for_each(|(x, y)| *y = exp(*x)),
         Function::Sigmoid => each.for_each(|(x, y)| *y = 1.0 / (1.0 + exp(-x))),
         Function::HardSigmoid { slope, offset } => {
-            each.for_each(|(x, y)| *y = clamp(slope * x + offset, (0.0, 1.0)));
+            each.for_each(|(x, y)| *y = UNIT.clamp(slope * x + offset));
         }
         Function::HardSwish => {
-            each.for_each(|(x, y)| *y = x * clamp(x / 6.0 + 0.5, (0.0, 1.0)));
+            each.for_each(|(x, y)| *y = x * UNIT.clamp(x / 6.0 + 0.5));
         }
     }
 }
@@ -127,7 +129,7 @@ fn exp(x: f32) -> f32 {
     /// Adding it rounds to the nearest integer.
     const ROUNDER: f32 = 12_582_912.0;
     // Beyond these, the result is 0 or infinite. NaN stays NaN.
-    let x = clamp(x, (-104.0, 89.0));
+    let x = Bounds::new(-104.0, 89.0).clamp(x);
     let n = x * std::f32::consts::LOG2_E + ROUNDER - ROUNDER;
     let r = x - n * LN2.0 - n * LN2.1;
     let tail = 1.987_569_1e-4;

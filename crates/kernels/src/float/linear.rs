@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use super::gemm::{Matrix, product};
 use super::micro::PANEL;
-use super::{Block, check_clamp, clamp, conv};
+use super::{Block, conv};
 use crate::conv::{ConvShape, LinearShape};
 use crate::error::check_len;
 use crate::shared::{check_range, product as size};
-use crate::{Isa, KernelError};
+use crate::{Bounds, Isa, KernelError};
 
 /// The data of a product by weights.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct LinearData<'a> {
     /// `[n]`.
     pub bias: Option<&'a [f32]>,
     /// The bounds of a fused activation, applied last.
-    pub clamp: (f32, f32),
+    pub clamp: Bounds,
 }
 
 /// The number of floats of packed weights: `k` by `n` rounded up to a multiple of 16.
@@ -115,13 +115,13 @@ pub fn linear(
     if let Some(bias) = data.bias {
         check_len("the bias", shape.n, bias.len())?;
     }
-    check_clamp(data.clamp)?;
+    data.clamp.check()?;
     if !isa.is_supported() {
         return Err(KernelError::Unsupported(isa));
     }
     for row in output.chunks_mut(columns.len().max(1)) {
         for (y, column) in row.iter_mut().zip(columns.clone()) {
-            *y = clamp(data.bias.map_or(0.0, |bias| bias[column]), data.clamp);
+            *y = (data.clamp).clamp(data.bias.map_or(0.0, |bias| bias[column]));
         }
     }
     Ok(())
@@ -233,7 +233,7 @@ mod tests {
                     input: &input,
                     weights: &pack(k, n, &weights).unwrap(),
                     bias: Some(&bias),
-                    clamp: (-0.5, 4.0),
+                    clamp: Bounds::new(-0.5, 4.0),
                 };
                 let mut scratch = vec![f32::NAN; scratch_len(&shape).unwrap()];
                 let mut bits: Option<Vec<u32>> = None;
@@ -320,18 +320,19 @@ mod tests {
             k: 3,
             n: 4,
         };
-        let call = |shape: LinearShape, input: usize, weights: usize, (rows, columns), output: usize| {
-            let block = Block { rows, columns };
-            let (input, weights) = (vec![0.0; input], vec![0.0; weights]);
-            let data = LinearData {
-                input: &input,
-                weights: &weights,
-                bias: None,
-                clamp: (0.0, 1.0),
+        let call =
+            |shape: LinearShape, input: usize, weights: usize, (rows, columns), output: usize| {
+                let block = Block { rows, columns };
+                let (input, weights) = (vec![0.0; input], vec![0.0; weights]);
+                let data = LinearData {
+                    input: &input,
+                    weights: &weights,
+                    bias: None,
+                    clamp: Bounds::new(0.0, 1.0),
+                };
+                let (mut scratch, mut output) = ([0.0; 64], vec![0.0; output]);
+                linear(Isa::Scalar, &shape, &data, block, &mut scratch, &mut output)
             };
-            let (mut scratch, mut output) = ([0.0; 64], vec![0.0; output]);
-            linear(Isa::Scalar, &shape, &data, block, &mut scratch, &mut output)
-        };
         assert_eq!(call(shape, 6, 48, (0..2, 0..4), 8), Ok(()));
         assert!(call(shape, 5, 48, (0..2, 0..4), 8).is_err());
         assert!(call(shape, 6, 49, (0..2, 0..4), 8).is_err());

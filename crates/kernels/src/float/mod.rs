@@ -10,7 +10,7 @@
 //! their products in order, each rounded once with its sum, whatever the instruction set: they give the same bits on each processor. `gemm` does
 //! not: there processors differ by rounding.
 //!
-//! Bounds `clamp: (lo, hi)` are a fused ReLU or Clip; [`NO_CLAMP`] leaves everything as it is. NaN passes through.
+//! [`Bounds`](crate::Bounds) are a fused Relu or Clip, applied last.
 
 pub mod conv;
 pub mod depthwise;
@@ -24,8 +24,6 @@ pub mod pool;
 
 use std::ops::Range;
 
-use crate::KernelError;
-
 /// A part of the output of a matrix product, which a call computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
@@ -33,23 +31,4 @@ pub struct Block {
     pub rows: Range<usize>,
     /// Columns, or channels of a convolution.
     pub columns: Range<usize>,
-}
-
-/// Bounds that change nothing.
-pub const NO_CLAMP: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
-
-/// Checks that bounds are in order, and so not NaN.
-pub(crate) fn check_clamp((lo, hi): (f32, f32)) -> Result<(), KernelError> {
-    if lo <= hi {
-        Ok(())
-    } else {
-        Err(KernelError::Shape("the bounds are not in order"))
-    }
-}
-
-/// Clamps one value; NaN stays NaN.
-#[inline(always)]
-pub(crate) fn clamp(value: f32, (lo, hi): (f32, f32)) -> f32 {
-    let value = if value < lo { lo } else { value };
-    if value > hi { hi } else { value }
 }

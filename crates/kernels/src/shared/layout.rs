@@ -248,12 +248,7 @@ pub(super) struct Transpose {
 /// `output[c][r] = input[r][c]`.
 ///
 /// Panics when a slice is shorter than its last element needs.
-pub(super) fn transpose<T: Element>(
-    isa: Isa,
-    input: &[T],
-    output: &mut [T],
-    matrix: Transpose,
-) {
+pub(super) fn transpose<T: Element>(isa: Isa, input: &[T], output: &mut [T], matrix: Transpose) {
     let Transpose {
         rows,
         cols,

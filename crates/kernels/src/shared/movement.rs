@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::{check_range, product};
+use crate::KernelError;
 use crate::error::check_len;
-use crate::{Isa, KernelError};
 /// The offset of what is not in the input: the border of a pad.
 pub const BORDER: usize = usize::MAX;
 

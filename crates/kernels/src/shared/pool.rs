@@ -78,7 +78,10 @@ impl PoolShape {
         let what = "the scratch buffer";
         let columns = product(what, &[self.in_w, self.channels])?;
         // One number more, since the buffer need not be aligned.
-        product(what, &[columns.saturating_add(self.channels).saturating_add(1), 4])
+        product(
+            what,
+            &[columns.saturating_add(self.channels).saturating_add(1), 4],
+        )
     }
 
     /// Checks that no position overflows and that a slice can hold input and output.

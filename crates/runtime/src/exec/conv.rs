@@ -1,5 +1,6 @@
 //! Convolutions and linear layers of quantized values.
 
+use octofold_kernels::Bounds;
 use octofold_kernels::conv::{
     Activations, ConvCall, ConvShape, Float, LinearShape, OutputSlice, OutputStage, PreparedConv,
     Quantized, Residual, RowStride,
@@ -34,7 +35,7 @@ enum Stage {
         residual: Option<(QParams, OutputQuantization)>,
     },
     Float {
-        clamp: Option<(f32, f32)>,
+        clamp: Option<Bounds>,
     },
 }
 
@@ -277,7 +278,7 @@ fn quantized_stage(
 
 fn float_stage(arguments: &Arguments<'_>, activation: Activation) -> Result<Stage, StepError> {
     arguments.result.expect(DType::F32)?;
-    let clamp = (activation != Activation::None).then(|| activation.bounds());
+    let clamp = (activation != Activation::None).then(|| activation.bounds().into());
     Ok(Stage::Float { clamp })
 }
 

@@ -1,5 +1,6 @@
 //! Float convolutions and linear layers.
 
+use octofold_kernels::Bounds;
 use octofold_kernels::conv::{ConvShape, LinearShape};
 use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData, conv};
@@ -30,7 +31,7 @@ enum Sizes {
 struct FloatConv {
     sizes: Sizes,
     residual: bool,
-    clamp: (f32, f32),
+    clamp: Bounds,
     /// Elements of the output of an item: a pixel or row, a row of pixels of a depthwise convolution, one column of a single row.
     item: usize,
     parts: Parts,
@@ -120,7 +121,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     Ok(Box::new(FloatConv {
         sizes,
         residual: residual.is_some(),
-        clamp: activation.bounds(),
+        clamp: activation.bounds().into(),
         item: item.max(1),
         parts,
         scratch,

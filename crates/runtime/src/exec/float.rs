@@ -1,6 +1,6 @@
 //! Float operators element by element, and float pooling.
 
-use octofold_kernels::float::NO_CLAMP;
+use octofold_kernels::Bounds;
 use octofold_kernels::float::elementwise::{Binary, binary, clip};
 use octofold_kernels::float::pool::{average_pool, global_average_pool, max_pool};
 use octofold_kernels::shared::{ImageShape, PoolShape};
@@ -16,23 +16,23 @@ use crate::values::{numbers, numbers_mut};
 #[derive(Debug)]
 struct Arithmetic {
     op: Binary,
-    clamp: (f32, f32),
+    clamp: Bounds,
     blocks: Blocks,
 }
 
 /// The work of a float sum, difference, product or quotient.
 pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let (op, clamp) = match &arguments.step.op {
-        Op::Add(_) => (Binary::Add, NO_CLAMP),
-        Op::Sub(_) => (Binary::Sub, NO_CLAMP),
-        Op::Mul(_) => (Binary::Mul, NO_CLAMP),
-        Op::Div(_) => (Binary::Div, NO_CLAMP),
+        Op::Add(_) => (Binary::Add, Bounds::NONE),
+        Op::Sub(_) => (Binary::Sub, Bounds::NONE),
+        Op::Mul(_) => (Binary::Mul, Bounds::NONE),
+        Op::Div(_) => (Binary::Div, Bounds::NONE),
         Op::FusedBinary(op) if op.a.is_none() && op.b.is_none() && op.y.is_none() => {
             let kind = match op.kind {
                 BinaryKind::Add => Binary::Add,
                 BinaryKind::Mul => Binary::Mul,
             };
-            (kind, op.activation.bounds())
+            (kind, op.activation.bounds().into())
         }
         _ => return Err(arguments.wrong_operator()),
     };
@@ -75,7 +75,7 @@ impl Work for Arithmetic {
 
 #[derive(Debug)]
 struct Clip {
-    bounds: (f32, f32),
+    bounds: Bounds,
     part: usize,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
     arguments.result.expect(DType::F32)?;
     arguments.expect_result(operand.shape)?;
     let bounds = match &arguments.step.op {
-        Op::Relu(_) => (0.0, f32::INFINITY),
+        Op::Relu(_) => Bounds::new(0.0, f32::INFINITY),
         Op::Clip(_) => {
             let bound =
                 |slot: usize, default: f32| match arguments.operands.get(slot).copied().flatten() {
@@ -101,11 +101,11 @@ pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
                             .ok_or_else(|| StepError::invalid("a bound is no constant"))
                     }
                 };
-            (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?)
+            Bounds::new(bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?)
         }
         _ => return Err(arguments.wrong_operator()),
     };
-    if bounds.0.is_nan() || bounds.1.is_nan() || bounds.0 > bounds.1 {
+    if bounds.lo.is_nan() || bounds.hi.is_nan() || bounds.lo > bounds.hi {
         return Err(arguments.wrong_operator());
     }
     let part = part_len(operand.len(), 8, BYTES, 64);

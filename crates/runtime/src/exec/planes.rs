@@ -1,5 +1,6 @@
 //! Depthwise convolutions between channels-first images.
 
+use octofold_kernels::Bounds;
 use octofold_kernels::conv::planes::{self, PlanesCall, conv_planes, packed_len, scratch_len};
 use octofold_kernels::conv::{Activations, ConvShape, Float};
 use octofold_kernels::shared::Quant8;
@@ -22,7 +23,7 @@ struct Planes {
     quant: Quant8,
     /// Whether the operand is one of floats.
     quantizes: bool,
-    clamp: Option<(f32, f32)>,
+    clamp: Option<Bounds>,
     scratch: usize,
     /// Elements of an output plane.
     plane: usize,
@@ -66,7 +67,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     Ok(Box::new(Planes {
         quant,
         quantizes,
-        clamp: (op.activation != Activation::None).then(|| op.activation.bounds()),
+        clamp: (op.activation != Activation::None).then(|| op.activation.bounds().into()),
         scratch: scratch_len(&shape)?,
         plane: shape.pixels()? / shape.batch,
         part: (MACS / 4 * planes / macs.max(1)).clamp(1, planes),

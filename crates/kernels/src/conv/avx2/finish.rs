@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::Bounds;
 use crate::conv::output::{Float, OutputStage, Quantized};
 use crate::conv::scalar::store_floats;
 use crate::conv::tile::{Tile, partial};
@@ -57,7 +58,7 @@ unsafe fn store_whole_floats<const R: usize>(
         for (r, acc) in acc.iter().enumerate() {
             let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[half], correction));
             let mut value = _mm256_add_ps(_mm256_mul_ps(sum, scale), bias);
-            if let Some((lo, hi)) = stage.clamp {
+            if let Some(Bounds { lo, hi }) = stage.clamp {
                 // The second operand is the result when it is NaN, and when both are zeros.
                 value = _mm256_max_ps(_mm256_set1_ps(lo), value);
                 value = _mm256_min_ps(_mm256_set1_ps(hi), value);

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Plane, Planes};
+use crate::Bounds;
 use crate::KernelError;
 use crate::conv::shape::{CheckedShape, ConvShape, product};
 use crate::shared::Target8;
@@ -289,7 +290,7 @@ unsafe fn outputs<const G: usize, const W: usize, const S: usize>(
     let correction = _mm512_set1_epi32(plane.correction);
     let clamp = plane
         .clamp
-        .map(|(lo, hi)| (_mm512_set1_ps(lo), _mm512_set1_ps(hi)));
+        .map(|Bounds { lo, hi }| (_mm512_set1_ps(lo), _mm512_set1_ps(hi)));
     let weights = plane.weights.as_ptr().cast::<i32>();
     // From the line of one group of four rows to that of the group above it.
     let group_stride = 4 * shape.dilation_h * layout.stride;

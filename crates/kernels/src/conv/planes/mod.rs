@@ -10,7 +10,7 @@ use super::output::{Activations, Float};
 use super::shape::{CheckedShape, ConvShape, product};
 use crate::error::{check_len, check_scratch};
 use crate::shared::{Quant8, check_range};
-use crate::{Isa, KernelError};
+use crate::{Bounds, Isa, KernelError};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
@@ -214,7 +214,7 @@ struct Plane<'a> {
     correction: i32,
     scale: f32,
     bias: f32,
-    clamp: Option<(f32, f32)>,
+    clamp: Option<Bounds>,
 }
 
 #[cfg(test)]

@@ -5,12 +5,7 @@ use crate::conv::{ConvShape, fold_bias};
 use crate::shared::testing::{Random, params};
 
 /// Sums in 64 bits over the taps inside of the image of `input`, then the definition of the stage, without its correction.
-fn naive(
-    shape: &ConvShape,
-    input: Activations<'_>,
-    weights: &[i8],
-    stage: &Float<'_>,
-) -> Vec<f32> {
+fn naive(shape: &ConvShape, input: Activations<'_>, weights: &[i8], stage: &Float<'_>) -> Vec<f32> {
     let (out_h, out_w) = (shape.out_h().unwrap(), shape.out_w().unwrap());
     let mut output = Vec::new();
     for plane in 0..shape.batch * shape.out_c {
@@ -38,13 +33,17 @@ fn naive(
                 }
             }
             let value = sum as f32 * stage.scale[channel] + stage.bias[channel];
-            output.push(stage.clamp.map_or(value, |(lo, hi)| value.max(lo).min(hi)));
+            output.push(
+                stage
+                    .clamp
+                    .map_or(value, |bounds| value.max(bounds.lo).min(bounds.hi)),
+            );
         }
     }
     output
 }
 
-fn check(shape: ConvShape, signed: bool, clamp: Option<(f32, f32)>, seed: u64) {
+fn check(shape: ConvShape, signed: bool, clamp: Option<Bounds>, seed: u64) {
     let mut random = Random::new(seed);
     let channels = shape.out_c;
     let input = random.bytes(shape.batch * channels * shape.in_h * shape.in_w);
@@ -149,7 +148,7 @@ fn every_size_gives_the_floats_of_the_definition() {
                         ..ConvShape::pointwise(in_h, in_w, 3, 3).with_kernel(1, 1, pad)
                     };
                     if shape.check().is_ok() {
-                        let clamp = (seed % 3 == 0).then_some((-0.5, 6.0));
+                        let clamp = (seed % 3 == 0).then_some(Bounds::new(-0.5, 6.0));
                         check(shape, seed % 2 == 0, clamp, seed);
                         seed += 1;
                     }

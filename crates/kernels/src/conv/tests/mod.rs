@@ -32,7 +32,11 @@ fn depthwise_shape(
 ) -> ConvShape {
     ConvShape {
         groups: channels,
-        ..ConvShape::pointwise(height, width, channels, channels).with_kernel(kernel, stride, kernel / 2)
+        ..ConvShape::pointwise(height, width, channels, channels).with_kernel(
+            kernel,
+            stride,
+            kernel / 2,
+        )
     }
 }
 
@@ -224,7 +228,11 @@ fn convolutions_with_any_border() {
 fn patches_of_any_line_length() {
     for in_c in (1..=25).filter(|c| c % 4 != 0) {
         for (kernel, stride) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
-            Tester::new(ConvShape::pointwise(6, 9, in_c, 18).with_kernel(kernel, stride, kernel / 2))
+            Tester::new(ConvShape::pointwise(6, 9, in_c, 18).with_kernel(
+                kernel,
+                stride,
+                kernel / 2,
+            ))
             .run();
         }
     }

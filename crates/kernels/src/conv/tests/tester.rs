@@ -8,7 +8,7 @@ use octofold_quant::{QParams, requantize};
 use super::super::*;
 use super::guarded::Guarded;
 use crate::shared::{Quant8, Target8};
-use crate::{Engine, Isa};
+use crate::{Bounds, Engine, Isa};
 
 /// The numbers that inputs and weights are drawn from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,7 +170,7 @@ impl Tester {
                 correction: &case.bias,
                 scale: &case.scale,
                 bias: &case.float_bias,
-                clamp: clamp.then_some((0.0, 6.0)),
+                clamp: clamp.then_some(Bounds::new(0.0, 6.0)),
             }),
         };
         let input = Activations {
@@ -345,14 +345,7 @@ impl Tester {
     }
 
     /// The sum of one output: `zero` is subtracted from every tap, and taps outside of the image read it.
-    fn naive(
-        &self,
-        input: &[u8],
-        weights: &[i8],
-        zero: i32,
-        pixel: usize,
-        channel: usize,
-    ) -> i64 {
+    fn naive(&self, input: &[u8], weights: &[i8], zero: i32, pixel: usize, channel: usize) -> i64 {
         let shape = &self.shape;
         let (out_h, out_w) = (shape.out_h().expect("valid"), shape.out_w().expect("valid"));
         let (image, y, x) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);

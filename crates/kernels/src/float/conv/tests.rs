@@ -1,6 +1,5 @@
 //! Convolution against a sum over all taps in f64.
 
-use super::super::{NO_CLAMP, clamp};
 use super::*;
 use crate::shared::testing::Random;
 
@@ -46,7 +45,7 @@ fn reference(
                             }
                         }
                     }
-                    let (lo, hi) = data.clamp;
+                    let Bounds { lo, hi } = data.clamp;
                     result.push((sum.clamp(lo.into(), hi.into()), magnitude));
                 }
             }
@@ -55,7 +54,7 @@ fn reference(
     result
 }
 
-fn check(shape: ConvShape, with_bias: bool, with_residual: bool, clamp: (f32, f32)) {
+fn check(shape: ConvShape, with_bias: bool, with_residual: bool, clamp: Bounds) {
     let mut random = Random::new(21);
     let pixels = shape.pixels().unwrap();
     let input = random.floats(shape.batch * shape.in_h * shape.in_w * shape.in_c);
@@ -117,25 +116,25 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
                 ConvShape::pointwise(9, 7, in_c, out_c).with_kernel(3, 1, 1),
                 true,
                 false,
-                (0.0, 6.0),
+                Bounds::new(0.0, 6.0),
             );
             check(
                 ConvShape::pointwise(9, 7, in_c, out_c),
                 true,
                 true,
-                NO_CLAMP,
+                Bounds::NONE,
             );
             check(
                 ConvShape::pointwise(9, 8, in_c, out_c).with_kernel(1, 2, 0),
                 false,
                 true,
-                (-1.0, 1.0),
+                Bounds::new(-1.0, 1.0),
             );
             check(
                 ConvShape::pointwise(11, 13, in_c, out_c).with_kernel(5, 2, 3),
                 false,
                 false,
-                NO_CLAMP,
+                Bounds::NONE,
             );
         }
     }
@@ -148,7 +147,7 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         },
         true,
         true,
-        NO_CLAMP,
+        Bounds::NONE,
     );
     check(
         ConvShape {
@@ -159,7 +158,7 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         },
         true,
         false,
-        NO_CLAMP,
+        Bounds::NONE,
     );
     check(
         ConvShape {
@@ -171,13 +170,13 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         },
         true,
         false,
-        NO_CLAMP,
+        Bounds::NONE,
     );
     check(
         ConvShape { groups: 12, ..base },
         true,
         false,
-        (0.0, f32::INFINITY),
+        Bounds::new(0.0, f32::INFINITY),
     );
     check(
         ConvShape {
@@ -189,13 +188,13 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         },
         true,
         false,
-        NO_CLAMP,
+        Bounds::NONE,
     );
     check(
         ConvShape::pointwise(30, 40, 40, 64).with_kernel(3, 1, 1),
         true,
         true,
-        (0.0, 6.0),
+        Bounds::new(0.0, 6.0),
     );
     // Chunks of 84 pixels, and sums deeper than a cache.
     check(
@@ -205,7 +204,7 @@ fn all_kinds_of_shapes_match_sums_in_f64() {
         },
         true,
         false,
-        NO_CLAMP,
+        Bounds::NONE,
     );
 }
 
@@ -215,7 +214,7 @@ fn every_number_of_panels_and_rows_matches_sums_in_f64() {
         for width in [1, 4, 6, 7, 11, 13, 29] {
             for in_c in [5, 200] {
                 let shape = ConvShape::pointwise(1, width, in_c, out_c);
-                check(shape, true, width % 2 == 0, (-0.5, 2.0));
+                check(shape, true, width % 2 == 0, Bounds::new(-0.5, 2.0));
             }
         }
     }
@@ -232,7 +231,7 @@ fn not_a_number_passes_through() {
         weights: &packed,
         bias: None,
         residual: None,
-        clamp: (0.0, 6.0),
+        clamp: Bounds::new(0.0, 6.0),
     };
     for isa in Isa::supported() {
         let mut scratch = vec![0.0; scratch_len(&shape).unwrap()];
@@ -250,9 +249,10 @@ fn not_a_number_passes_through() {
 
 #[test]
 fn nan_passes_the_clamp() {
-    assert!(clamp(f32::NAN, (0.0, 6.0)).is_nan());
-    assert_eq!(clamp(-0.5, (0.0, 6.0)), 0.0);
-    assert_eq!(clamp(7.0, (0.0, 6.0)), 6.0);
+    let bounds = Bounds::new(0.0, 6.0);
+    assert!(bounds.clamp(f32::NAN).is_nan());
+    assert_eq!(bounds.clamp(-0.5), 0.0);
+    assert_eq!(bounds.clamp(7.0), 6.0);
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn wrong_sizes_are_refused() {
                 weights: &weights,
                 bias: Some(&bias),
                 residual: Some(&residual),
-                clamp: NO_CLAMP,
+                clamp: Bounds::NONE,
             };
             conv(
                 Isa::Scalar,

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::DepthwiseData;
+use crate::Bounds;
 use crate::shared::PoolShape;
 
 /// Neighbouring output pixels that are computed together.
@@ -31,7 +32,7 @@ struct Patch {
     columns: usize,
     bias: Option<*const f32>,
     output: *mut f32,
-    clamp: (f32, f32),
+    clamp: Bounds,
 }
 
 /// Calls `kernel` with the patches of all pixels of a row, and with how many pixels a patch has: one or [`PIXELS`].
@@ -189,7 +190,7 @@ macro_rules! rows {
                     }
                 }
             }
-            let (lo, hi) = ($set(patch.clamp.0), $set(patch.clamp.1));
+            let (lo, hi) = ($set(patch.clamp.lo), $set(patch.clamp.hi));
             for n in 0..N {
                 let channel = channel + n * $lanes;
                 for (p, sums) in sums.iter().enumerate() {

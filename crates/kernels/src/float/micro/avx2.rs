@@ -78,7 +78,7 @@ unsafe fn compute<const R: usize>(tile: &Tile) {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn store<const R: usize>(tile: &Tile, acc: &[[__m256; 2]; R]) {
-    let (lo, hi) = (_mm256_set1_ps(tile.clamp.0), _mm256_set1_ps(tile.clamp.1));
+    let (lo, hi) = (_mm256_set1_ps(tile.clamp.lo), _mm256_set1_ps(tile.clamp.hi));
     for p in 0..2 {
         let mask = mask(tile.channels.saturating_sub(p * LANES));
         let bias = (!tile.bias.is_null()).then(|| {

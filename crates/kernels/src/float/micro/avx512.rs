@@ -96,7 +96,7 @@ unsafe fn compute<const R: usize, const P: usize>(tile: &Tile) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn store<const R: usize, const P: usize>(tile: &Tile, acc: &[[__m512; P]; R]) {
-    let (lo, hi) = (_mm512_set1_ps(tile.clamp.0), _mm512_set1_ps(tile.clamp.1));
+    let (lo, hi) = (_mm512_set1_ps(tile.clamp.lo), _mm512_set1_ps(tile.clamp.hi));
     for p in 0..P {
         let mask = mask(tile.channels - p * PANEL);
         let bias = (!tile.bias.is_null()).then(|| {

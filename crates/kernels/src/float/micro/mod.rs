@@ -9,8 +9,8 @@
 //! second-level cache while the rows pass by, so that they are read from memory once. The sums stay in registers over the whole depth;
 //! cutting the depth as well was not faster.
 
-use crate::Isa;
 use crate::conv::offsets::OUTSIDE;
+use crate::{Bounds, Isa};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -56,7 +56,7 @@ pub(super) struct Tile {
     output_stride: usize,
     bias: *const f32,
     residual: *const f32,
-    clamp: (f32, f32),
+    clamp: Bounds,
 }
 
 impl Tile {
@@ -121,7 +121,7 @@ pub(super) struct Part<'a> {
     pub(super) bias: Option<&'a [f32]>,
     /// From the first pixel and channel to compute on, like the output.
     pub(super) residual: Option<&'a [f32]>,
-    pub(super) clamp: (f32, f32),
+    pub(super) clamp: Bounds,
     /// Channels to compute.
     pub(super) channels: usize,
     /// From one pixel to the next.

@@ -76,7 +76,7 @@ unsafe fn compute<const R: usize>(tile: &Tile) {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn store<const R: usize>(tile: &Tile, acc: &[[float32x4_t; VECTORS]; R]) {
-    let (lo, hi) = (vdupq_n_f32(tile.clamp.0), vdupq_n_f32(tile.clamp.1));
+    let (lo, hi) = (vdupq_n_f32(tile.clamp.lo), vdupq_n_f32(tile.clamp.hi));
     for v in 0..VECTORS {
         let first = v * LANES;
         if first + LANES > tile.channels {

@@ -3,7 +3,6 @@
 //! A product and a sum are rounded once, as by the vector kernels. Where the compiler may not use such an instruction, it calls the
 //! mathematical library, which is slow; the numbers are the same.
 
-use super::super::clamp;
 use super::{Micro, PANEL, Tile};
 
 /// Rows of a tile.
@@ -63,5 +62,5 @@ pub(super) unsafe fn finished(tile: &Tile, mut sum: f32, r: usize, c: usize) -> 
         // SAFETY: the residual has this row and channel.
         sum += unsafe { *tile.residual.add(r * tile.output_stride + c) };
     }
-    clamp(sum, tile.clamp)
+    tile.clamp.clamp(sum)
 }

@@ -117,7 +117,7 @@ fn windows(shape: &PoolShape, mut each: impl FnMut(usize, &[usize], usize)) {
 fn compare(
     shape: &PoolShape,
     expected: &[u8],
-    kernel: impl Fn(Isa, Range<usize>, &mut [u8]) -> Result<(), KernelError>,
+    mut kernel: impl FnMut(Isa, Range<usize>, &mut [u8]) -> Result<(), KernelError>,
 ) {
     let rows = shape.rows().unwrap();
     let width = shape.out_w * shape.channels;
@@ -199,13 +199,13 @@ fn windows_match_loops_over_all_taps() {
                 compare(&shape, &max, |isa, part, output| {
                     let scratch = &mut scratch[1..];
                     let call = PoolCall {
-                            input: &input,
-                            from,
-                            to,
-                            part,
-                            output,
-                            scratch,
-                        };
+                        input: &input,
+                        from,
+                        to,
+                        part,
+                        output,
+                        scratch,
+                    };
                     max_pool(isa, &shape, call)
                 });
                 for (averaging, expected) in AVERAGING.into_iter().zip(&means) {

@@ -225,12 +225,16 @@ unsafe fn interleave<const COUNT: usize>(
     let mut put = |vectors: usize, load: u8, present: usize| {
         let places = next;
         next = next.skip(vectors * unit * column);
-        let mask = channels.mask();
+        let mask = block.mask();
         // SAFETY: these columns are in the image, and have places.
         unsafe {
             match (load, layer.signed) {
-                (ADJACENT, false) => rows.put::<COUNT, ADJACENT, false>(vectors, mask, present, places),
-                (ADJACENT, true) => rows.put::<COUNT, ADJACENT, true>(vectors, mask, present, places),
+                (ADJACENT, false) => {
+                    rows.put::<COUNT, ADJACENT, false>(vectors, mask, present, places)
+                }
+                (ADJACENT, true) => {
+                    rows.put::<COUNT, ADJACENT, true>(vectors, mask, present, places)
+                }
                 (WHOLE, false) => rows.put::<COUNT, WHOLE, false>(vectors, mask, present, places),
                 (WHOLE, true) => rows.put::<COUNT, WHOLE, true>(vectors, mask, present, places),
                 (_, false) => rows.put::<COUNT, MASKED, false>(vectors, mask, present, places),

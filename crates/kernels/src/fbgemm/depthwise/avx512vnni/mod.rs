@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use super::super::finish::{Finish, channel_mask};
 use super::super::pack::{PANEL, depthwise_quads};
-use super::{Layer, MAX_ROWS, row_offsets};
+use super::{Channels, Layer, MAX_ROWS, row_offsets};
 use crate::conv::offsets::OUTSIDE;
 use crate::conv::pixels::{Run, runs};
 use crate::conv::shape::ConvShape;
