@@ -19,5 +19,5 @@ mod operator;
 
 pub use attribute::{Attribute, AttributeMap, Attributes};
 pub use error::OpError;
-pub use families::support::within_elements;
+pub use families::support::{normalize_axis, within_elements};
 pub use operator::{Arity, Described, Inputs, Op, Operator};

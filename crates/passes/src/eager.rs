@@ -15,8 +15,8 @@ use indexmap::IndexMap;
 use octofold_ir::{Graph, GraphError, NodeId, Op, ValueId};
 
 use crate::annotate::{
-    Annotations, Candidate, NodeAnnotation, NodeSetting, Refusal, ValueAnnotation,
-    activation_operands, annotate_values, new_annotation, per_tensor, quantized_node,
+    Annotations, Candidate, NodeAnnotation, NodeSetting, Refusal, Selection, ValueAnnotation,
+    activation_operands, per_tensor,
 };
 use crate::backend::BackendConfig;
 use crate::config::{ModelNames, QConfig, QConfigMapping, Resolver, nearest};
@@ -367,50 +367,36 @@ impl Walk<'_> {
                 self.annotations.values.insert(observed, annotation);
             }
         }
-        let (candidates, quantized) = (&self.candidates, &self.quantized);
-        annotate_values(
+        let selection = Selection {
             graph,
+            backend: self.backend,
             order,
-            candidates,
-            quantized,
+            candidates: self.candidates,
+            quantized: self.quantized,
             // The user has put a quantizer at each value that eager mode quantizes.
-            // The user has put a quantizer at each value that eager mode quantizes.
-            &BTreeSet::new(),
-            self.backend,
-            &mut self.annotations,
-        );
+            within: BTreeSet::new(),
+        };
+        let mut annotations = self.annotations;
+        selection.annotate_values(&mut annotations);
         for &id in order {
-            let annotation = match candidates.get(&id) {
-                Some(candidate) => quantized_node(graph, id, candidate),
+            let annotation = match selection.candidates.get(&id) {
+                Some(candidate) => candidate.annotation(graph, id),
                 None => NodeAnnotation::Float {
                     reason: self.float.remove(&id).unwrap_or_default(),
                 },
             };
-            self.annotations.nodes.insert(id, annotation);
+            annotations.nodes.insert(id, annotation);
         }
         for &value in dequant {
             let producer = graph.value(value).producer();
-            let Some(candidate) = producer.and_then(|producer| candidates.get(&producer)) else {
-                continue;
-            };
+            let candidate = producer.and_then(|producer| selection.candidates.get(&producer));
             // A layer gives float from its accumulator; what has no weights gives integers, for the caller too.
-            if !candidate.class.has_weights() {
-                if !self.annotations.values.contains_key(&value) {
-                    let wish = per_tensor(candidate.qconfig.activation);
-                    let annotation = new_annotation(
-                        graph,
-                        value,
-                        wish,
-                        candidates,
-                        quantized,
-                        self.backend,
-                        &self.annotations,
-                    );
-                    self.annotations.values.insert(value, annotation);
-                }
-                self.annotations.dequantized_outputs.insert(value);
+            if let Some(candidate) = candidate.filter(|candidate| !candidate.class.has_weights()) {
+                let wish = per_tensor(candidate.qconfig.activation);
+                selection.annotate_value(value, wish, &mut annotations);
+                annotations.dequantized_outputs.insert(value);
             }
         }
-        self.annotations
+        annotations
     }
 }

@@ -11,6 +11,7 @@ pub mod equalize;
 pub mod expand;
 pub mod fuse;
 pub mod layout;
+mod linear;
 pub mod lower;
 pub mod manager;
 pub mod observe;

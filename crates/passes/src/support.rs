@@ -29,6 +29,14 @@ pub(crate) fn integers(graph: &Graph, value: ValueId) -> Option<Vec<i64>> {
         .collect()
 }
 
+/// The numbers of an attribute; where it is left out, its default for each axis.
+pub(crate) fn list_or(list: &[i64], length: usize, default: i64) -> Vec<i64> {
+    match list {
+        [] => vec![default; length],
+        list => list.to_vec(),
+    }
+}
+
 /// The type of a node's operand.
 pub(crate) fn operand_type(graph: &Graph, node: NodeId, slot: usize) -> Option<&TensorType> {
     Some(graph.value(graph.node(node).input(slot)?).ty())

@@ -1,6 +1,7 @@
 //! Arithmetic on the sizes of shapes, known or symbolic.
 
 use octofold_ops::OpError;
+pub(super) use octofold_ops::normalize_axis as axis;
 use octofold_tensor::{Dim, DimError, Symbols};
 
 /// The largest number of terms of an expression that is followed.
@@ -44,26 +45,6 @@ pub(super) fn is_size(dim: &Dim) -> bool {
         | Dim::CeilDiv(pair)
         | Dim::Min(pair) => is_size(&pair.0) && is_size(&pair.1),
         Dim::Max(pair) => is_size(&pair.0) || is_size(&pair.1),
-    }
-}
-
-/// An axis in `-rank..rank`, counted from the front.
-///
-/// # Errors
-/// When it is out of range.
-pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, OpError> {
-    let signed = rank as i64;
-    let from_front = if axis < 0 {
-        axis.saturating_add(signed)
-    } else {
-        axis
-    };
-    if (0..signed).contains(&from_front) {
-        Ok(from_front as usize)
-    } else {
-        Err(OpError::invalid(format!(
-            "axis {axis} is out of range for rank {rank}"
-        )))
     }
 }
 

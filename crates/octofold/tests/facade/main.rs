@@ -11,6 +11,7 @@ mod eager;
 mod floors;
 mod golden;
 mod imported;
+mod linear;
 mod operators;
 mod repair;
 mod sabotage;

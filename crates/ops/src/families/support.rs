@@ -65,7 +65,7 @@ pub(crate) fn elements_of(shape: &[usize]) -> usize {
 ///
 /// # Errors
 /// When it is out of range.
-pub(crate) fn normalize_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
+pub fn normalize_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
     let signed = rank as i64;
     let from_front = if axis < 0 {
         axis.saturating_add(signed)

@@ -74,17 +74,10 @@ pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<Fused
     if conv.auto_pad != AutoPad::NotSet {
         return Err(Skip::because("the pads are not explicit"));
     }
-    let or = |list: &[i64], length, default| {
-        if list.is_empty() {
-            vec![default; length]
-        } else {
-            list.to_vec()
-        }
-    };
     Ok(FusedConv {
-        strides: or(&conv.strides, 2, 1),
-        pads: or(&conv.pads, 4, 0),
-        dilations: or(&conv.dilations, 2, 1),
+        strides: support::list_or(&conv.strides, 2, 1),
+        pads: support::list_or(&conv.pads, 4, 0),
+        dilations: support::list_or(&conv.dilations, 2, 1),
         group: conv.group,
         activation: Activation::None,
         layout: Layout::Nchw,

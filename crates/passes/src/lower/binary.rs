@@ -2,6 +2,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, BinaryKind, FusedBinary, FusedConcat};
+use octofold_ops::normalize_axis;
 
 use crate::lower::params::{dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
@@ -87,11 +88,8 @@ impl Rewrite for QuantizedConcat {
             .ty()
             .rank()
             .ok_or(Skip::because("the rank is not known"))?;
-        let axis = if concat.axis < 0 {
-            concat.axis + rank as i64
-        } else {
-            concat.axis
-        };
+        let axis = normalize_axis(concat.axis, rank);
+        let axis = axis.map_err(|error| Skip::because(error.to_string()))? as i64;
         let y = output_quantization(graph, quantize, Activation::None)?;
         let mut inputs: Vec<Option<PatchValue>> = Vec::new();
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());

@@ -20,6 +20,7 @@ use crate::pass::{Pass, PassError};
 use crate::rewrite::{Rewriter, Rule};
 
 pub use forms::{LinearForms, LowerFloat};
+pub(crate) use params::{dequantized, real_constant};
 pub(crate) use pointwise::acts_element_by_element;
 pub use residual::FuseQuantizedResiduals;
 

@@ -2,21 +2,22 @@
 
 use octofold_ir::{Graph, NodeId, Op, ValueId};
 use octofold_ops::families::{Activation, OutputQuantization};
+use octofold_ops::normalize_axis;
 use octofold_quant::{QParams, QuantParams, QuantType};
-use octofold_tensor::{DType, Tensor};
+use octofold_tensor::{DType, Element, Tensor};
 
 use crate::rewrite::Skip;
 use crate::support;
 
 /// An integer value and what it means: the operand of a `DequantizeLinear`.
 #[derive(Clone, Debug)]
-pub(super) struct Quantized {
+pub(crate) struct Quantized {
     /// The integers.
-    pub(super) value: ValueId,
+    pub(crate) value: ValueId,
     /// Their type.
-    pub(super) dtype: QuantType,
+    pub(crate) dtype: QuantType,
     /// Their parameters.
-    pub(super) params: QuantParams,
+    pub(crate) params: QuantParams,
 }
 
 impl Quantized {
@@ -35,7 +36,7 @@ impl Quantized {
 }
 
 /// What a value is dequantized from, when a `DequantizeLinear` with constant parameters computes it.
-pub(super) fn dequantized(graph: &Graph, value: ValueId) -> Option<Quantized> {
+pub(crate) fn dequantized(graph: &Graph, value: ValueId) -> Option<Quantized> {
     let id = graph.value(value).producer()?;
     let Op::DequantizeLinear(op) = graph.node(id).op() else {
         return None;
@@ -107,8 +108,8 @@ fn parameters(graph: &Graph, id: NodeId, axis: i64) -> Option<(QuantType, QuantP
     let params = if scales.rank() == 0 || (scales.len() == 1 && scales.rank() == 1) {
         QuantParams::PerTensor(QParams::new(*values.first()?, *zero_points.first()?, dtype).ok()?)
     } else {
-        let rank = graph.value(node.input(0)?).ty().rank()? as i64;
-        let axis = usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()?;
+        let rank = graph.value(node.input(0)?).ty().rank()?;
+        let axis = normalize_axis(axis, rank).ok()?;
         QuantParams::per_channel(axis, values, &zero_points, dtype).ok()?
     };
     Some((dtype, params))
@@ -116,39 +117,22 @@ fn parameters(graph: &Graph, id: NodeId, axis: i64) -> Option<(QuantType, QuantP
 
 /// The elements of an integer constant.
 pub(super) fn small_integers(tensor: &Tensor) -> Option<Vec<i32>> {
-    let widened = match tensor.dtype() {
-        DType::U8 => tensor
-            .values::<u8>()
-            .ok()?
-            .iter()
-            .map(|&q| q.into())
-            .collect(),
-        DType::I8 => tensor
-            .values::<i8>()
-            .ok()?
-            .iter()
-            .map(|&q| q.into())
-            .collect(),
-        DType::U16 => tensor
-            .values::<u16>()
-            .ok()?
-            .iter()
-            .map(|&q| q.into())
-            .collect(),
-        DType::I16 => tensor
-            .values::<i16>()
-            .ok()?
-            .iter()
-            .map(|&q| q.into())
-            .collect(),
-        DType::I32 => tensor.values::<i32>().ok()?.to_vec(),
-        _ => return None,
-    };
-    Some(widened)
+    fn widened<T: Element + Copy + Into<i32>>(tensor: &Tensor) -> Option<Vec<i32>> {
+        let values = tensor.values::<T>().ok()?.iter();
+        Some(values.map(|&q| q.into()).collect())
+    }
+    match tensor.dtype() {
+        DType::U8 => widened::<u8>(tensor),
+        DType::I8 => widened::<i8>(tensor),
+        DType::U16 => widened::<u16>(tensor),
+        DType::I16 => widened::<i16>(tensor),
+        DType::I32 => widened::<i32>(tensor),
+        _ => None,
+    }
 }
 
 /// The real values of a constant or of a dequantized constant.
-pub(super) fn real_constant(graph: &Graph, value: ValueId) -> Option<Vec<f32>> {
+pub(crate) fn real_constant(graph: &Graph, value: ValueId) -> Option<Vec<f32>> {
     if let Some(values) = support::floats(graph, value) {
         return Some(values.to_vec());
     }

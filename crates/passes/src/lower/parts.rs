@@ -2,6 +2,7 @@
 
 use octofold_ir::{Graph, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::Slice;
+use octofold_ops::normalize_axis;
 use octofold_tensor::{DType, Tensor};
 
 use crate::pattern::{Match, Pattern};
@@ -34,12 +35,11 @@ impl Rewrite for SplitParts {
         };
         let ty = graph.value(x).ty();
         let moved = matches!(ty.dtype, DType::F32 | DType::I32 | DType::U8 | DType::I8);
-        let rank = ty.rank().filter(|_| moved).ok_or(Skip::NoMatch)? as i64;
-        let axis = if op.axis < 0 { op.axis + rank } else { op.axis };
-        let position = usize::try_from(axis).map_err(|_| Skip::NoMatch)?;
+        let rank = ty.rank().filter(|_| moved).ok_or(Skip::NoMatch)?;
+        let axis = normalize_axis(op.axis, rank).map_err(|_| Skip::NoMatch)?;
         let sizes = node.outputs().iter().map(|&part| {
             let dims = graph.value(part).ty().shape.as_ref()?;
-            dims.get(position)?.known()
+            dims.get(axis)?.known()
         });
         let sizes: Option<Vec<i64>> = sizes.collect();
         let sizes = sizes.ok_or(Skip::because("the sizes of the parts are not known"))?;
@@ -48,7 +48,7 @@ impl Rewrite for SplitParts {
         let list = |patch: &mut Patch, what: &str, number: i64| {
             Some(patch.constant(format!("{name}.{what}"), Tensor::vector(vec![number])))
         };
-        let along = list(&mut patch, "axis", axis);
+        let along = list(&mut patch, "axis", axis as i64);
         let mut start = 0;
         for (index, (&part, size)) in node.outputs().iter().zip(sizes).enumerate() {
             let from = list(&mut patch, &format!("{index}.start"), start);

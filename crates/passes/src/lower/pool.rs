@@ -13,13 +13,6 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
     if support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) != Some(4) {
         return Err(Skip::because("only two-dimensional pools have kernels"));
     }
-    let or = |list: &[i64], length, default| {
-        if list.is_empty() {
-            vec![default; length]
-        } else {
-            list.to_vec()
-        }
-    };
     let explicit = |auto_pad| {
         if auto_pad == AutoPad::NotSet {
             Ok(())
@@ -42,9 +35,9 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
             FusedPool {
                 kind: PoolKind::Max,
                 kernel_shape: pool.kernel_shape.clone(),
-                strides: or(&pool.strides, 2, 1),
-                pads: or(&pool.pads, 4, 0),
-                dilations: or(&pool.dilations, 2, 1),
+                strides: support::list_or(&pool.strides, 2, 1),
+                pads: support::list_or(&pool.pads, 4, 0),
+                dilations: support::list_or(&pool.dilations, 2, 1),
                 ceil_mode: pool.ceil_mode,
                 count_include_pad: false,
                 layout: Layout::Nchw,
@@ -58,9 +51,9 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
             FusedPool {
                 kind: PoolKind::Average,
                 kernel_shape: pool.kernel_shape.clone(),
-                strides: or(&pool.strides, 2, 1),
-                pads: or(&pool.pads, 4, 0),
-                dilations: or(&pool.dilations, 2, 1),
+                strides: support::list_or(&pool.strides, 2, 1),
+                pads: support::list_or(&pool.pads, 4, 0),
+                dilations: support::list_or(&pool.dilations, 2, 1),
                 ceil_mode: pool.ceil_mode,
                 count_include_pad: pool.count_include_pad,
                 layout: Layout::Nchw,

@@ -3,10 +3,11 @@
 //! `Gemm` and `MatMul` with constant weights become linear layers, a `Clip` at 0 becomes `Relu`, a mean over height and width
 //! becomes global pooling, and the ways to write Swish and HardSwish become these operators.
 
-use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::families::{Activation, GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
+use octofold_ir::{Graph, Op, Patch, ValueId};
+use octofold_ops::families::{GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
 use octofold_tensor::{Dim, Tensor};
 
+use crate::linear::{LinearBias, LinearForm, Weights};
 use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Rewriter, Skip};
@@ -26,8 +27,7 @@ impl Pass for Canonicalize {
             graph,
             &[
                 &ReshapeSizes,
-                &GemmToLinear,
-                &MatMulToLinear,
+                &LinearForm(Weights::Float),
                 &LinearBias,
                 &ClipToRelu,
                 &MeanToGlobalPool,
@@ -81,172 +81,6 @@ impl Rewrite for ReshapeSizes {
         let constant = patch.constant(name, Tensor::vector(constant));
         let operands = [Some(found.x.into()), Some(constant)];
         Ok(patch.replace_op(graph, id, Reshape { allowzero: false }, operands))
-    }
-}
-
-symbols! {
-    struct Product { x: ValueId, w: ValueId }
-}
-
-/// `Gemm` with constant weights and bias: alpha, beta and the transpose go into the constants.
-struct GemmToLinear;
-
-impl Rewrite for GemmToLinear {
-    type Found = Product;
-
-    fn name(&self) -> &'static str {
-        "gemm-to-linear"
-    }
-
-    fn pattern(&self) -> Pattern {
-        Pattern::node(op!(Gemm), [Pattern::value("x"), Pattern::constant("w")])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Product>) -> Result<Patch, Skip> {
-        let (id, x, w) = (found.root(), found.x, found.w);
-        let Op::Gemm(gemm) = graph.node(id).op() else {
-            return Err(Skip::NoMatch);
-        };
-        if gemm.transA {
-            return Err(Skip::because("the first operand is transposed"));
-        }
-        let values = support::floats(graph, w).ok_or(Skip::because("the weights are not f32"))?;
-        let shape = graph
-            .value(w)
-            .constant()
-            .map(Tensor::shape)
-            .unwrap_or_default();
-        let &[rows, columns] = shape else {
-            return Err(Skip::NoMatch);
-        };
-        let (k, n) = if gemm.transB {
-            (columns, rows)
-        } else {
-            (rows, columns)
-        };
-        let mut patch = Patch::new();
-        let weights = if gemm.transB || gemm.alpha != 1.0 {
-            let element = |i: usize| {
-                let (row, column) = (i / n, i % n);
-                gemm.alpha
-                    * if gemm.transB {
-                        values[column * k + row]
-                    } else {
-                        values[row * n + column]
-                    }
-            };
-            let transposed = (0..k * n).map(element).collect();
-            patch.constant(
-                graph.value(w).name(),
-                support::float_tensor(&[k, n], transposed)?,
-            )
-        } else {
-            w.into()
-        };
-        let mut inputs = vec![Some(x.into()), Some(weights)];
-        if let Some(c) = graph.node(id).input(2).filter(|_| gemm.beta != 0.0) {
-            let bias = row_bias(graph, c, n).ok_or(Skip::because(
-                "the bias is not a constant of one element a column",
-            ))?;
-            let bias = bias.into_iter().map(|b| b * gemm.beta).collect();
-            inputs.push(Some(patch.constant(
-                graph.value(c).name(),
-                support::float_tensor(&[n], bias)?,
-            )));
-        }
-        Ok(patch.replace_op(graph, id, support::float_linear(), inputs))
-    }
-}
-
-/// A constant that broadcasts along rows: `[N]`, [1, N], or a single element.
-fn row_bias(graph: &Graph, value: octofold_ir::ValueId, columns: usize) -> Option<Vec<f32>> {
-    let tensor = graph.value(value).constant()?;
-    let values = tensor.values::<f32>().ok()?;
-    if values.len() == 1 {
-        return Some(vec![values[0]; columns]);
-    }
-    (values.len() == columns && tensor.shape().last() == Some(&columns)).then(|| values.to_vec())
-}
-
-/// `MatMul` with a constant matrix.
-struct MatMulToLinear;
-
-impl Rewrite for MatMulToLinear {
-    type Found = Product;
-
-    fn name(&self) -> &'static str {
-        "matmul-to-linear"
-    }
-
-    fn pattern(&self) -> Pattern {
-        Pattern::node(op!(MatMul), [Pattern::value("x"), Pattern::constant("w")])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Product>) -> Result<Patch, Skip> {
-        let (x, w) = (found.x, found.w);
-        let matrix = support::floats(graph, w).is_some() && graph.value(w).ty().rank() == Some(2);
-        // A vector has no rows to keep; numpy's rule for it is the portable operator's.
-        if !matrix || graph.value(x).ty().rank().is_none_or(|rank| rank < 2) {
-            return Err(Skip::NoMatch);
-        }
-        let operands = [Some(x.into()), Some(w.into())];
-        let linear = support::float_linear();
-        Ok(Patch::new().replace_op(graph, found.root(), linear, operands))
-    }
-}
-
-symbols! {
-    struct Biased { linear: NodeId, w: ValueId, b: ValueId }
-}
-
-/// A constant added to the columns of a linear layer is its bias.
-struct LinearBias;
-
-impl Rewrite for LinearBias {
-    type Found = Biased;
-
-    fn name(&self) -> &'static str {
-        "linear-bias"
-    }
-
-    fn pattern(&self) -> Pattern {
-        let operands = [Pattern::any(), Pattern::constant("w")];
-        let linear = Pattern::node(op!(FusedLinear), operands);
-        linear.named("linear") + Pattern::constant("b")
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Biased>) -> Result<Patch, Skip> {
-        let (id, w, b) = (found.linear, found.w, found.b);
-        let Op::FusedLinear(op) = graph.node(id).op() else {
-            return Err(Skip::NoMatch);
-        };
-        if op.activation != Activation::None || op.x.is_some() {
-            return Err(Skip::NoMatch);
-        }
-        let shape = graph.value(w).ty().known_shape().ok_or(Skip::NoMatch)?;
-        let columns = shape.get(1).copied().ok_or(Skip::NoMatch)?;
-        let added = row_bias(graph, b, columns)
-            .ok_or(Skip::because("what is added is not one element a column"))?;
-        if graph.value(b).ty().rank() > graph.value(support::result(graph, id)).ty().rank() {
-            return Err(Skip::NoMatch);
-        }
-        let bias = match graph.node(id).input(2) {
-            None => added,
-            Some(old) => {
-                let old =
-                    support::floats(graph, old).ok_or(Skip::because("the bias is not constant"))?;
-                old.iter().zip(added).map(|(a, b)| a + b).collect()
-            }
-        };
-        let mut patch = Patch::new();
-        let bias = patch.constant(
-            graph.value(b).name(),
-            support::float_tensor(&[columns], bias)?,
-        );
-        let mut inputs: Vec<Option<PatchValue>> = graph.operands(id);
-        inputs.truncate(2);
-        inputs.push(Some(bias));
-        Ok(patch.fuse(graph, &[id, found.root()], op.clone(), inputs))
     }
 }
 

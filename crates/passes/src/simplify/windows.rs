@@ -35,20 +35,13 @@ fn window_of(graph: &Graph, id: NodeId) -> Option<Window> {
     let rank = support::operand_type(graph, id, 0)?
         .rank()?
         .checked_sub(2)?;
-    let or = |list: &[i64], length: usize, default: i64| {
-        if list.is_empty() {
-            vec![default; length]
-        } else {
-            list.to_vec()
-        }
-    };
     let window =
         |auto_pad, kernel: Vec<i64>, strides: &[i64], dilations: &[i64], pads: &[i64]| Window {
             auto_pad,
             kernel,
-            strides: or(strides, rank, 1),
-            dilations: or(dilations, rank, 1),
-            pads: or(pads, 2 * rank, 0),
+            strides: support::list_or(strides, rank, 1),
+            dilations: support::list_or(dilations, rank, 1),
+            pads: support::list_or(pads, 2 * rank, 0),
         };
     match graph.node(id).op() {
         Op::Conv(conv) => {
