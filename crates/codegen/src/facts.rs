@@ -97,11 +97,6 @@ impl<'a> Facts<'a> {
         self.result().map(|result| self.types.ty(result).dtype)
     }
 
-    /// The dimensions of the only result.
-    pub(crate) fn result_shape(self) -> Option<&'a [Dim]> {
-        self.types.shape(self.result()?)
-    }
-
     /// The elements of a constant operand.
     pub(crate) fn constant(self, slot: usize) -> Option<&'a Tensor> {
         self.graph.value(self.node.input(slot)?).constant()

@@ -18,19 +18,29 @@ pub(crate) fn channels_last(
     let mut found = BTreeSet::new();
     for &id in order {
         let node = graph.node(id);
-        if gives_channels_last(node, types, &found) {
-            found.extend(node.outputs());
+        match channels_last_result(node) {
+            Some(true) => found.extend(node.outputs()),
+            Some(false) => {}
+            // What is computed element by element has the order of its operands.
+            None => {
+                let mut operands = node.inputs().iter().flatten();
+                if operands.any(|operand| found.contains(operand)) {
+                    let is_image = |&&result: &&ValueId| types.ty(result).rank() == Some(4);
+                    found.extend(node.outputs().iter().filter(is_image));
+                }
+            }
         }
     }
     found
 }
 
-fn gives_channels_last(node: &Node, types: &Types<'_>, found: &BTreeSet<ValueId>) -> bool {
+/// Whether an operator gives channels-last images whatever its operands are; `None` where that depends on them.
+fn channels_last_result(node: &Node) -> Option<bool> {
     match node.op() {
-        Op::FusedConv(op) => op.layout == Layout::Nhwc,
-        Op::FusedPool(op) => op.layout == Layout::Nhwc,
-        Op::FusedGlobalPool(op) => op.layout == Layout::Nhwc,
-        Op::Transpose(op) => op.perm == TO_NHWC,
+        Op::FusedConv(op) => Some(op.layout == Layout::Nhwc),
+        Op::FusedPool(op) => Some(op.layout == Layout::Nhwc),
+        Op::FusedGlobalPool(op) => Some(op.layout == Layout::Nhwc),
+        Op::Transpose(op) => Some(op.perm == TO_NHWC),
         Op::Reshape(_)
         | Op::Flatten(_)
         | Op::Squeeze(_)
@@ -39,13 +49,7 @@ fn gives_channels_last(node: &Node, types: &Types<'_>, found: &BTreeSet<ValueId>
         | Op::MatMul(_)
         | Op::Gemm(_)
         | Op::Shape(_)
-        | Op::Size(_) => false,
-        // What is computed element by element has the order of its operands.
-        _ => {
-            let result = node.outputs().first();
-            let rank = result.and_then(|&result| types.ty(result).rank());
-            let mut operands = node.inputs().iter().flatten();
-            rank == Some(4) && operands.any(|operand| found.contains(operand))
-        }
+        | Op::Size(_) => Some(false),
+        _ => None,
     }
 }

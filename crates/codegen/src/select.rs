@@ -21,10 +21,13 @@ const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
 /// Chooses the kernel that computes a node alone.
 pub(crate) fn select(facts: Facts<'_>) -> Selection {
     check_sizes(facts)?;
-    match facts.node.op() {
-        Op::Transpose(op) => transpose(facts, &op.perm),
-        _ => core(facts).map(Kernel::from),
-    }
+    let kernel = match facts.node.op() {
+        Op::Transpose(op) => transpose(facts, &op.perm)?,
+        _ => core(facts)?.into(),
+    };
+    let results = facts.node.outputs().len();
+    check(kernel.core().results() == results, "it has other results")?;
+    Ok(kernel)
 }
 
 /// Whether the plan will know all sizes, and there is something to compute.
@@ -42,10 +45,10 @@ fn check_sizes(facts: Facts<'_>) -> Result<(), String> {
             facts.graph.value(value).name()
         ));
     }
-    let Some(result) = facts.result_shape() else {
-        return portable("it has several results");
-    };
-    check(!result.contains(&Dim::Known(0)), "it is empty")
+    let results = node.outputs().iter();
+    let mut shapes = results.filter_map(|&value| facts.types.shape(value));
+    let empty = shapes.any(|shape| shape.contains(&Dim::Known(0)));
+    check(!empty, "it is empty")
 }
 
 /// Chooses the core that computes a node, unless it is a `Transpose`.
@@ -158,6 +161,10 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
                 "its scale is not one positive constant",
             )?;
             Ok(Core::Quantize)
+        }
+        Op::DynamicQuantizeLinear(_) => {
+            float(facts, 0)?;
+            Ok(Core::DynamicQuantize)
         }
         Op::DequantizeLinear(op) => {
             check(facts.is_byte(0), "its operand has no 8 bits")?;

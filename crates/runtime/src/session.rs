@@ -18,7 +18,7 @@ use crate::pool::Pool;
 use crate::specialize::{Action, Specialization};
 use crate::values::tensor_of;
 use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, TensorView};
-use memory::Memory;
+use memory::{Context, Memory};
 
 /// Most shapes that a session remembers.
 const REMEMBERED: usize = 16;
@@ -315,28 +315,24 @@ impl Session {
         index: usize,
         show: Option<&mut Show<'_>>,
     ) -> Result<(), StepError> {
+        let run = Context {
+            plan: &self.plan,
+            constants: &self.constants,
+            specialization,
+            isa: self.isa,
+            pool: &self.pool,
+        };
         let step = &self.plan.steps()[index];
         match &specialization.actions[index] {
-            Action::Portable => {
-                self.memory
-                    .portable(&self.plan, &self.constants, specialization, step)
-            }
+            Action::Portable => self.memory.portable(run, step),
             Action::View(tap) => {
-                self.memory
-                    .view(&self.plan, &self.constants, specialization, step)?;
+                self.memory.view(run, step)?;
                 match (show, tap) {
-                    (Some(show), &Some(tap)) => {
-                        self.memory
-                            .show(&self.plan, specialization, step, tap, show)
-                    }
+                    (Some(show), &Some(tap)) => self.memory.show(run, step, tap, show),
                     _ => Ok(()),
                 }
             }
-            Action::Kernel(work) => {
-                let environment = (self.isa, &*self.pool);
-                self.memory
-                    .kernel(&self.plan, specialization, index, &**work, environment)
-            }
+            Action::Kernel(work) => self.memory.kernel(run, index, &**work),
         }
     }
 

@@ -105,6 +105,27 @@ impl Builder {
         self.graph.node(id).outputs()[0]
     }
 
+    /// A node with several results.
+    pub(crate) fn results<const N: usize>(
+        &mut self,
+        op: impl Into<Op>,
+        inputs: &[Option<ValueId>],
+    ) -> [ValueId; N] {
+        self.count += 1;
+        let name = format!("node{}", self.count);
+        let results: Vec<String> = (0..N).map(|i| format!("value{}_{i}", self.count)).collect();
+        let results: Vec<&str> = results.iter().map(String::as_str).collect();
+        let id = self
+            .graph
+            .add_node(&name, op.into(), inputs, &results, vec![name.clone()])
+            .expect("a valid node");
+        self.graph
+            .node(id)
+            .outputs()
+            .try_into()
+            .expect("all results")
+    }
+
     pub(crate) fn output(&mut self, value: ValueId) {
         self.count += 1;
         self.graph
@@ -133,6 +154,15 @@ pub(crate) fn plan(graph: &Graph) -> Arc<Plan> {
     );
     assert_eq!(read, plan);
     Arc::new(read)
+}
+
+/// A session with one thread.
+pub(crate) fn session(plan: &Arc<Plan>) -> Session {
+    let options = SessionOptions {
+        threads: 1,
+        ..SessionOptions::DEFAULT
+    };
+    Session::new(Arc::clone(plan), options).expect("a session")
 }
 
 /// The names of the kernels of a plan's steps.

@@ -1,4 +1,4 @@
-//! What a kernel is told of its step before it runs: the sizes and types of operands, packed constants and result.
+//! What a kernel is told of its step before it runs: the sizes and types of operands, packed constants and results.
 
 use octofold_kernels::conv::RowStride;
 use octofold_kernels::shared::{Quant8, Target8};
@@ -27,11 +27,12 @@ pub(crate) struct Arguments<'a> {
     pub(crate) step: &'a Step,
     pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
     pub(crate) packed: SmallVec<[Argument<'a>; 4]>,
-    pub(crate) result: Argument<'a>,
+    /// At least one.
+    pub(crate) results: SmallVec<[Argument<'a>; 1]>,
     pub(crate) layout: ResultLayout<'a>,
 }
 
-/// How the result of a step is stored.
+/// How the first result of a step is stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ResultLayout<'a> {
     /// The slots of the operands that share the memory of the result, where their bytes already are what the step would write.
@@ -41,10 +42,10 @@ pub(crate) struct ResultLayout<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// The arguments of a step whose values have the given sizes, with a result that has its memory for itself.
+    /// The arguments of a step whose values have the given sizes, with results that have their memory for themselves.
     ///
     /// # Errors
-    /// When a size depends on data, or the step has several results.
+    /// When a size depends on data, or the step has no result.
     pub(crate) fn of(
         plan: &'a Plan,
         step: &'a Step,
@@ -72,17 +73,22 @@ impl<'a> Arguments<'a> {
             Operand::Value(index) => value(index).map(Some),
             Operand::Constant(index) => Ok(Some(constant(index))),
         };
-        let &[result] = &*step.outputs else {
-            return Err(StepError::invalid("a kernel gives one result"));
-        };
+        if step.outputs.is_empty() {
+            return Err(StepError::invalid("a kernel gives a result"));
+        }
         Ok(Self {
             engine: plan.engine(),
             step,
             operands: step.inputs.iter().map(operand).collect::<Result<_, _>>()?,
             packed: step.packed.iter().map(|&index| constant(index)).collect(),
-            result: value(result)?,
+            results: (step.outputs.iter().map(|&index| value(index))).collect::<Result<_, _>>()?,
             layout: ResultLayout::default(),
         })
+    }
+
+    /// The first result.
+    pub(crate) fn result(&self) -> Argument<'a> {
+        self.results[0]
     }
 
     /// The operand of a slot.
@@ -108,22 +114,23 @@ impl<'a> Arguments<'a> {
 
     /// Checks the sizes of the result.
     pub(crate) fn expect_result(&self, shape: &[usize]) -> Result<(), StepError> {
-        if self.result.shape == shape {
+        if self.result().shape == shape {
             return Ok(());
         }
         Err(StepError::invalid(format!(
             "the result is {:?} where the operator gives {shape:?}",
-            self.result.shape
+            self.result().shape
         )))
     }
 
     /// The target of an operator with a quantized result.
     pub(crate) fn target(&self, y: &OutputQuantization) -> Result<Target8, StepError> {
         let signed = y.dtype == QuantType::Int8;
-        if self.result.signed()? != signed {
+        if self.result().signed()? != signed {
             return Err(StepError::invalid(format!(
                 "a result of type {} where the operator gives {}",
-                self.result.dtype, y.dtype
+                self.result().dtype,
+                y.dtype
             )));
         }
         let target = Target8 {

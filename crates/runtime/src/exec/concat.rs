@@ -7,7 +7,7 @@ use octofold_ops::Op;
 use octofold_quant::QParams;
 use smallvec::SmallVec;
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 
 /// The rows of a result: one behind the other those of each operand.
@@ -24,7 +24,7 @@ struct Rows {
 impl Rows {
     /// Checks that the operands join to the result along the step's axis.
     fn new(arguments: &Arguments<'_>) -> Result<Self, StepError> {
-        let result = arguments.result;
+        let result = arguments.result();
         let rank = result.shape.len();
         let axis = match &arguments.step.op {
             Op::FusedConcat(op) => op.axis,
@@ -160,7 +160,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 }
 
 impl Work for Concat {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let width = self.rows.width;
         if width == 0 {
             return Ok(());
@@ -174,7 +174,7 @@ impl Work for Concat {
         let inputs: SmallVec<[ConcatInput<'_>; 8]> = inputs.collect();
         let part = self.rows.part() * width;
         call.pool
-            .run_parts(call.output, part, 0, |first, output, _| {
+            .run_parts(only(outputs)?, part, 0, |first, output, _| {
                 let rows = first / width..(first + output.len()) / width;
                 let outer = self.rows.outer;
                 Ok(concat(call.isa, &inputs, self.target, outer, rows, output)?)
@@ -194,7 +194,7 @@ pub(super) fn bind_plain(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Ste
     let rows = Rows::new(arguments)?;
     let slots = 0..arguments.operands.len();
     for slot in slots.clone() {
-        arguments.operand(slot)?.expect(arguments.result.dtype)?;
+        arguments.operand(slot)?.expect(arguments.result().dtype)?;
     }
     let in_place = slots.map(|slot| arguments.layout.in_place_operands.contains(&slot));
     Ok(Box::new(Plain {
@@ -204,15 +204,14 @@ pub(super) fn bind_plain(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Ste
 }
 
 impl Work for Plain {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let width = self.rows.width;
         if width == 0 {
             return Ok(());
         }
-        let shared = call.shared();
         let part = self.rows.part() * width;
         call.pool
-            .run_parts(call.output, part, 0, |first, output, _| {
+            .run_parts(only(outputs)?, part, 0, |first, output, _| {
                 for (index, mut row) in output.chunks_exact_mut(width).enumerate() {
                     let line = first / width + index;
                     for (slot, &inner) in self.rows.inner.iter().enumerate() {
@@ -221,7 +220,7 @@ impl Work for Plain {
                         if self.in_place[slot] {
                             continue;
                         }
-                        let source = shared.operand(slot).get(line * inner..(line + 1) * inner);
+                        let source = call.operand(slot).get(line * inner..(line + 1) * inner);
                         let source = source.ok_or_else(|| {
                             StepError::invalid("an operand is shorter than the result")
                         })?;

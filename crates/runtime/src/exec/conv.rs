@@ -14,7 +14,7 @@ use octofold_tensor::DType;
 
 use super::pool::{pads, pair};
 use super::split::{self, Parts};
-use super::{Arguments, Call, Shared, Work};
+use super::{Arguments, Call, Work, only};
 use crate::StepError;
 use crate::plan::{Axes, Core};
 use crate::pool::Columns;
@@ -266,7 +266,7 @@ fn quantized_stage(
             let operand = arguments.operand(3)?;
             operand.quant(*params)?;
             arguments.target(sum)?;
-            if operand.shape != arguments.result.shape {
+            if operand.shape != arguments.result().shape {
                 return Err(StepError::invalid(
                     "the residual does not have the size of the result",
                 ));
@@ -277,7 +277,7 @@ fn quantized_stage(
 }
 
 fn float_stage(arguments: &Arguments<'_>, activation: Activation) -> Result<Stage, StepError> {
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     let clamp = (activation != Activation::None).then(|| activation.bounds().into());
     Ok(Stage::Float { clamp })
 }
@@ -297,7 +297,7 @@ impl Stage {
     }
 
     /// The stage with the constants and the residual of a call.
-    fn output_stage<'a>(&self, call: &Shared<'a>) -> Result<OutputStage<'a>, StepError> {
+    fn output_stage<'a>(&self, call: &Call<'a>) -> Result<OutputStage<'a>, StepError> {
         Ok(match *self {
             Self::Quantized { y, residual } => OutputStage::Quantized(Quantized {
                 bias: numbers(call.packed(1))?,
@@ -331,29 +331,28 @@ impl Work for Conv {
         self.prepared.table_bytes()
     }
 
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
-        let shared = call.shared();
-        let stage = self.stage.output_stage(&shared)?;
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+        let stage = self.stage.output_stage(&call)?;
         if let OutputStage::Quantized(_) = stage {
-            let output = call.output;
+            let output = only(outputs)?;
             return match self.row_stride {
-                None => self.run_parts(&shared, &stage, output, |part| OutputSlice::Bytes(part)),
-                Some(stride) => self.run_parts(&shared, &stage, output, |part| {
+                None => self.run_parts(&call, &stage, output, |part| OutputSlice::Bytes(part)),
+                Some(stride) => self.run_parts(&call, &stage, output, |part| {
                     OutputSlice::Strided(part, stride)
                 }),
             };
         }
-        let output = numbers_mut(call.output)?;
+        let output = numbers_mut(only(outputs)?)?;
         match self.channels_first {
-            Some(pixels) => self.run_channels_first(&shared, &stage, output, pixels),
-            None => self.run_parts(&shared, &stage, output, |part| OutputSlice::Floats(part)),
+            Some(pixels) => self.run_channels_first(&call, &stage, output, pixels),
+            None => self.run_parts(&call, &stage, output, |part| OutputSlice::Floats(part)),
         }
     }
 }
 
 impl Conv {
     /// The activations of a call.
-    fn input<'a>(&self, call: &Shared<'a>) -> Activations<'a> {
+    fn input<'a>(&self, call: &Call<'a>) -> Activations<'a> {
         Activations {
             data: call.operand(0),
             signed: self.signed,
@@ -363,7 +362,7 @@ impl Conv {
 
     fn run_parts<T: bytemuck::Pod + Send>(
         &self,
-        call: &Shared<'_>,
+        call: &Call<'_>,
         stage: &OutputStage<'_>,
         output: &mut [T],
         slice: impl Fn(&mut [T]) -> OutputSlice<'_> + Sync,
@@ -431,7 +430,7 @@ impl Conv {
     /// Computes strips of pixels, channels-last, in scratch memory, and moves them to the planes of the output while they are near.
     fn run_channels_first(
         &self,
-        call: &Shared<'_>,
+        call: &Call<'_>,
         stage: &OutputStage<'_>,
         output: &mut [f32],
         pixels: usize,

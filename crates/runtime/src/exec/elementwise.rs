@@ -8,7 +8,7 @@ use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
 use octofold_ops::families::BinaryKind;
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::broadcast::repetition;
 use crate::pool::Pool;
@@ -185,7 +185,7 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     let quants = [operands[0].quant(a)?, operands[1].quant(b)?];
     let target = arguments.target(y)?;
     let blocks = blocks(
-        arguments.result.shape,
+        arguments.result().shape,
         operands.map(|operand| operand.shape),
         1,
     )
@@ -200,7 +200,7 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
 }
 
 impl Work for Binary {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let large = self.blocks.large;
         let [a, b] = [self.quants[large], self.quants[1 - large]];
         let isa = call.isa;
@@ -208,7 +208,7 @@ impl Work for Binary {
         self.blocks.run(
             call.pool,
             [call.operand(0), call.operand(1)],
-            call.output,
+            only(outputs)?,
             |large, small, output| {
                 let a = Operand {
                     data: large,
@@ -240,7 +240,7 @@ pub(super) fn bind_table(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Ste
     let (operand, table) = (arguments.operand(0)?, arguments.operand(1)?);
     operand.signed()?;
     table.signed()?;
-    arguments.result.expect(table.dtype)?;
+    arguments.result().expect(table.dtype)?;
     arguments.expect_result(operand.shape)?;
     if table.constant.is_none_or(|bytes| bytes.len() != 256) {
         return Err(StepError::invalid(
@@ -252,13 +252,13 @@ pub(super) fn bind_table(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Ste
 }
 
 impl Work for Table {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let (input, table) = (call.operand(0), call.operand(1));
         let table: &[u8; 256] = table
             .try_into()
             .map_err(|_| StepError::invalid("a table of another size"))?;
         call.pool
-            .run_parts(call.output, self.part, 0, |first, output, _| {
+            .run_parts(only(outputs)?, self.part, 0, |first, output, _| {
                 let input = input.get(first..first + output.len()).unwrap_or(&[]);
                 Ok(table_lookup(call.isa, table, input, output)?)
             })

@@ -12,7 +12,7 @@ use octofold_tensor::DType;
 
 use super::conv::{conv_shape, linear_shape};
 use super::split::{self, Parts};
-use super::{Arguments, Call, Work};
+use super::{Arguments, Call, Work, only};
 use crate::StepError;
 use crate::plan::Core;
 use crate::values::{numbers, numbers_mut};
@@ -43,7 +43,7 @@ struct FloatConv {
 pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
     let step = arguments.step;
     arguments.operand(0)?.expect(DType::F32)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     let residual = arguments.operands.get(3).copied().flatten();
     let (sizes, activation) = match (&step.op, step.kernel.core()) {
         (Op::FusedConv(op), Core::FConv | Core::FConvDepthwise)
@@ -66,7 +66,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     };
     if let Some(residual) = residual {
         residual.expect(DType::F32)?;
-        if residual.shape != arguments.result.shape {
+        if residual.shape != arguments.result().shape {
             return Err(StepError::invalid(
                 "the residual does not have the size of the result",
             ));
@@ -90,7 +90,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         ),
     };
     arguments.expect_packed(&[(DType::F32, weights), (DType::F32, channels)])?;
-    let len = arguments.result.len();
+    let len = arguments.result().len();
     let (item, parts) = match &sizes {
         Sizes::Conv(shape) => {
             let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
@@ -105,7 +105,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             }
         }
         Sizes::Depthwise(shape) => {
-            let row = arguments.result.image()?[2] * channels;
+            let row = arguments.result().image()?[2] * channels;
             let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
             let rows = (len / row.max(1)).max(1);
             // A part takes as many rows as pay for a thread.
@@ -129,7 +129,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
 }
 
 impl Work for FloatConv {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let weights = numbers::<f32>(call.packed(0))?;
         let bias = Some(numbers::<f32>(call.packed(1))?);
@@ -140,7 +140,7 @@ impl Work for FloatConv {
         };
         let (isa, clamp) = (call.isa, self.clamp);
         call.pool.run_units(
-            numbers_mut::<f32>(call.output)?,
+            numbers_mut::<f32>(only(outputs)?)?,
             self.parts.unit.saturating_mul(self.item),
             self.parts.count,
             self.scratch.saturating_mul(4),

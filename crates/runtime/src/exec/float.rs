@@ -9,7 +9,7 @@ use octofold_ops::families::{BinaryKind, FusedPool, Layout, PoolKind};
 use octofold_tensor::DType;
 
 use super::elementwise::{Blocks, blocks};
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
@@ -37,11 +37,11 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
         _ => return Err(arguments.wrong_operator()),
     };
     let operands = [arguments.operand(0)?, arguments.operand(1)?];
-    for operand in operands.iter().chain([&arguments.result]) {
+    for operand in operands.iter().chain([&arguments.result()]) {
         operand.expect(DType::F32)?;
     }
     let blocks = blocks(
-        arguments.result.shape,
+        arguments.result().shape,
         operands.map(|operand| operand.shape),
         4,
     )
@@ -50,7 +50,7 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
 }
 
 impl Work for Arithmetic {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let (a, b) = (
             numbers::<f32>(call.operand(0))?,
             numbers::<f32>(call.operand(1))?,
@@ -60,7 +60,7 @@ impl Work for Arithmetic {
         self.blocks.run(
             call.pool,
             [a, b],
-            numbers_mut(call.output)?,
+            numbers_mut(only(outputs)?)?,
             |large, small, output| {
                 let (a, b) = if swapped {
                     (small, large)
@@ -83,7 +83,7 @@ struct Clip {
 pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     arguments.expect_result(operand.shape)?;
     let bounds = match &arguments.step.op {
         Op::Relu(_) => Bounds::new(0.0, f32::INFINITY),
@@ -113,10 +113,10 @@ pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
 }
 
 impl Work for Clip {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         call.pool.run_parts(
-            numbers_mut(call.output)?,
+            numbers_mut(only(outputs)?)?,
             self.part,
             0,
             |first, output, _| {
@@ -150,7 +150,7 @@ pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
         return Err(arguments.wrong_operator());
     }
     arguments.operand(0)?.expect(DType::F32)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     let shape = super::pool::pool_shape(op, arguments)?;
     // Refuses sizes that describe no pooling.
     shape.rows()?;
@@ -163,11 +163,11 @@ pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
 }
 
 impl Work for Pool {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let width = self.shape.out_w * self.shape.channels;
         call.pool.run_parts(
-            numbers_mut(call.output)?,
+            numbers_mut(only(outputs)?)?,
             self.part * width,
             0,
             |first, output, _| {
@@ -205,7 +205,7 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     };
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     let [batch, height, width, channels] = operand.image()?;
     arguments.expect_result(&[batch, 1, 1, channels])?;
     let pixels = height * width;
@@ -221,10 +221,10 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
 }
 
 impl Work for GlobalAverage {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         call.pool.run_parts(
-            numbers_mut(call.output)?,
+            numbers_mut(only(outputs)?)?,
             self.part,
             0,
             |first, output, _| {

@@ -4,7 +4,7 @@ use octofold_kernels::float::function::{Function, function, softmax};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
@@ -33,21 +33,21 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let function = function_of(&arguments.step.op).ok_or_else(|| arguments.wrong_operator())?;
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     arguments.expect_result(operand.shape)?;
     let part = part_len(operand.len(), 16, BYTES, 64);
     Ok(Box::new(Elementwise { function, part }))
 }
 
 impl Work for Elementwise {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
             let input = input.get(first..first + output.len()).unwrap_or(&[]);
             Ok(function(call.isa, self.function, input, output)?)
         };
         call.pool
-            .run_parts(numbers_mut(call.output)?, self.part, 0, each)
+            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn bind_softmax(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, S
     };
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     arguments.expect_result(operand.shape)?;
     let (Some(&width), rank) = (operand.shape.last(), operand.shape.len() as i64) else {
         return Err(arguments.wrong_operator());
@@ -79,13 +79,13 @@ pub(super) fn bind_softmax(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, S
 }
 
 impl Work for Rows {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
             let input = input.get(first..first + output.len()).unwrap_or(&[]);
             Ok(softmax(call.isa, self.width, input, output)?)
         };
         call.pool
-            .run_parts(numbers_mut(call.output)?, self.part, 0, each)
+            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
     }
 }

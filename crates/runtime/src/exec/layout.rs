@@ -4,7 +4,7 @@ use bytemuck::Pod;
 use octofold_kernels::shared::{ImageShape, layout};
 use octofold_ops::Op;
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::plan::Axes;
 use crate::values::{numbers, numbers_mut};
@@ -28,7 +28,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         return Err(arguments.wrong_operator());
     };
     let operand = arguments.operand(0)?;
-    arguments.result.expect(operand.dtype)?;
+    arguments.result().expect(operand.dtype)?;
     let [n, a, b, c] = operand.image()?;
     let to_nhwc = arguments.step.kernel.result() == Axes::Nhwc;
     let shape = if to_nhwc && op.perm == [0, 2, 3, 1] {
@@ -75,9 +75,10 @@ impl Layout {
     fn run_typed<T: Pod + Send + Sync + layout::Element>(
         &self,
         call: Call<'_>,
+        output: &mut [u8],
     ) -> Result<(), StepError> {
         let input = numbers::<T>(call.operand(0))?;
-        let output = numbers_mut::<T>(call.output)?;
+        let output = numbers_mut::<T>(output)?;
         let width = if self.to_nhwc {
             self.shape.channels
         } else {
@@ -100,11 +101,12 @@ impl Layout {
 }
 
 impl Work for Layout {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+        let output = only(outputs)?;
         if self.size == 1 {
-            self.run_typed::<u8>(call)
+            self.run_typed::<u8>(call, output)
         } else {
-            self.run_typed::<u32>(call)
+            self.run_typed::<u32>(call, output)
         }
     }
 }

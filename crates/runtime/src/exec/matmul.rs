@@ -4,7 +4,7 @@ use octofold_kernels::float::linear::{MatMulShape, matmul};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
-use super::{Arguments, Call, Work};
+use super::{Arguments, Call, Work, only};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
@@ -24,7 +24,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         return Err(arguments.wrong_operator());
     };
     let (a, b) = (arguments.operand(0)?, arguments.operand(1)?);
-    for operand in [a, b, arguments.result] {
+    for operand in [a, b, arguments.result()] {
         operand.expect(DType::F32)?;
     }
     let ([outer @ .., rows, k], [outer_b @ .., k_b, columns]) = (a.shape, b.shape) else {
@@ -56,7 +56,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 }
 
 impl Work for MatMul {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let (a, b) = (
             numbers::<f32>(call.operand(0))?,
             numbers::<f32>(call.operand(1))?,
@@ -64,7 +64,7 @@ impl Work for MatMul {
         let len = self.shape.rows * self.shape.columns;
         let part = self.part.saturating_mul(len);
         call.pool
-            .run_parts(numbers_mut(call.output)?, part, 0, |first, output, _| {
+            .run_parts(numbers_mut(only(outputs)?)?, part, 0, |first, output, _| {
                 let batches = first / len..(first + output.len()) / len;
                 Ok(matmul(call.isa, &self.shape, a, b, batches, output)?)
             })

@@ -7,6 +7,7 @@
 mod arguments;
 mod concat;
 mod conv;
+mod dynamic;
 mod elementwise;
 mod fconv;
 mod float;
@@ -33,48 +34,17 @@ use crate::StepError;
 use crate::plan::Core;
 use crate::pool::Pool;
 
-/// One execution of a step.
+/// What one execution of a step reads.
+#[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub(crate) isa: Isa,
     pub(crate) pool: &'a Pool,
     /// The operands by slot; absent ones are empty.
     pub(crate) operands: &'a [&'a [u8]],
     pub(crate) packed: &'a [&'a [u8]],
-    pub(crate) output: &'a mut [u8],
-}
-
-/// A call without its output, which a kernel may look at while it writes parts of the output.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<'a> {
-    pub(crate) isa: Isa,
-    pub(crate) pool: &'a Pool,
-    operands: &'a [&'a [u8]],
-    packed: &'a [&'a [u8]],
-}
-
-impl<'a> Shared<'a> {
-    /// An operand; absent ones are empty.
-    pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
-        self.operands.get(slot).copied().unwrap_or(&[])
-    }
-
-    /// A packed constant.
-    pub(crate) fn packed(&self, position: usize) -> &'a [u8] {
-        self.packed.get(position).copied().unwrap_or(&[])
-    }
 }
 
 impl<'a> Call<'a> {
-    /// Everything but the output.
-    pub(crate) fn shared(&self) -> Shared<'a> {
-        Shared {
-            isa: self.isa,
-            pool: self.pool,
-            operands: self.operands,
-            packed: self.packed,
-        }
-    }
-
     /// An operand; absent ones are empty.
     pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
         self.operands.get(slot).copied().unwrap_or(&[])
@@ -83,13 +53,21 @@ impl<'a> Call<'a> {
     /// A packed constant.
     pub(crate) fn packed(&self, position: usize) -> &'a [u8] {
         self.packed.get(position).copied().unwrap_or(&[])
+    }
+}
+
+/// The output of a kernel with one result.
+fn only<'a>(outputs: &'a mut [&mut [u8]]) -> Result<&'a mut [u8], StepError> {
+    match outputs {
+        [output] => Ok(output),
+        _ => Err(StepError::invalid("the kernel gives one result")),
     }
 }
 
 /// A step bound to sizes.
 pub(crate) trait Work: fmt::Debug + Send + Sync {
-    /// Computes the result.
-    fn run(&self, call: Call<'_>) -> Result<(), StepError>;
+    /// Computes the results into `outputs`, by the operator's slots.
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError>;
 
     /// The bytes of the tables that it keeps for its sizes.
     fn table_bytes(&self) -> usize {
@@ -100,6 +78,13 @@ pub(crate) trait Work: fmt::Debug + Send + Sync {
 /// Gives the work of a step, when its kernel takes it.
 pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
     let kernel = arguments.step.kernel;
+    if arguments.results.len() != kernel.core().results() {
+        return Err(StepError::invalid(format!(
+            "{} results where the kernel {kernel} gives {}",
+            arguments.results.len(),
+            kernel.core().results()
+        )));
+    }
     match kernel.core() {
         // The session runs these itself.
         Core::Portable | Core::View => {
@@ -117,6 +102,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Core::QGlobalAveragePool => pool::bind_global(arguments),
         Core::Quantize => quantize::bind_quantize(arguments),
         Core::Dequantize => quantize::bind_dequantize(arguments),
+        Core::DynamicQuantize => dynamic::bind(arguments),
         Core::Transpose => layout::bind(arguments),
         Core::Move => movement::bind(arguments),
         Core::FConv | Core::FConvDepthwise | Core::FLinear => fconv::bind(arguments, threads),
@@ -137,7 +123,7 @@ pub(crate) fn check_view(arguments: &Arguments<'_>) -> Result<(), StepError> {
     let allowed = match &step.op {
         Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => true,
         Op::Identity(_) | Op::Dropout(_) | Op::Observe(_) => {
-            operand.shape == arguments.result.shape
+            operand.shape == arguments.result().shape
         }
         Op::Transpose(op) => keeps_order(&op.perm, operand.shape),
         _ => false,
@@ -149,7 +135,7 @@ pub(crate) fn check_view(arguments: &Arguments<'_>) -> Result<(), StepError> {
             operand.shape
         )));
     }
-    if operand.dtype != arguments.result.dtype || operand.len() != arguments.result.len() {
+    if operand.dtype != arguments.result().dtype || operand.len() != arguments.result().len() {
         return Err(StepError::invalid("a view has the elements of its operand"));
     }
     Ok(())

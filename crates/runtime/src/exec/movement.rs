@@ -8,7 +8,7 @@ use octofold_ops::Op;
 use octofold_ops::families::{BlockOrder, Pad, PadMode, Slice};
 use octofold_tensor::{DType, Dim};
 
-use super::{Argument, Arguments, BYTES, Call, Work, part_len};
+use super::{Argument, Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 
 /// For each axis of the result, the offsets of its positions in elements of the operand, or [`BORDER`].
@@ -29,25 +29,26 @@ struct Move {
 /// The work of an operator that moves elements.
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let operand = arguments.operand(0)?;
-    arguments.result.expect(operand.dtype)?;
+    arguments.result().expect(operand.dtype)?;
     let size = operand
         .dtype
         .size()
         .ok_or_else(|| arguments.wrong_operator())?;
-    let mut sizes = operand.shape.iter().chain(arguments.result.shape);
+    let mut sizes = operand.shape.iter().chain(arguments.result().shape);
     if sizes.any(|&size| size > LONGEST) {
         return Err(StepError::invalid(format!(
             "an axis of {:?} or {:?} is longer than {LONGEST}",
-            operand.shape, arguments.result.shape
+            operand.shape,
+            arguments.result().shape
         )));
     }
     // An empty result needs no tables.
-    let mut axes = match arguments.result.len() {
+    let mut axes = match arguments.result().len() {
         0 => vec![vec![]],
         _ => offsets(arguments)?,
     };
     let shape: Vec<usize> = axes.iter().map(Vec::len).collect();
-    if arguments.result.len() > 0 {
+    if arguments.result().len() > 0 {
         arguments.expect_result(&shape)?;
     }
     for offset in axes
@@ -75,10 +76,10 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 /// # Errors
 /// As binding it.
 pub(crate) fn slice_start(arguments: &Arguments<'_>) -> Result<Option<usize>, StepError> {
-    let size = arguments.result.dtype.size().unwrap_or(1);
-    let shape = arguments.result.shape;
+    let size = arguments.result().dtype.size().unwrap_or(1);
+    let shape = arguments.result().shape;
     let mut sizes = arguments.operand(0)?.shape.iter().chain(shape);
-    if arguments.result.len() == 0 || sizes.any(|&size| size > LONGEST) {
+    if arguments.result().len() == 0 || sizes.any(|&size| size > LONGEST) {
         return Ok(None);
     }
     let axes = offsets(arguments)?;
@@ -100,7 +101,7 @@ impl Work for Move {
         self.movement.table_bytes()
     }
 
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let (input, width) = (call.operand(0), self.movement.width());
         if width == 0 {
             return Ok(());
@@ -109,7 +110,8 @@ impl Work for Move {
             let rows = first / width..(first + output.len()) / width;
             Ok(self.movement.run(input, &self.fill, rows, output)?)
         };
-        call.pool.run_parts(call.output, self.part * width, 0, each)
+        call.pool
+            .run_parts(only(outputs)?, self.part * width, 0, each)
     }
 }
 
@@ -118,7 +120,7 @@ fn fill(arguments: &Arguments<'_>, size: usize) -> Result<Vec<u8>, StepError> {
     match arguments.operands.get(2).copied().flatten() {
         None => Ok(vec![0; size]),
         Some(value) => {
-            value.expect(arguments.result.dtype)?;
+            value.expect(arguments.result().dtype)?;
             let bytes = value.constant.filter(|bytes| bytes.len() == size);
             bytes
                 .map(<[u8]>::to_vec)
@@ -212,7 +214,7 @@ fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
             let to: Option<Vec<usize>> = to.collect();
             let positions = to.and_then(|to| {
                 // Refuse a result that is larger than the plan says, before its tables are made.
-                let fits = to == arguments.result.shape;
+                let fits = to == arguments.result().shape;
                 fits.then(|| op.nearest_positions(shape, &to, &resized.scales))?
             });
             let positions = positions.ok_or_else(|| arguments.wrong_operator())?;
@@ -226,7 +228,7 @@ fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
         Op::NhwcDepthToSpace(op) => blocks(arguments, op.blocksize, op.mode, [0, 3, 1, 2]),
         Op::Expand(_) | Op::Tile(_) => {
             // Both repeat an axis to fill the result; missing leading axes have no extent.
-            let result = arguments.result.shape;
+            let result = arguments.result().shape;
             let missing = result.len().checked_sub(shape.len());
             let missing = missing.ok_or_else(|| arguments.wrong_operator())?;
             let tables = result.iter().enumerate().map(|(axis, &size)| {
@@ -296,7 +298,7 @@ fn pad(
     let pads = pads.ok_or_else(|| arguments.wrong_operator())?;
     let axes = list(arguments, 3)?;
     let borders = Pad::borders(&pads, axes.as_deref(), shape.len())?;
-    let result = arguments.result.shape;
+    let result = arguments.result().shape;
     if result.len() != shape.len() {
         return Err(arguments.wrong_operator());
     }

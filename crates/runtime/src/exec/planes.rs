@@ -11,7 +11,7 @@ use octofold_tensor::DType;
 
 use super::conv::conv_shape;
 use super::split::MACS;
-use super::{Arguments, Call, Work};
+use super::{Arguments, Call, Work, only};
 use crate::StepError;
 use crate::plan::InputForm;
 use crate::values::{numbers, numbers_mut};
@@ -53,7 +53,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
             (true, quant)
         }
     };
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     let shape = conv_shape(op, arguments, (Layout::Nchw, Layout::Nchw))?;
     let channels = shape.out_c;
     arguments.expect_packed(&[
@@ -76,7 +76,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 }
 
 impl Work for Planes {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let stage = Float {
             correction: numbers(call.packed(1))?,
             scale: numbers(call.packed(2))?,
@@ -92,21 +92,19 @@ impl Work for Planes {
                 zero_point: self.quant.params.zero_point,
             })
         };
-        let shared = call.shared();
-        let output = numbers_mut(call.output)?;
+        let output = numbers_mut(only(outputs)?)?;
         let each = |first: usize, output: &mut [f32], scratch: &mut [u8]| {
-            let call = PlanesCall {
+            let planes = PlanesCall {
                 input,
-                weights: shared.packed(0),
+                weights: call.packed(0),
                 stage,
                 planes: first / self.plane..(first + output.len()) / self.plane,
                 output,
                 scratch,
             };
-            Ok(conv_planes(shared.isa, &self.shape, call)?)
+            Ok(conv_planes(call.isa, &self.shape, planes)?)
         };
-        shared
-            .pool
+        call.pool
             .run_parts(output, self.part * self.plane, self.scratch, each)
     }
 }

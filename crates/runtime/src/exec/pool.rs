@@ -7,7 +7,7 @@ use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
 use octofold_ops::Op;
 use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, SumOrder};
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 
 /// `[vertical, horizontal]` sizes from an attribute.
@@ -38,7 +38,7 @@ pub(super) fn pool_shape(
         return Err(arguments.wrong_operator());
     }
     let [batch, in_h, in_w, channels] = arguments.operand(0)?.image()?;
-    let [out_n, out_h, out_w, out_c] = arguments.result.image()?;
+    let [out_n, out_h, out_w, out_c] = arguments.result().image()?;
     if (out_n, out_c) != (batch, channels) {
         return Err(StepError::invalid("pooling keeps batch and channels"));
     }
@@ -140,7 +140,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 }
 
 impl Work for Pool {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let (isa, shape) = (call.isa, &self.shape);
         let width = shape.out_w * shape.channels;
         let input = call.operand(0);
@@ -160,7 +160,7 @@ impl Work for Pool {
             Ok(())
         };
         call.pool
-            .run_parts(call.output, self.part * width, self.scratch, each)
+            .run_parts(only(outputs)?, self.part * width, self.scratch, each)
     }
 }
 
@@ -198,10 +198,10 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
 }
 
 impl Work for GlobalAverage {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = call.operand(0);
         call.pool
-            .run_parts(call.output, self.part, 0, |first, output, _| {
+            .run_parts(only(outputs)?, self.part, 0, |first, output, _| {
                 let part = PoolCall {
                     input,
                     from: self.from,

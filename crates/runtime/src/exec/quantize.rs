@@ -5,7 +5,7 @@ use octofold_ops::Op;
 use octofold_quant::QParams;
 use octofold_tensor::DType;
 
-use super::{Argument, Arguments, BYTES, Call, Work, layout, part_len};
+use super::{Argument, Arguments, BYTES, Call, Work, layout, only, part_len};
 use crate::StepError;
 use crate::plan::Axes;
 use crate::values::{numbers, numbers_mut};
@@ -36,7 +36,7 @@ pub(super) fn bind_quantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, 
     }
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
-    let target = Target8::full(arguments.result.quant(params(arguments)?)?);
+    let target = Target8::full(arguments.result().quant(params(arguments)?)?);
     let (images, part) = if arguments.step.kernel.result() == Axes::Nhwc {
         let [n, c, h, w] = operand.image()?;
         arguments.expect_result(&[n, h, w, c])?;
@@ -66,7 +66,7 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
         return Err(arguments.wrong_operator());
     }
     let operand = arguments.operand(0)?;
-    arguments.result.expect(DType::F32)?;
+    arguments.result().expect(DType::F32)?;
     let from = operand.quant(params(arguments)?)?;
     let (images, part) = if arguments.step.kernel.result() == Axes::Nchw {
         let [n, h, w, c] = operand.image()?;
@@ -113,14 +113,14 @@ fn params(arguments: &Arguments<'_>) -> Result<QParams, StepError> {
 }
 
 impl Work for Quantize {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let Some(shape) = &self.images else {
             let each = |first: usize, output: &mut [u8], _: &mut [u8]| {
                 let input = input.get(first..first + output.len()).unwrap_or(&[]);
                 Ok(quantize::quantize(call.isa, input, self.target, output)?)
             };
-            return call.pool.run_parts(call.output, self.part, 0, each);
+            return call.pool.run_parts(only(outputs)?, self.part, 0, each);
         };
         let width = shape.channels.max(1);
         let each = |first: usize, output: &mut [u8], _: &mut [u8]| {
@@ -134,14 +134,15 @@ impl Work for Quantize {
                 output,
             )?)
         };
-        call.pool.run_parts(call.output, self.part * width, 0, each)
+        call.pool
+            .run_parts(only(outputs)?, self.part * width, 0, each)
     }
 }
 
 impl Work for Dequantize {
-    fn run(&self, call: Call<'_>) -> Result<(), StepError> {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = call.operand(0);
-        let output = numbers_mut::<f32>(call.output)?;
+        let output = numbers_mut::<f32>(only(outputs)?)?;
         let Some(shape) = &self.images else {
             let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
                 let input = input.get(first..first + output.len()).unwrap_or(&[]);

@@ -99,6 +99,8 @@ cores! {
     Quantize "quantize",
     /// `DequantizeLinear` of bytes with one constant scale.
     Dequantize "dequantize",
+    /// `DynamicQuantizeLinear`: bytes, scale and zero point.
+    DynamicQuantize "dynamic_quantize",
     /// `Transpose` between channels-first and channels-last images.
     Transpose "transpose",
     /// Operators that move elements of one or four bytes along their axes, by constant lists: `Slice`, nearest `Resize`, `Transpose`, constant `Pad`,
@@ -123,6 +125,14 @@ cores! {
 }
 
 impl Core {
+    /// The number of results.
+    pub const fn results(self) -> usize {
+        match self {
+            Self::DynamicQuantize => 3,
+            _ => 1,
+        }
+    }
+
     /// The forms of operand and result that the core takes, the usual one first. This is the only place that says which combinations are legal.
     const fn forms(self) -> &'static [(InputForm, Axes)] {
         use Axes::{Any, Nchw, Nhwc};

@@ -1,8 +1,10 @@
 //! What a run reads and writes: the arena, the tensors, and the budget of both; and each way of executing a step on them.
 
+use std::ops::Range;
+
 use octofold_kernels::Isa;
 use octofold_ops::{Inputs, OpError, within_elements};
-use octofold_tensor::Tensor;
+use octofold_tensor::{DType, Tensor};
 use smallvec::SmallVec;
 
 use super::Show;
@@ -14,6 +16,32 @@ use crate::pool::Pool;
 use crate::specialize::Specialization;
 use crate::values::{tensor_bytes, tensor_bytes_mut, tensor_of};
 use crate::{StepError, TensorView};
+
+/// What the steps of a run share.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) plan: &'a Plan,
+    /// See [`super::Session`].
+    pub(super) constants: &'a [Option<Tensor>],
+    pub(super) specialization: &'a Specialization,
+    pub(super) isa: Isa,
+    pub(super) pool: &'a Pool,
+}
+
+impl<'a> Context<'a> {
+    fn dtype(self, value: ValueIndex) -> DType {
+        self.plan.value(value).dtype
+    }
+
+    /// The sizes of a value; none where they depend on data.
+    fn shape(self, value: ValueIndex) -> &'a [usize] {
+        self.specialization.shape(value).unwrap_or(&[])
+    }
+
+    fn place(self, value: ValueIndex) -> &'a Place {
+        &self.specialization.places[value.index()]
+    }
+}
 
 /// What a run reads and writes.
 #[derive(Default)]
@@ -67,28 +95,22 @@ impl Memory {
     }
 
     /// The tensor of an operand; values in the arena are copied.
-    fn tensor(
-        &self,
-        plan: &Plan,
-        constants: &[Option<Tensor>],
-        specialization: &Specialization,
-        operand: Operand,
-    ) -> Result<Option<Tensor>, StepError> {
+    fn tensor(&self, run: Context<'_>, operand: Operand) -> Result<Option<Tensor>, StepError> {
         let lost = || StepError::invalid("an operand was not computed");
         match operand {
             Operand::Absent => Ok(None),
             Operand::Constant(ConstantIndex(index)) => {
-                constants[index as usize].clone().ok_or_else(lost).map(Some)
+                let tensor = run.constants[index as usize].clone();
+                tensor.ok_or_else(lost).map(Some)
             }
-            Operand::Value(value) => match &specialization.places[value.index()] {
-                Place::Tensor => self.tensors[value.index()]
-                    .clone()
-                    .ok_or_else(lost)
-                    .map(Some),
+            Operand::Value(value) => match run.place(value) {
+                Place::Tensor => {
+                    let tensor = self.tensors[value.index()].clone();
+                    tensor.ok_or_else(lost).map(Some)
+                }
                 Place::Arena(range) => {
-                    let shape = specialization.shape(value).unwrap_or(&[]);
                     let bytes = &self.arena.bytes()[range.clone()];
-                    tensor_of(plan.value(value).dtype, shape, bytes).map(Some)
+                    tensor_of(run.dtype(value), run.shape(value), bytes).map(Some)
                 }
                 // Only the value that it is a part of reads it.
                 Place::Rows(..) => Err(lost()),
@@ -96,22 +118,14 @@ impl Memory {
         }
     }
 
-    pub(super) fn portable(
-        &mut self,
-        plan: &Plan,
-        constants: &[Option<Tensor>],
-        specialization: &Specialization,
-        step: &Step,
-    ) -> Result<(), StepError> {
-        let operands: SmallVec<[Option<Tensor>; 4]> = step
-            .inputs
-            .iter()
-            .map(|&operand| self.tensor(plan, constants, specialization, operand))
-            .collect::<Result<_, _>>()?;
+    /// Runs a step by the portable operator.
+    pub(super) fn portable(&mut self, run: Context<'_>, step: &Step) -> Result<(), StepError> {
+        let operands = step.inputs.iter().map(|&operand| self.tensor(run, operand));
+        let operands: SmallVec<[Option<Tensor>; 4]> = operands.collect::<Result<_, _>>()?;
         let references: SmallVec<[Option<&Tensor>; 4]> =
             operands.iter().map(Option::as_ref).collect();
         let sizes = step.outputs.iter().map(|&value| {
-            let size = plan.value(value).dtype.size();
+            let size = run.dtype(value).size();
             size.unwrap_or(size_of::<String>()) as u64
         });
         let room = self.left() / sizes.max().unwrap_or(1).max(1);
@@ -133,71 +147,72 @@ impl Memory {
             )));
         }
         for (&value, tensor) in step.outputs.iter().zip(results) {
-            let dtype = plan.value(value).dtype;
-            let shape = specialization.shape(value);
-            if tensor.dtype() != dtype || shape.is_some_and(|shape| shape != tensor.shape()) {
-                return Err(StepError::Result {
-                    found_type: tensor.dtype(),
-                    found: tensor.shape().to_vec(),
-                    expected_type: dtype,
-                    expected: shape.unwrap_or(&[]).to_vec(),
-                });
+            self.store(run, value, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Stores what a portable operator gave for a value, if it has the value's type and sizes.
+    fn store(
+        &mut self,
+        run: Context<'_>,
+        value: ValueIndex,
+        tensor: Tensor,
+    ) -> Result<(), StepError> {
+        let dtype = run.dtype(value);
+        let shape = run.specialization.shape(value);
+        if tensor.dtype() != dtype || shape.is_some_and(|shape| shape != tensor.shape()) {
+            return Err(StepError::Result {
+                found_type: tensor.dtype(),
+                found: tensor.shape().to_vec(),
+                expected_type: dtype,
+                expected: run.shape(value).to_vec(),
+            });
+        }
+        match run.place(value) {
+            Place::Tensor => self.keep(value, tensor),
+            Place::Arena(range) => {
+                // Type and shape are those of the plan, so the lengths are equal.
+                let bytes = tensor_bytes(&tensor).unwrap_or(&[]);
+                self.arena.bytes_mut()[range.clone()].copy_from_slice(bytes);
             }
-            match &specialization.places[value.index()] {
-                Place::Tensor => self.keep(value, tensor),
-                Place::Arena(range) => {
-                    // Type and shape are those of the plan, so the lengths are equal.
-                    let bytes = tensor_bytes(&tensor).unwrap_or(&[]);
-                    self.arena.bytes_mut()[range.clone()].copy_from_slice(bytes);
-                }
-                Place::Rows(..) => {
-                    return Err(StepError::invalid("a portable step writes whole values"));
-                }
+            Place::Rows(..) => {
+                return Err(StepError::invalid("a portable step writes whole values"));
             }
         }
         Ok(())
     }
 
-    pub(super) fn view(
-        &mut self,
-        plan: &Plan,
-        constants: &[Option<Tensor>],
-        specialization: &Specialization,
-        step: &Step,
-    ) -> Result<(), StepError> {
+    /// Gives the tensor of a view, if it has one.
+    pub(super) fn view(&mut self, run: Context<'_>, step: &Step) -> Result<(), StepError> {
         let (Some(&operand), &[result]) = (step.inputs.first(), &*step.outputs) else {
             return Err(StepError::invalid("a view has one operand and one result"));
         };
-        if specialization.places[result.index()] == Place::Tensor {
-            let tensor = self.tensor(plan, constants, specialization, operand)?;
-            let shape = specialization.shape(result).unwrap_or(&[]);
-            let tensor = tensor
-                .map(|tensor| tensor.reshaped(shape.iter().copied()))
-                .transpose()?;
-            if let Some(tensor) = tensor {
-                self.keep(result, tensor);
-            }
+        if *run.place(result) == Place::Tensor
+            && let Some(tensor) = self.tensor(run, operand)?
+        {
+            self.keep(result, tensor.reshaped(run.shape(result).iter().copied())?);
         }
         Ok(())
     }
 
+    /// Shows a tapped value to an observer.
     pub(super) fn show(
         &self,
-        plan: &Plan,
-        specialization: &Specialization,
+        run: Context<'_>,
         step: &Step,
         index: usize,
         show: &mut Show<'_>,
     ) -> Result<(), StepError> {
-        let (&[result], Some(tap)) = (&*step.outputs, plan.taps().get(index)) else {
+        let (&[result], Some(tap)) = (&*step.outputs, run.plan.taps().get(index)) else {
             return Err(StepError::invalid("a tap without a value"));
         };
-        let value = plan.value(result);
+        let value = run.plan.value(result);
         let unseen = || StepError::invalid(format!("a tap does not show {}", value.dtype));
         let view = TensorView {
             dtype: value.dtype,
-            shape: specialization.shape(result).unwrap_or(&[]),
-            bytes: match &specialization.places[result.index()] {
+            shape: run.shape(result),
+            bytes: match run.place(result) {
                 Place::Arena(range) => &self.arena.bytes()[range.clone()],
                 Place::Tensor => self.tensors[result.index()]
                     .as_ref()
@@ -213,69 +228,99 @@ impl Memory {
         })
     }
 
+    /// Runs a step by its kernel.
     pub(super) fn kernel(
         &mut self,
-        plan: &Plan,
-        specialization: &Specialization,
+        run: Context<'_>,
         index: usize,
         work: &dyn Work,
-        (isa, pool): (Isa, &Pool),
     ) -> Result<(), StepError> {
-        let step = &plan.steps()[index];
-        let &[result] = &*step.outputs else {
-            return Err(StepError::invalid("a kernel gives one result"));
-        };
-        let packed = step.packed.iter();
-        let packed: SmallVec<[&[u8]; 4]> =
-            packed.map(|&index| plan.constant_bytes(index)).collect();
-        match &specialization.places[result.index()] {
-            Place::Arena(range) | Place::Rows(range, _) => {
-                // The result is cut out of the arena; operands lie before or behind it.
-                let (before, rest) = self.arena.bytes_mut().split_at_mut(range.start);
-                let (output, behind) = rest.split_at_mut(range.len());
-                let parts = [(0, &*before), (range.end, &*behind)];
-                let operands = operands(plan, specialization, index, &parts, &self.tensors)?;
-                let (operands, packed) = (&*operands, &*packed);
-                work.run(Call {
-                    isa,
-                    pool,
-                    operands,
-                    packed,
-                    output,
-                })
-            }
-            Place::Tensor => {
-                let shape = specialization.shape(result).unwrap_or(&[]);
-                let dtype = plan.value(result).dtype;
-                let spare = self.spare[result.index()].take().filter(|spare| {
-                    !spare.is_shared() && spare.dtype() == dtype && spare.shape() == shape
-                });
-                let mut tensor = match spare {
-                    Some(spare) => spare,
-                    None => Tensor::zeros(dtype, shape.iter().copied())?,
-                };
-                {
-                    let parts = [(0, self.arena.bytes())];
-                    let operands = operands(plan, specialization, index, &parts, &self.tensors)?;
-                    let (operands, packed) = (&*operands, &*packed);
-                    let output = tensor_bytes_mut(&mut tensor)?;
-                    work.run(Call {
-                        isa,
-                        pool,
-                        operands,
-                        packed,
-                        output,
-                    })?;
+        let step = &run.plan.steps()[index];
+        let places = step.outputs.iter().map(|&value| run.place(value));
+        let mut tensors: SmallVec<[Option<Tensor>; 1]> = SmallVec::new();
+        for (&value, place) in step.outputs.iter().zip(places.clone()) {
+            let tensor = match place {
+                Place::Tensor => Some(self.output(run, value)?),
+                Place::Arena(_) | Place::Rows(..) => None,
+            };
+            tensors.push(tensor);
+        }
+        let ranges = places.map(|place| match place {
+            Place::Arena(range) | Place::Rows(range, _) => range.clone(),
+            Place::Tensor => 0..0,
+        });
+        {
+            let (mut outputs, parts) = cut(self.arena.bytes_mut(), ranges.collect())?;
+            for (output, tensor) in outputs.iter_mut().zip(&mut tensors) {
+                if let Some(tensor) = tensor {
+                    *output = tensor_bytes_mut(tensor)?;
                 }
-                let mut outputs = plan.outputs().iter().map(|output| output.value);
-                if outputs.any(|output| output == Operand::Value(result)) {
-                    self.spare[result.index()] = Some(tensor.clone());
-                }
-                self.keep(result, tensor);
-                Ok(())
             }
+            let operands = operands(run, index, &parts, &self.tensors)?;
+            let packed = step.packed.iter();
+            let packed: SmallVec<[&[u8]; 4]> = packed
+                .map(|&index| run.plan.constant_bytes(index))
+                .collect();
+            let call = Call {
+                isa: run.isa,
+                pool: run.pool,
+                operands: &operands,
+                packed: &packed,
+            };
+            work.run(call, &mut outputs)?;
+        }
+        for (&value, tensor) in step.outputs.iter().zip(tensors) {
+            let Some(tensor) = tensor else { continue };
+            let mut outputs = run.plan.outputs().iter().map(|output| output.value);
+            if outputs.any(|output| output == Operand::Value(value)) {
+                self.spare[value.index()] = Some(tensor.clone());
+            }
+            self.keep(value, tensor);
+        }
+        Ok(())
+    }
+
+    /// A tensor for a result: that of the last run, if nobody holds it, or a new one.
+    fn output(&mut self, run: Context<'_>, value: ValueIndex) -> Result<Tensor, StepError> {
+        let (shape, dtype) = (run.shape(value), run.dtype(value));
+        let spare = self.spare[value.index()]
+            .take()
+            .filter(|spare| !spare.is_shared() && spare.dtype() == dtype && spare.shape() == shape);
+        match spare {
+            Some(spare) => Ok(spare),
+            None => Ok(Tensor::zeros(dtype, shape.iter().copied())?),
         }
     }
+}
+
+/// The bytes of a step's results, by slot.
+type Outputs<'a> = SmallVec<[&'a mut [u8]; 1]>;
+
+/// Parts of the arena with their offsets.
+type Parts<'a> = SmallVec<[(usize, &'a [u8]); 2]>;
+
+/// Cuts the ranges of a step's results out of the arena, empty ones for results that are elsewhere; gives them and the parts between them.
+fn cut(
+    arena: &mut [u8],
+    ranges: SmallVec<[Range<usize>; 1]>,
+) -> Result<(Outputs<'_>, Parts<'_>), StepError> {
+    let mut order: SmallVec<[usize; 1]> = (0..ranges.len()).collect();
+    order.sort_by_key(|&slot| (ranges[slot].start, ranges[slot].end));
+    let mut outputs: Outputs<'_> = ranges.iter().map(|_| &mut [][..]).collect();
+    let (mut parts, mut rest, mut offset) = (Parts::new(), arena, 0);
+    for slot in order {
+        let Range { start, end } = ranges[slot];
+        if start == end {
+            continue;
+        }
+        let overlap = || StepError::invalid("results overlap");
+        let (before, at) = rest.split_at_mut(start.checked_sub(offset).ok_or_else(overlap)?);
+        let (output, behind) = at.split_at_mut(end - start);
+        parts.push((offset, before));
+        (outputs[slot], rest, offset) = (output, behind, end);
+    }
+    parts.push((offset, rest));
+    Ok((outputs, parts))
 }
 
 /// The bytes of a tensor's elements; of strings, what holds them.
@@ -287,13 +332,12 @@ fn bytes_of(tensor: &Tensor) -> u64 {
 /// The bytes of a step's operands, none for those that share the memory of the result; `arena` are the parts of the arena that are not being
 /// written, with their offsets.
 fn operands<'a>(
-    plan: &'a Plan,
-    specialization: &Specialization,
+    run: Context<'a>,
     index: usize,
     arena: &[(usize, &'a [u8])],
     tensors: &'a [Option<Tensor>],
 ) -> Result<SmallVec<[&'a [u8]; 4]>, StepError> {
-    let value = |value: ValueIndex| match &specialization.places[value.index()] {
+    let value = |value: ValueIndex| match run.place(value) {
         Place::Tensor => tensors[value.index()].as_ref().and_then(tensor_bytes),
         Place::Arena(range) => {
             let inside = |&(offset, bytes): &(usize, &'a [u8])| {
@@ -304,15 +348,15 @@ fn operands<'a>(
         // Only the value that it is a part of reads it.
         Place::Rows(..) => None,
     };
-    let in_place = &specialization.in_place_operands[index];
+    let in_place = &run.specialization.in_place_operands[index];
     let bytes = |(slot, operand): (usize, &Operand)| match *operand {
         Operand::Absent => Ok(&[][..]),
         _ if in_place.contains(&slot) => Ok(&[][..]),
-        Operand::Constant(index) => Ok(plan.constant_bytes(index)),
+        Operand::Constant(index) => Ok(run.plan.constant_bytes(index)),
         Operand::Value(index) => value(index).ok_or_else(|| {
             StepError::invalid("an operand overlaps the result or was not computed")
         }),
     };
-    let inputs = plan.steps()[index].inputs.iter().enumerate();
+    let inputs = run.plan.steps()[index].inputs.iter().enumerate();
     inputs.map(bytes).collect()
 }

@@ -4,6 +4,8 @@
 //! the reciprocal), its saturation of infinities, and NaN to the lower bound. The steps are clamped before they
 //! are rounded, which gives the same integer because the bounds are integers.
 
+mod range;
+
 use std::ops::Range;
 
 use octofold_quant::{QParams, affine};
@@ -13,6 +15,8 @@ use super::layout::{Transpose, check_pixels, check_planes, for_each_image, trans
 use super::{ImageShape, Quant8, ROUNDER, Reader, Target8, Writer, product};
 use crate::error::check_len;
 use crate::{Isa, KernelError};
+
+pub use range::range;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
