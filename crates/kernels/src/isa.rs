@@ -2,8 +2,7 @@
 //!
 //! [`Isa::detect`] picks the best one at run time. Callers may force another (the environment variable
 //! `OCTOFOLD_ISA` is theirs to read): every instruction set gives the same bytes, so the choice
-//! is a matter of speed. Kernels that have no version of their own for an instruction set fall back to the
-//! next simpler one ([`Isa::fallback`]).
+//! is a matter of speed. A kernel without a version of its own for an instruction set runs that of a simpler one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -79,16 +78,6 @@ impl Isa {
         }
     }
 
-    /// The next simpler instruction set that a processor with this one has as well.
-    pub const fn fallback(self) -> Option<Self> {
-        match self {
-            Self::Scalar => None,
-            Self::Avx2 | Self::Neon => Some(Self::Scalar),
-            Self::Avx512Vnni => Some(Self::Avx2),
-            Self::NeonDot => Some(Self::Neon),
-        }
-    }
-
     /// The name: `scalar`, `avx2`, `avx512vnni`, `neon` or `neondot`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -134,13 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn supported_sets_are_ordered_and_closed_under_fallback() {
+    fn supported_sets_are_ordered() {
         let supported = Isa::supported();
         assert_eq!(supported.first(), Some(&Isa::Scalar));
         assert_eq!(supported.last(), Some(&Isa::detect()));
         assert!(supported.is_sorted());
-        for isa in supported {
-            assert!(isa.fallback().is_none_or(Isa::is_supported));
-        }
     }
 }

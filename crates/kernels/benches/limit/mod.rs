@@ -1,4 +1,4 @@
-//! Benchmarks beside the limits of the machine, which are measured in the same run, on one thread.
+//! Benchmarks compared with the limits of the machine, which are measured in the same run, on one thread.
 //!
 //! [`Group`] is a group of criterion's that remembers the best time of each benchmark and prints a line after it: the speed, and what share
 //! that is of the least time that [`Peak`] allows. A benchmark whose name ends with that of an instruction set is of that set; others are of the

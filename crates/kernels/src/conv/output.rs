@@ -27,8 +27,8 @@ pub enum OutputStage<'a> {
 
 /// Requantization: `clamp(rne(f32(acc + bias[c])·multiplier[c]), lo - zp, hi - zp) + zp`.
 ///
-/// The output bytes are those of a `u8` where `lo..=hi` lies in 0..=255, and those of an `i8` where it
-/// lies in -128..=127. A fused ReLU or Clip narrows the bounds.
+/// The output bytes are those of a `u8` where `lo..=hi` is in 0..=255, and those of an `i8` where it
+/// is in -128..=127. A fused ReLU or Clip narrows the bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantized<'a> {
     /// One a channel, as [`fold_bias`] gives them.

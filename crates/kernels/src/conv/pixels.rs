@@ -1,4 +1,4 @@
-//! Where the taps of an output pixel lie in the input.
+//! Where the taps of an output pixel are in the input.
 //!
 //! A table of offsets is `[tap][pixel]`, so that any number of neighbouring pixels makes a tile. Taps outside of
 //! the image get [`OUTSIDE`], for which micro kernels read the zero row.
@@ -106,7 +106,7 @@ pub(crate) fn offset_table(sizes: &CheckedShape, pixels: Range<usize>, table: &m
     }
 }
 
-/// The pixels of a run whose column of the kernel `tap` lies in the image.
+/// The pixels of a run whose column of the kernel `tap` is in the image.
 fn inside(shape: &ConvShape, run: &Run, tap: usize) -> Range<usize> {
     let (stride, first) = (
         shape.stride_w,

@@ -23,7 +23,7 @@ pub struct ConvCall<'a> {
     pub stage: &'a OutputStage<'a>,
     /// A part of the output pixels `0..batch·out_h·out_w`. Calls for disjoint parts may run at the same time.
     pub rows: Range<usize>,
-    /// Output channels. The range starts at a multiple of [`PreparedConv::column_grain`], and ends at one or at `out_c`. A grouped
+    /// Output channels. The range starts at a multiple of the engine's panel, 16 for fbgemm and 8 for qnnpack, and ends at one or at `out_c`. A grouped
     /// convolution takes all channels.
     pub columns: Range<usize>,
     /// The values, `[rows.len(), columns.len()]`. With all channels, or with one pixel, this is a contiguous part of the whole output, unless it
@@ -125,7 +125,7 @@ impl PreparedConv {
     }
 
     /// Ranges of columns start at multiples of this number of channels.
-    pub fn column_grain(&self) -> usize {
+    fn column_grain(&self) -> usize {
         match self.driver {
             Driver::Fbgemm(_) | Driver::FbgemmDepthwise => fbgemm::PANEL,
             Driver::Qnnpack(_) | Driver::QnnpackDepthwise => qnnpack::PANEL,

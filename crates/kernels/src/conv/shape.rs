@@ -44,7 +44,7 @@ pub struct ConvShape {
     pub pad_bottom: usize,
     /// Columns of padding at the right.
     pub pad_right: usize,
-    /// Groups of channels that are convolved apart.
+    /// Groups of channels, each of which is convolved on its own.
     pub groups: usize,
 }
 

@@ -3,7 +3,7 @@
 //! A tile is some rows (pixels) by some panels of output channels, over the whole depth:
 //! `acc[r][c] = Σ_tap Σ_k input[offset(tap, r) + k] · weights[c][tap][k]`, followed by the output stage. The
 //! sums stay in registers over the whole depth, so that nothing but final values is ever written. Row `r` of
-//! tap `tap` starts at an offset from a table, or at an extra row, where the tap lies outside of the image.
+//! tap `tap` starts at an offset from a table, or at an extra row, where the tap is outside of the image.
 //!
 //! [`Part::run`] takes panels outside and rows inside, the scheme of MLAS: the weights of a panel stay in the
 //! nearest cache while the pixels pass by. Where a micro kernel wants its rows widened, rows are outside, and are widened once for all panels,
@@ -35,7 +35,7 @@ impl PanelForm {
 /// Invariants that drivers keep and micro kernels rely on, for the `rows` and `panels` of the call:
 /// - `offsets` has, for each tap `t < taps`, `rows` entries from `t · offset_stride` on; `4 · quads` bytes are readable
 ///   at `input + offset`, or from [`EXTRA`] on, at `extras + (offset - EXTRA)`;
-/// - `weights` has `panels` panels of the engine's form, `panel_stride` bytes apart, each of `taps · quads` blocks;
+/// - `weights` has `panels` panels of the engine's form, one every `panel_stride` bytes, each of `taps · quads` blocks;
 /// - `stage` passed [`OutputStage::check`] for channels up to `channel + channels` and rows up to `row +
 ///   rows`;
 /// - `wide` has what [`Micro::widen`] gave for these rows, if there is one;
@@ -126,7 +126,7 @@ impl Tile<'_> {
     }
 }
 
-/// Up to `N` values: the `count` that lie at `from`, and zeros.
+/// Up to `N` values: the `count` values at `from`, and zeros.
 ///
 /// # Safety
 /// `count` values, at most `N`, are readable at `from`.

@@ -1,6 +1,6 @@
 //! The micro kernels for AVX-512 with VNNI: `vpdpbusd` on 64 products at a time.
 //!
-//! A step takes four consecutive activations of each row (one dword, broadcast from where it lies in memory)
+//! A step takes four consecutive activations of each row (one dword, broadcast from memory)
 //! and one 64-byte block of each panel.
 //! `vpdpbusd` wraps at 32 bits (it is `vpdpbusds` that saturates), and its sums of four products are exact.
 use std::arch::x86_64::*;
@@ -119,7 +119,7 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
             // SAFETY: each panel has `taps · quads` blocks.
             let mut blocks = unsafe { tile.weights.add(tap * tile.quads * BLOCK) };
             let pairs = if P > 2 { tile.quads / 2 } else { 0 };
-            // Two groups of four at a time: there are fewer instructions besides the products.
+            // Two groups of four at a time: there are fewer other instructions.
             for pair in 0..pairs {
                 // SAFETY: as for one below.
                 unsafe {
@@ -181,7 +181,7 @@ unsafe fn compute<const R: usize, const P: usize, const SIGNED: bool>(tile: &Til
 /// Adds the products of group of four `quad` of each row with a block of each panel.
 ///
 /// # Safety
-/// Four bytes of each row at `4 · quad` are readable, and a block of each of `P` panels that lie `panel_stride` apart.
+/// Four bytes of each row at `4 · quad` are readable, and a block of each of `P` panels, one every `panel_stride`.
 #[inline(always)]
 unsafe fn step<const R: usize, const P: usize, const SIGNED: bool>(
     acc: &mut [[__m512i; P]; R],

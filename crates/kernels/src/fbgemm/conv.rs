@@ -154,7 +154,7 @@ pub(crate) unsafe fn run(isa: Isa, sizes: &CheckedShape, layout: &Layout, call: 
             let wanted =
                 group_channels.start.max(channels.start)..group_channels.end.min(channels.end);
             let pixels = chunk.pixels.clone();
-            // SAFETY: the lengths were checked. Offsets come from `offset_table`, whose pixels lie in
+            // SAFETY: the lengths were checked. Offsets come from `offset_table`, whose pixels are in
             // the image, so that `in_c` bytes follow each and `group_in` bytes follow it in the part of the
             // group; from `line_table`, which leaves whole groups of four inside of the input or copies them; or from `gather_patches`, with
             // whole padded patches. `output` has the rows of the chunk.

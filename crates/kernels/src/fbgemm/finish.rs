@@ -15,7 +15,7 @@ const MOST: f32 = 2_147_483_520.0;
 /// The output stage: everything that does not change from row to row.
 ///
 /// Values are rounded to 32-bit steps from the zero point, and then saturated to 16 bits, moved by the zero point and saturated to
-/// bytes, four vectors at a time (FBGEMM's way). This gives the clamped value of the definition, since all bounds lie within a byte's
+/// bytes, four vectors at a time (FBGEMM's way). This gives the clamped value of the definition, since all bounds are within a byte's
 /// range. Signed bytes are computed as the unsigned ones that are larger by 128.
 pub(super) struct Finish {
     most: __m512,

@@ -1,4 +1,4 @@
-//! Gathered patches, for convolutions whose channels can be read neither where they lie nor by rows of the kernel: `[pixel][K]` with K =
+//! Gathered patches, for convolutions whose channels can be read in place neither by taps nor by rows of the kernel: `[pixel][K]` with K =
 //! (kernel row, kernel column, channel of the group) padded to a multiple of four, the order of the packed weights.
 
 use super::conv::Chunk;

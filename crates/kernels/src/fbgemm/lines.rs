@@ -1,8 +1,8 @@
 //! First layers and others with a few channels: each row of the kernel is one tap.
 //!
 //! The columns under a row of the kernel follow each other in memory, channels and all, so that the row is one run of `kernel_w · in_c` bytes,
-//! read where it lies. Up to three bytes behind it are read too, times weights of zero. Where the kernel reaches into the padding beside the
-//! image, and where those bytes would lie behind the input, the run is copied to an extra row.
+//! read in place. Up to three bytes behind it are read too, times weights of zero. Where the kernel reaches into the padding left or right of the
+//! image, and where those bytes would be behind the input, the run is copied to an extra row.
 
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ pub(super) fn line_table(
                 continue;
             };
             let row = (run.image * shape.in_h + y) * shape.in_w;
-            // Pixels whose run of whole groups of four lies in the input. It is addressed with 32 bits.
+            // Pixels whose run of whole groups of four is in the input. It is addressed with 32 bits.
             let first = (row + run.x * shape.stride_w) * channels;
             let (pad, step) = (shape.pad_left * channels, shape.stride_w * channels);
             let room = (input.len() + pad).checked_sub(first + 4 * quads);
@@ -70,7 +70,7 @@ pub(super) fn line_table(
     }
 }
 
-/// The pixels of a run under which the kernel, whose columns are adjacent, lies inside of the image.
+/// The pixels of a run under which the kernel, whose columns are adjacent, is inside of the image.
 fn inside_columns(shape: &ConvShape, run: &Run) -> Range<usize> {
     let stride = shape.stride_w;
     let start = shape.pad_left.div_ceil(stride).saturating_sub(run.x);

@@ -5,7 +5,7 @@
 //! input channel). One 64-byte block holds four consecutive products of 16 channels: one operand of
 //! `vpdpbusd`. What of K is padded with zeros to a multiple of 4 is decided by [`Reading`].
 //!
-//! Depthwise: see [`depthwise_position`]. Four taps of one kernel column lie together, so that one `vpdpbusd`
+//! Depthwise: see [`depthwise_position`]. Four taps of one kernel column are together, so that one `vpdpbusd`
 //! does four rows of the kernel.
 //!
 //! Plans store the result at a multiple of 64 bytes; kernels work with any alignment.
@@ -29,15 +29,15 @@ pub(super) const FORM: PanelForm = PanelForm {
 /// How the activations under a kernel are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Each tap where it lies: a group has a multiple of four channels.
+    /// Each tap in place: a group has a multiple of four channels.
     Taps,
-    /// Each row of the kernel where it lies, as one tap: see [`super::lines`].
+    /// Each row of the kernel in place, as one tap: see [`super::lines`].
     Lines,
     /// All taps as one, from patches that are gathered first: see [`super::gather`].
     Patches,
 }
 
-/// How the activations under a kernel are read, and so how K is padded: so many taps, each of whole groups of four.
+/// How the activations under a kernel are read, and so how K is padded: `taps` taps, each of whole groups of four.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     pub(super) source: Source,
@@ -140,7 +140,7 @@ pub(super) fn depthwise_quads(shape: &ConvShape) -> usize {
     shape.kernel_w * shape.kernel_h.div_ceil(4)
 }
 
-/// Where the weight of one tap of one channel of a depthwise convolution lies.
+/// Where the weight of one tap of one channel of a depthwise convolution is.
 ///
 /// Up to 64 channels form a block, `[kernel column][kernel row / 4][4 quarters][P panels][4 channels][4
 /// kernel rows]`, with P = 4, or what remains in the last block. Quarter `j` of panel `p` are the channels

@@ -4,7 +4,7 @@
 //! input channels of the group, in this order; see `micro` for how it is rounded. Taps outside of the image are zeros that are
 //! multiplied like all others.
 //!
-//! Activations are read where they lie, through a table of offsets for some pixels; nothing is gathered. The result does not
+//! Activations are read in place, through a table of offsets for some pixels; nothing is gathered. The result does not
 //! depend on which pixels are computed in one call.
 
 use std::ops::Range;
@@ -68,7 +68,7 @@ pub fn conv(
 
 /// Pixels that are computed between two looks at the weights.
 ///
-/// What they read should stay in the second-level cache (of 1 MiB) beside the weights of a few panels, and their table in the first.
+/// What they read should stay in the second-level cache (of 1 MiB) with the weights of a few panels, and their table in the first.
 fn chunk(sizes: &CheckedShape) -> usize {
     let shape = &sizes.shape;
     let fresh = shape.stride_h.min(shape.kernel_h) * shape.stride_w.min(shape.kernel_w);
@@ -151,7 +151,7 @@ pub(super) fn run(
                 channels: wanted.len(),
                 output_stride: width,
             };
-            // SAFETY: `is_supported` found the instruction set. Offsets come from `offset_table`, whose pixels lie in the image, so
+            // SAFETY: `is_supported` found the instruction set. Offsets come from `offset_table`, whose pixels are in the image, so
             // that `in_c` floats follow each, and `group_in` in the part of the group. The other lengths were checked above.
             unsafe { part.run(micro, &mut output[column..]) };
         }

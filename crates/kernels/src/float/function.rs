@@ -139,7 +139,7 @@ fn exp(x: f32) -> f32 {
     let tail = tail * r + 1.666_666_5e-1;
     let tail = tail * r + 0.5;
     let y = tail * (r * r) + r + 1.0;
-    // Two factors, since 2^n may lie below or above the normal numbers while the result does not.
+    // Two factors, since 2^n may be below or above the normal numbers while the result does not.
     let n = n as i32;
     let half = n >> 1;
     let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);

@@ -43,7 +43,7 @@ pub(super) fn product(
         return Err(KernelError::Shape("a product leaves its operands"));
     }
     // `gemm` cuts deeper sums into parts whose number depends on the rows and columns. Cut here, an element's sum is
-    // rounded the same way whatever else is computed beside it: in a batch of any size, by any number of threads.
+    // rounded the same way whatever else is computed: in a batch of any size, by any number of threads.
     for start in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - start);
         let first = start == 0;

@@ -1,7 +1,7 @@
 //! The one stored form of float weights that all instruction sets read in place.
 //!
 //! For each group `[OC/16][K][16]`, where OC are the output channels of the group, padded with zeros to a multiple of 16, and K
-//! runs over (kernel row, kernel column, input channel): the weights of 16 channels for one activation lie together, and a panel of
+//! runs over (kernel row, kernel column, input channel): the weights of 16 channels for one activation are together, and a panel of
 //! 16 channels is read from its start to its end.
 //!
 //! Plans store the result at a multiple of 64 bytes; kernels work with any alignment.

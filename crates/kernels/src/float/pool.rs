@@ -1,4 +1,4 @@
-//! Float pooling, channels-last: maximum, average and global average; the global average also for planes.
+//! Float pooling, channels-last: maximum, average and global average.
 //!
 //! Maxima ignore the padding, and NaN unless a window has nothing else; a window of padding alone gives -∞. Averages sum in
 //! the order of the window and divide once; padding adds nothing and counts only where asked for, and an empty
@@ -34,7 +34,7 @@ pub fn max_pool(
 
 /// The mean of each window and channel, for the output rows `rows` of `batch · out_h`.
 ///
-/// With `count_padding` the divisor counts the padding that the shape names (never what lies beyond it). Layouts
+/// With `count_padding` the divisor counts the padding that the shape names (never what is beyond it). Layouts
 /// are those of [`max_pool`].
 ///
 /// # Errors
@@ -183,33 +183,6 @@ fn global_loop(shape: &ImageShape, image: &[f32], channel: usize, output: &mut [
     }
 }
 
-/// The mean of each plane of `[planes, pixels]`, for channels-first tensors; `output` is `[planes]`.
-///
-/// # Errors
-/// For lengths that do not fit.
-pub fn plane_means(input: &[f32], pixels: usize, output: &mut [f32]) -> Result<(), KernelError> {
-    check_len(
-        "the input",
-        product("the input", &[output.len(), pixels])?,
-        input.len(),
-    )?;
-    if pixels == 0 {
-        output.fill(0.0);
-        return Ok(());
-    }
-    for (plane, output) in input.chunks_exact(pixels).zip(output) {
-        // Eight sums in turn, so that additions need not wait for each other.
-        let mut sums = [0.0_f64; 8];
-        for values in plane.chunks(8) {
-            sums.iter_mut()
-                .zip(values)
-                .for_each(|(sum, &value)| *sum += f64::from(value));
-        }
-        *output = (sums.iter().sum::<f64>() / pixels as f64) as f32;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,12 +286,6 @@ mod tests {
                     assert_eq!(output, expected[range], "{isa}");
                 }
             }
-            let mut planes = vec![777.0; channels];
-            plane_means(&input[..pixels * channels], pixels, &mut planes).unwrap();
-            for (plane, mean) in input.chunks_exact(pixels).zip(planes) {
-                let sum: f64 = plane.iter().copied().map(f64::from).sum();
-                assert!((f64::from(mean) - sum / pixels as f64).abs() < 1e-6);
-            }
         }
     }
 
@@ -349,6 +316,5 @@ mod tests {
             )
             .is_err()
         );
-        assert!(plane_means(&[0.0; 5], 2, &mut [0.0; 2]).is_err());
     }
 }

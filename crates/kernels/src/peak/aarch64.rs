@@ -1,4 +1,4 @@
-//! NEON, with and without dot products: the instructions that multiply, load and store, and nothing beside.
+//! NEON, with and without dot products: only the instructions that multiply, load and store.
 
 use std::arch::asm;
 
@@ -61,7 +61,7 @@ macro_rules! chains {
 }
 
 /// 24 chains of `smlal`, four products of 16-bit numbers each. `qnnpack/neon.rs` multiplies by a lane, which is as fast; but lanes of 16 bits must
-/// lie in the lower registers, where sums are here.
+/// are in the lower registers, where sums are here.
 fn int8_neon() -> u64 {
     chains!("smlal v\\r\\().4s, v30.4h, v31.4h", BYTES);
     ROUNDS * CHAINS * 4 * 2

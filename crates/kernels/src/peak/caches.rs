@@ -1,6 +1,6 @@
 //! The sizes of the caches, and buffers to measure them with.
 //!
-//! Linux tells the sizes (`/sys/devices/system/cpu/cpu0/cache`); elsewhere, those of common processors are assumed: 32 KiB, 512 KiB and 8 MiB.
+//! Linux gives the sizes (`/sys/devices/system/cpu/cpu0/cache`); elsewhere, those of common processors are assumed: 32 KiB, 512 KiB and 8 MiB.
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +51,7 @@ struct Cache {
     sharers: usize,
 }
 
-/// The levels of this machine's hierarchy, for so many threads.
+/// The levels of this machine's hierarchy, for a number of threads.
 pub(super) fn levels(threads: usize) -> Vec<LevelSize> {
     let caches = system_caches(Path::new("/sys/devices/system/cpu/cpu0/cache"));
     sizes(&caches, threads, available_memory())
@@ -146,7 +146,7 @@ fn processors(list: &str) -> usize {
     counts.map(|count| count.unwrap_or(1)).sum()
 }
 
-/// The bytes of memory that this process may still take, as far as the system tells.
+/// The bytes of memory that this process may still take, as far as the system says.
 fn available_memory() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
     let machine = || {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// The number of windows, of which the best counts.
 pub(super) const WINDOWS: usize = 10;
-/// The length of a window: long beside one piece of work, short beside the time for which other programs leave a processor alone.
+/// The length of a window: long compared with one piece of work, short compared with the time for which other programs leave a processor alone.
 const WINDOW: Duration = Duration::from_millis(2);
 /// Work before the first window, for caches to fill and clocks to rise.
 const WARM_UP: Duration = Duration::from_millis(4);

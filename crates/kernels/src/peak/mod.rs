@@ -6,7 +6,7 @@
 //! some [`Work`] can take (the roofline of Williams, Waterman and Patterson, 2009).
 //!
 //! The loops are in assembly where there are vector instructions, so that no compiler merges, moves or drops their work:
-//! - int8: the instructions by which the kernels multiply, in as many independent chains as registers allow, and nothing beside.
+//! - int8: the instructions by which the kernels multiply, in as many independent chains as registers allow, and no others.
 //!   `vpdpbusd` for AVX-512 VNNI, `vpmaddwd` and `vpaddd` for AVX2 (see `conv/avx2/mod.rs`), `smlal` for NEON, `sdot` for dot products.
 //!   Loads, the widening of bytes, packing and the output stage cost real kernels something on top.
 //! - float: fused multiply-adds, in the same way.

@@ -1,4 +1,4 @@
-//! AVX2 and AVX-512: the instructions that multiply, load and store, and nothing beside.
+//! AVX2 and AVX-512: only the instructions that multiply, load and store.
 
 use std::arch::asm;
 

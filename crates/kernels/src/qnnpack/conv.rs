@@ -58,7 +58,7 @@ pub(crate) unsafe fn run(
                 origin: channels.start,
                 output,
             };
-            // SAFETY: the lengths were checked. Offsets of the table lie in an image, such that the
+            // SAFETY: the lengths were checked. Offsets of the table are in an image, such that the
             // channels of the last group and up to three bytes follow; all others name the zero row or the copy
             // of a pixel. The table has an entry for each tap of each of the pixels.
             unsafe { part.run(micro, start..end, group_channels.start, wanted, wide) };

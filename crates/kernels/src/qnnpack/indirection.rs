@@ -1,4 +1,4 @@
-//! Where the taps of every output pixel of an image lie.
+//! Where the taps of every output pixel of an image are.
 //!
 //! QNNPACK's indirection buffer, relocatable: `[tap][output pixel]` offsets of 32 bits into an image, made once for
 //! a shape; the table of a large image is made strip by strip while it is computed instead, so that it never takes

@@ -1,6 +1,6 @@
 //! The qnnpack engine: 8-bit convolutions and matrix products for ARM, and for any other processor, bit for bit.
 //!
-//! This module owns how weights are packed ([`pack()`]), where the taps of every output pixel lie
+//! This module owns how weights are packed ([`pack()`]), where the taps of every output pixel are
 //! ([`Indirection`]) and the drivers that compute a range of output pixels by a range of output channels, with
 //! one thread; a pool splits ranges. Sizes, output stages and portable inner loops are those of
 //! [`crate::conv`], which calls the drivers, and so are the results: the bytes of the other engine.

@@ -216,7 +216,7 @@ unsafe fn store_bytes<const R: usize>(
         } else {
             values = values.map(|steps| vaddq_s32(steps, first.zero_point));
         }
-        // The values lie in the range of a byte, so that the low bytes are they.
+        // The values fit a byte: their low bytes are the result.
         let words = vcombine_s16(vmovn_s32(values[0]), vmovn_s32(values[1]));
         let bytes = vreinterpret_u8_s8(vmovn_s16(words));
         // SAFETY: the output is writable for each row and channel of the tile.

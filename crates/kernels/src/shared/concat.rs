@@ -3,7 +3,7 @@
 //! The axis splits every shape into `outer` (the sizes before it) and `inner` (its own size times those
 //! after it): channels of channels-last pixels have `outer = batch · height · width` and `inner = channels`. A row
 //! of the result is one row of each input after the other, rescaled by
-//! [`rescale`](super::rescale::rescale), which copies where the parameters are equal.
+//! `rescale`, which copies where the parameters are equal.
 
 use std::ops::Range;
 

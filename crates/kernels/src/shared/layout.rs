@@ -368,7 +368,7 @@ pub(crate) mod x86 {
     /// Transposes 16 × 16 bytes: four rounds, each of which interleaves vector `i` with vector `i + 8`.
     ///
     /// # Safety
-    /// Sixteen rows of 16 bytes are readable at `input` and writable at `output`, strides apart.
+    /// Sixteen rows of 16 bytes are readable at `input` and writable at `output`, one every stride.
     #[inline]
     #[target_feature(enable = "sse2")]
     pub(super) unsafe fn bytes_16x16(
@@ -438,7 +438,7 @@ pub(crate) mod x86 {
     /// Transposes up to 16 × 16 words.
     ///
     /// # Safety
-    /// `rows` rows of `columns` words are readable at `input`, a stride apart, and `rows` words are writable at the first `columns` of `outputs`; both are
+    /// `rows` rows of `columns` words are readable at `input`, one every stride, and `rows` words are writable at the first `columns` of `outputs`; both are
     /// at most 16; and the processor has AVX-512F.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -473,7 +473,7 @@ pub(crate) mod x86 {
     /// Transposes 8 × 8 words of 4 bytes: loads bring row `i` and row `i + 4` together, and two rounds transpose within 128 bits.
     ///
     /// # Safety
-    /// Eight rows of 8 words are readable at `input` and writable at `output`, strides (in words) apart, and the processor has AVX2.
+    /// Eight rows of 8 words are readable at `input` and writable at `output`, one every stride (in words), and the processor has AVX2.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn words_8x8(

@@ -22,7 +22,7 @@ pub mod movement;
 pub mod mul;
 pub mod pool;
 pub mod quantize;
-pub mod rescale;
+mod rescale;
 pub mod table_lookup;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -36,7 +36,7 @@ pub use pool::PoolShape;
 /// What the bytes of a quantized tensor mean: `real = (q - zero_point) · scale`, one pair for all elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quant8 {
-    /// Scale and zero point; the zero point lies in the range of the type.
+    /// Scale and zero point; the zero point is in the range of the type.
     pub params: QParams,
     /// Whether a byte is s8 (-128..=127) instead of u8 (0..=255).
     pub signed: bool,
@@ -121,7 +121,7 @@ impl Target8 {
         }
     }
 
-    /// Checks the parameters, that the bounds lie in the type, and that they are in order.
+    /// Checks the parameters, that the bounds are in the range of the type, and that they are in order.
     ///
     /// # Errors
     /// As [`Quant8::check`]; [`KernelError::Value`] for a bound out of range, [`KernelError::Shape`] when `lo > hi`.
@@ -257,7 +257,7 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, Kern
     product.ok_or(KernelError::TooLarge { what })
 }
 
-/// Checks that a range of items lies in `0..len` and is not reversed.
+/// Checks that a range of items is in `0..len` and is not reversed.
 pub(crate) fn check_range(
     what: &'static str,
     range: &std::ops::Range<usize>,

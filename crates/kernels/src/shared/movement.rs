@@ -1,8 +1,8 @@
 //! Moving elements along axes: whatever a result takes from where, as long as each axis of the result says by itself how far to go.
 //!
-//! Element `[i, j, …]` of the result lies at byte `a[i] + b[j] + …` of the input, with a table of offsets for each axis of the result. So slices with any steps,
+//! Element `[i, j, …]` of the result is at byte `a[i] + b[j] + …` of the input, with a table of offsets for each axis of the result. So slices with any steps,
 //! transposes, nearest-neighbour resizing, broadcasting, repetition, picking along an axis, blocks of pixels and constant borders are one
-//! kernel. The innermost axes that lie in the input as in the result are one item, which is copied whole.
+//! kernel. The innermost axes whose elements follow each other in the input as in the result are one item, which is copied whole.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::error::check_len;
 /// The offset of what is not in the input: the border of a pad.
 pub const BORDER: usize = usize::MAX;
 
-/// Where the elements of a result lie in the input.
+/// Where the elements of a result are in the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Movement {
     /// For each axis of the result but the last, the offsets of its positions.
@@ -53,7 +53,7 @@ impl Movement {
         });
         let input = input.ok_or(KernelError::TooLarge { what: "the input" })?;
         let (mut axes, mut item) = (axes, item);
-        // Axes that lie as in the result make larger items.
+        // Axes with the same order as in the result make larger items.
         while let [rest @ .., last] = axes
             && last
                 .iter()

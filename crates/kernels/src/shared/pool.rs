@@ -385,7 +385,7 @@ struct Averages<'a> {
 /// How the values of a window become a mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Averaging {
-    /// Whether the divisor counts the padding that the shape names (never what lies beyond it).
+    /// Whether the divisor counts the padding that the shape names (never what is beyond it).
     pub count_padding: bool,
     /// Whether each column is added up first and then the sums of the columns, instead of one value after the other, row by row.
     pub columns_first: bool,

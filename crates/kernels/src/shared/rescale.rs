@@ -1,30 +1,13 @@
 //! From 8-bit values to 8-bit values of other parameters or of the other sign:
 //! `rne(f32(q - z)·f32(s/s_y)) + z_y`.
 //!
-//! The definition is `octofold_quant::requantize::rescale`. Requantize steps are this; concatenation, nearest-neighbour
-//! resize and maximum pooling use it.
+//! The definition is `octofold_quant::requantize::rescale`. Concatenation and maximum pooling use it.
 
 use super::dispatch::isa_versions;
 use super::{Quant8, Reader, Target8, Writer};
-use crate::error::check_len;
 use crate::{Isa, KernelError};
 
-/// `output[i] = input[i]`, on the scale of `to`. Both slices have the same length.
-///
-/// # Errors
-/// For lengths that differ, refused parameters, and a missing instruction set.
-pub fn rescale(
-    isa: Isa,
-    input: &[u8],
-    from: Quant8,
-    to: Target8,
-    output: &mut [u8],
-) -> Result<(), KernelError> {
-    check_len("the output", input.len(), output.len())?;
-    Rescaler::new(from, to)?.run(isa, input, output)
-}
-
-/// The work of [`rescale`] with its constants at hand: a copy where nothing changes.
+/// The constants of a change from one meaning of bytes to another: a copy where nothing changes.
 #[derive(Clone, Copy)]
 pub(super) enum Rescaler {
     Copy,
@@ -102,10 +85,10 @@ mod tests {
         let expected: Vec<u8> = input.iter().map(one).collect();
         for isa in Isa::supported() {
             let mut output = vec![0xA5; input.len()];
-            rescale(isa, input, from, to, &mut output).unwrap();
+            let rescaler = Rescaler::new(from, to).unwrap();
+            rescaler.run(isa, input, &mut output).unwrap();
             assert_eq!(output, expected, "{isa} {from:?} {to:?}");
             output.copy_from_slice(input);
-            let rescaler = Rescaler::new(from, to).unwrap();
             rescaler.run_in_place(isa, &mut output).unwrap();
             assert_eq!(output, expected, "{isa} {from:?} {to:?} in place");
         }
@@ -140,11 +123,5 @@ mod tests {
         for len in LENGTHS {
             check(&random.bytes(len), quants()[3], targets()[7]);
         }
-    }
-
-    #[test]
-    fn unequal_lengths_are_refused() {
-        let (from, to) = (quants()[0], targets()[1]);
-        assert!(rescale(Isa::Scalar, &[0; 3], from, to, &mut [0; 4]).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! A function of one quantized value as a table of 256 bytes: sigmoid, tanh, hard-swish and the like.
 //!
-//! The table is indexed by the byte as it lies in memory, so for a signed input entry 0x80 is the value of -128.
+//! The table is indexed by the byte as it is in memory, so for a signed input entry 0x80 is the value of -128.
 //! With AVX-512 VBMI a lookup is two permutations of 128 bytes and a blend by the top bit, 64 bytes at a time;
 //! VBMI is looked for at run time since [`Isa::Avx512Vnni`] does not imply it. With AVX2 it is sixteen shuffles of 16
 //! bytes; with NEON four lookups in 64 bytes of the table; otherwise a load a byte.

@@ -5,8 +5,8 @@
 //! right leaves the odd two. Activations and packed weights are both split that way, and `even·even + odd·odd` is the sum of four products, in 32
 //! bits, where nothing overflows.
 //!
-//! A product and its addition are two instructions, so whatever comes beside them counts. Rows are widened once for all panels ([`widen`]), and
-//! weights once for all rows of a block, a piece of the depth at a time, which stays in the first cache. The loop then has 3 broadcasts beside the 24
+//! A product and its addition are two instructions, so every other instruction counts. Rows are widened once for all panels ([`widen`]), and
+//! weights once for all rows of a block, a piece of the depth at a time, which stays in the first cache. The loop then has 3 broadcasts for the 24
 //! instructions of 3 rows by 32 channels: the weights are memory operands.
 
 mod finish;
@@ -172,11 +172,11 @@ unsafe fn widen_weights<const STEP: usize, const H: usize>(
             ]);
         }
     }
-    // SAFETY: so many were written.
+    // SAFETY: the loop initialised these entries.
     unsafe { std::slice::from_raw_parts(into, len) }
 }
 
-/// Adds the products of a pass to the sums of `R` rows, whose pairs are `stride` bytes apart from `rows` on.
+/// Adds the products of a pass to the sums of `R` rows, whose pairs follow each other every `stride` bytes from `rows` on.
 ///
 /// # Safety
 /// Each row has two pairs for each entry of `weights`, and the processor has AVX2.

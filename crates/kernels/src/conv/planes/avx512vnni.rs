@@ -108,7 +108,7 @@ pub(super) unsafe fn plane(
             shape.stride_h - 1
         };
         let end = made + first + (rows - 1) * shape.stride_h + 1;
-        // SAFETY: the strip has so many lines behind those that are kept, and the first output's last tap is in the line `first` of them.
+        // SAFETY: the strip has these lines behind those that are kept, and the first output's last tap is in the line `first` of them.
         unsafe {
             push(plane, layout, made..end, lines);
             compute(plane, layout, layout.kept + first, lines, output);

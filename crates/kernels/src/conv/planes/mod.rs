@@ -1,4 +1,4 @@
-//! Depthwise convolution where images lie channels-first on both sides: bytes or floats in, floats out.
+//! Depthwise convolution where images are channels-first on both sides: bytes or floats in, floats out.
 //!
 //! A layer that is quantized between float neighbours would have its image moved to channels-last and back, which takes longer than the few
 //! products of a depthwise kernel. Here the sums run along the rows of a plane, which is quantized on the way if it is one of floats. The
@@ -93,7 +93,7 @@ pub fn pack(shape: &ConvShape, weights: &[i8]) -> Result<Vec<u8>, KernelError> {
     Ok(packed)
 }
 
-/// Where the weight of a tap lies among those of its channel.
+/// Where the weight of a tap is among those of its channel.
 fn position(shape: &ConvShape, row: usize, column: usize) -> usize {
     let row = row + shape.kernel_h.next_multiple_of(4) - shape.kernel_h;
     (row / 4 * shape.kernel_w + column) * 4 + 3 - row % 4

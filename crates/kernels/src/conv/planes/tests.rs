@@ -71,7 +71,7 @@ fn check(shape: ConvShape, signed: bool, clamp: Option<Bounds>, seed: u64) {
         let expected = naive(&shape, activations, &weights, &stage);
         let size = shape.out_h().unwrap() * shape.out_w().unwrap();
         for isa in Isa::supported() {
-            // The content of the buffer is of no account, nor is its alignment.
+            // Neither the content of the buffer nor its alignment matters.
             let mut scratch = vec![0xA5; scratch_len(&shape).unwrap() + 1];
             let mut output = vec![f32::NAN; expected.len()];
             for (plane, output) in output.chunks_exact_mut(size).enumerate() {
@@ -102,7 +102,7 @@ fn check(shape: ConvShape, signed: bool, clamp: Option<Bounds>, seed: u64) {
     };
     let mut floats = random.floats(input.len());
     for (i, x) in floats.iter_mut().enumerate() {
-        // Up to somewhat more than all steps; every fifth lies between two of them.
+        // Up to somewhat more than all steps; every fifth is between two of them.
         let steps = *x * 300.0;
         let steps = if i % 5 == 0 {
             steps.floor() + 0.5

@@ -15,7 +15,8 @@ use super::MAX_ROWS;
 use super::lines::Lines;
 use super::{Channels, Layer, Segment};
 use crate::conv::avx2::{Finish, even_signed, even_unsigned, odd_signed, odd_unsigned};
-use crate::conv::output::{OutputStage, Quantized, RowStride};
+use crate::conv::tile::partial;
+use crate::conv::{OutputStage, Quantized, RowStride};
 
 /// Channels of a pass.
 const WIDTH: usize = 32;
@@ -65,8 +66,7 @@ unsafe fn load(from: *const u8, count: usize) -> __m256i {
         if count >= WIDTH {
             return _mm256_loadu_si256(from.cast());
         }
-        let mut bytes = [0_u8; WIDTH];
-        std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count);
+        let bytes: [u8; WIDTH] = partial(from, count);
         _mm256_loadu_si256(bytes.as_ptr().cast())
     }
 }

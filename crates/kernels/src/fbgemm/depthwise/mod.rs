@@ -49,7 +49,7 @@ struct Layer<'a> {
 
 /// Pixels of one output row, the unit of the kernels for AVX2 and of the portable one.
 ///
-/// Invariants beside those of [`Layer`]:
+/// Further invariants to those of [`Layer`]:
 /// - `rows` has a multiple of four entries, at least `kernel_h`; each is [`OUTSIDE`] or the offset of the
 ///   first pixel of an input row, so that `in_w · channels` bytes follow it in `input`;
 /// - `bytes`, or `floats` where the stage gives floats, has `pixels · output.pitch` elements.
@@ -176,7 +176,7 @@ pub(crate) unsafe fn run(isa: Isa, sizes: &CheckedShape, call: ConvCall<'_>) {
             floats,
         };
         match isa {
-            // SAFETY: the caller found `isa` supported. Rows and columns of the table lie inside of the
+            // SAFETY: the caller found `isa` supported. Rows and columns of the table are inside of the
             // image, and all lengths were checked against the shape.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::segment(segment) },

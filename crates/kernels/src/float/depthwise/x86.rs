@@ -12,7 +12,7 @@ use crate::shared::PoolShape;
 /// Neighbouring output pixels that are computed together.
 const PIXELS: usize = 4;
 
-/// The taps of one or [`PIXELS`] output pixels that lie inside of the image, the same ones for each of them.
+/// The taps of one or [`PIXELS`] output pixels that are inside of the image, the same ones for each of them.
 #[derive(Clone, Copy)]
 struct Patch {
     /// First channel of the first tap of the first pixel.
@@ -49,7 +49,7 @@ fn for_each_patch(
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
     let vertical = shape.window_h(row % shape.out_h);
-    // Pixels whose windows lie inside of the row.
+    // Pixels whose windows are inside of the row.
     let reach = (shape.kernel_w - 1) * shape.dilation_w + 1;
     let inner_end = (shape.in_w + shape.pad_left)
         .checked_sub(reach)
@@ -133,7 +133,7 @@ macro_rules! rows {
         #[target_feature(enable = $features)]
         unsafe fn $all<const P: usize>(patch: Patch) {
             let mut channel = 0;
-            // SAFETY: each block lies within the channels, the last by its mask.
+            // SAFETY: each block is within the channels, the last by its mask.
             unsafe {
                 while channel + 2 * $lanes <= patch.channels {
                     $block::<P, 2, true>(patch, channel, $lanes);
@@ -152,7 +152,7 @@ macro_rules! rows {
         /// `P` pixels by `N` vectors of channels, of which the last (and only, unless it is `WHOLE`) has `lanes`.
         ///
         /// # Safety
-        /// As above; the channels lie within the patch.
+        /// As above; the channels are within the patch.
         #[inline]
         #[target_feature(enable = $features)]
         unsafe fn $block<const P: usize, const N: usize, const WHOLE: bool>(
@@ -176,7 +176,7 @@ macro_rules! rows {
                 for column in 0..patch.columns {
                     let values = row * patch.values_row + column * patch.values_column;
                     let weights = row * patch.weights_row + column * patch.channels;
-                    // SAFETY: the taps of all pixels and the channels lie within the patch.
+                    // SAFETY: the taps of all pixels and the channels are within the patch.
                     unsafe {
                         let values = patch.values.add(values + channel);
                         let weights = patch.weights.add(weights + channel);

@@ -71,7 +71,7 @@ unsafe fn compute<const R: usize, const P: usize>(tile: &Tile) {
         // SAFETY: `R` rows have an entry at each tap.
         let rows: [*const f32; R] = std::array::from_fn(|r| unsafe { tile.row_start(tap, r) });
         for k in 0..tile.depth {
-            // SAFETY: `P` panels, `panel_stride` apart, have a vector for each step.
+            // SAFETY: `P` panels, one every `panel_stride`, have a vector for each step.
             let w: [__m512; P] = std::array::from_fn(|p| unsafe {
                 _mm512_loadu_ps(weights.add(p * tile.panel_stride))
             });

@@ -29,7 +29,7 @@ pub(super) const PANEL: usize = 16;
 /// - `offsets` has, for each tap `t < taps`, `rows` entries from `t · offset_stride` on; each is [`OUTSIDE`] or such that
 ///   `depth` floats are readable at `input + offset`;
 /// - `depth` floats are readable at `zeros`;
-/// - `weights` has `panels` panels, `panel_stride` floats apart, of which `taps · depth · PANEL` floats are readable;
+/// - `weights` has `panels` panels, one every `panel_stride` floats, of which `taps · depth · PANEL` floats are readable;
 /// - `panels` are as many as `channels` channels take, and at least one;
 /// - `bias`, where it is not null, has `channels` readable floats, and `residual`, where it is not null, as many at
 ///   `r · output_stride` for each `r < rows`;

@@ -144,7 +144,7 @@ const fn averaging(count_padding: bool, columns_first: bool) -> Averaging {
     }
 }
 
-/// The sum of reals column by column; `taps` says where each real lies.
+/// The sum of reals column by column; `taps` says where each real is.
 fn sum_of_columns(shape: &PoolShape, taps: &[usize], reals: &[f32]) -> f32 {
     let mut columns: std::collections::BTreeMap<usize, f32> = Default::default();
     for (tap, real) in taps.iter().zip(reals) {
@@ -194,7 +194,7 @@ fn windows_match_loops_over_all_taps() {
                         means.push(requantize::real_mean(sum, count.max(1), q, to.lo, to.hi) as u8);
                     }
                 });
-                // The content of the buffer is of no account, nor is its alignment.
+                // Neither the content of the buffer nor its alignment matters.
                 let mut scratch = vec![0xA5; shape.scratch_len().unwrap() + 1];
                 compare(&shape, &max, |isa, part, output| {
                     let scratch = &mut scratch[1..];

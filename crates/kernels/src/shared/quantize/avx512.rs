@@ -66,7 +66,7 @@ impl Quantizer {
         self.ordinary
     }
 
-    /// The bytes by both products, in the lowest bits of each dword; the others are of no account.
+    /// The bytes by both products, in the lowest bits of each dword; the other bits mean nothing.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(crate) fn multiply(&self, x: __m512) -> [__m512i; 2] {
@@ -99,7 +99,7 @@ pub(crate) fn add_differences(differences: __m512i, [a, b]: [__m512i; 2]) -> __m
 /// A few pixels of a few channels of one image.
 ///
 /// Invariants: `count` floats, at most [`PIXELS`], are readable at each of `channels` pointers, at most [`CHANNELS`] but not none, that begin at `input`
-/// and are `plane` floats apart; and `channels` bytes are writable at each of `count` pointers that begin at `output` and are `stride` bytes apart.
+/// and follow each other every `plane` floats; and `channels` bytes are writable at each of `count` pointers, every `stride` bytes from `output` on.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub(super) input: *const f32,
@@ -151,7 +151,7 @@ pub(super) unsafe fn to_nhwc(block: Block, to: Target8) {
     }
 }
 
-/// Quantizes floats where they lie.
+/// Quantizes floats in their order.
 ///
 /// # Safety
 /// Both slices have the same length, and the processor has the features.
@@ -232,7 +232,7 @@ fn quantize_four(quantizer: &Quantizer, x: [__m512; 4]) -> __m512i {
         bytes = x.map(|x| quantizer.divide(x));
     }
     let [a, b, c, d] = bytes;
-    // What lies above the lowest byte is shifted out, or covered by the next one.
+    // The bits above the lowest byte are shifted out, or covered by the next one.
     let low =
         _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi32(0xFF), a, _mm512_slli_epi32::<8>(b));
     let high = _mm512_ternarylogic_epi32::<0xCA>(

@@ -8,11 +8,9 @@ mod range;
 
 use std::ops::Range;
 
-use octofold_quant::{QParams, affine};
-
 use super::dispatch::isa_versions;
 use super::layout::{Transpose, check_pixels, check_planes, for_each_image, transpose};
-use super::{ImageShape, Quant8, ROUNDER, Reader, Target8, Writer, product};
+use super::{ImageShape, Quant8, ROUNDER, Reader, Target8, Writer};
 use crate::error::check_len;
 use crate::{Isa, KernelError};
 
@@ -51,7 +49,7 @@ isa_versions!(
     fn quantize_slice(input: &[f32], scale: f32, to: Writer, output: &mut [u8]) = quantize_loop
 );
 
-/// Products with the reciprocal and quotients are less than this apart, for all that is not clamped: up to 255 steps, times three roundings of
+/// Upper bound of the difference between a product with the reciprocal and a quotient, of what is not clamped: up to 255 steps, times three roundings of
 /// 2^-24 of it.
 const APART: f32 = 1.0 / 8192.0;
 
@@ -272,98 +270,10 @@ pub fn dequantize_nhwc_to_nchw(
     result
 }
 
-/// Quantizes with parameters for each index of one axis: `input` is `[outer, channels.len(), inner]`.
-///
-/// Results are clamped to the whole type. Runs once a constant, so there is one version for all processors.
-///
-/// # Errors
-/// For lengths that do not fit, and for parameters that [`Quant8::check`] refuses.
-pub fn quantize_channels(
-    input: &[f32],
-    channels: &[QParams],
-    signed: bool,
-    inner: usize,
-    output: &mut [u8],
-) -> Result<(), KernelError> {
-    check_len("the output", input.len(), output.len())?;
-    check_channels(input.len(), channels.len(), inner)?;
-    for &params in channels {
-        Quant8 { params, signed }.check()?;
-    }
-    let dtype = Quant8 {
-        params: QParams::IDENTITY,
-        signed,
-    }
-    .dtype();
-    let inputs = input.chunks_exact(inner.max(1));
-    let outputs = output.chunks_exact_mut(inner.max(1));
-    for ((input, output), &params) in inputs.zip(outputs).zip(channels.iter().cycle()) {
-        for (&x, y) in input.iter().zip(output) {
-            *y = affine::quantize_to(x, params, dtype) as u8;
-        }
-    }
-    Ok(())
-}
-
-/// The inverse of [`quantize_channels`].
-///
-/// # Errors
-/// As [`quantize_channels`].
-pub fn dequantize_channels(
-    input: &[u8],
-    channels: &[QParams],
-    signed: bool,
-    inner: usize,
-    output: &mut [f32],
-) -> Result<(), KernelError> {
-    check_len("the output", input.len(), output.len())?;
-    check_channels(input.len(), channels.len(), inner)?;
-    for &params in channels {
-        Quant8 { params, signed }.check()?;
-    }
-    let inputs = input.chunks_exact(inner.max(1));
-    let outputs = output.chunks_exact_mut(inner.max(1));
-    for ((input, output), &params) in inputs.zip(outputs).zip(channels.iter().cycle()) {
-        let reader = Quant8 { params, signed }.reader();
-        dequantize_loop(input, reader, params.scale, output);
-    }
-    Ok(())
-}
-
-/// Dequantizes 32-bit integers, such as a bias: `(q - z)·s` with parameters for each index of one axis of
-/// `[outer, channels.len(), inner]`; one pair is for all elements.
-///
-/// # Errors
-/// For lengths that do not fit.
-pub fn dequantize_i32(
-    input: &[i32],
-    channels: &[QParams],
-    inner: usize,
-    output: &mut [f32],
-) -> Result<(), KernelError> {
-    check_len("the output", input.len(), output.len())?;
-    check_channels(input.len(), channels.len(), inner)?;
-    let inputs = input.chunks_exact(inner.max(1));
-    let outputs = output.chunks_exact_mut(inner.max(1));
-    for ((input, output), &params) in inputs.zip(outputs).zip(channels.iter().cycle()) {
-        for (&x, y) in input.iter().zip(output) {
-            *y = affine::dequantize(x, params);
-        }
-    }
-    Ok(())
-}
-
-fn check_channels(len: usize, channels: usize, inner: usize) -> Result<(), KernelError> {
-    let row = product("the channels", &[channels, inner])?;
-    // A multiple of 0 is only 0.
-    if len.is_multiple_of(row) {
-        return Ok(());
-    }
-    Err(KernelError::Shape("the channels do not divide the tensor"))
-}
-
 #[cfg(test)]
 mod tests {
+    use octofold_quant::affine;
+
     use super::super::testing::{LENGTHS, Random, params, quants, targets};
     use super::*;
 
@@ -500,32 +410,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn channels_have_their_own_parameters() {
-        let channels = [params(0.5, 3), params(0.25, 0), params(2.0, -7)];
-        let input: Vec<f32> = (0..24).map(|i| i as f32 * 0.75 - 9.0).collect();
-        let mut output = [0xA5; 24];
-        quantize_channels(&input, &channels, true, 4, &mut output).unwrap();
-        let mut back = [777.0; 24];
-        dequantize_channels(&output, &channels, true, 4, &mut back).unwrap();
-        for i in 0..24 {
-            let p = channels[i / 4 % 3];
-            let q = affine::quantize(input[i], p, -128, 127);
-            assert_eq!(output[i], q as u8);
-            assert_eq!(back[i], affine::dequantize(q, p));
-        }
-        let biases = [i32::MIN, -1, 0, 7, i32::MAX, 1 << 24];
-        let mut output = [777.0; 6];
-        dequantize_i32(&biases, &channels, 1, &mut output).unwrap();
-        for i in 0..6 {
-            assert_eq!(output[i], affine::dequantize(biases[i], channels[i % 3]));
-        }
-        assert!(quantize_channels(&input, &channels, false, 4, &mut [0; 24]).is_err());
-        assert!(quantize_channels(&input, &channels, true, 5, &mut [0; 24]).is_err());
-        assert!(quantize_channels(&input, &[], true, 4, &mut [0; 24]).is_err());
-        assert!(quantize_channels(&[], &channels, true, 0, &mut []).is_ok());
     }
 
     #[test]

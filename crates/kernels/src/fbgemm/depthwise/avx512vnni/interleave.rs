@@ -5,7 +5,7 @@
 //!
 //! - Of up to 64 channels ([`wide`]): `[kernel row / 4][column][quarter][64 bytes]`.
 //! - Of up to 16 or 32 channels ([`narrow`]), several pixels a vector: `[kernel row / 4][phase][quarter][column][16 bytes a panel]`, where the columns of
-//!   a phase are those that one kernel column sees as the pixels go by, a stride apart. So a vector of neighbouring pixels is one load.
+//!   a phase are those that one kernel column sees as the pixels go by, one every stride. So a vector of neighbouring pixels is one load.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -47,12 +47,12 @@ impl Geometry {
     /// For a kernel that is neither too tall nor too wide, of a shape that was checked.
     pub(super) fn new(shape: &ConvShape) -> Option<Self> {
         let span = (shape.kernel_w - 1) * shape.dilation_w + 1;
-        // Four pixels, where there are so many.
+        // Four pixels, or all of fewer.
         let three = (shape.out_w()? - 1).min(3) * shape.stride_w;
         if shape.kernel_h > MAX_ROWS || span.max(three) > MAX_SPAN {
             return None;
         }
-        // A wide kernel would interleave more beside the pixels than under them, if these were few.
+        // A wide kernel would interleave more columns around the pixels than under them, if these were few.
         let least = span + three.max(span.min(shape.in_w).next_multiple_of(4));
         let quads = shape.kernel_h.div_ceil(4);
         Some(Self {
@@ -252,9 +252,9 @@ unsafe fn interleave<const COUNT: usize>(
 
 /// A vector is 64 bytes that follow each other in the image.
 const ADJACENT: u8 = 0;
-/// A vector is pixels that are apart, all bytes of each.
+/// A vector is pixels with gaps between them, all bytes of each.
 const WHOLE: u8 = 1;
-/// A vector is pixels that are apart, some bytes of each.
+/// A vector is pixels with gaps between them, some bytes of each.
 const MASKED: u8 = 2;
 
 /// The column of the input under the first column of the kernel at column `x` of the output; may be in the padding.
@@ -262,7 +262,7 @@ fn column(shape: &ConvShape, x: usize) -> isize {
     (x * shape.stride_w) as isize - shape.pad_left as isize
 }
 
-/// The start and end of those columns that lie in an image of `width` columns.
+/// The start and end of those columns that are in an image of `width` columns.
 fn inside(columns: Columns, width: usize) -> (usize, usize) {
     let Columns { x, stride, len } = columns;
     let steps = |length: isize| match (length.max(0) as usize, stride) {
@@ -276,7 +276,7 @@ fn inside(columns: Columns, width: usize) -> (usize, usize) {
 
 /// A group of four kernel rows.
 struct Rows {
-    /// Where the next column lies; in the zero row, where the row is outside of the image.
+    /// Where the next column is; in the zero row, where the row is outside of the image.
     from: [*const u8; 4],
     /// The distance of two columns; the zero row has one pixel only.
     steps: [usize; 4],
@@ -357,7 +357,7 @@ impl Rows {
     }
 }
 
-/// As many pixels as a vector has room for, `distance` bytes apart, `COUNT` bytes of each.
+/// The pixels that fill a vector, one every `distance` bytes, `COUNT` bytes of each.
 ///
 /// # Safety
 /// They are readable, and the processor has the features.
@@ -384,7 +384,7 @@ unsafe fn pixels<const COUNT: usize>(from: *const u8, distance: usize) -> __m512
     }
 }
 
-/// Up to as many pixels as a vector has room for, `distance` bytes apart, each in `COUNT` bytes: `present` of them, the bytes of `mask` of each.
+/// The first `present` of the pixels that fill a vector, one every `distance` bytes, each in `COUNT` bytes: the bytes of `mask` of each.
 ///
 /// # Safety
 /// They are readable, and the processor has the features.

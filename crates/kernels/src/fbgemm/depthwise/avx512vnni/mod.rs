@@ -125,7 +125,7 @@ pub(super) unsafe fn run(
 /// A run of pixels of one output row, with the input rows under it.
 struct Line {
     run: Run,
-    /// The rows under the kernel, and so many behind them that they are a multiple of four.
+    /// The rows under the kernel, and rows behind them up to a multiple of four.
     offsets: [u32; MAX_ROWS],
 }
 
@@ -265,7 +265,7 @@ impl Block<'_> {
 }
 
 /// The sums of `T` pixels of 64 channels, on top of `bias`: of a kernel of `SIZE` rows and columns without holes. `lines` are the interleaved columns from the
-/// first pixel's on, and groups of four kernel rows are `quad` bytes apart.
+/// first pixel's on, with a group of four kernel rows every `quad` bytes.
 ///
 /// # Safety
 /// The input under these pixels was interleaved, the weights are those of a block, and the processor has the features.
