@@ -1,7 +1,7 @@
 //! The instruction sets that kernels are written for, and which of them this processor has.
 //!
-//! [`Isa::detect`] picks the best one at run time. Callers may force another (the environment variable
-//! `OCTOFOLD_ISA` is theirs to read): every instruction set gives the same bytes, so the choice
+//! [`Isa::detect`] picks the best one at run time. Callers may force another one, and it is they who read the environment variable
+//! `OCTOFOLD_ISA`. Every instruction set gives the same bytes, so the choice
 //! is a matter of speed. A kernel without a version of its own for an instruction set runs that of a simpler one.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The output stages of AVX-512: what becomes of the sums of a tile.
+//! The output stages of AVX-512: what happens to the sums of a tile.
 //!
 //! [`ByteRows`] and [`FloatFinish`] take sums from registers.
 

@@ -22,7 +22,7 @@ pub(super) const MICRO: Micro = Micro {
     widen: None,
 };
 
-/// The tallest tile with code of its own that is not taller than `rows`.
+/// The tallest compiled tile that is not taller than `rows`.
 fn fit_rows(rows: usize, panels: usize) -> usize {
     match rows {
         12.. if panels <= 4 => 12,

@@ -28,7 +28,7 @@ pub(super) const MICRO: Micro = Micro {
     widen: None,
 };
 
-/// The tallest tile with code of its own that is not taller than `rows`.
+/// The tallest compiled tile that is not taller than `rows`.
 pub(super) fn fit_rows(rows: usize) -> usize {
     match rows {
         8.. => ROWS,

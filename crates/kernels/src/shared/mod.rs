@@ -10,7 +10,7 @@
 //! with intrinsics only where the compiler does not find the instruction.
 //!
 //! # Splitting work
-//! Kernels have no threads. Elementwise kernels take slices, which the caller cuts where it likes; the others
+//! Kernels have no threads. Elementwise kernels take slices, which the caller may cut anywhere; the others
 //! take the whole input and a range of outputs (rows, pixels, planes), and a slice that holds
 //! exactly the outputs of this range. The bytes do not depend on the split.
 
@@ -26,12 +26,13 @@ mod rescale;
 pub mod table_lookup;
 #[cfg(test)]
 pub(crate) mod testing;
+mod window;
 
 use octofold_quant::{QParams, QuantType};
 
 use crate::KernelError;
 
-pub use pool::PoolShape;
+pub use window::PoolShape;
 
 /// What the bytes of a quantized tensor mean: `real = (q - zero_point) · scale`, one pair for all elements.
 #[derive(Clone, Copy, Debug, PartialEq)]

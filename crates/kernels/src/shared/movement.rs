@@ -1,4 +1,4 @@
-//! Moving elements along axes: whatever a result takes from where, as long as each axis of the result says by itself how far to go.
+//! Moving elements along axes: any operator whose result takes each element from an input position that is a sum of one offset an axis.
 //!
 //! Element `[i, j, …]` of the result is at byte `a[i] + b[j] + …` of the input, with a table of offsets for each axis of the result. So slices with any steps,
 //! transposes, nearest-neighbour resizing, broadcasting, repetition, picking along an axis, blocks of pixels and constant borders are one

@@ -1,4 +1,4 @@
-//! The output stage for AVX2: of tiles of 16 channels, and of 8 sums for kernels with an order of their own.
+//! The output stage for AVX2: of tiles of 16 channels, and of 8 sums for kernels with their own order of channels.
 
 use std::arch::x86_64::*;
 

@@ -2,7 +2,7 @@
 //!
 //! A layer that is quantized between float neighbours would have its image moved to channels-last and back, which takes longer than the few
 //! products of a depthwise kernel. Here the sums run along the rows of a plane, which is quantized on the way if it is one of floats. The
-//! sums and floats are those of the channels-last kernels, bit for bit; both engines share this kernel, which has packed weights of its own.
+//! sums and floats are those of the channels-last kernels, bit for bit; both engines share this kernel, which has its own form of packed weights.
 
 use std::ops::Range;
 

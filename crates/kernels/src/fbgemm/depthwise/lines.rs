@@ -49,7 +49,7 @@ impl Lines {
         }
     }
 
-    /// The channels of one pixel: as many as the block has are readable there.
+    /// The channels of one pixel: all channels of the block are readable there.
     #[inline(always)]
     pub(super) fn pixel(&self, row: usize, column: Column) -> *const u8 {
         if column.inside {

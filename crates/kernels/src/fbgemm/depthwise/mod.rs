@@ -185,8 +185,8 @@ pub(crate) unsafe fn run(isa: Isa, sizes: &CheckedShape, call: ConvCall<'_>) {
     }
 }
 
-/// Fills the table of the input rows under one output row. Entries behind the kernel, which is as many rows at most, are those of the rows that follow
-/// if they serve other output rows, and else that of its last row again: the weights there are zero, so that any value serves.
+/// Fills the table of the input rows under one output row. Entries behind the kernel, up to a multiple of four, are those of the rows that follow
+/// if these serve other output rows, and otherwise that of its last row again: the weights there are zero, so that any value serves.
 fn row_offsets(shape: &ConvShape, run: &Run, rows: &mut [u32]) {
     let (stride, dilation) = (shape.stride_h, shape.dilation_h);
     let follow = (stride, dilation) == (1, 1);

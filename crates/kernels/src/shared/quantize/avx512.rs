@@ -122,7 +122,7 @@ pub(super) unsafe fn to_nhwc(block: Block, to: Target8) {
     let flip = _mm512_set1_epi8(if to.quant.signed { -128 } else { 0 });
     let whole = block.count / LANES;
     for i in 0..block.channels.div_ceil(4) {
-        // A channel that there is not is read as the last one, and not written.
+        // A missing channel is read as the last one, and not written.
         let planes = [0, 1, 2, 3].map(|c| {
             let channel = (4 * i + c).min(block.channels - 1);
             block.input.wrapping_add(channel * block.plane)
