@@ -26,7 +26,7 @@ use crate::blob::AlignedBytes;
 const SPINS: u32 = 2_000;
 /// This bit of the state is set while workers may enter the call.
 const OPEN: u64 = 1 << 31;
-/// The bits of the state from this one on are the number of the call; those below [`OPEN`] are the number of workers inside.
+/// The number of the call begins at this bit of the state. The bits below [`OPEN`] are the number of workers inside.
 const EPOCH: u32 = 32;
 
 /// The function for every item of a call, with the scratch memory of the thread.

@@ -21,7 +21,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Rows or columns of the longest part, of so many.
+    /// The number of rows or columns of the longest part, when `items` of them are split.
     pub(super) fn longest(self, items: usize) -> usize {
         let units = items.div_ceil(self.unit);
         (units.div_ceil(self.count) * self.unit).min(items).max(1)
