@@ -35,7 +35,7 @@ pub(crate) struct Places {
     pub(crate) values: Vec<Place>,
     /// For each step the operands that share the memory of its result.
     pub(crate) in_place_operands: Vec<Slots>,
-    /// For each value the last step that reads or gives it.
+    /// For each value, the last step that reads or computes it.
     pub(crate) last_uses: Vec<Option<usize>>,
     pub(crate) arena_bytes: usize,
 }
@@ -52,7 +52,7 @@ struct Alias {
     row_stride: Option<RowStride>,
 }
 
-/// What is known of a plan with sizes.
+/// The facts about a plan with known sizes.
 struct Values<'a> {
     plan: &'a Plan,
     shapes: &'a [Option<Shape>],
@@ -244,7 +244,7 @@ impl Values<'_> {
             else {
                 continue;
             };
-            // An operand that occurs twice must be copied, and would be copied from where it is copied to.
+            // An operand that occurs twice must be copied; stored in the result, it would be the source of its own copy.
             let once = counts[&root] == 1;
             let whole = before == 0 && self.len(root) == self.len(operand);
             if !in_arena[operand.index()] || !once || !whole {
@@ -266,7 +266,7 @@ impl Values<'_> {
         slots
     }
 
-    /// For each value whether the step that gives it can write its rows as parts of wider rows, and only one step reads it.
+    /// For each value, whether its step can write its rows as parts of wider rows and only one step reads it.
     fn written_in_strided_rows(&self) -> Vec<bool> {
         let mut reads = vec![0; self.aliases.len()];
         for operand in self.plan.steps().iter().flat_map(|step| &step.inputs) {

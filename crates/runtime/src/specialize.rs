@@ -1,7 +1,7 @@
 //! A plan for concrete shapes: sizes of all values, their places in memory, and the work of each step.
 //!
-//! [`Specialization::new`] is a pure function of the plan and the shapes of its inputs. A session keeps the results, so that runs with
-//! shapes that it has seen before compute nothing of this again.
+//! [`Specialization::new`] is a pure function of the plan and the shapes of its inputs. A session keeps the results for later runs with the
+//! same shapes.
 
 use octofold_ops::Op;
 use octofold_tensor::{Dim, Shape, Symbols};
@@ -22,12 +22,12 @@ pub(crate) enum Action {
     Kernel(Box<dyn Work>),
 }
 
-/// What a step costs at least. What depends on sizes that are not known before the plan runs is counted as 0, and so is everything of a view.
+/// The least cost of a step. Anything that depends on sizes that are not known before the plan runs counts as 0, and a view costs 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCost {
     /// The multiply-accumulates.
     pub macs: u64,
-    /// Whether they are of integers.
+    /// Whether they are products of integers.
     pub integer: bool,
     /// The bytes that are read: operands and packed constants, each once.
     pub read: u64,
@@ -36,7 +36,7 @@ pub struct StepCost {
 }
 
 impl StepCost {
-    /// All bytes that are moved.
+    /// The bytes that are read or written.
     pub fn bytes(&self) -> u64 {
         self.read.saturating_add(self.written)
     }
@@ -59,8 +59,8 @@ pub struct Specialization {
     table_bytes: usize,
 }
 
-/// Most bytes of tables of all steps. They are made when a plan is loaded, before anybody says how much memory a run may take, and a step of a few
-/// bytes may ask for any number.
+/// The largest size of the tables of all steps, in bytes. The tables are made when a plan is loaded, before the budget of a run is known, and a step of a few
+/// bytes can ask for tables of any size.
 const TABLES: usize = 256 << 20;
 
 impl Specialization {
@@ -113,7 +113,7 @@ impl Specialization {
         })
     }
 
-    /// The bytes of the tables that steps keep for these sizes.
+    /// The size of the steps' tables in bytes.
     pub fn table_bytes(&self) -> usize {
         self.table_bytes
     }
@@ -123,8 +123,8 @@ impl Specialization {
         self.arena_bytes
     }
 
-    /// The bytes that the values with tensors of their own take at the step at which they take most; without the inputs, which are the
-    /// caller's, and without values whose sizes depend on data.
+    /// The peak memory in bytes of the values with tensors of their own, over all steps. Inputs, which belong to the caller, and values whose sizes depend on data are not
+    /// included.
     pub fn tensor_bytes(&self) -> u64 {
         self.tensor_bytes
     }
@@ -134,14 +134,14 @@ impl Specialization {
         self.shapes.get(value.index())?.as_deref()
     }
 
-    /// What each step costs.
+    /// The cost of each step.
     pub fn costs(&self) -> &[StepCost] {
         &self.costs
     }
 }
 
 impl Plan {
-    /// The shapes of the inputs, when the plan has no symbols in them.
+    /// The shapes of the inputs, if they have no symbols.
     pub fn fixed_input_shapes(&self) -> Option<Vec<Shape>> {
         let size = |dim: &Dim| dim.known().and_then(|size| usize::try_from(size).ok());
         self.inputs()
@@ -152,7 +152,7 @@ impl Plan {
     /// The shapes of the inputs with every symbol replaced by the size that `size` gives for it.
     ///
     /// # Errors
-    /// When an input has no rank or a dimension has no size then.
+    /// When an input has no rank, or a dimension has no size.
     pub fn input_shapes(&self, size: impl Fn(&str) -> usize) -> Result<Vec<Shape>, PlanError> {
         let shape = |input: &crate::PlanValue| {
             let unknown =
@@ -189,7 +189,7 @@ fn collect_symbols(dim: &Dim, size: &impl Fn(&str) -> usize, symbols: &mut Symbo
     }
 }
 
-/// The values of the symbols that the inputs' shapes give.
+/// The values of the symbols in the inputs' shapes.
 fn bind_symbols(plan: &Plan, inputs: &[Shape]) -> Result<Symbols, PlanError> {
     let mut symbols = Symbols::new();
     let faulty = |reason: String| PlanError::Inconsistent(reason);
@@ -366,7 +366,7 @@ fn bind(
     })
 }
 
-/// What a step costs, from the sizes of what it reads and gives.
+/// The cost of a step, from the sizes of its operands and results.
 fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], in_place: &[usize]) -> StepCost {
     let operand = |(slot, operand): (usize, &Operand)| match operand {
         // Packed weights are no operand, and a fused quantization has its scale in their slot.
@@ -392,7 +392,7 @@ fn step_cost(plan: &Plan, step: &Step, shapes: &[Option<Shape>], in_place: &[usi
     }
 }
 
-/// The bytes that a step reads, and those that it writes.
+/// The number of bytes that a step reads, and the number that it writes.
 fn bytes_moved(
     plan: &Plan,
     step: &Step,

@@ -1,4 +1,4 @@
-//! What a kernel is told of its step before it runs: the sizes and types of operands, packed constants and results.
+//! The arguments that bind a kernel to its step: the sizes and types of operands, packed constants and results.
 
 use octofold_kernels::conv::RowStride;
 use octofold_kernels::shared::{Quant8, Target8};
@@ -19,10 +19,10 @@ pub(crate) struct Argument<'a> {
     pub(crate) constant: Option<&'a [u8]>,
 }
 
-/// Everything that a step's kernel sees before it runs.
+/// The arguments that bind a kernel to its step.
 #[derive(Debug)]
 pub(crate) struct Arguments<'a> {
-    /// Whose packed weights and kernels the step has.
+    /// The engine of the packed weights and the kernels.
     pub(crate) engine: Engine,
     pub(crate) step: &'a Step,
     pub(crate) operands: SmallVec<[Option<Argument<'a>>; 4]>,
@@ -35,9 +35,9 @@ pub(crate) struct Arguments<'a> {
 /// How the first result of a step is stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ResultLayout<'a> {
-    /// The slots of the operands that share the memory of the result, where their bytes already are what the step would write.
+    /// The slots of the operands that share the memory of the result; their bytes are there already.
     pub(crate) in_place_operands: &'a [usize],
-    /// Where the rows are, in bytes, if they are parts of wider rows. A call gets the wider rows then.
+    /// The positions of the rows, in bytes, if they are parts of wider rows. A call then gets the wider rows.
     pub(crate) row_stride: Option<RowStride>,
 }
 
@@ -145,7 +145,7 @@ impl<'a> Arguments<'a> {
         Ok(target)
     }
 
-    /// The error that the step's operator is none of its kernel's.
+    /// The error that the kernel does not compute the step's operator.
     pub(crate) fn wrong_operator(&self) -> StepError {
         let step = self.step;
         StepError::invalid(format!(
@@ -165,7 +165,7 @@ impl Argument<'_> {
     /// Whether the elements are signed bytes.
     ///
     /// # Errors
-    /// When they are no bytes.
+    /// When the elements are not bytes.
     pub(crate) fn signed(&self) -> Result<bool, StepError> {
         match self.dtype {
             DType::U8 => Ok(false),
@@ -176,7 +176,7 @@ impl Argument<'_> {
         }
     }
 
-    /// What bytes with these parameters mean.
+    /// The quantization of bytes with these qparams.
     pub(crate) fn quant(&self, params: QParams) -> Result<Quant8, StepError> {
         let quant = Quant8 {
             params,

@@ -1,4 +1,4 @@
-//! Concatenation: of quantized values with parameters of their own, and of bytes as they are.
+//! Concatenation: of quantized values with different qparams, and of unchanged bytes.
 
 use octofold_kernels::conv::RowStride;
 use octofold_kernels::shared::concat::{ConcatInput, concat};
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 
-/// The rows of a result: one behind the other those of each operand.
+/// The rows of a result. Each is made of one row of each operand.
 #[derive(Debug)]
 struct Rows {
     outer: usize,
@@ -72,7 +72,7 @@ impl Rows {
     }
 }
 
-/// For each operand where its rows are in the rows of the result; `None` for an operand that is rescaled.
+/// For each operand, the position of its rows in the rows of the result; `None` for an operand that is rescaled.
 ///
 /// # Errors
 /// As binding it.
@@ -112,7 +112,7 @@ pub(crate) struct Placed {
     pub(crate) row_stride: RowStride,
 }
 
-/// What the bytes of each operand mean, and those of the result.
+/// The quantization of each operand and of the result.
 fn quantization(arguments: &Arguments<'_>) -> Result<(Vec<Quant8>, Target8), StepError> {
     let Op::FusedConcat(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
@@ -138,7 +138,7 @@ fn quantization(arguments: &Arguments<'_>) -> Result<(Vec<Quant8>, Target8), Ste
 
 #[derive(Debug)]
 struct Concat {
-    /// What the bytes of each operand mean, and whether they are in the result already.
+    /// The quantization of each operand, and whether its bytes are in the result already.
     inputs: Vec<(Quant8, bool)>,
     target: Target8,
     rows: Rows,
@@ -185,7 +185,7 @@ impl Work for Concat {
 #[derive(Debug)]
 struct Plain {
     rows: Rows,
-    /// For each operand whether it is in the result already.
+    /// For each operand, whether it is in the result already.
     in_place: Vec<bool>,
 }
 

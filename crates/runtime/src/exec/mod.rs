@@ -1,7 +1,7 @@
-//! From a step to work: one file a family of kernels.
+//! From a step to its work, with a file for each family of kernels.
 //!
-//! When a plan is specialized, [`bind`] checks a step against the sizes and types of its operands and gives its [`Work`]: the checked
-//! sizes, the parameters from the operator's attributes, and how the output is split. Running it then only takes
+//! When a plan is specialized, [`bind`] checks a step against the sizes and types of its operands and returns its [`Work`]: the checked
+//! sizes, the parameters from the operator's attributes, and the way in which the output is split. A run then needs only
 //! the bytes. Outputs are split into contiguous parts by shape alone, so that results do not depend on the number of threads.
 
 mod arguments;
@@ -69,13 +69,13 @@ pub(crate) trait Work: fmt::Debug + Send + Sync {
     /// Computes the results into `outputs`, by the operator's slots.
     fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError>;
 
-    /// The bytes of the tables that it keeps for its sizes.
+    /// The size of its tables in bytes.
     fn table_bytes(&self) -> usize {
         0
     }
 }
 
-/// Gives the work of a step, when its kernel takes it.
+/// The work of a step, if its kernel supports it.
 pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
     let kernel = arguments.step.kernel;
     if arguments.results.len() != kernel.core().results() {
@@ -116,7 +116,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     }
 }
 
-/// Checks that a view's operand and result are the same memory under two shapes.
+/// Checks that the operand and the result of a view have the same size in memory.
 pub(crate) fn check_view(arguments: &Arguments<'_>) -> Result<(), StepError> {
     let step = arguments.step;
     let operand = arguments.operand(0)?;
@@ -141,7 +141,7 @@ pub(crate) fn check_view(arguments: &Arguments<'_>) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Whether a transposition leaves the elements where they are: whether axes longer than 1 keep their order.
+/// Whether a transposition does not move any element, because axes longer than 1 keep their order.
 fn keeps_order(perm: &[i64], shape: &[usize]) -> bool {
     let rank = shape.len();
     let reversed: Vec<i64>;
@@ -160,8 +160,8 @@ fn keeps_order(perm: &[i64], shape: &[usize]) -> bool {
     axes.len() == rank && axes.iter().filter(|&&axis| shape[axis] != 1).is_sorted()
 }
 
-/// The parts into which `items` items are cut: none smaller than what pays for a thread, `cost` being that of an item, and all but the last a
-/// multiple of `unit`. At most eight parts, so that a slow thread can take fewer of them.
+/// The number of items of a part, when `items` items of the given `cost` are split. A part has enough work for a thread, and all parts except for the last are a
+/// multiple of `unit`. There are at most eight parts: several for each thread, so that a slow thread can take fewer of them.
 pub(crate) fn part_len(items: usize, cost: usize, threshold: usize, unit: usize) -> usize {
     const PARTS: usize = 8;
     let least = threshold.div_ceil(cost.max(1));
@@ -172,7 +172,7 @@ pub(crate) fn part_len(items: usize, cost: usize, threshold: usize, unit: usize)
         .max(1)
 }
 
-/// The bytes that an elementwise kernel moves before a second thread pays.
+/// From this number of bytes on, a second thread saves time in an elementwise kernel.
 pub(crate) const BYTES: usize = 64 << 10;
 
 #[cfg(test)]

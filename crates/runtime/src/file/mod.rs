@@ -15,8 +15,8 @@
 //!     zeros, then the blob, which ends the file
 //! ```
 //!
-//! All numbers are little-endian, and the same plan gives the same bytes. Reading checks every byte: a flipped, cut or
-//! lengthened file is refused by a checksum or a length, and what passes those is checked as any plan is, so that
+//! All numbers are little-endian, and the same plan gives the same bytes. Reading checks every byte: a checksum or a length detects a flipped, cut or
+//! lengthened file. Then the plan is checked like any other plan, so that
 //! a file made by hand cannot do harm either. The metadata is copied; only the constants stay mapped.
 
 mod checksum;
@@ -48,12 +48,12 @@ pub const FORMAT: u32 = 4;
 
 const MAGIC: &[u8; 8] = b"OCTOPLAN";
 const HEADER: usize = 64;
-/// Where the header's own checksum stands.
+/// The offset of the header's own checksum.
 const HEADER_CHECKED: usize = 48;
 /// The blob starts at a multiple of this, a page of memory.
 const PAGE: usize = 4096;
 
-/// What the header says.
+/// The content of the header.
 struct Header {
     metadata: std::ops::Range<usize>,
     blob: std::ops::Range<usize>,
@@ -88,7 +88,7 @@ impl Plan {
         Ok(bytes)
     }
 
-    /// Writes the plan to a file, which appears whole or not at all.
+    /// Writes the plan to a file. On an error there is no file.
     ///
     /// # Errors
     /// As [`Plan::to_bytes`], and when the folder cannot be written.
@@ -108,7 +108,7 @@ impl Plan {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // What the user's mask leaves of these, as for any new file.
+            // The user's mask applies, as for any new file.
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let mut file = builder.tempfile_in(folder).map_err(io)?;
@@ -120,7 +120,7 @@ impl Plan {
     /// Reads a plan from bytes, which are copied.
     ///
     /// # Errors
-    /// When they are no whole, undamaged plan of this format and machine.
+    /// When the bytes are not a complete, undamaged plan of this version of the format.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PlanError> {
         let header = check(bytes)?;
         let blob = &bytes[header.blob];
@@ -128,8 +128,8 @@ impl Plan {
         read(&bytes[header.metadata], blob, header.blob_crc)
     }
 
-    /// Reads a plan from a file. The constants are mapped and used in place; the file must not be changed while the plan exists
-    /// (writing a new plan over it by [`Plan::save`] is safe, since that makes a new file).
+    /// Reads a plan from a file. The constants are mapped and used in place, so the file must not be changed while the plan exists.
+    /// ([`Plan::save`] to the same path is safe, because it makes a new file.)
     ///
     /// # Errors
     /// When the file cannot be read, or is refused as by [`Plan::from_bytes`].
@@ -168,12 +168,12 @@ impl Plan {
 
 #[allow(unsafe_code, reason = "mapping a file")]
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the bytes are read as plain numbers and nothing that is read from them afterwards decides about memory, but a file that someone
-    // cuts while it is mapped ends the process with a bus error; the documentation of `load` says so. `save` never changes a file.
+    // SAFETY: the bytes are read as plain numbers, and nothing that is read from them afterwards decides about memory. A file that is
+    // truncated while it is mapped ends the process with a bus error; the documentation of `load` forbids that. `save` never changes a file.
     unsafe { MmapOptions::new().map(file) }
 }
 
-/// Decodes and checks the metadata, and compares the checksum of the blob, whose bytes none of that trusts.
+/// Decodes and checks the metadata, which does not need the bytes of the blob, and compares the checksum of the blob.
 fn read(metadata: &[u8], blob: Blob, blob_crc: u32) -> Result<Plan, PlanError> {
     let decode = || {
         if !scan::fits(metadata) {
@@ -189,7 +189,7 @@ fn read(metadata: &[u8], blob: Blob, blob_crc: u32) -> Result<Plan, PlanError> {
     plan
 }
 
-/// Checks header, lengths, padding, and the checksums but for that of the blob.
+/// Checks header, lengths, padding, and all checksums except for that of the blob.
 fn check(bytes: &[u8]) -> Result<Header, PlanError> {
     let format = |reason: &str| PlanError::Format(reason.to_owned());
     let header: &[u8; HEADER] = bytes

@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use octofold_quant::QuantType;
 
-/// How a step is computed: a core that does the work, and the forms in which it reads its first operand and gives its results. Every `Kernel` that
-/// exists is a combination that the core takes.
+/// How a step is computed: a core that does the work, the form in which it reads its first operand, and the form in which it writes its results. Every `Kernel`
+/// is a combination that the core supports.
 ///
-/// Its name is that of the core, followed by the forms where they are not the core's usual ones: `qconv`, `qconv nhwc→nchw`,
+/// Its name is that of the core, followed by the forms if they are not the usual ones of the core: `qconv`, `qconv nhwc→nchw`,
 /// `qconv_depthwise float→uint8 nchw→nchw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kernel {
@@ -20,7 +20,7 @@ pub struct Kernel {
 /// The order of the axes of an operand or result in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Axes {
-    /// Any order: the core does not look at it, or the operator says it.
+    /// Any order: the core does not depend on it, or the operator has it.
     Any,
     /// Images with the channels first.
     Nchw,
@@ -31,15 +31,15 @@ pub enum Axes {
 /// The form in which a kernel reads its first operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum InputForm {
-    /// In the type that the operator takes.
+    /// In the type of the operator's operand.
     AsIs(Axes),
-    /// As floats, which the kernel quantizes to the type with the parameters that the operator has for its operand.
+    /// As floats, which the kernel quantizes to this type with the qparams of the operator's operand.
     Quantized(QuantType, Axes),
 }
 
 macro_rules! cores {
     ($($(#[$doc:meta])* $core:ident $name:literal,)*) => {
-        /// What does the work of a step. The comments name the operators, and the packed constants in their order.
+        /// The part of a kernel that does the work. The comments name the operators, and the packed constants in their order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Core {
@@ -61,21 +61,21 @@ macro_rules! cores {
 }
 
 cores! {
-    /// Any operator, by its portable implementation on tensors.
+    /// Any operator, with its portable implementation on tensors.
     Portable "portable",
-    /// The result is the operand's memory under another shape: `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Identity`, `Dropout`, `Observe`, and a
+    /// The result is the operand's memory with another shape: `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Identity`, `Dropout`, `Observe`, and a
     /// `Transpose` that moves axes of size 1 only.
     View "view",
     /// Integer `FusedConv`. Packed: weights; folded bias (i32); multiplier (f32). With float results: weights; correction (i32); scale (f32);
     /// bias (f32).
     QConv "qconv",
-    /// [`Core::QConv`] with one group a channel. From channels-first images, its weights are packed in a form of their own.
+    /// [`Core::QConv`] with one channel in each group. For channels-first images, its weights are packed in another format.
     QConvDepthwise "qconv_depthwise",
     /// Integer `FusedLinear`; packed as [`Core::QConv`].
     QLinear "qlinear",
     /// Float `FusedConv`. Packed: weights; bias (f32).
     FConv "fconv",
-    /// [`Core::FConv`] with one group a channel.
+    /// [`Core::FConv`] with one channel in each group.
     FConvDepthwise "fconv_depthwise",
     /// Float `FusedLinear`. Packed: weights; bias (f32).
     FLinear "flinear",
@@ -133,7 +133,7 @@ impl Core {
         }
     }
 
-    /// The forms of operand and result that the core takes, the usual one first. This is the only place that says which combinations are legal.
+    /// The forms of operand and result that the core supports, the usual one first. This is the only place that says which combinations are legal.
     const fn forms(self) -> &'static [(InputForm, Axes)] {
         use Axes::{Any, Nchw, Nhwc};
         use InputForm::{AsIs, Quantized};
@@ -176,7 +176,7 @@ impl From<Core> for Kernel {
 }
 
 impl Kernel {
-    /// A core that reads and gives these forms; `None` if it does not.
+    /// The kernel with this core and these forms; `None` if the core does not support them.
     pub fn new(core: Core, input: InputForm, result: Axes) -> Option<Self> {
         let takes = core.forms().contains(&(input, result));
         takes.then_some(Self {
@@ -197,7 +197,7 @@ impl Kernel {
         })
     }
 
-    /// What does the work.
+    /// The core.
     pub const fn core(self) -> Core {
         self.core
     }
@@ -212,7 +212,7 @@ impl Kernel {
         self.result
     }
 
-    /// Whether each engine has loops and packed weights of its own for the kernel.
+    /// Whether each engine has its own loops and packed weights for the kernel.
     pub fn is_of_engine(self) -> bool {
         let core = matches!(
             self.core,

@@ -1,14 +1,14 @@
 //! The plan: a compiled program with symbolic shapes.
 //!
 //! A plan is a straight list of [`Step`]s over [`PlanValue`]s. Four kinds of storage hold data:
-//! - constants lie in one [`Blob`], usually mapped from the plan's file;
+//! - constants are in one [`Blob`], usually mapped from the plan's file;
 //! - inputs belong to the caller;
-//! - values lie in the arena of a session, at offsets that [`crate::Specialization`] computes from the shapes of the inputs;
-//! - values whose size depends on data, and values that only portable steps touch, live on the heap.
+//! - values are in the arena of a session, at offsets that [`crate::Specialization`] computes from the shapes of the inputs;
+//! - values whose size depends on data, and values that only portable steps use, are on the heap.
 //!
-//! Every `Plan` that exists was checked: indices are in range, each value is written once and before it is read, constants lie
-//! inside of the blob. Whether each step's kernel takes its operator, operands, constants and sizes is checked along with that when the plan
-//! has no symbols, else when it is specialized, and the lengths once more by the kernels, which are safe functions.
+//! Every `Plan` is checked: indices are in range, each value is written once and before it is read, and constants are
+//! inside the blob. Another check is whether each step's kernel supports its operator, operands, constants and sizes. It happens at the same time if the plan
+//! has no symbols, and otherwise when the plan is specialized. The kernels, which are safe functions, check the lengths again.
 
 mod check;
 mod kernel;
@@ -45,18 +45,18 @@ impl ConstantIndex {
     }
 }
 
-/// What a step reads, or an output gives.
+/// What a step reads, or an output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// An optional operand that is not there, or weights that the step has in packed form.
     Absent,
-    /// A value that an input or an earlier step gives.
+    /// An input, or the result of an earlier step.
     Value(ValueIndex),
     /// A constant.
     Constant(ConstantIndex),
 }
 
-/// A value that inputs give and steps compute.
+/// A value: an input, or a result of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanValue {
     /// The name that the value has in the model.
@@ -65,19 +65,19 @@ pub struct PlanValue {
     pub dtype: DType,
     /// The sizes, over the symbols of the inputs; `None` when they depend on data.
     pub shape: Option<Vec<Dim>>,
-    /// Whether images lie channels-last in memory although the model says channels-first. Observers of a whole tensor need not mind;
-    /// those of channels do.
+    /// Whether images are channels-last in memory although the model says channels-first. This matters only to observers of
+    /// channels.
     pub channels_last: bool,
 }
 
-/// A constant: elements of a tensor, or whatever a kernel packed, then as bytes of rank 1.
+/// A constant: the elements of a tensor, or packed data of a kernel as bytes of rank 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Constant {
     /// The element type.
     pub dtype: DType,
     /// The sizes.
     pub shape: Vec<usize>,
-    /// Where the elements start in the blob: a multiple of [`crate::ALIGN`].
+    /// The offset of the elements in the blob, a multiple of [`crate::ALIGN`].
     pub offset: usize,
     /// The number of bytes. Strings are stored as a 64-bit length and the characters, one after the other.
     pub len: usize,
@@ -88,11 +88,11 @@ pub struct Constant {
 pub struct Step {
     /// The name of the node that the step was made from.
     pub name: String,
-    /// The names of the nodes of the model that the step stands for.
+    /// The names of the model's nodes that the step computes.
     pub sources: Vec<String>,
-    /// What is computed, with all attributes.
+    /// The operator, with all attributes.
     pub op: Op,
-    /// How it is computed.
+    /// The kernel that computes it.
     pub kernel: Kernel,
     /// The operands, by the operator's slots.
     pub inputs: Vec<Operand>,
@@ -100,18 +100,18 @@ pub struct Step {
     pub outputs: Vec<ValueIndex>,
     /// The sizes of the weights before they were packed, as the operator has them; empty where nothing is packed.
     pub weights: Vec<usize>,
-    /// What the kernel wants beside the operands, in the order that [`Core`] says: packed weights, epilogue constants.
+    /// The constants of the kernel, in the order that [`Core`] says: packed weights, constants of the output stage.
     pub packed: Vec<ConstantIndex>,
     /// Why no faster kernel was chosen; empty when there is nothing to explain.
     pub note: String,
 }
 
-/// An output: a value or constant under the name that the caller knows.
+/// An output: a value or constant, with the name that the caller uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanOutput {
     /// The name.
     pub name: String,
-    /// What is given.
+    /// The value or constant.
     pub value: Operand,
 }
 
@@ -124,13 +124,13 @@ pub struct PlanParts {
     pub engine: Engine,
     /// The version of Octofold that made the plan.
     pub version: String,
-    /// The least instruction set that the plan is made for; others run it, more slowly, where a session allows it.
+    /// The least instruction set that the plan is made for. If a session allows it, other processors run the plan more slowly.
     pub requires: Isa,
-    /// What the model's file said about the model, by key.
+    /// The metadata of the model's file, by key.
     pub metadata: Vec<(String, String)>,
-    /// The values that the caller gives.
+    /// The inputs.
     pub inputs: Vec<ValueIndex>,
-    /// What the caller gets.
+    /// The outputs.
     pub outputs: Vec<PlanOutput>,
     /// All values.
     pub values: Vec<PlanValue>,
@@ -142,15 +142,14 @@ pub struct PlanParts {
     pub blob: Blob,
 }
 
-/// A checked plan: a straight list of steps over values, with constants in a [`Blob`]. Every `Plan` that exists was checked; see
-/// [`Plan::new`].
+/// A checked plan: a straight list of steps over values, with constants in a [`Blob`]. [`Plan::new`] checks it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     parts: PlanParts,
     taps: Vec<Tap>,
 }
 
-/// A place where a plan shows a value to an observer.
+/// A step that shows a value to an observer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
     /// The name of the observed value.
@@ -160,7 +159,7 @@ pub struct Tap {
 }
 
 impl Plan {
-    /// Checks parts and makes a plan of them.
+    /// Checks the parts and makes a plan.
     ///
     /// # Errors
     /// [`PlanError::Inconsistent`] or [`PlanError::Step`], for the first fault found.
@@ -176,7 +175,7 @@ impl Plan {
         });
         let taps = taps.collect();
         let plan = Self { parts, taps };
-        // Kernels can be bound to their steps now when all sizes are known; otherwise when they are.
+        // Kernels can be bound to their steps as soon as all sizes are known.
         if let Some(shapes) = plan.fixed_input_shapes() {
             Specialization::new(&plan, &shapes, 1)?;
         }
@@ -188,7 +187,7 @@ impl Plan {
         &self.parts
     }
 
-    /// The parts, taken apart, for making another plan.
+    /// Returns the parts, for making another plan.
     pub fn into_parts(self) -> PlanParts {
         self.parts
     }
@@ -208,12 +207,12 @@ impl Plan {
         self.parts.requires
     }
 
-    /// What the model's file said about the model.
+    /// The metadata of the model's file.
     pub fn metadata(&self) -> &[(String, String)] {
         &self.parts.metadata
     }
 
-    /// The values that the caller gives: name, element type and sizes.
+    /// The inputs: name, element type and sizes.
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = &PlanValue> {
         self.parts.inputs.iter().map(|&index| self.value(index))
     }
@@ -250,7 +249,7 @@ impl Plan {
 
     /// A value of the plan.
     pub(crate) fn value(&self, index: ValueIndex) -> &PlanValue {
-        // Plans are checked: every index that they hold is in range.
+        // A plan is checked, so every index is in range.
         &self.parts.values[index.index()]
     }
 

@@ -1,4 +1,4 @@
-//! What a run reads and writes: the arena, the tensors, and the budget of both; and each way of executing a step on them.
+//! The memory of a run: the arena, the tensors, and the budget of both; and the ways to execute a step on them.
 
 use std::ops::Range;
 
@@ -43,20 +43,20 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What a run reads and writes.
+/// The memory of a run.
 #[derive(Default)]
 pub(super) struct Memory {
     pub(super) arena: AlignedBytes,
     pub(super) tensors: Vec<Option<Tensor>>,
-    /// The outputs of the last run that kernels wrote, by value. One that its receiver has dropped is written again.
+    /// The outputs of the last run that kernels wrote, by value. The next run overwrites those that the caller has dropped.
     pub(super) spare: Vec<Option<Tensor>>,
     /// The bytes of the tensors.
     pub(super) live: u64,
-    /// The bytes of the inputs, which the caller had before the run.
+    /// The bytes of the inputs, which the caller allocated before the run.
     pub(super) given: u64,
     /// The bytes of the constants' tensors.
     pub(super) constants: u64,
-    /// The bytes that everything may take.
+    /// The budget in bytes.
     pub(super) budget: u64,
 }
 
@@ -73,7 +73,7 @@ impl Memory {
         self.tensors[value.index()] = Some(tensor);
     }
 
-    /// Lets the tensor of a value go.
+    /// Drops the tensor of a value.
     pub(super) fn release(&mut self, value: ValueIndex) {
         let bytes = self.tensors[value.index()]
             .take()
@@ -81,10 +81,10 @@ impl Memory {
         self.live = self.live.saturating_sub(bytes);
     }
 
-    /// The bytes that the budget has left.
+    /// The bytes that are left of the budget.
     fn left(&self) -> u64 {
         let arena = self.arena.bytes().len() as u64;
-        // Outputs of the last run that nobody else holds; the others are counted where they are used.
+        // Outputs of the last run that only the session holds; the others are counted where they are used.
         let spare = self.spare.iter().flatten();
         let spare = spare.filter(|tensor| !tensor.is_shared()).map(bytes_of);
         let taken = arena
@@ -323,7 +323,7 @@ fn cut(
     Ok((outputs, parts))
 }
 
-/// The bytes of a tensor's elements; of strings, what holds them.
+/// The bytes of a tensor's elements; for strings, the bytes of the string objects.
 fn bytes_of(tensor: &Tensor) -> u64 {
     let size = tensor.dtype().size().unwrap_or(size_of::<String>());
     (tensor.len() as u64).saturating_mul(size as u64)
