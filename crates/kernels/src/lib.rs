@@ -1,9 +1,9 @@
 //! The compute kernels of Octofold: what a compiled plan runs.
 //!
 //! This crate owns the loops over numbers and nothing else: convolutions and matrix products of
-//! 8-bit integers ([`fbgemm`] and [`qnnpack`], which share [`conv`]), the other quantized operators ([`shared`]),
+//! 8-bit integers ([`conv`], by one of two engines, see [`Engine`]), the other quantized operators ([`shared`]),
 //! the float operators ([`float`]), the choice of an instruction set ([`isa`]),
-//! and what the processor could do at most ([`peak`]). It knows slices, sizes and constants; tensors, graphs and plans are unknown here.
+//! and what the processor could do at most ([`peak`]). It knows slices, sizes and constants, but no tensors, graphs or plans.
 //!
 //! Every public kernel is a safe function: it checks the lengths of its slices against the sizes
 //! it is given before the first access and answers with a [`KernelError`], so that a hostile plan can

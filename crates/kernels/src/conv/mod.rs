@@ -1,8 +1,8 @@
-//! What the 8-bit convolutions and matrix products of both engines have in common.
+//! 8-bit convolutions and matrix products: one call for both engines, and what these have in common.
 //!
-//! This module owns their sizes ([`ConvShape`], [`LinearShape`]), what happens to a sum before it is stored
+//! This module owns the call ([`PreparedConv`], [`ConvCall`]), the sizes ([`ConvShape`], [`LinearShape`]), what happens to a sum before it is stored
 //! ([`OutputStage`]), the tile that micro kernels compute (`tile`), and the inner loops that do not depend on
-//! an engine. The engines ([`crate::fbgemm`], [`crate::qnnpack`]) own the form of the packed weights and
+//! an engine. The engines (`fbgemm`, `qnnpack`) own the form of the packed weights and
 //! how activations are found. Sums are exact in 32 bits and the rest is `octofold_quant::requantize`, so every
 //! engine and every instruction set gives the same bytes.
 
