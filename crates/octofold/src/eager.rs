@@ -19,16 +19,16 @@
 //! ```
 
 use octofold_ir::{Graph, NodeId};
+use octofold_passes::annotate::Annotations;
 use octofold_passes::backend::BackendConfig;
-use octofold_passes::config::{Preset, QConfig};
+use octofold_passes::config::{ModelNames, Preset, QConfig};
 use octofold_passes::eager::{EagerConfig, EagerFault, FuseLists, QuantStub, annotate, find_row};
-use octofold_passes::equalize::EqualizeLayers;
-use octofold_passes::manager::{ManagerOptions, run_passes};
-use octofold_passes::pass::PassError;
-use octofold_passes::pipeline;
+use octofold_passes::manager::PassRun;
+use octofold_passes::pipeline::{self, Context, Sequence, Stage, run_stages};
 
 use crate::Error;
-use crate::graph_mode::{Model, Prepared, observe};
+use crate::model::Model;
+use crate::prepared::{Mode, Prepared, prepare_by};
 use crate::provenance::Provenance;
 
 /// What the user writes in eager mode; nothing else is done.
@@ -92,56 +92,88 @@ impl Eager {
     /// # Errors
     /// [`Error::Eager`] with every place where what is written cannot be done, and what to write instead.
     pub fn prepare(&self, model: Model, backend: &BackendConfig) -> Result<Prepared, Error> {
-        let mut simplified = model.graph.clone();
-        run_passes(
-            &mut simplified,
-            pipeline::SIMPLIFY,
-            ManagerOptions::default(),
-        )?;
-        let lists = FuseLists::new(&simplified, &model.names, &self.config.fuse);
-        let lists = lists.map_err(Error::Eager)?;
-        let mut graph = model.graph.clone();
-        let mut runs = pipeline::simplify_and_fuse_only(&mut graph, &lists)?;
-        let unfused = lists.unfused(&graph, &runs);
-        if !unfused.is_empty() {
-            return Err(Error::Eager(unfused));
-        }
-        if !self.equalize.is_empty() {
-            let rows = self.equalize.iter();
-            let found: Result<Vec<Vec<NodeId>>, EagerFault> = rows
-                .map(|row| find_row(&graph, &model.names, "equalize", row))
-                .collect();
-            let only = found.map_err(|fault| Error::Eager(vec![fault]))?;
-            let equalize = EqualizeLayers { only: Some(only) };
-            match run_passes(&mut graph, &[&equalize], ManagerOptions::default()) {
-                Ok(equalized) => runs.extend(equalized),
-                Err(error) => return Err(self.refused_row(&graph, &equalize, error)),
-            }
-        }
-        let annotations = annotate(&graph, &self.config, &model.names, backend)?;
-        let annotations = annotations.map_err(Error::Eager)?;
-        let provenance = Provenance::of(backend, self.preset);
-        observe(&model, graph, annotations, runs, Vec::new(), &provenance)
+        let mode = EagerMode {
+            eager: self,
+            names: &model.names,
+            backend,
+        };
+        prepare_by(&mode, &model, Vec::new())
     }
 }
 
-impl Eager {
-    /// The first row that cannot be equalized by itself, for an error of all rows together.
-    fn refused_row(&self, graph: &Graph, all: &EqualizeLayers, error: PassError) -> Error {
-        let rows = self.equalize.iter().zip(all.only.iter().flatten());
-        for (row, nodes) in rows {
-            let equalize = EqualizeLayers {
-                only: Some(vec![nodes.clone()]),
+/// Eager mode, for one model.
+struct EagerMode<'a> {
+    eager: &'a Eager,
+    names: &'a ModelNames,
+    backend: &'a BackendConfig,
+}
+
+impl Mode for EagerMode<'_> {
+    fn stages(&self) -> Sequence {
+        pipeline::PREPARE_EAGER
+    }
+
+    fn run(&self, stage: Stage, graph: &mut Graph) -> Result<Vec<PassRun>, Error> {
+        let context = Context::new(self.backend);
+        match stage {
+            Stage::FuseRows => self.fuse_rows(graph, context),
+            Stage::Equalize if self.eager.equalize.is_empty() => Ok(Vec::new()),
+            Stage::Equalize => self.equalize(graph, context),
+            _ => Ok(run_stages(graph, &[stage], &context)?),
+        }
+    }
+
+    fn annotate(&self, graph: &Graph, _: &mut Vec<String>) -> Result<Annotations, Error> {
+        let annotations = annotate(graph, &self.eager.config, self.names, self.backend)?;
+        annotations.map_err(Error::Eager)
+    }
+
+    fn provenance(&self) -> Provenance {
+        Provenance::of(self.backend, self.eager.preset)
+    }
+}
+
+impl EagerMode<'_> {
+    fn fuse_rows(&self, graph: &mut Graph, context: Context<'_>) -> Result<Vec<PassRun>, Error> {
+        let rows = FuseLists::new(graph, self.names, &self.eager.config.fuse);
+        let rows = rows.map_err(Error::Eager)?;
+        let context = Context {
+            rows: Some(&rows),
+            ..context
+        };
+        let runs = run_stages(graph, &[Stage::FuseRows], &context)?;
+        let unfused = rows.unfused(graph, &runs);
+        match unfused.is_empty() {
+            true => Ok(runs),
+            false => Err(Error::Eager(unfused)),
+        }
+    }
+
+    fn equalize(&self, graph: &mut Graph, context: Context<'_>) -> Result<Vec<PassRun>, Error> {
+        let rows = self.eager.equalize.iter();
+        let found: Result<Vec<Vec<NodeId>>, EagerFault> = rows
+            .map(|row| find_row(graph, self.names, "equalize", row))
+            .collect();
+        let found = found.map_err(|fault| Error::Eager(vec![fault]))?;
+        let equalize = |graph: &mut Graph, only: &[Vec<NodeId>]| {
+            let context = Context {
+                equalize: Some(only),
+                ..context
             };
-            let alone = run_passes(&mut graph.clone(), &[&equalize], ManagerOptions::default());
-            if let Err(error) = alone {
-                return Error::Eager(vec![EagerFault::NotEqualized {
+            run_stages(graph, &[Stage::Equalize], &context)
+        };
+        equalize(graph, &found).map_err(|error| {
+            // The first row that cannot be equalized by itself, for an error of all rows together.
+            let mut rows = self.eager.equalize.iter().zip(found.chunks(1));
+            let refused = rows.find_map(|(row, only)| {
+                let error = equalize(&mut graph.clone(), only).err()?;
+                Some(Error::Eager(vec![EagerFault::NotEqualized {
                     row: format!("equalize {row:?}"),
                     reason: error.to_string(),
-                }]);
-            }
-        }
-        error.into()
+                }]))
+            });
+            refused.unwrap_or(error.into())
+        })
     }
 }
 

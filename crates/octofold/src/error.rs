@@ -12,7 +12,6 @@ use octofold_passes::pass::PassError;
 use octofold_runtime::{PlanError, RunError};
 
 use crate::config::ConfigError;
-use crate::provenance::StatisticsError;
 
 /// The error of the front door: one variant a stage.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +101,28 @@ pub enum Error {
     /// A model cannot be scored against another.
     #[error(transparent)]
     Score(#[from] ScoreError),
+}
+
+/// Why a file of statistics cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatisticsError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file holds no statistics.
+    #[error("{path}: {source}")]
+    Json {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        source: serde_json::Error,
+    },
 }
 
 /// One line an item.

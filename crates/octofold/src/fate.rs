@@ -11,7 +11,7 @@ use octofold_quant::Granularity;
 use octofold_tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::graph_mode::Model;
+use crate::model::Model;
 
 /// The key under which a graph and a plan keep their float nodes, as JSON.
 pub const FLOAT_NODES: &str = "octofold.float_nodes";

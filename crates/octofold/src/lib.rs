@@ -27,18 +27,20 @@ mod error;
 mod fate;
 mod graph_mode;
 mod limits;
+mod lowering;
+mod model;
+mod prepared;
 mod provenance;
 mod repair;
 mod sensitivity;
+mod statistics;
 
-pub use error::Error;
+pub use error::{Error, StatisticsError};
 pub use fate::{FLOAT_NODES, Fate, FloatNode, float_nodes};
-pub use graph_mode::{
-    Model, PrepareOptions, Prepared, UnmatchedPolicy, calibrate, compile, compile_with, convert,
-    engine_of, fix_shape, inputs_of, inputs_of_plan, lower, lower_for, optimize, prepare,
-    prepare_with,
-};
+pub use graph_mode::{PrepareOptions, UnmatchedPolicy, prepare, prepare_with};
 pub use limits::Limits;
+pub use lowering::{compile, compile_with, engine_of, lower, lower_for, optimize};
+pub use model::{Model, fix_shape, inputs_of, inputs_of_plan};
 pub use octofold_calibrate as calibrate;
 pub use octofold_codegen as codegen;
 pub use octofold_ir as ir;
@@ -48,6 +50,8 @@ pub use octofold_passes as passes;
 pub use octofold_quant as quant;
 pub use octofold_runtime as runtime;
 pub use octofold_tensor as tensor;
-pub use provenance::{Provenance, StatisticsError, StatisticsFile};
+pub use prepared::{Prepared, calibrate, convert};
+pub use provenance::Provenance;
 pub use repair::correct_biases;
 pub use sensitivity::{LayerSensitivity, Rank, Sensitivity, SensitivityOptions, sensitivity};
+pub use statistics::StatisticsFile;

@@ -1,22 +1,20 @@
 //! Repair: what post-training quantization can mend of its own errors with calibration data.
 
-use std::sync::Arc;
-
 use indexmap::IndexMap;
 use octofold_calibrate::{DataSet, observe_means};
 use octofold_ir::Graph;
 use octofold_passes::annotate::Annotations;
 use octofold_passes::backend::BackendConfig;
-use octofold_passes::bias::CorrectBiases;
 use octofold_passes::convert::Statistics;
 use octofold_passes::manager::{ManagerOptions, run_passes};
 use octofold_passes::observe::InsertLayerInputObservers;
 use octofold_passes::pass::PassReport;
-use octofold_passes::pipeline;
-use octofold_runtime::{Session, SessionOptions};
+use octofold_passes::pipeline::{Context, Decisions, Stage, run_stages};
+use octofold_runtime::SessionOptions;
 use octofold_tensor::Tensor;
 
-use crate::{Error, Prepared, compile};
+use crate::Error;
+use crate::prepared::{Prepared, observing_session};
 
 /// Corrects the biases of a prepared model by the mean error that its quantized weights cause on data (Nagel et al. 2019, arXiv 1906.04721, section
 /// 4.2); for [`convert`](fn@crate::convert) afterwards. `progress` is told the number of samples seen so far.
@@ -55,8 +53,7 @@ pub(crate) fn layer_input_means(
     let mut observed = graph.clone();
     let insert = InsertLayerInputObservers { annotations };
     run_passes(&mut observed, &[&insert], ManagerOptions::default())?;
-    pipeline::lower(&mut observed, &BackendConfig::fbgemm())?;
-    let mut session = Session::new(Arc::new(compile(&observed)?), options)?;
+    let mut session = observing_session(observed, options)?;
     Ok(observe_means(&mut session, data, progress)?)
 }
 
@@ -67,12 +64,14 @@ pub(crate) fn correct_graph(
     statistics: &Statistics,
     means: &IndexMap<String, Tensor>,
 ) -> Result<PassReport, Error> {
-    let correct = CorrectBiases {
-        annotations,
-        statistics,
-        means,
+    let backend = BackendConfig::fbgemm();
+    let context = Context {
+        decisions: Some(Decisions::Made(annotations)),
+        statistics: Some(statistics),
+        means: Some(means),
+        ..Context::new(&backend)
     };
-    let runs = run_passes(graph, &[&correct], ManagerOptions::default())?;
+    let runs = run_stages(graph, &[Stage::CorrectBiases], &context)?;
     let first = runs.into_iter().next();
     Ok(first.map(|run| run.report).unwrap_or_default())
 }

@@ -23,18 +23,16 @@ use octofold_passes::annotate::{Annotations, NodeAnnotation, ValueAnnotation, an
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::{QConfigMapping, Resolver, UnmatchedSetting, nearest};
 use octofold_passes::convert::Statistics;
-use octofold_passes::manager::{ManagerOptions, run_passes};
-use octofold_passes::observe::InsertObservers;
-use octofold_passes::pipeline;
 use octofold_quant::{ObserverKind, ObserverState, QuantSpec};
 use octofold_runtime::{Session, SessionOptions};
 use octofold_tensor::Tensor;
 use serde::Serialize;
 
 use crate::Error;
-use crate::graph_mode::{
-    Model, PrepareOptions, Prepared, compile, convert_graph, lower, lower_for, prepare_with,
-};
+use crate::graph_mode::{PrepareOptions, prepare_with};
+use crate::lowering::{compile, lower, lower_for};
+use crate::model::Model;
+use crate::prepared::{Prepared, convert_graph, observe, observing_session};
 use crate::repair::{correct_graph, layer_input_means};
 
 /// The samples and float outputs that are kept between variants, in bytes.
@@ -344,7 +342,7 @@ impl Observations {
                 .iter()
                 .map(|(&id, spec)| (graph.value(id).name().to_owned(), *spec))
                 .collect();
-            let mut session = observing_session(graph, run, options)?;
+            let mut session = session_observing(graph, run, options)?;
             let found = octofold_calibrate::calibrate(&mut session, data, &specs, |_| {})?;
             for (name, state) in found {
                 let kind = specs[&name].observer;
@@ -368,7 +366,7 @@ impl Observations {
 }
 
 /// A session of a float graph that observes values.
-fn observing_session(
+fn session_observing(
     graph: &Graph,
     observed: &IndexMap<ValueId, QuantSpec>,
     options: SessionOptions,
@@ -381,13 +379,8 @@ fn observing_session(
         values: values.collect(),
         ..Annotations::default()
     };
-    let insert = InsertObservers {
-        annotations: &annotations,
-    };
-    let mut graph = graph.clone();
-    run_passes(&mut graph, &[&insert], ManagerOptions::default())?;
-    pipeline::lower(&mut graph, &BackendConfig::fbgemm())?;
-    Ok(Session::new(Arc::new(compile(&graph)?), options)?)
+    let (observed, _) = observe(graph, &annotations)?;
+    observing_session(observed, options)
 }
 
 /// The reference QDQ graph of a variant.

@@ -11,6 +11,7 @@ mod concatenation;
 mod demand;
 mod overrides;
 mod survey;
+mod text;
 mod values;
 
 use std::collections::BTreeSet;

@@ -146,6 +146,14 @@ pub enum PassError {
     /// The limit of patches is reached. The pass manager stops then, without an error.
     #[error("the limit of rewrites is reached")]
     Stopped,
+    /// A pass that needs more than a graph.
+    #[error("pass `{pass}` needs {what}")]
+    Lacks {
+        /// The pass.
+        pass: String,
+        /// What is missing.
+        what: &'static str,
+    },
     /// A pass of that name does not exist.
     #[error("there is no pass `{name}`; the passes are {known}")]
     UnknownPass {

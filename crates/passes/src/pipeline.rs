@@ -1,165 +1,468 @@
 //! The order of passes, in one place.
 //!
-//! ```text
-//! simplify → fuse → (equalize-layers) → (annotate) → insert-observers        what prepare does
-//! convert → expand-fused                                  the reference QDQ graph
-//! simplify → lower → layout                               what codegen takes
-//! ```
+//! A [`Stage`] is a named list of passes; a [`Sequence`] is a list of stages that somebody runs from start to end. Both are data: the facade, the
+//! command `octofold opt`, the tests by example and the table in `docs/stages.md` all read them here.
 
-use octofold_ir::Graph;
+use std::fmt::Write;
 
+use indexmap::IndexMap;
+use octofold_ir::{Graph, NodeId};
+use octofold_tensor::Tensor;
+
+use crate::annotate::Annotations;
 use crate::backend::BackendConfig;
+use crate::bias::CorrectBiases;
+use crate::convert::{Convert, Statistics};
+use crate::equalize::EqualizeLayers;
+use crate::expand::ExpandFused;
 use crate::fuse::{
     FactorSums, FuseActivations, FuseAffine, FuseResiduals, LowerBatchNorms, SplitTransposedConvs,
 };
 use crate::layout::AssignLayouts;
 use crate::lower::{FuseQuantizedResiduals, LinearForms, LowerFloat, LowerQuantized};
 use crate::manager::{ManagerOptions, PassRun, run_passes};
+use crate::observe::{InsertLayerInputObservers, InsertObservers};
 use crate::pass::{Pass, PassError};
-use crate::rewrite::Scope;
+use crate::rewrite::{Rewriter, Scope};
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
     ExpandQOperators, FoldConstants,
 };
 use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
-/// A stage of the compiler: a list of passes that belong together.
-pub type Stage = &'static [&'static dyn Pass];
-
-/// Quantized layers as QDQ groups, constants folded, nodes that do nothing removed, one spelling for each operation.
-pub const SIMPLIFY: Stage = &[
-    &ExpandQOperators,
-    &FoldConstants,
-    &EliminateIdentities,
-    &CanonicalizeWindows,
-    &Canonicalize,
-    &EliminateDuplicates,
-    &EliminateDead,
-];
-
-/// Batch norms, biases and activations merged into the layers before them.
-pub const FUSE: Stage = &[
-    &FuseAffine { scope: None },
-    &LowerBatchNorms,
-    &FactorSums,
-    &SplitTransposedConvs,
-    &FoldConstants,
-    &FuseActivations { scope: None },
-    &EliminateDead,
-];
-
-/// Integer operators in the place of dequantize–operate–quantize groups, kernel forms for the rest.
-pub const LOWER: Stage = &[
-    &LinearForms,
-    &FuseActivations { scope: None },
-    &LowerQuantized,
-    // What was lowered leaves dequantizers behind, which would count as readers of the values to fuse.
-    &EliminateDead,
-    &FuseQuantizedResiduals,
-    &LowerFloat,
-    &FuseResiduals,
-    &EliminateDuplicates,
-    &EliminateDead,
-];
-
-/// NHWC between kernels.
-pub const LAYOUT: Stage = &[&AssignLayouts, &EliminateIdentities, &EliminateDead];
-
-/// Simplifies a float graph and fuses what an engine fuses, the user's own patterns first: what graph mode's `prepare` begins with.
-///
-/// # Errors
-/// When a pass fails.
-pub fn simplify_and_fuse(
-    graph: &mut Graph,
-    backend: &BackendConfig,
-) -> Result<Vec<PassRun>, PassError> {
-    let mut runs = run_passes(graph, SIMPLIFY, ManagerOptions::default())?;
-    let scope: Option<&dyn Scope> = Some(backend);
-    let fuse: [&dyn Pass; 8] = [
-        &FuseUserPatterns { backend },
-        &FuseAffine { scope },
-        &LowerBatchNorms,
-        &FactorSums,
-        &SplitTransposedConvs,
-        &FoldConstants,
-        &FuseActivations { scope },
-        &EliminateDead,
-    ];
-    runs.extend(run_passes(graph, &fuse, ManagerOptions::default())?);
-    Ok(runs)
+/// A stage of the compiler: passes that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// One spelling for each operation.
+    Simplify,
+    /// Fusions of the engine's table.
+    Fuse,
+    /// Fusions that the user wrote, in eager mode.
+    FuseRows,
+    /// Equal ranges for the channels of neighbouring layers.
+    Equalize,
+    /// The decision for every node and value.
+    Annotate,
+    /// Observers for calibration.
+    Observe,
+    /// Biases without the mean error of quantized weights.
+    CorrectBiases,
+    /// The reference QDQ graph.
+    Reference,
+    /// Integer operators and kernel forms.
+    Lower,
+    /// The layout of values in memory.
+    Layout,
 }
 
-/// Simplifies a float graph and fuses what a scope allows, and nothing else: what eager mode's `prepare` begins with.
-///
-/// # Errors
-/// When a pass fails.
-pub fn simplify_and_fuse_only(
-    graph: &mut Graph,
-    scope: &dyn Scope,
-) -> Result<Vec<PassRun>, PassError> {
-    let mut runs = run_passes(graph, SIMPLIFY, ManagerOptions::default())?;
-    let scope = Some(scope);
-    let fuse: [&dyn Pass; 4] = [
-        &FuseAffine { scope },
-        &FoldConstants,
-        &FuseActivations { scope },
-        &EliminateDead,
+impl Stage {
+    /// All stages, in the order in which a model meets them.
+    pub const ALL: [Self; 10] = [
+        Self::Simplify,
+        Self::Fuse,
+        Self::FuseRows,
+        Self::Equalize,
+        Self::Annotate,
+        Self::Observe,
+        Self::CorrectBiases,
+        Self::Reference,
+        Self::Lower,
+        Self::Layout,
     ];
-    runs.extend(run_passes(graph, &fuse, ManagerOptions::default())?);
-    Ok(runs)
-}
 
-/// Lowers a simplified and fused float or QDQ graph and lays it out, the user's own patterns first.
-///
-/// # Errors
-/// When a pass fails.
-pub fn lower(graph: &mut Graph, backend: &BackendConfig) -> Result<Vec<PassRun>, PassError> {
-    let own = LowerUserPatterns { backend };
-    let mut runs = run_passes(graph, &[&own], ManagerOptions::default())?;
-    for stage in [LOWER, LAYOUT] {
-        runs.extend(run_passes(graph, stage, ManagerOptions::default())?);
+    /// The name by which users select the stage.
+    pub fn name(self) -> &'static str {
+        self.row().0
     }
-    Ok(runs)
-}
 
-/// The passes that need nothing but a graph, in the order of the stages.
-pub fn all() -> Vec<&'static dyn Pass> {
-    let mut passes: Vec<&'static dyn Pass> = Vec::new();
-    for pass in [SIMPLIFY, FUSE, LOWER, LAYOUT].concat() {
-        if passes.iter().all(|known| known.name() != pass.name()) {
-            passes.push(pass);
+    /// What the stage does, in one sentence.
+    pub fn purpose(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The names of its passes, in order.
+    pub fn passes(self) -> &'static [&'static str] {
+        self.row().2
+    }
+
+    /// The table of stages: name, purpose, passes.
+    fn row(self) -> (&'static str, &'static str, &'static [&'static str]) {
+        match self {
+            Self::Simplify => (
+                "simplify",
+                "expands quantized layers to QDQ groups, folds constants, removes nodes that do nothing, gives each operation one spelling",
+                &[
+                    "expand-qoperators",
+                    "fold-constants",
+                    "eliminate-identities",
+                    "canonicalize-windows",
+                    "canonicalize",
+                    "eliminate-duplicates",
+                    "eliminate-dead",
+                ],
+            ),
+            Self::Fuse => (
+                "fuse",
+                "merges batch norms, biases and activations into the layers before them, where the engine's table lists the fusion",
+                &[
+                    "fuse-user-patterns",
+                    "fuse-affine",
+                    "lower-batch-norms",
+                    "factor-sums",
+                    "split-transposed-convs",
+                    "fold-constants",
+                    "fuse-activations",
+                    "eliminate-dead",
+                ],
+            ),
+            Self::FuseRows => (
+                "fuse-rows",
+                "merges the rows of operators that the user wrote, and nothing else",
+                &[
+                    "fuse-affine",
+                    "fold-constants",
+                    "fuse-activations",
+                    "eliminate-dead",
+                ],
+            ),
+            Self::Equalize => (
+                "equalize",
+                "equalizes the ranges of neighbouring layers' channels, if asked for",
+                &["equalize-layers"],
+            ),
+            Self::Annotate => (
+                "annotate",
+                "decides for each node whether it is quantized, and for each value which observer gives its parameters",
+                &["annotate"],
+            ),
+            Self::Observe => (
+                "observe",
+                "inserts the observers, in a copy of the graph",
+                &["insert-observers"],
+            ),
+            Self::CorrectBiases => (
+                "correct-biases",
+                "takes the mean error of quantized weights out of the biases, if asked for",
+                &["correct-biases"],
+            ),
+            Self::Reference => (
+                "reference",
+                "quantizes weights and inserts quantizers and dequantizers: the reference QDQ graph, in operators of ONNX only",
+                &["convert", "expand-fused"],
+            ),
+            Self::Lower => (
+                "lower",
+                "replaces dequantize–operate–quantize groups by integer operators, and brings the rest into the form that kernels take",
+                &[
+                    "lower-user-patterns",
+                    "linear-forms",
+                    "fuse-activations",
+                    "lower-quantized",
+                    // What was lowered leaves dequantizers behind, which would count as readers of the values to fuse.
+                    "eliminate-dead",
+                    "fuse-quantized-residuals",
+                    "lower-float",
+                    "fuse-residuals",
+                    "eliminate-duplicates",
+                    "eliminate-dead",
+                ],
+            ),
+            Self::Layout => (
+                "layout",
+                "keeps values channels-last between kernels",
+                &["assign-layouts", "eliminate-identities", "eliminate-dead"],
+            ),
         }
     }
-    passes.push(&crate::equalize::EqualizeLayers::ALL);
-    passes.push(&crate::expand::ExpandFused);
-    passes
+
+    /// What the fusing passes of the stage may fuse; everything where nothing limits them.
+    fn scope<'a>(self, context: &Context<'a>) -> Option<&'a dyn Scope> {
+        match self {
+            Self::Fuse => Some(context.backend),
+            Self::FuseRows => context.rows,
+            _ => None,
+        }
+    }
 }
 
-/// The pass, or the passes of the stage, of a name.
+/// Stages that run one after the other.
+pub type Sequence = &'static [Stage];
+
+/// From an imported model to a model that is ready for calibration, in graph mode.
+pub const PREPARE: Sequence = &[
+    Stage::Simplify,
+    Stage::Fuse,
+    Stage::Equalize,
+    Stage::Annotate,
+    Stage::Observe,
+];
+
+/// As [`PREPARE`], in eager mode.
+pub const PREPARE_EAGER: Sequence = &[
+    Stage::Simplify,
+    Stage::FuseRows,
+    Stage::Equalize,
+    Stage::Annotate,
+    Stage::Observe,
+];
+
+/// From a prepared model and statistics to the reference QDQ graph.
+pub const CONVERT: Sequence = &[Stage::CorrectBiases, Stage::Reference];
+
+/// From any float or QDQ graph to what codegen takes.
+pub const LOWER: Sequence = &[Stage::Simplify, Stage::Fuse, Stage::Lower, Stage::Layout];
+
+/// From a graph that is simplified and fused already, such as an observed one, to what codegen takes.
+pub const LOWER_FUSED: Sequence = &[Stage::Lower, Stage::Layout];
+
+/// All sequences, with the functions of the facade that run them.
+const SEQUENCES: [(&str, Sequence); 5] = [
+    ("`prepare`, graph mode", PREPARE),
+    ("`prepare`, eager mode", PREPARE_EAGER),
+    ("`correct_biases`, `convert`", CONVERT),
+    ("`calibrate`, on the observed graph", LOWER_FUSED),
+    ("`lower`", LOWER),
+];
+
+/// A function that decides about the graph as it finds it: see [`annotate`](crate::annotate::annotate).
+pub type Annotate<'a> = dyn Fn(&Graph) -> Result<Annotations, PassError> + Sync + 'a;
+
+/// Where a pass gets its annotations from.
+#[derive(Clone, Copy)]
+pub enum Decisions<'a> {
+    /// They were made of this graph before.
+    Made(&'a Annotations),
+    /// Each pass that needs them has them made of the graph that it is given.
+    OnDemand(&'a Annotate<'a>),
+}
+
+/// What passes need besides the graph.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The engine's table, with the user's patterns.
+    pub backend: &'a BackendConfig,
+    /// What [`Stage::FuseRows`] may fuse.
+    pub rows: Option<&'a dyn Scope>,
+    /// The pairs and triples of layers to equalize; all that are found when absent.
+    pub equalize: Option<&'a [Vec<NodeId>]>,
+    /// The decisions to follow.
+    pub decisions: Option<Decisions<'a>>,
+    /// What calibration observed.
+    pub statistics: Option<&'a Statistics>,
+    /// The means of the layers' inputs, by name.
+    pub means: Option<&'a IndexMap<String, Tensor>>,
+}
+
+impl<'a> Context<'a> {
+    /// What simplifying, fusing and lowering need.
+    pub fn new(backend: &'a BackendConfig) -> Self {
+        Self {
+            backend,
+            rows: None,
+            equalize: None,
+            decisions: None,
+            statistics: None,
+            means: None,
+        }
+    }
+}
+
+/// Runs the passes of stages in order.
 ///
 /// # Errors
-/// When there is none, with the names that there are.
-pub fn named(name: &str) -> Result<Vec<&'static dyn Pass>, PassError> {
-    let stage = match name {
-        "simplify" => Some(SIMPLIFY),
-        "fuse" => Some(FUSE),
-        "lower" => Some(LOWER),
-        "layout" => Some(LAYOUT),
-        _ => None,
-    };
-    if let Some(stage) = stage {
-        return Ok(stage.to_vec());
+/// When a pass fails, or needs what the context lacks.
+pub fn run_stages(
+    graph: &mut Graph,
+    stages: &[Stage],
+    context: &Context<'_>,
+) -> Result<Vec<PassRun>, PassError> {
+    let mut passes = Vec::new();
+    for &stage in stages {
+        passes.extend(stage_passes(stage, context)?);
     }
-    let all = all();
-    match all.iter().find(|pass| pass.name() == name) {
-        Some(pass) => Ok(vec![*pass]),
-        None => {
-            let stages = ["simplify", "fuse", "lower", "layout"].into_iter();
-            let known: Vec<&str> = stages.chain(all.iter().map(|pass| pass.name())).collect();
-            Err(PassError::UnknownPass {
+    let passes: Vec<&dyn Pass> = passes.iter().map(|pass| &**pass).collect();
+    run_passes(graph, &passes, ManagerOptions::default())
+}
+
+/// The passes of a stage.
+///
+/// # Errors
+/// When one needs what the context lacks.
+pub fn stage_passes<'a>(
+    stage: Stage,
+    context: &Context<'a>,
+) -> Result<Vec<Box<dyn Pass + 'a>>, PassError> {
+    let scope = stage.scope(context);
+    let passes = stage.passes().iter();
+    passes.map(|name| pass(name, scope, context)).collect()
+}
+
+/// The passes that no stage runs: users and repairs ask for them by name.
+const OTHERS: [&str; 1] = ["insert-layer-input-observers"];
+
+/// The names of all passes, in the order in which a model meets them.
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = Vec::new();
+    let of_stages = Stage::ALL.iter().flat_map(|stage| stage.passes());
+    for &name in of_stages.chain(&OTHERS) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The passes of the stage of a name, or the pass of that name.
+///
+/// # Errors
+/// When there is none, with the names that there are; or when a pass needs what the context lacks.
+pub fn named<'a>(name: &str, context: &Context<'a>) -> Result<Vec<Box<dyn Pass + 'a>>, PassError> {
+    match Stage::ALL.iter().find(|stage| stage.name() == name) {
+        Some(&stage) => stage_passes(stage, context),
+        None => Ok(vec![pass(name, Some(context.backend), context)?]),
+    }
+}
+
+/// The pass of a name; its fusions are limited to `scope`.
+fn pass<'a>(
+    name: &str,
+    scope: Option<&'a dyn Scope>,
+    context: &Context<'a>,
+) -> Result<Box<dyn Pass + 'a>, PassError> {
+    let backend = context.backend;
+    let lacks = |what| PassError::Lacks {
+        pass: name.to_owned(),
+        what,
+    };
+    let statistics = || context.statistics.ok_or(lacks("statistics"));
+    let follow = |name, run: Box<Followed<'a>>| {
+        let decisions = context.decisions.ok_or(lacks("annotations"))?;
+        Ok::<_, PassError>(Box::new(Follow {
+            name,
+            decisions,
+            run,
+        }))
+    };
+    Ok(match name {
+        "expand-qoperators" => Box::new(ExpandQOperators),
+        "fold-constants" => Box::new(FoldConstants),
+        "eliminate-identities" => Box::new(EliminateIdentities),
+        "canonicalize-windows" => Box::new(CanonicalizeWindows),
+        "canonicalize" => Box::new(Canonicalize),
+        "eliminate-duplicates" => Box::new(EliminateDuplicates),
+        "eliminate-dead" => Box::new(EliminateDead),
+        "fuse-user-patterns" => Box::new(FuseUserPatterns { backend }),
+        "fuse-affine" => Box::new(FuseAffine { scope }),
+        "lower-batch-norms" => Box::new(LowerBatchNorms),
+        "factor-sums" => Box::new(FactorSums),
+        "split-transposed-convs" => Box::new(SplitTransposedConvs),
+        "fuse-activations" => Box::new(FuseActivations { scope }),
+        "equalize-layers" => Box::new(EqualizeLayers {
+            only: context.equalize.map(<[_]>::to_vec),
+        }),
+        "annotate" => follow("annotate", Box::new(|_, _, _| Ok(())))?,
+        "insert-observers" => follow(
+            "insert-observers",
+            Box::new(|graph, annotations, rewriter| {
+                InsertObservers { annotations }.run(graph, rewriter)
+            }),
+        )?,
+        "insert-layer-input-observers" => follow(
+            "insert-layer-input-observers",
+            Box::new(|graph, annotations, rewriter| {
+                InsertLayerInputObservers { annotations }.run(graph, rewriter)
+            }),
+        )?,
+        "correct-biases" => {
+            let statistics = statistics()?;
+            let means = context.means.ok_or(lacks("means of the layers' inputs"))?;
+            follow(
+                "correct-biases",
+                Box::new(move |graph, annotations, rewriter| {
+                    let pass = CorrectBiases {
+                        annotations,
+                        statistics,
+                        means,
+                    };
+                    pass.run(graph, rewriter)
+                }),
+            )?
+        }
+        "convert" => {
+            let statistics = statistics()?;
+            follow(
+                "convert",
+                Box::new(move |graph, annotations, rewriter| {
+                    let pass = Convert {
+                        annotations,
+                        statistics,
+                    };
+                    pass.run(graph, rewriter)
+                }),
+            )?
+        }
+        "expand-fused" => Box::new(ExpandFused),
+        "lower-user-patterns" => Box::new(LowerUserPatterns { backend }),
+        "linear-forms" => Box::new(LinearForms),
+        "lower-quantized" => Box::new(LowerQuantized),
+        "fuse-quantized-residuals" => Box::new(FuseQuantizedResiduals),
+        "lower-float" => Box::new(LowerFloat),
+        "fuse-residuals" => Box::new(FuseResiduals),
+        "assign-layouts" => Box::new(AssignLayouts),
+        _ => {
+            let stages = Stage::ALL.iter().map(|stage| stage.name());
+            let known: Vec<&str> = stages.chain(names()).collect();
+            return Err(PassError::UnknownPass {
                 name: name.to_owned(),
                 known: known.join(", "),
-            })
+            });
+        }
+    })
+}
+
+/// What a pass does with a graph and the annotations of it.
+type Followed<'a> =
+    dyn Fn(&mut Graph, &Annotations, &mut Rewriter) -> Result<(), PassError> + Sync + 'a;
+
+/// A pass that follows annotations, wherever they come from.
+struct Follow<'a> {
+    name: &'static str,
+    decisions: Decisions<'a>,
+    run: Box<Followed<'a>>,
+}
+
+impl Pass for Follow<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        match self.decisions {
+            Decisions::Made(annotations) => (self.run)(graph, annotations, rewriter),
+            Decisions::OnDemand(annotate) => {
+                let annotations = annotate(graph).map_err(|source| PassError::Graph {
+                    pass: self.name.to_owned(),
+                    source,
+                })?;
+                (self.run)(graph, &annotations, rewriter)
+            }
         }
     }
+}
+
+/// The tables of stages and sequences, in Markdown: what `docs/stages.md` shows.
+pub fn to_markdown() -> String {
+    let mut text = String::from("| stage | what it does | passes |\n| --- | --- | --- |\n");
+    let list = |names: &[&str]| format!("`{}`", names.join("`, `"));
+    for stage in Stage::ALL {
+        let (name, purpose) = (stage.name(), stage.purpose());
+        let passes = list(stage.passes());
+        writeln!(text, "| `{name}` | {purpose} | {passes} |").ok();
+    }
+    text.push_str("\n| function | stages |\n| --- | --- |\n");
+    for (function, stages) in SEQUENCES {
+        let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
+        writeln!(text, "| {function} | {} |", list(&names)).ok();
+    }
+    text
 }

@@ -7,9 +7,9 @@ use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::{ModelNames, QConfig, QConfigMapping, Resolver};
 use octofold_passes::convert::{Convert, Statistics};
 use octofold_passes::expand::ExpandFused;
-use octofold_passes::manager::{ManagerOptions, run_passes};
+use octofold_passes::manager::{ManagerOptions, PassRun, run_passes};
 use octofold_passes::pass::{Outcome, Pass};
-use octofold_passes::pipeline::{FUSE, LAYOUT, LOWER, SIMPLIFY};
+use octofold_passes::pipeline::{self, Context, Stage, run_stages, stage_passes};
 use octofold_quant::{ObserverKind, ObserverState};
 use octofold_tensor::Tensor;
 use proptest::prelude::*;
@@ -77,11 +77,16 @@ fn calibrate(graph: &Graph, inputs: &[(String, Tensor)]) -> Statistics {
     statistics
 }
 
+/// Runs stages for fbgemm.
+fn stages(graph: &mut Graph, stages: &[Stage]) -> Vec<PassRun> {
+    run_stages(graph, stages, &Context::new(&BackendConfig::fbgemm())).unwrap()
+}
+
 /// The reference graph of a float graph, quantized with its own ranges.
 fn reference(graph: &Graph, inputs: &[(String, Tensor)]) -> Graph {
     let mut graph = graph.clone();
     let names = ModelNames::of(&graph);
-    run(&mut graph, &[SIMPLIFY, FUSE].concat());
+    stages(&mut graph, &[Stage::Simplify, Stage::Fuse]);
     let mapping = QConfigMapping::global(QConfig::default());
     let resolver = Resolver::new(&mapping, &names);
     let backend = BackendConfig::fbgemm();
@@ -169,11 +174,11 @@ proptest! {
         let before = evaluate(&graph, &inputs);
         prop_assume!(finite(&before));
         let mut fused = graph.clone();
-        run(&mut fused, &[SIMPLIFY, FUSE].concat());
+        stages(&mut fused, &[Stage::Simplify, Stage::Fuse]);
         let distance_fused = distance(&before, &evaluate(&fused, &inputs));
         prop_assert!(distance_fused < 1e-4, "{}\n{}\n{}", distance_fused, graph, fused);
         let mut lowered = fused.clone();
-        run(&mut lowered, &[LOWER, LAYOUT].concat());
+        stages(&mut lowered, &[Stage::Lower, Stage::Layout]);
         let distance_lowered = distance(&before, &evaluate(&lowered, &inputs));
         prop_assert!(distance_lowered < 1e-4, "{}\n{}\n{}", distance_lowered, graph, lowered);
         // Back to ONNX operators.
@@ -196,7 +201,10 @@ proptest! {
         prop_assume!(finite(&before));
         let mut simple = graph.clone();
         // Only what keeps every bit: a number that is rounded in another way may be quantized to another integer.
-        let exact: Vec<&dyn Pass> = SIMPLIFY.iter().copied().filter(|pass| pass.name() != "canonicalize").collect();
+        let backend = BackendConfig::fbgemm();
+        let simplify = stage_passes(Stage::Simplify, &Context::new(&backend)).unwrap();
+        let exact = simplify.iter().map(|pass| &**pass as &dyn Pass);
+        let exact: Vec<&dyn Pass> = exact.filter(|pass| pass.name() != "canonicalize").collect();
         run(&mut simple, &exact);
         let distance = distance(&before, &evaluate(&simple, &inputs));
         prop_assert!(distance < 1e-5, "{}\n{}\n{}", distance, graph, simple);
@@ -207,14 +215,14 @@ proptest! {
         let (text, inputs) = quantized_layer(seed);
         let graph = text::parse(&text, None).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut lowered = graph.clone();
-        run(&mut lowered, &[SIMPLIFY, LOWER].concat());
+        stages(&mut lowered, &[Stage::Simplify, Stage::Lower]);
         let float = ["Conv", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Sigmoid", "HardSwish", "QuantizeLinear"];
         for id in lowered.node_ids() {
             let op = lowered.node(id).op();
             prop_assert!(!op.domain().is_empty() || !float.contains(&op.name()), "{} stays\n{}", op.name(), lowered);
         }
         let mut turned = lowered.clone();
-        run(&mut turned, LAYOUT);
+        stages(&mut turned, &[Stage::Layout]);
         let before = evaluate(&graph, &inputs);
         let after = evaluate(&lowered, &inputs);
         let pairs = before[0].values::<u8>().unwrap().iter().zip(after[0].values::<u8>().unwrap());
@@ -232,13 +240,13 @@ proptest! {
         let reference = reference(&graph, &inputs);
         let expected = evaluate(&reference, &inputs);
         let mut lowered = reference.clone();
-        run(&mut lowered, &[SIMPLIFY, LOWER].concat());
+        stages(&mut lowered, &[Stage::Simplify, Stage::Lower]);
         let after = evaluate(&lowered, &inputs);
         // A difference of one step in one layer goes through the layers after it.
         let (error, noise) = (distance(&expected, &after), distance(&float, &expected));
         prop_assert!(error <= 0.02 + 0.5 * noise, "{} with {} of noise\n{}\n{}", error, noise, reference, lowered);
         let mut turned = lowered.clone();
-        run(&mut turned, LAYOUT);
+        stages(&mut turned, &[Stage::Layout]);
         let moved = distance(&after, &evaluate(&turned, &inputs));
         prop_assert!(moved < 1e-4, "{}\n{}\n{}", moved, lowered, turned);
     }
@@ -249,17 +257,13 @@ proptest! {
 fn random_graphs_exercise_the_rules() {
     let mut applied = std::collections::BTreeSet::new();
     let mut errors = Vec::new();
-    let mut note = |runs: Vec<octofold_passes::manager::PassRun>| {
+    let mut note = |runs: Vec<PassRun>| {
         let events = runs.into_iter().flat_map(|run| run.report.events);
         applied.extend(
             events
                 .filter(|event| matches!(event.outcome, Outcome::Applied(_)))
                 .map(|event| event.rule),
         );
-    };
-    let options = ManagerOptions {
-        verify: true,
-        ..ManagerOptions::default()
     };
     for seed in 0..60 {
         let graph = random_graph(
@@ -273,17 +277,10 @@ fn random_graphs_exercise_the_rules() {
         if !finite(&evaluate(&graph, &inputs)) {
             continue;
         }
-        note(
-            run_passes(
-                &mut graph.clone(),
-                &[SIMPLIFY, FUSE, LOWER, LAYOUT].concat(),
-                options,
-            )
-            .unwrap(),
-        );
+        note(stages(&mut graph.clone(), pipeline::LOWER));
         let mut reference = reference(&graph, &inputs);
         let expected = evaluate(&reference, &inputs);
-        note(run_passes(&mut reference, &[SIMPLIFY, LOWER].concat(), options).unwrap());
+        note(stages(&mut reference, &[Stage::Simplify, Stage::Lower]));
         errors.push(distance(&expected, &evaluate(&reference, &inputs)));
     }
     let expected = [

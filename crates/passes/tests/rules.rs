@@ -2,12 +2,13 @@
 
 use octofold_ir::{Graph, NodeId, Patch, ValueId, text};
 use octofold_ops::families::{Abs, Add, Relu};
+use octofold_passes::backend::BackendConfig;
 use octofold_passes::fuse::FuseResiduals;
 use octofold_passes::lower::FuseQuantizedResiduals;
 use octofold_passes::manager::{ManagerOptions, last_rewrite, run_passes};
 use octofold_passes::pass::{Pass, PassError, PassReport};
 use octofold_passes::pattern::{Match, Pattern, PatternError, SymbolKind};
-use octofold_passes::pipeline;
+use octofold_passes::pipeline::{Context, Stage, stage_passes};
 use octofold_passes::rewrite::{Rewrite, Rewriter, Rule, Skip};
 use octofold_passes::{op, symbols};
 
@@ -375,7 +376,9 @@ const SEVERAL: &str = "g (float[N,4] x) => (y)\n<float[4,4] w = {1,2,3,4,5,6,7,8
 
 #[test]
 fn a_run_stops_after_the_patch_that_was_asked_for() {
-    let passes = pipeline::named("simplify").unwrap();
+    let backend = BackendConfig::fbgemm();
+    let passes = stage_passes(Stage::Simplify, &Context::new(&backend)).unwrap();
+    let passes: Vec<&dyn Pass> = passes.iter().map(|pass| &**pass as &dyn Pass).collect();
     let run = |limit: Option<usize>| {
         let mut graph = parse(SEVERAL);
         let options = ManagerOptions {

@@ -25,6 +25,9 @@ pub(crate) struct Compile {
     target: Option<String>,
     #[command(flatten)]
     shapes: Shapes,
+    /// Print the fate of every node.
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     quantization: Quantization,
     #[command(flatten)]
@@ -52,13 +55,14 @@ impl Compile {
             (None, _) => Engine::Fbgemm.name().to_owned(),
         });
         let mut graph = match self.quantization.algorithm()? {
-            None if self.quantization.is_given()? => bail!(
-                "the flags or the configuration say how to quantize, but nothing says to: --calibrate DATA for static quantization"
+            None if self.explain || self.quantization.is_given()? => bail!(
+                "quantization settings were given without calibration data; add --calibrate DATA"
             ),
             None => model.graph,
-            Some(algorithm) => self
-                .quantization
-                .reference(model, algorithm, &self.execution)?,
+            Some(algorithm) => {
+                self.quantization
+                    .reference(model, algorithm, &self.execution, self.explain)?
+            }
         };
         self.quantization.accept_engine(&mut graph)?;
         let backend = self.quantization.backend()?;

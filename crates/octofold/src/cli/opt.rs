@@ -2,20 +2,26 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use octofold::Model;
+use octofold::ir::Graph;
+use octofold::passes::annotate::annotate;
+use octofold::passes::config::Resolver;
+use octofold::passes::convert::Statistics;
 use octofold::passes::manager::{ManagerOptions, last_rewrite, run_passes_with};
 use octofold::passes::pass::Pass;
-use octofold::passes::pipeline;
+use octofold::passes::pipeline::{self, Decisions};
+use octofold::quant::{ObserverKind, ObserverState};
 
-use crate::cli::limits::LimitArguments;
+use crate::cli::quantization::Quantization;
+use crate::cli::source::Execution;
 
 #[derive(Args)]
 pub(crate) struct Opt {
     /// The model, as ONNX or text.
     model: PathBuf,
-    /// The passes or stages (simplify, fuse, lower, layout) to run.
+    /// The passes or stages to run: docs/passes.md lists them.
     #[arg(long, value_delimiter = ',', default_value = "simplify,fuse")]
     passes: Vec<String>,
     /// Print the graph after every pass, or after the named one.
@@ -30,17 +36,33 @@ pub(crate) struct Opt {
     /// Tell what each pass did and did not do.
     #[arg(long)]
     explain: bool,
+    /// The range that calibration would observe of a value, for passes that need statistics.
+    #[arg(long, value_name = "VALUE=LOW..HIGH", conflicts_with_all = ["calibrate", "statistics"])]
+    range: Vec<String>,
     #[command(flatten)]
-    limits: LimitArguments,
+    quantization: Quantization,
+    #[command(flatten)]
+    execution: Execution,
 }
 
 impl Opt {
     pub(crate) fn execute(&self) -> Result<()> {
-        let mut graph = Model::load_within(&self.model, &self.limits.limits()?.import)?.graph;
-        let mut passes: Vec<&dyn Pass> = Vec::new();
+        let model = self.execution.limits.load(&self.model)?;
+        let mapping = self.quantization.graph_mode()?;
+        let backend = self.quantization.backend()?;
+        let statistics = self.statistics(&model)?;
+        let resolver = Resolver::new(&mapping, &model.names);
+        let decide = |graph: &Graph| annotate(graph, &resolver, &mapping.values, &backend);
+        let context = pipeline::Context {
+            decisions: Some(Decisions::OnDemand(&decide)),
+            statistics: statistics.as_ref(),
+            ..pipeline::Context::new(&backend)
+        };
+        let mut owned = Vec::new();
         for name in &self.passes {
-            passes.extend(pipeline::named(name)?);
+            owned.extend(pipeline::named(name, &context)?);
         }
+        let passes: Vec<&dyn Pass> = owned.iter().map(|pass| &**pass).collect();
         if let Some(wanted) = self
             .print_after
             .as_deref()
@@ -58,7 +80,13 @@ impl Opt {
             stop_after: self.stop_after,
             stop_after_rewrite: self.stop_after_rewrite,
         };
+        let mut graph = model.graph.clone();
         let runs = run_passes_with(&mut graph, &passes, options, |pass, graph| {
+            if pass == "annotate"
+                && let Ok(annotations) = decide(graph)
+            {
+                print!("# annotate\n{}", commented(&annotations.to_text(graph)));
+            }
             if self
                 .print_after
                 .as_deref()
@@ -69,15 +97,7 @@ impl Opt {
         })?;
         if self.explain {
             for run in &runs {
-                print!(
-                    "# {}\n{}",
-                    run.pass,
-                    run.report
-                        .to_string()
-                        .lines()
-                        .map(|line| format!("#   {line}\n"))
-                        .collect::<String>()
-                );
+                print!("# {}\n{}", run.pass, commented(&run.report.to_string()));
             }
         }
         if self.stop_after_rewrite.is_some() {
@@ -89,4 +109,30 @@ impl Opt {
         print!("{graph}");
         Ok(())
     }
+
+    /// The ranges given, or what calibration observes or observed; nothing when none of these is given.
+    fn statistics(&self, model: &Model) -> Result<Option<Statistics>> {
+        if self.quantization.has_statistics() {
+            let prepared = self.quantization.prepare(model.clone())?;
+            let statistics = self.quantization.statistics(&prepared, &self.execution)?;
+            return Ok(Some(statistics));
+        }
+        let mut statistics = Statistics::new();
+        for argument in &self.range {
+            let malformed = || anyhow!("--range {argument}: expected VALUE=LOW..HIGH, as x=-1..1");
+            let (value, range) = argument.rsplit_once('=').ok_or_else(malformed)?;
+            let (low, high) = range.split_once("..").ok_or_else(malformed)?;
+            let mut state = ObserverState::new(&ObserverKind::MinMax);
+            for end in [low, high] {
+                state.observe(&[end.parse().map_err(|_| malformed())?])?;
+            }
+            statistics.insert(value.to_owned(), state);
+        }
+        Ok((!statistics.is_empty()).then_some(statistics))
+    }
+}
+
+/// A text as comments of the text form.
+fn commented(text: &str) -> String {
+    text.lines().map(|line| format!("#   {line}\n")).collect()
 }

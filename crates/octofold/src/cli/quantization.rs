@@ -92,9 +92,6 @@ pub(crate) struct Quantization {
     /// The operator types to quantize; all others stay float.
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     op_types: Vec<String>,
-    /// Print the fate of every node.
-    #[arg(long)]
-    explain: bool,
     #[command(flatten)]
     pub(crate) data: DataArguments,
 }
@@ -113,13 +110,13 @@ impl Quantization {
         Ok(self.algorithm.or(configured).or(implied))
     }
 
-    /// Whether a flag or the configuration says how to quantize, or asks what becomes of it, which means nothing to a float plan.
+    /// Whether a flag or the configuration says how to quantize, which means nothing to a float plan.
     pub(crate) fn is_given(&self) -> Result<bool> {
         let config = self.data.config()?;
         let in_file = config.mapping.is_some() || config.eager.is_some();
         let repairs =
             config.equalize || config.bias_correction || self.equalize || self.bias_correction;
-        Ok(in_file || repairs || self.explain || self.changes_settings())
+        Ok(in_file || repairs || self.changes_settings())
     }
 
     /// Whether a flag changes which operators are quantized, or how.
@@ -234,6 +231,20 @@ impl Quantization {
         }
     }
 
+    /// Which operators get which QConfig, where only graph mode will do.
+    pub(crate) fn graph_mode(&self) -> Result<QConfigMapping> {
+        let config = self.told_config()?;
+        if config.eager.is_some() {
+            bail!("this command works in graph mode; the configuration says mode = \"eager\"");
+        }
+        self.mapping(config)
+    }
+
+    /// Whether calibration data or statistics are given.
+    pub(crate) fn has_statistics(&self) -> bool {
+        self.calibrate.is_some() || self.statistics.is_some()
+    }
+
     /// What `sensitivity` tries variants of: the mapping, and what is done beside it.
     pub(crate) fn variants(&self) -> Result<(QConfigMapping, SensitivityOptions)> {
         match self.algorithm()? {
@@ -244,9 +255,6 @@ impl Quantization {
             bail!(
                 "statistics of one model lack what other variants of it need: --calibrate DATA in place of --statistics"
             );
-        }
-        if self.explain {
-            bail!("`octofold check` explains the fate of every node; sensitivity does not");
         }
         let config = self.told_config()?;
         if config.eager.is_some() {
@@ -296,6 +304,7 @@ impl Quantization {
         model: Model,
         algorithm: Algorithm,
         execution: &Execution,
+        explain: bool,
     ) -> Result<Graph> {
         match algorithm {
             Algorithm::Static => {}
@@ -310,7 +319,7 @@ impl Quantization {
             ),
         }
         let mut prepared = self.prepare(model)?;
-        if self.explain {
+        if explain {
             print_fates(&prepared);
         }
         let statistics = self.statistics(&prepared, execution)?;

@@ -16,6 +16,9 @@ pub(crate) struct Quantize {
     /// The model to write.
     #[arg(short, long, value_name = "OUT.onnx")]
     output: PathBuf,
+    /// Print the fate of every node.
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     quantization: Quantization,
     #[command(flatten)]
@@ -31,6 +34,7 @@ impl Quantize {
             self.execution.limits.load(&self.model)?,
             algorithm,
             &self.execution,
+            self.explain,
         );
         let reference = reference.with_context(|| self.model.display().to_string())?;
         export_to_file(&reference, &self.output, &ExportOptions::default())?;

@@ -13,9 +13,10 @@ use octofold::Model;
 use octofold::ir::{Graph, NodeId, Op, TensorType, Value, ValueId, interpret};
 use octofold::ops::families::{FusedPool, PoolKind};
 use octofold::ops::{Inputs, Operator};
+use octofold::passes::backend::BackendConfig;
 use octofold::passes::manager::{ManagerOptions, run_passes};
 use octofold::passes::pass::Pass;
-use octofold::passes::pipeline;
+use octofold::passes::pipeline::{self, Stage, run_stages, stage_passes};
 use octofold::runtime::{Session, SessionOptions};
 use octofold::tensor::{DType, Tensor, npy};
 
@@ -145,9 +146,11 @@ fn float_interpretations_agree() {
 fn lowered_apart(graph: &Graph) -> Result<Graph> {
     let mut graph = graph.clone();
     octofold::optimize(&mut graph)?;
-    let passes: Vec<&dyn Pass> = pipeline::LOWER
+    let backend = BackendConfig::fbgemm();
+    let passes = stage_passes(Stage::Lower, &pipeline::Context::new(&backend))?;
+    let passes: Vec<&dyn Pass> = passes
         .iter()
-        .copied()
+        .map(|pass| &**pass as &dyn Pass)
         .filter(|pass| pass.name() != "fuse-quantized-residuals")
         .collect();
     run_passes(
@@ -388,13 +391,10 @@ fn alone(graph: &Graph, id: NodeId, operands: &[(String, Tensor)]) -> Result<Gra
     for (name, value) in outputs.iter().zip(results) {
         single.add_output(name, value)?;
     }
-    run_passes(
+    run_stages(
         &mut single,
-        pipeline::LAYOUT,
-        ManagerOptions {
-            verify: true,
-            ..ManagerOptions::default()
-        },
+        &[Stage::Layout],
+        &pipeline::Context::new(&BackendConfig::fbgemm()),
     )?;
     Ok(single)
 }

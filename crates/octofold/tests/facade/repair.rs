@@ -4,10 +4,11 @@ use anyhow::Result;
 use indexmap::IndexMap;
 use octofold::calibrate::{CalibrateError, DataOptions, DataSet, observe_means};
 use octofold::ir::{Graph, Op, interpret_with, text};
+use octofold::passes::backend::BackendConfig;
 use octofold::passes::equalize::EqualizeLayers;
 use octofold::passes::manager::{ManagerOptions, run_passes};
 use octofold::passes::observe::InsertLayerInputObservers;
-use octofold::passes::pipeline::{LAYOUT, LOWER};
+use octofold::passes::pipeline::{Context, LOWER_FUSED, run_stages};
 use octofold::runtime::SessionOptions;
 use octofold::tensor::{Tensor, npy};
 use octofold::{Error, Model, Prepared};
@@ -28,8 +29,11 @@ fn means(prepared: &Prepared, batch: usize) -> Result<IndexMap<String, Tensor>> 
         annotations: &prepared.annotations,
     };
     run_passes(&mut graph, &[&insert], ManagerOptions::default())?;
-    run_passes(&mut graph, LOWER, ManagerOptions::default())?;
-    run_passes(&mut graph, LAYOUT, ManagerOptions::default())?;
+    run_stages(
+        &mut graph,
+        LOWER_FUSED,
+        &Context::new(&BackendConfig::fbgemm()),
+    )?;
     let data = data(
         octofold::inputs_of(&prepared.graph),
         CALIBRATION,

@@ -1,145 +1,23 @@
-//! The configuration file: torch's words in TOML, strict. `docs/configuration.md` has the reference.
+//! The tables of a configuration file, as TOML has them, and what they mean.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use indexmap::IndexMap;
 use octofold_calibrate::Preprocess;
 use octofold_passes::config::{
-    EditError, Exclusions, ModuleOrder, Preset, QConfig, QConfigMapping, Region, SpecEdit,
-    UnknownPreset,
+    Exclusions, ModuleOrder, Preset, QConfig, QConfigMapping, Region, SpecEdit,
 };
-use octofold_quant::observer::ObserverKindError;
-use octofold_quant::spec::SpecError;
-use octofold_quant::{Granularity, ObserverKind, QuantType, Scheme, UnknownQuantType};
+use octofold_quant::{Granularity, ObserverKind, QuantType, Scheme};
 use regex::Regex;
 use serde::Deserialize;
 
+use super::{Config, ConfigError};
 use crate::eager::Eager;
 use crate::graph_mode::UnmatchedPolicy;
 
-/// Why a configuration was refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: String,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file is no TOML of this form: the message names the line and the keys that exist.
-    #[error("{path}: {source}")]
-    Toml {
-        /// The file.
-        path: String,
-        /// What is wrong, and where.
-        source: toml::de::Error,
-    },
-    /// Something in the file makes no sense.
-    #[error("{path}: {source}")]
-    In {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: Box<ConfigError>,
-    },
-    /// A QConfig of a name that means to leave operators float.
-    #[error("[qconfig.none]: `none` leaves operators float and cannot be a table")]
-    None,
-    /// A version other than 1.
-    #[error("version {0} of the configuration is not known; this is version 1")]
-    Version(i64),
-    /// A QConfig that nothing defines.
-    #[error("there is no [qconfig.{name}]; there are {known}")]
-    UnknownQConfig {
-        /// The name asked for.
-        name: String,
-        /// The names that exist.
-        known: String,
-    },
-    /// QConfigs that extend each other.
-    #[error("[qconfig.{0}] extends itself")]
-    Cycle(String),
-    /// A word that a key cannot have.
-    #[error("{key} = \"{word}\": there are {known}")]
-    Word {
-        /// The key.
-        key: &'static str,
-        /// The word.
-        word: String,
-        /// The words that exist.
-        known: &'static str,
-    },
-    /// Eager mode without a section that says what to do.
-    #[error("mode = \"eager\" needs a section [eager]: nothing else is done in eager mode")]
-    NoEager,
-    /// A scheme that does not exist.
-    #[error(
-        "`{0}` is no qscheme; there are per_tensor_affine, per_tensor_symmetric, per_channel_affine and per_channel_symmetric"
-    )]
-    Scheme(String),
-    /// A type that does not exist.
-    #[error(transparent)]
-    Type(#[from] UnknownQuantType),
-    /// An observer that does not exist.
-    #[error(transparent)]
-    Observer(#[from] ObserverKindError),
-    /// An observer's table with unknown or wrong settings.
-    #[error("observer: {0}")]
-    Settings(toml::de::Error),
-    /// A preset that does not exist.
-    #[error(transparent)]
-    Preset(#[from] UnknownPreset),
-    /// Keys that contradict each other.
-    #[error("{place}: {source}")]
-    Edit {
-        /// The table.
-        place: String,
-        /// What is wrong.
-        source: EditError,
-    },
-    /// Settings that contradict each other.
-    #[error("[qconfig.{name}]: {source}")]
-    Spec {
-        /// The QConfig.
-        name: String,
-        /// What is wrong.
-        source: SpecError,
-    },
-    /// A pattern that is no regular expression.
-    #[error(transparent)]
-    Regex(#[from] regex::Error),
-}
-
-/// What a configuration file says.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// The algorithm, when one is named.
-    pub algorithm: Option<String>,
-    /// The engine, when one is named.
-    pub backend: Option<String>,
-    /// What becomes of settings without effect.
-    pub unmatched: UnmatchedPolicy,
-    /// Whether the ranges of channels are equalized, in graph mode.
-    pub equalize: bool,
-    /// Whether biases are corrected with calibration data.
-    pub bias_correction: bool,
-    /// Which operators get which QConfig in graph mode, when that is said.
-    pub mapping: Option<QConfigMapping>,
-    /// What is done in eager mode, when that is the mode.
-    pub eager: Option<Eager>,
-    /// The preprocessing of each input.
-    pub inputs: BTreeMap<String, Preprocess>,
-    /// Sections that the mode does not use.
-    pub warnings: Vec<String>,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(super) struct File {
     version: i64,
     algorithm: Option<String>,
     mode: Option<String>,
@@ -264,38 +142,8 @@ struct OrderTable {
     qconfig: String,
 }
 
-impl Config {
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// When the file cannot be read, has unknown keys, or its settings contradict each other.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
-            path: name.clone(),
-            source,
-        })?;
-        Self::parse(&text, &name)
-    }
-
-    /// Reads a configuration from text; `name` stands for it in errors.
-    ///
-    /// # Errors
-    /// As [`Config::read`].
-    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
-            path: name.to_owned(),
-            source,
-        })?;
-        file.config().map_err(|source| ConfigError::In {
-            path: name.to_owned(),
-            source: Box::new(source),
-        })
-    }
-}
-
 impl File {
-    fn config(self) -> Result<Config, ConfigError> {
+    pub(super) fn config(self) -> Result<Config, ConfigError> {
         if self.version != 1 {
             return Err(ConfigError::Version(self.version));
         }

@@ -1,0 +1,102 @@
+//! Why a configuration is refused.
+
+use octofold_passes::config::{EditError, UnknownPreset};
+use octofold_quant::UnknownQuantType;
+use octofold_quant::observer::ObserverKindError;
+use octofold_quant::spec::SpecError;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is no TOML of this form: the message names the line and the keys that exist.
+    #[error("{path}: {source}")]
+    Toml {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        source: toml::de::Error,
+    },
+    /// Something in the file makes no sense.
+    #[error("{path}: {source}")]
+    In {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
+    /// A QConfig of a name that means to leave operators float.
+    #[error("[qconfig.none]: `none` leaves operators float and cannot be a table")]
+    None,
+    /// A version other than 1.
+    #[error("version {0} of the configuration is not known; this is version 1")]
+    Version(i64),
+    /// A QConfig that nothing defines.
+    #[error("there is no [qconfig.{name}]; there are {known}")]
+    UnknownQConfig {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// QConfigs that extend each other.
+    #[error("[qconfig.{0}] extends itself")]
+    Cycle(String),
+    /// A word that a key cannot have.
+    #[error("{key} = \"{word}\": there are {known}")]
+    Word {
+        /// The key.
+        key: &'static str,
+        /// The word.
+        word: String,
+        /// The words that exist.
+        known: &'static str,
+    },
+    /// Eager mode without a section that says what to do.
+    #[error("mode = \"eager\" needs a section [eager]: nothing else is done in eager mode")]
+    NoEager,
+    /// A scheme that does not exist.
+    #[error(
+        "`{0}` is no qscheme; there are per_tensor_affine, per_tensor_symmetric, per_channel_affine and per_channel_symmetric"
+    )]
+    Scheme(String),
+    /// A type that does not exist.
+    #[error(transparent)]
+    Type(#[from] UnknownQuantType),
+    /// An observer that does not exist.
+    #[error(transparent)]
+    Observer(#[from] ObserverKindError),
+    /// An observer's table with unknown or wrong settings.
+    #[error("observer: {0}")]
+    Settings(toml::de::Error),
+    /// A preset that does not exist.
+    #[error(transparent)]
+    Preset(#[from] UnknownPreset),
+    /// Keys that contradict each other.
+    #[error("{place}: {source}")]
+    Edit {
+        /// The table.
+        place: String,
+        /// What is wrong.
+        source: EditError,
+    },
+    /// Settings that contradict each other.
+    #[error("[qconfig.{name}]: {source}")]
+    Spec {
+        /// The QConfig.
+        name: String,
+        /// What is wrong.
+        source: SpecError,
+    },
+    /// A pattern that is no regular expression.
+    #[error(transparent)]
+    Regex(#[from] regex::Error),
+}

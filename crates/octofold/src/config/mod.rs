@@ -1,0 +1,68 @@
+//! The configuration file: torch's words in TOML, strict. `docs/configuration.md` has the reference.
+
+mod error;
+mod file;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use octofold_calibrate::Preprocess;
+use octofold_passes::config::QConfigMapping;
+
+use crate::eager::Eager;
+use crate::graph_mode::UnmatchedPolicy;
+
+pub use error::ConfigError;
+
+/// What a configuration file says.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The algorithm, when one is named.
+    pub algorithm: Option<String>,
+    /// The engine, when one is named.
+    pub backend: Option<String>,
+    /// What becomes of settings without effect.
+    pub unmatched: UnmatchedPolicy,
+    /// Whether the ranges of channels are equalized, in graph mode.
+    pub equalize: bool,
+    /// Whether biases are corrected with calibration data.
+    pub bias_correction: bool,
+    /// Which operators get which QConfig in graph mode, when that is said.
+    pub mapping: Option<QConfigMapping>,
+    /// What is done in eager mode, when that is the mode.
+    pub eager: Option<Eager>,
+    /// The preprocessing of each input.
+    pub inputs: BTreeMap<String, Preprocess>,
+    /// Sections that the mode does not use.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has unknown keys, or its settings contradict each other.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
+            path: name.clone(),
+            source,
+        })?;
+        Self::parse(&text, &name)
+    }
+
+    /// Reads a configuration from text; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let file: file::File = toml::from_str(text).map_err(|source| ConfigError::Toml {
+            path: name.to_owned(),
+            source,
+        })?;
+        file.config().map_err(|source| ConfigError::In {
+            path: name.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
