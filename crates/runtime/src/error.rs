@@ -11,6 +11,56 @@ use crate::plan::Kernel;
 /// An error that a caller's function gave.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Gives an error type a stable code for each variant; for variants with a cause that has codes of its own, the cause's.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! error_codes {
+    ($Error:ident { $($variant:ident = $code:literal, $meaning:literal;)* } $($outer:pat => $inner:expr;)*) => {
+        impl $Error {
+            /// The codes of this type, each with its meaning; without those of causes that have codes of their own.
+            pub const CODES: &'static [(&'static str, &'static str)] = &[$(($code, $meaning)),*];
+
+            /// A code that programs may rely on: it stays when the message changes.
+            pub fn code(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => $code,)*
+                    $($outer => $inner,)*
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    PlanError {
+        Io = "plan-io", "a plan file cannot be read or written";
+        Format = "plan-format", "a file is no plan, or not a whole one";
+        Version = "plan-version", "a plan has another version of the format";
+        Checksum = "plan-checksum", "a plan changed since it was written";
+        Inconsistent = "plan-inconsistent", "a part of a plan contradicts another";
+        Step = "plan-step", "a step of a plan cannot be executed";
+        Memory = "plan-memory", "there is not enough memory for a plan";
+    }
+    Self::File { source, .. } => source.code();
+}
+
+error_codes! {
+    RunError {
+        Isa = "run-isa", "the processor lacks the instruction set that was asked for";
+        OtherProcessor = "run-processor", "a plan is made for another processor";
+        Threads = "run-threads", "threads cannot be started";
+        Input = "run-input", "an input is missing, given twice or does not fit";
+        UnknownInput = "run-unknown-input", "the plan has no input of that name";
+        Output = "run-output", "the place for an output does not fit it";
+        Count = "run-count", "the plan has another number of inputs or outputs";
+        View = "run-view", "the bytes of a borrowed tensor do not fit its shape";
+        Step = "run-step", "a step fails";
+        Budget = "run-budget", "a run would take more memory than the budget allows";
+        Memory = "run-memory", "there is not enough memory for a run";
+    }
+    Self::Plan(error) => error.code();
+}
+
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -177,6 +227,34 @@ pub enum RunError {
         name: String,
         /// The names that there are.
         known: String,
+    },
+    /// An output that does not fit the place that the caller gave for it.
+    #[error("output `{name}` {reason}")]
+    Output {
+        /// The output.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Another number of inputs or outputs than the plan has.
+    #[error("{given} {what} are given, the plan has {expected}")]
+    Count {
+        /// `inputs` or `outputs`.
+        what: &'static str,
+        /// The number that was given.
+        given: usize,
+        /// The number of the plan.
+        expected: usize,
+    },
+    /// Bytes that are not those of a shape.
+    #[error("{bytes} bytes are no {dtype}{shape:?}")]
+    View {
+        /// The element type.
+        dtype: DType,
+        /// The sizes.
+        shape: Vec<usize>,
+        /// The number of bytes.
+        bytes: usize,
     },
     /// A step failed.
     #[error("step {index} `{name}` ({operator} by {kernel}): {source}")]

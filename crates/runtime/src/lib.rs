@@ -38,8 +38,8 @@ pub mod pool;
 mod profile;
 mod session;
 mod specialize;
-mod tap;
 mod values;
+mod view;
 
 pub use blob::{ALIGN, Blob, BlobBuilder};
 pub use error::{BoxError, PlanError, RunError, StepError};
@@ -51,5 +51,5 @@ pub use plan::{
 pub use profile::{Profile, StepProfile};
 pub use session::{Session, SessionOptions};
 pub use specialize::{Specialization, StepCost};
-pub use tap::TensorView;
 pub use values::constant_bytes;
+pub use view::{TensorView, TensorViewMut};

@@ -4,6 +4,7 @@
 //! seen. Plans are shared by any number of sessions. After the first run with some shapes, a run allocates only what portable steps need, and
 //! outputs, where the ones of the run before are still in use: a new output of some megabytes is new pages, which cost more than filling it.
 
+mod borrowed;
 mod memory;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use octofold_kernels::Isa;
 use octofold_tensor::{Shape, Tensor};
 
 use crate::blob::AlignedBytes;
-use crate::plan::{Core, Operand, Plan, Tap};
+use crate::plan::{Core, Operand, Plan, PlanOutput, Tap};
 use crate::pool::Pool;
 use crate::specialize::{Action, Specialization};
 use crate::values::tensor_of;
@@ -206,24 +207,46 @@ impl Session {
     fn execute(
         &mut self,
         inputs: &[(&str, Tensor)],
-        mut show: Option<&mut Show<'_>>,
+        show: Option<&mut Show<'_>>,
     ) -> Result<Vec<(String, Tensor)>, RunError> {
         let started = Instant::now();
         let (tensors, shapes) = self.take_inputs(inputs)?;
         let specialization = self.specialize(&shapes)?;
+        self.begin();
+        let plan = Arc::clone(&self.plan);
+        for (&input, tensor) in plan.parts().inputs.iter().zip(tensors) {
+            self.memory.keep(input, tensor);
+        }
+        self.run_steps(&specialization, show)?;
+        let outputs = plan
+            .outputs()
+            .iter()
+            .map(|output| Ok((output.name.clone(), self.output(output)?.clone())));
+        let outputs = outputs.collect::<Result<_, PlanError>>()?;
+        self.end(started);
+        Ok(outputs)
+    }
+
+    /// Forgets the tensors of the run before.
+    fn begin(&mut self) {
         self.memory.tensors.clear();
         self.memory.tensors.resize(self.plan.values().len(), None);
         self.memory.spare.resize(self.plan.values().len(), None);
         self.memory.live = 0;
-        for (&input, tensor) in self.plan.parts().inputs.iter().zip(tensors) {
-            self.memory.keep(input, tensor);
-        }
+    }
+
+    /// Runs the steps on the inputs that are kept.
+    fn run_steps(
+        &mut self,
+        specialization: &Specialization,
+        mut show: Option<&mut Show<'_>>,
+    ) -> Result<(), RunError> {
         self.memory.given = self.memory.live;
         let (plan, pool) = (Arc::clone(&self.plan), Arc::clone(&self.pool));
         let _running = pool.enter();
         for (index, step) in plan.steps().iter().enumerate() {
             let began = self.profile.is_some().then(Instant::now);
-            self.step(&specialization, index, show.as_deref_mut())
+            self.step(specialization, index, show.as_deref_mut())
                 .map_err(|source| RunError::Step {
                     index,
                     name: step.name.clone(),
@@ -235,27 +258,31 @@ impl Session {
                 self.memory.release(value);
             }
             if let Some(began) = began {
-                self.record(&specialization, index, began.elapsed());
+                self.record(specialization, index, began.elapsed());
             }
         }
-        let outputs = plan.outputs().iter().map(|output| {
-            let tensor = match output.value {
-                Operand::Value(value) => self.memory.tensors[value.index()].clone(),
-                Operand::Constant(constant) => self.constants[constant.index()].clone(),
-                Operand::Absent => None,
-            };
-            // Outputs have tensors of their own: see `Specialization`.
-            let lost =
-                || PlanError::Inconsistent(format!("output `{}` was not computed", output.name));
-            Ok((output.name.clone(), tensor.ok_or_else(lost)?))
-        });
-        let outputs = outputs.collect::<Result<_, PlanError>>()?;
+        Ok(())
+    }
+
+    /// An output of the run.
+    fn output(&self, output: &PlanOutput) -> Result<&Tensor, PlanError> {
+        let tensor = match output.value {
+            Operand::Value(value) => self.memory.tensors[value.index()].as_ref(),
+            Operand::Constant(constant) => self.constants[constant.index()].as_ref(),
+            Operand::Absent => None,
+        };
+        // Outputs have tensors of their own: see `Specialization`.
+        let lost = || PlanError::Inconsistent(format!("output `{}` was not computed", output.name));
+        tensor.ok_or_else(lost)
+    }
+
+    /// Lets the tensors of the run go.
+    fn end(&mut self, started: Instant) {
         self.memory.tensors.clear();
         if let Some(profile) = &mut self.profile {
             profile.runs += 1;
             profile.total += started.elapsed();
         }
-        Ok(outputs)
     }
 
     /// The inputs in the plan's order, with their shapes.

@@ -1,7 +1,8 @@
 //! Between tensors and the bytes that kernels read and write.
 
 use bytemuck::AnyBitPattern;
-use octofold_tensor::{DType, Tensor, TensorData};
+use half::{bf16, f16};
+use octofold_tensor::{DType, Element, Tensor, TensorData};
 
 use crate::StepError;
 
@@ -33,6 +34,38 @@ pub(crate) fn tensor_bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], StepErr
         DType::U8 => Ok(tensor.values_mut::<u8>()?),
         DType::I32 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i32>()?)),
         other => Err(StepError::invalid(format!("no kernel writes {other}"))),
+    }
+}
+
+/// Overwrites the elements of a tensor with bytes of the same number.
+pub(crate) fn fill(tensor: &mut Tensor, bytes: &[u8]) -> Result<(), StepError> {
+    fn copy<T: Element + AnyBitPattern>(
+        tensor: &mut Tensor,
+        bytes: &[u8],
+    ) -> Result<(), StepError> {
+        let elements = bytes.chunks_exact(size_of::<T>());
+        for (value, bytes) in tensor.values_mut::<T>()?.iter_mut().zip(elements) {
+            *value = bytemuck::pod_read_unaligned(bytes);
+        }
+        Ok(())
+    }
+    match tensor.dtype() {
+        DType::F32 => copy::<f32>(tensor, bytes),
+        DType::F64 => copy::<f64>(tensor, bytes),
+        DType::F16 => copy::<f16>(tensor, bytes),
+        DType::BF16 => copy::<bf16>(tensor, bytes),
+        DType::I8 => copy::<i8>(tensor, bytes),
+        DType::I16 => copy::<i16>(tensor, bytes),
+        DType::I32 => copy::<i32>(tensor, bytes),
+        DType::I64 => copy::<i64>(tensor, bytes),
+        DType::U8 => copy::<u8>(tensor, bytes),
+        DType::U16 => copy::<u16>(tensor, bytes),
+        DType::U32 => copy::<u32>(tensor, bytes),
+        DType::U64 => copy::<u64>(tensor, bytes),
+        DType::Bool | DType::I4 | DType::U4 | DType::String => {
+            *tensor = tensor_of(tensor.dtype(), tensor.shape(), bytes)?;
+            Ok(())
+        }
     }
 }
 
