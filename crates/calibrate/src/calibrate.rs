@@ -1,7 +1,7 @@
 //! Calibration: runs the compiled observed graph over data and collects what the observers see.
 //!
-//! One batch is in memory at a time. The result depends on the data alone, not on the number of threads; for observers that
-//! merge exactly, not on the batch size either.
+//! One batch is in memory at a time. The result does not depend on the number of threads, nor, for observers that
+//! merge exactly, on the batch size.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub enum CalibrateError {
     },
 }
 
-/// Runs a plan of an observed graph over a data set; gives the state of each observer by the name of its value.
+/// Runs a plan of an observed graph over a data set. Returns the state of each observer by the name of its value.
 ///
 /// `specs` holds the specification of each observed value. `progress` gets the number of samples seen so far.
 ///
@@ -68,7 +68,7 @@ fn observe_batch(
         let (Some(state), Some(values)) = (states.get_mut(&tap.id), view.floats()) else {
             return Ok(());
         };
-        // The mean of the samples' ranges needs each sample by itself.
+        // The mean of the samples' ranges needs each sample separately.
         let per_sample = matches!(state.kind(), ObserverKind::MeanMinMax)
             && samples > 1
             && view.shape().first() == Some(&samples);

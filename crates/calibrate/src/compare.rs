@@ -25,8 +25,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Adds the elements of one value. Tensors of another shape or of other types than f32 are ignored, which the
-    /// result shows by the value's absence.
+    /// Adds the elements of one value. A value of another shape or type than f32 is ignored, and
+    /// absent from the result.
     pub fn add(&mut self, name: &str, reference: &Tensor, candidate: &Tensor) {
         if let (Ok(reference_values), Ok(candidate_values)) =
             (reference.values::<f32>(), candidate.values::<f32>())
@@ -38,7 +38,7 @@ impl Comparison {
         }
     }
 
-    /// The result for each value, in the order of their first sight.
+    /// The result for each value, in the order in which values were first added.
     pub fn results(&self) -> Vec<ValueComparison> {
         let finite = |x: f64| x.is_finite().then_some(x);
         self.statistics

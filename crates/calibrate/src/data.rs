@@ -1,8 +1,8 @@
 //! Data sets: batches of named inputs from archives and folders.
 //!
 //! A `.npz` archive holds one array a model input. An array of one rank more than the input holds one sample an index; an array of the
-//! input's rank is cut along axis 0 into the model's batches (a symbolic batch takes as many as asked for). A folder of
-//! archives is read one after the other, and a folder of images holds one sample a file, its sub-folders being the
+//! input's rank is cut along axis 0 into the model's batches (a symbolic batch takes [`DataOptions::batch`]). A folder of
+//! archives is read one after the other, and a folder of images holds one sample a file; its sub-folders are the
 //! classes. Images of bytes, from files or arrays, go through the input's [`Preprocess`].
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
-//! Everything of post-training quantization that has to run the model.
+//! The parts of post-training quantization that run the model.
 //!
 //! This crate owns [data sets](data) and their [preprocessing](preprocess), [calibration](mod@calibrate) by running the compiled
 //! observed graph, [means](mod@means) of values, [comparison](compare) of two models on data, the [`accuracy`] of one, and the
-//! [scores](score) of many against one reference. It decides nothing about graphs.
+//! [scores](score) of many against one reference. It makes no decisions about graphs.
 #![forbid(unsafe_code)]
 
 pub mod accuracy;

@@ -13,18 +13,18 @@ use crate::data::DataSet;
 
 /// The sum of a value's samples.
 struct Sum {
-    /// The sizes of one sample in memory.
+    /// The sizes of one sample, in the order of memory.
     shape: Vec<usize>,
     channels_last: bool,
     values: Vec<f64>,
     samples: u64,
 }
 
-/// Runs a plan with taps over a data set; gives the mean over all samples of each observed f32 value, by the tap's id: `[1, C, H, W]` for images, whatever
-/// their layout in memory, `[1, …]` for others.
+/// Runs a plan with taps over a data set. Returns the mean over all samples of each observed f32 value, by the tap's id: `[1, C, H, W]` for images in any
+/// memory layout, `[1, …]` for other values.
 ///
-/// The first axis is the batch when its size is the number of samples. A value of which that is not so in each batch, or whose other sizes
-/// differ between batches, has no mean. `progress` gets the number of samples seen so far.
+/// The first axis is the batch when its size is the number of samples. A value has no mean where this does not hold in each batch, or where other
+/// sizes differ between batches. `progress` gets the number of samples seen so far.
 ///
 /// # Errors
 /// When data do not fit, a run fails, or a value is NaN or infinite.
@@ -88,7 +88,7 @@ impl Sum {
         }
     }
 
-    /// Adds a batch; whether it was one of the same kind.
+    /// Adds a batch. Returns whether its shape suits the sum.
     fn add(&mut self, view: TensorView<'_>, values: &[f32], samples: usize) -> bool {
         let fits = samples > 0
             && !self.values.is_empty()

@@ -7,8 +7,8 @@
 //! sqnr_db = -10·log10( mean_o( Σ (c_o - r_o)² / Σ r_o² ) )
 //! ```
 //!
-//! With one output that is its signal-to-noise ratio. An output that should be all zero and is not counts as 0 dB, and so does, element by
-//! element, a number that is lost to NaN or infinity. Only outputs of f32 count.
+//! With one output that is its signal-to-noise ratio. An output that should be all zero and is not counts as 0 dB. So does each
+//! element that became NaN or infinite. Only outputs of f32 count.
 
 use octofold_runtime::{RunError, Session};
 use octofold_tensor::Tensor;
@@ -70,8 +70,8 @@ type Outputs = Vec<(String, Tensor)>;
 
 /// A model that others are compared with, on one data set.
 ///
-/// Others are scored one after the other, so one of them is in memory at a time. The samples and the reference's outputs are kept while they are small;
-/// else each score reads the data and runs the reference again, batch by batch.
+/// One candidate is in memory at a time. Small samples and outputs of the reference are kept; otherwise each score reads the data
+/// and runs the reference again, batch by batch.
 pub struct Reference<'a> {
     session: Session,
     data: &'a DataSet,
@@ -81,7 +81,7 @@ pub struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    /// Runs the reference over the data, and keeps the samples and outputs when they take no more than `limit` bytes.
+    /// Runs the reference over the data, and keeps the samples and outputs when they take at most `limit` bytes.
     ///
     /// # Errors
     /// When data do not fit, a run fails, or the outputs cannot be scored.
@@ -189,7 +189,7 @@ fn compare(
     if found.shape() != expected.shape() {
         return Err(shape(found.shape()));
     }
-    // The comparison leaves out what is not finite, which would make a model that computes NaN a good one.
+    // The comparison leaves out what is not finite; without this a model that computes NaN would score well.
     let is_lost = |(real, value): (&f32, &f32)| real.is_finite() && !value.is_finite();
     let mut found = found.clone();
     if let Ok(values) = found.values::<f32>()
@@ -217,7 +217,7 @@ fn decibels(outputs: &[ValueComparison]) -> Option<f64> {
     });
     let mean = errors.sum::<f64>() / outputs.len() as f64;
     match outputs {
-        // Its own figure, without the rounding of the way there and back.
+        // A single output's own figure, without the rounding of converting it to a ratio and back.
         [
             ValueComparison {
                 sqnr_db: Some(db), ..
