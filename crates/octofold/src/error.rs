@@ -9,9 +9,41 @@ use octofold_passes::backend::BackendError;
 use octofold_passes::config::UnmatchedSetting;
 use octofold_passes::eager::EagerFault;
 use octofold_passes::pass::PassError;
-use octofold_runtime::{PlanError, RunError};
+use octofold_runtime::{PlanError, RunError, error_codes};
+use octofold_tensor::TensorError;
 
+use crate::algorithm::Algorithm;
 use crate::config::ConfigError;
+
+error_codes! {
+    Error {
+        Import = "import", "a model file cannot be read, or needs what Octofold does not have";
+        Text = "text", "the text form of a model cannot be read";
+        Export = "export", "a model cannot be written";
+        Graph = "graph", "a graph is not sound, or does not take what it is given";
+        Pass = "pass", "a pass fails, or does not exist";
+        Unmatched = "unmatched-setting", "a setting matches nothing in the model";
+        Unhonoured = "unhonoured-setting", "the engine cannot honour a setting";
+        Eager = "eager", "what was written in eager mode cannot be done";
+        Backend = "backend", "there is no such engine, or its table cannot be read";
+        NotBuilt = "not-built", "the algorithm is not built yet";
+        NoCalibration = "no-calibration", "calibration data are needed and not given";
+        GraphModeOnly = "graph-mode-only", "what was asked for works in graph mode only";
+        EngineMismatch = "engine-mismatch", "a model, plan or file of statistics was prepared for another engine";
+        OtherGraph = "other-graph", "statistics are of another graph";
+        OtherObserver = "other-observer", "statistics are by another observer than the settings ask for";
+        Statistics = "statistics", "a file of statistics cannot be read or written";
+        Config = "config", "the configuration file is malformed or asks for what does not exist";
+        Codegen = "codegen", "a plan cannot be made";
+        Data = "data", "data cannot be read or do not fit the model";
+        Calibrate = "calibrate", "calibration fails";
+        Tensor = "tensor", "a tensor cannot be made or read";
+        Accuracy = "accuracy", "outputs cannot be scored";
+        Score = "score", "a model cannot be scored against another";
+    }
+    Self::Plan(error) => error.code();
+    Self::Run(error) => error.code();
+}
 
 /// The error of the front door: one variant a stage.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +76,17 @@ pub enum Error {
     /// A table of an engine's abilities that cannot be read.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// An algorithm that is not built yet.
+    #[error(
+        "{0} is not built yet; use static quantization with calibration data (--algorithm static --calibrate DATA)"
+    )]
+    NotBuilt(Algorithm),
+    /// Neither calibration data nor statistics for what needs them.
+    #[error("{0} needs calibration data (--calibrate DATA)")]
+    NoCalibration(&'static str),
+    /// What needs the compiler's decisions, in eager mode.
+    #[error("{0} works in graph mode only; the recipe says eager mode")]
+    GraphModeOnly(&'static str),
     /// Something that was prepared for another engine.
     #[error(
         "{what} was prepared for the engine {prepared_for} and is used with {used_with}: prepare it again for {used_with}, or \
@@ -95,6 +138,9 @@ pub enum Error {
     /// Calibration failed.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
+    /// A tensor cannot be made or read.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     /// Outputs cannot be scored.
     #[error(transparent)]
     Accuracy(#[from] AccuracyError),

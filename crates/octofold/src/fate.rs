@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use octofold_codegen::Report;
 use octofold_ir::{Graph, NodeId, Op, ValueId};
 use octofold_passes::annotate::{Annotations, NodeAnnotation};
 use octofold_passes::backend::Execution;
 use octofold_passes::manager::PassRun;
 use octofold_passes::pass::Outcome;
 use octofold_quant::Granularity;
+use octofold_runtime::Plan;
 use octofold_tensor::DType;
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +129,7 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
     model.graph.node_ids().map(fate).collect()
 }
 
-/// Writes the nodes that compute in float into the graph's metadata, so that exported models and plans can tell.
+/// Writes the nodes that compute in float into the graph's metadata, so that exported models and plans hold them.
 pub(crate) fn record_float_nodes(graph: &mut Graph, fates: &[Fate]) {
     let float = fates
         .iter()
@@ -144,7 +146,7 @@ pub(crate) fn record_float_nodes(graph: &mut Graph, fates: &[Fate]) {
     graph.metadata_mut().insert(FLOAT_NODES.to_owned(), text);
 }
 
-/// A node that somebody placed between quantizers, by the names that reports have for it.
+/// A node between quantizers, by the names that reports use.
 pub(crate) struct Wanted {
     node: String,
     operator: &'static str,
@@ -152,7 +154,7 @@ pub(crate) struct Wanted {
     quantizers: Vec<String>,
 }
 
-/// The nodes of a QDQ graph that read what was dequantized, or whose results are quantized: whoever made the graph wants them on integers.
+/// The nodes of a QDQ graph that read dequantized values or whose results are quantized: the maker of the graph wants them on integers.
 pub(crate) fn wanted_on_integers(graph: &Graph) -> Vec<Wanted> {
     let dequantized = |value: ValueId| {
         let producer = graph.value(value).producer()?;
@@ -183,7 +185,7 @@ pub(crate) fn wanted_on_integers(graph: &Graph) -> Vec<Wanted> {
     graph.node_ids().filter_map(wanted).collect()
 }
 
-/// Records the wanted nodes that lowering left float, with its reasons; a record that a graph brings along stays.
+/// Records the wanted nodes that lowering left float, with the reasons. A record that the graph already has stays.
 pub(crate) fn record_unlowered(graph: &mut Graph, wanted: &[Wanted], runs: &[PassRun]) {
     if graph.metadata().contains_key(FLOAT_NODES) {
         return;
@@ -247,4 +249,28 @@ pub fn float_nodes<'a>(
 ) -> Option<Vec<FloatNode>> {
     let (_, text) = metadata.find(|(key, _)| *key == FLOAT_NODES)?;
     serde_json::from_str(text).ok()
+}
+
+/// The nodes of a plan that compute in float: those that the compiler recorded, and every float step with multiply-accumulates that it did not record.
+pub fn float_nodes_of(plan: &Plan, report: &Report) -> Vec<FloatNode> {
+    let metadata = plan.metadata().iter();
+    let metadata = metadata.map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut nodes = float_nodes(metadata).unwrap_or_default();
+    for step in &report.steps {
+        let is_known =
+            |node: &FloatNode| node.node == step.name || step.sources.contains(&node.node);
+        if step.macs == 0 || step.integer || nodes.iter().any(is_known) {
+            continue;
+        }
+        let reason = match step.note.as_str() {
+            "" => "its operands are not quantized",
+            note => note,
+        };
+        nodes.push(FloatNode {
+            node: step.name.clone(),
+            operator: step.operator.to_owned(),
+            reason: reason.to_owned(),
+        });
+    }
+    nodes
 }

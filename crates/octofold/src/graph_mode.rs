@@ -23,7 +23,7 @@ pub enum UnmatchedPolicy {
     Warn,
 }
 
-/// What [`prepare_with`] does beside what the mapping says.
+/// Options of [`prepare_with`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrepareOptions {
     /// What becomes of settings without effect.

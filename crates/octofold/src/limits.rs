@@ -1,10 +1,9 @@
-//! How much models and plans may ask for.
+//! Limits: how much memory and time models and plans may ask for.
 
 use octofold_ir::onnx::{Budget, ImportOptions};
 use octofold_runtime::SessionOptions;
 
-/// How much models and plans may ask for: time and memory are bounded by these, whatever a file says. The command line sets each by its name,
-/// `--limit NAME=NUMBER`.
+/// Upper bounds of the memory and time that a model or a plan may ask for. The command line sets each by its name, `--limit NAME=NUMBER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// How models are read.
@@ -28,7 +27,7 @@ impl Limits {
         Budget::NAMES.iter().copied().chain(["memory"])
     }
 
-    /// Sets the limit of a name; tells whether there is one.
+    /// Sets the limit of a name. Returns whether there is such a limit.
     pub fn set(&mut self, name: &str, limit: u64) -> bool {
         if name == "memory" {
             self.memory = limit;

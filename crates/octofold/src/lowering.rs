@@ -21,7 +21,7 @@ pub fn optimize(graph: &mut Graph) -> Result<Vec<PassRun>, Error> {
     Ok(run_stages(graph, &stages, &Context::new(&backend))?)
 }
 
-/// Lowers a float or QDQ graph to what [`compile`] takes, whoever made it.
+/// Lowers a float or QDQ graph to what [`compile`] takes. It does not matter who made the graph.
 ///
 /// # Errors
 /// When the graph is not sound.
@@ -52,14 +52,17 @@ pub fn lower_for(graph: &Graph, backend: &BackendConfig) -> Result<(Graph, Vec<P
 /// # Errors
 /// [`Error::EngineMismatch`] when it names an engine that does not exist.
 pub fn engine_of(graph: &Graph) -> Result<Engine, Error> {
-    match Provenance::read(graph.metadata()).engine {
-        None => Ok(Engine::Fbgemm),
-        Some(name) => Engine::from_name(&name).ok_or_else(|| Error::EngineMismatch {
-            what: "the model".to_owned(),
-            prepared_for: name,
-            used_with: Engine::ALL.map(Engine::name).join(" or "),
-        }),
-    }
+    let name = Provenance::read(graph.metadata()).engine;
+    name.map_or(Ok(Engine::Fbgemm), |name| engine_named(&name))
+}
+
+/// The engine of a name.
+pub(crate) fn engine_named(name: &str) -> Result<Engine, Error> {
+    Engine::from_name(name).ok_or_else(|| Error::EngineMismatch {
+        what: "the model".to_owned(),
+        prepared_for: name.to_owned(),
+        used_with: Engine::ALL.map(Engine::name).join(" or "),
+    })
 }
 
 /// Makes an executable plan of a lowered graph, for [its engine](engine_of).

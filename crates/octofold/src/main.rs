@@ -12,6 +12,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use octofold::runtime::{PlanError, RunError};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -27,16 +28,19 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    match cli::execute(arguments.command) {
+    match cli::execute(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", cli::output::visible(&message(&error)));
+            if let Some(code) = code(&error) {
+                eprintln!("code: {code}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-/// An error with its causes. Many errors tell their cause themselves, so what was told is not told again.
+/// An error with its causes. A cause that the message contains already is left out.
 fn message(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -47,4 +51,14 @@ fn message(error: &anyhow::Error) -> String {
         }
     }
     message
+}
+
+/// The code of the error or of its first cause that has one.
+fn code(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let own = cause.downcast_ref().map(octofold::Error::code);
+        let run = || cause.downcast_ref().map(RunError::code);
+        own.or_else(run)
+            .or_else(|| cause.downcast_ref().map(PlanError::code))
+    })
 }

@@ -32,7 +32,7 @@ pub struct Prepared {
     pub fates: Vec<Fate>,
     /// What the passes did.
     pub runs: Vec<PassRun>,
-    /// Settings that match nothing or cannot be honoured, where that is no error.
+    /// Settings that match nothing or cannot be honoured, where that is allowed.
     pub warnings: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ impl Prepared {
     }
 }
 
-/// Runs the observed graph over data and gives what was observed. `progress` is told the number of samples seen so far.
+/// Runs the observed graph over data and returns what the observers saw. `progress` gets the number of samples seen so far.
 ///
 /// # Errors
 /// When data do not fit the model, or a value is NaN or infinite.

@@ -1,7 +1,7 @@
 //! Where a quantized model, a plan or statistics come from: the engine, the preset and the version they were prepared with.
 //!
-//! They stand in the metadata of exported models and plans, and in the files of statistics. Using something with another engine is an
-//! error that says so, unless it is [adopted](Provenance::adopt) explicitly.
+//! The metadata of exported models and plans hold it, and so do files of statistics. Using a model or statistics with another engine is an error,
+//! unless the caller [adopts](Provenance::adopt) them.
 
 use indexmap::IndexMap;
 use octofold_passes::backend::BackendConfig;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// The engine, the preset and the version that something was prepared with; empty where it does not say.
+/// The engine, the preset and the version that a model was prepared with; absent where that is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The engine: `fbgemm` or `qnnpack`.
@@ -24,7 +24,7 @@ pub struct Provenance {
 const KEYS: [&str; 3] = ["octofold.engine", "octofold.preset", "octofold.version"];
 
 impl Provenance {
-    /// That of this program, preparing for an engine. Settings that name no preset start from the engine's own.
+    /// The provenance of what this program prepares for an engine. Settings that name no preset start from the engine's own.
     pub fn of(backend: &BackendConfig, preset: Option<Preset>) -> Self {
         let preset = preset.map_or(backend.name.as_str(), |preset| preset.name());
         Self {
@@ -34,7 +34,7 @@ impl Provenance {
         }
     }
 
-    /// What the metadata of a graph or plan say.
+    /// Reads the metadata of a graph or plan.
     pub fn read(metadata: &IndexMap<String, String>) -> Self {
         let [engine, preset, version] = KEYS.map(|key| metadata.get(key).cloned());
         Self {
@@ -56,14 +56,14 @@ impl Provenance {
         }
     }
 
-    /// Takes what was prepared for another engine as prepared for `engine`.
+    /// Marks what was prepared for another engine as prepared for `engine`.
     pub fn adopt(metadata: &mut IndexMap<String, String>, engine: &str) {
         if let Some(own) = metadata.get_mut(KEYS[0]) {
             engine.clone_into(own);
         }
     }
 
-    /// Checks that something may be used with an engine. What does not say its engine may be.
+    /// Checks that a model or statistics may be used with an engine. Where no engine is recorded, any may be used.
     ///
     /// # Errors
     /// [`Error::EngineMismatch`], about `what`.

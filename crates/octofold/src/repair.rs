@@ -1,4 +1,4 @@
-//! Repair: what post-training quantization can mend of its own errors with calibration data.
+//! Repair: bias correction, which takes part of quantization's own error back with calibration data.
 
 use indexmap::IndexMap;
 use octofold_calibrate::{DataSet, observe_means};
@@ -17,10 +17,10 @@ use crate::Error;
 use crate::prepared::{Prepared, observing_session};
 
 /// Corrects the biases of a prepared model by the mean error that its quantized weights cause on data (Nagel et al. 2019, arXiv 1906.04721, section
-/// 4.2); for [`convert`](fn@crate::convert) afterwards. `progress` is told the number of samples seen so far.
+/// 4.2). [`convert`](fn@crate::convert) comes afterwards. `progress` gets the number of samples seen so far.
 ///
 /// Only `prepared.graph` changes. The observed graph stays the float model: correction aims at its means, and calibrating a corrected one would
-/// observe values that the quantized model does not have. Hence a model is corrected once: a second call would correct by the same amount again.
+/// observe values that the quantized model does not have. So correct a model once: a second call would correct by the same amount again.
 ///
 /// # Errors
 /// When data do not fit the model, a value is NaN or infinite, statistics are missing, or weights cannot be quantized.

@@ -1,10 +1,10 @@
 //! Sensitivity: which layers cost the accuracy of a quantized model.
 //!
-//! Each layer with weights that would be quantized is tried in two models: **alone**, quantized in an else float model, and **without**, left
-//! float in an else quantized one. The first says what error the layer makes by itself; the second what leaving it float would gain, which is what a
-//! list of exclusions is made for, and so ranks unless [`Rank`] says otherwise.
+//! Each quantized layer with weights is tried in two models. **Alone**, it is the only quantized layer; this shows the error that it makes by itself. **Without**,
+//! it is the only float layer; this shows what leaving it float would gain. The second ranks by default, since it is what a list of exclusions
+//! needs; see [`Rank`].
 //!
-//! All variants are annotations of one fused graph, and differ by exclusions only. Hence the model is calibrated once, with observers at all
+//! All variants are annotations of one fused graph, and differ by exclusions only. So the model is calibrated once, with observers at all
 //! values that any variant needs: a layer alone needs its own input observed where in the whole model that value shares an earlier one's observer.
 //! What a value needs is almost always the same everywhere. It differs where neighbours have different QConfigs, since a value takes that of the operator
 //! which computes it, or of the reader where that one is float; calibration then takes a second run for the other observer.
@@ -20,7 +20,6 @@ use indexmap::IndexMap;
 use octofold_calibrate::{DataSet, Reference, Score, TopK};
 use octofold_ir::{Graph, NodeId, ValueId};
 use octofold_passes::annotate::{Annotations, NodeAnnotation, ValueAnnotation, annotate};
-use octofold_passes::backend::BackendConfig;
 use octofold_passes::config::{QConfigMapping, Resolver, UnmatchedSetting, nearest};
 use octofold_passes::convert::Statistics;
 use octofold_quant::{ObserverKind, ObserverState, QuantSpec};
@@ -29,28 +28,26 @@ use octofold_tensor::Tensor;
 use serde::Serialize;
 
 use crate::Error;
-use crate::graph_mode::{PrepareOptions, prepare_with};
 use crate::lowering::{compile, lower, lower_for};
 use crate::model::Model;
 use crate::prepared::{Prepared, convert_graph, observe, observing_session};
+use crate::recipe::{Mode, Recipe};
 use crate::repair::{correct_graph, layer_input_means};
 
 /// The samples and float outputs that are kept between variants, in bytes.
 const KEPT: usize = 256 << 20;
 
-/// What [`sensitivity`] does beside what the mapping says.
+/// What [`sensitivity`] tries, and how it ranks.
 #[derive(Clone, Debug, Default)]
 pub struct SensitivityOptions {
-    /// What becomes of settings without effect, and whether layers are equalized first.
-    pub prepare: PrepareOptions,
-    /// Whether the biases of each variant are corrected with the calibration data.
-    pub bias_correction: bool,
-    /// The classes of the data, to rank by accuracy instead of by error. Layers often differ by a few samples, which is chance; their errors tell more.
+    /// The classes of the data, to rank by accuracy instead of by error. Layers often differ by a few samples, which is chance; errors say more.
     pub top: Option<TopK>,
     /// The score that ranks.
     pub rank: Rank,
     /// Names of the layers or modules to try; all layers when empty.
     pub layers: Vec<String>,
+    /// How the models are run.
+    pub session: SessionOptions,
 }
 
 /// The score by which layers are ranked.
@@ -72,7 +69,7 @@ pub struct Sensitivity {
     pub whole: Score,
     /// The layers, the most sensitive first: by the metric of the score that ranks, where there is one, then by its error, then by the other score.
     pub layers: Vec<LayerSensitivity>,
-    /// Settings that match nothing or cannot be honoured, where that is no error.
+    /// Settings that match nothing or cannot be honoured, where that is allowed.
     pub warnings: Vec<String>,
 }
 
@@ -99,31 +96,30 @@ struct Layer {
     sources: BTreeSet<String>,
 }
 
-/// Tries each layer with weights alone, and the quantized model without it.
+/// Tries each layer with weights alone, and the quantized model without it. `recipe` says how the whole model is quantized.
 ///
-/// `calibration` decides the parameters, `data` the scores. `progress` is told how many of all variants are done.
+/// `calibration` decides the parameters, `data` the scores. `progress` gets the number of variants that are done, and the number of all.
 ///
 /// # Errors
-/// When a setting matches nothing in the model or the engine cannot honour it, the engine has no kernels, data do not fit, or outputs cannot be compared.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the stages of graph mode take one each"
-)]
+/// [`Error::GraphModeOnly`] for a recipe in eager mode; when a setting matches nothing in the model or the engine cannot honour it, the engine has no
+/// kernels, data do not fit, or outputs cannot be compared.
 pub fn sensitivity(
     model: &Model,
-    mapping: &QConfigMapping,
-    backend: &BackendConfig,
+    recipe: &Recipe,
     calibration: &DataSet,
     data: &DataSet,
     options: SensitivityOptions,
-    session: SessionOptions,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Sensitivity, Error> {
-    let prepared = prepare_with(model.clone(), mapping, backend, options.prepare)?;
+    let Mode::Graph { mapping, .. } = &recipe.mode else {
+        return Err(Error::GraphModeOnly("sensitivity"));
+    };
+    let (backend, session) = (&recipe.backend, options.session);
+    let prepared = recipe.prepare(model)?;
     let layers = chosen(model, layers(model, &prepared), &options.layers)?;
     let total = 1 + 2 * layers.len();
     progress(0, total);
-    // Settings may match nothing that is left of the model; that of the whole mapping has been seen to.
+    // A variant's settings may match nothing. Those of the whole mapping are checked above.
     let variant = |excluded: &dyn Fn(&str) -> bool| -> Result<Annotations, Error> {
         let nodes = model.graph.node_ids();
         let names = nodes.map(|id| model.graph.node(id).name());
@@ -144,7 +140,7 @@ pub fn sensitivity(
         variants.push(variant(&|name| layer.sources.contains(name))?);
     }
     let observations = Observations::new(&prepared.graph, &variants, calibration, session)?;
-    let means = match options.bias_correction {
+    let means = match recipe.bias_correction {
         false => None,
         true => Some(layer_input_means(
             &prepared.graph,
@@ -253,7 +249,7 @@ fn chosen(model: &Model, layers: Vec<Layer>, names: &[String]) -> Result<Vec<Lay
 }
 
 impl Layer {
-    /// The names of a node of the fused graph. A layer that stands for no node of the model cannot be excluded, so it is none.
+    /// The names of a node of the fused graph. A layer without a node of the model cannot be excluded, so it does not count.
     fn of(model: &Model, fused: &Graph, id: NodeId) -> Option<Self> {
         let node = fused.node(id);
         let sources: BTreeSet<String> = node.sources().iter().cloned().collect();
@@ -277,7 +273,7 @@ impl Layer {
 }
 
 /// The shortest module name that finds a node and nothing outside its layer, else the node's own name, else one of its results. Names that a
-/// shell would take apart come last.
+/// shell would split come last.
 fn best_address(model: &Model, id: NodeId, layer: &BTreeSet<String>) -> String {
     let node = model.graph.node(id);
     let is_plain = |name: &str| {

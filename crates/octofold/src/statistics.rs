@@ -59,7 +59,7 @@ impl StatisticsFile {
     /// # Errors
     /// [`Error::OtherGraph`] where another graph was observed, and [`Error::OtherObserver`] where the model's settings ask for another
     /// observer than the one that saw a value.
-    pub fn statistics_for(self, prepared: &Prepared) -> Result<Statistics, Error> {
+    pub fn statistics_for(&self, prepared: &Prepared) -> Result<Statistics, Error> {
         if self.graph != checksum(prepared) {
             return Err(Error::OtherGraph);
         }
@@ -76,7 +76,7 @@ impl StatisticsFile {
                 });
             }
         }
-        Ok(self.statistics)
+        Ok(self.statistics.clone())
     }
 
     /// The file's content, as JSON.

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use indexmap::IndexMap;
-use octofold_ir::{Graph, NodeId};
+use octofold_ir::{Graph, GraphError, NodeId};
 use octofold_tensor::Tensor;
 
 use crate::annotate::Annotations;
@@ -225,7 +225,7 @@ const SEQUENCES: [(&str, Sequence); 5] = [
 ];
 
 /// A function that decides about the graph as it finds it: see [`annotate`](crate::annotate::annotate).
-pub type Annotate<'a> = dyn Fn(&Graph) -> Result<Annotations, PassError> + Sync + 'a;
+pub type Annotate<'a> = dyn Fn(&Graph) -> Result<Annotations, GraphError> + Sync + 'a;
 
 /// Where a pass gets its annotations from.
 #[derive(Clone, Copy)]

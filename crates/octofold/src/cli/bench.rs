@@ -24,7 +24,7 @@ const LEAST_RUNS: usize = 5;
 
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// The plan or model; `--peak` goes without.
+    /// The plan or model; `--peak` needs none.
     #[arg(required_unless_present = "peak")]
     model: Option<PathBuf>,
     /// The inputs: an archive, or NAME=FILE.npy; zeros when absent, with open dimensions of 1 where `--shape` gives none.
@@ -79,7 +79,7 @@ impl Bench {
         for _ in 0..WARM_UP {
             session.run(&inputs)?;
         }
-        // Looking at the clock between the steps takes time itself, so that runs are timed with and without it.
+        // Reading the clock between the steps takes time itself, so runs are timed with and without it.
         let parts = if self.profile { 2.0 } else { 1.0 };
         let seconds = self.seconds / parts;
         let times = run_for(seconds, &mut session, &inputs)?;
@@ -112,7 +112,7 @@ impl Bench {
         if !self.peak && profiled.is_none() {
             return Ok(());
         }
-        // The session's, and the best one: a kernel uses that whatever it is told to.
+        // The session's, and the best one: some kernels always use the best one.
         let isas = if self.peak {
             Isa::supported()
         } else {
@@ -164,7 +164,7 @@ impl Times {
     }
 }
 
-/// Runs a session for so many seconds, at least [`LEAST_RUNS`] times.
+/// Runs a session for a number of seconds, at least [`LEAST_RUNS`] times.
 fn run_for(seconds: f64, session: &mut Session, inputs: &[(&str, Tensor)]) -> Result<Times> {
     let mut times = Vec::new();
     let start = Instant::now();
@@ -177,7 +177,7 @@ fn run_for(seconds: f64, session: &mut Session, inputs: &[(&str, Tensor)]) -> Re
     Ok(Times(times))
 }
 
-/// The largest resident memory of this process so far, in megabytes; 0 where the system does not tell.
+/// The largest resident memory of this process so far, in megabytes; 0 where the system does not report it.
 fn peak_rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

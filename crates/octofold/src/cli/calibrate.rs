@@ -8,7 +8,7 @@ use clap::Args;
 use octofold::StatisticsFile;
 
 use crate::cli::output::write_whole;
-use crate::cli::quantization::Quantization;
+use crate::cli::quantization::{Quantization, prepare};
 use crate::cli::source::Execution;
 
 #[derive(Args)]
@@ -26,11 +26,13 @@ pub(crate) struct Calibrate {
 
 impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self
-            .quantization
-            .prepare(self.execution.limits.load(&self.model)?)
+        let recipe = self.quantization.recipe()?;
+        let prepared = prepare(&recipe, &self.execution.limits.load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
-        let statistics = self.quantization.statistics(&prepared, &self.execution)?;
+        let execution = &self.execution;
+        let statistics = self
+            .quantization
+            .statistics(&recipe, &prepared, execution)?;
         let file = StatisticsFile::new(&prepared, statistics);
         write_whole(&self.output, |output| {
             Ok(output.write_all(file.to_json().as_bytes())?)

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::cli::limits::LimitArguments;
-use crate::cli::quantization::{Quantization, print_fate};
+use crate::cli::quantization::{Quantization, prepare, print_fate};
 
 #[derive(Args)]
 pub(crate) struct Check {
@@ -22,10 +22,10 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    pub(crate) fn execute(&self) -> Result<()> {
-        let prepared = self
-            .quantization
-            .prepare(self.limits.load(&self.model)?)
+    /// Prints a line a node; with details, its names and its QConfig too.
+    pub(crate) fn execute(&self, details: bool) -> Result<()> {
+        let recipe = self.quantization.recipe()?;
+        let prepared = prepare(&recipe, &self.limits.load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
         if self.json {
             let warnings = &prepared.warnings;
@@ -37,6 +37,9 @@ impl Check {
         }
         for fate in &prepared.fates {
             print_fate(fate);
+            if !details {
+                continue;
+            }
             println!("      names: {}", fate.addresses.join(", "));
             if let Some(qconfig) = &fate.qconfig {
                 println!("      qconfig: {qconfig}");

@@ -88,7 +88,7 @@ impl Compare {
         Ok(comparison.results())
     }
 
-    /// Every value that both models compute under one name; a quantized value is compared as it reads after dequantization.
+    /// Every value that both models compute under one name; a quantized value is compared after dequantization.
     fn layers(&self) -> Result<Vec<ValueComparison>> {
         if is_plan(&self.reference) || is_plan(&self.candidate) {
             bail!(

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use octofold::Provenance;
-use octofold::codegen::CodegenOptions;
 use octofold::kernels::isa::Isa;
 use octofold::runtime::Engine;
+use octofold::{Provenance, Summary};
 
 use crate::cli::quantization::Quantization;
 use crate::cli::source::{Execution, Shapes};
+use crate::cli::summary::print_summary;
 
 #[derive(Args)]
 pub(crate) struct Compile {
@@ -54,33 +54,28 @@ impl Compile {
             (None, Some(Isa::Neon | Isa::NeonDot)) => Engine::Qnnpack.name().to_owned(),
             (None, _) => Engine::Fbgemm.name().to_owned(),
         });
-        let mut graph = match self.quantization.algorithm()? {
-            None if self.explain || self.quantization.is_given()? => bail!(
+        let name = || self.model.display().to_string();
+        let mut graph = match self.quantization.is_wanted()? {
+            true => {
+                let execution = &self.execution;
+                let quantized = self.quantization.quantize(&model, execution, self.explain);
+                quantized.with_context(name)?.reference
+            }
+            false if self.explain || self.quantization.is_given()? => bail!(
                 "quantization settings were given without calibration data; add --calibrate DATA"
             ),
-            None => model.graph,
-            Some(algorithm) => {
-                self.quantization
-                    .reference(model, algorithm, &self.execution, self.explain)?
-            }
+            false => model.graph.clone(),
         };
         self.quantization.accept_engine(&mut graph)?;
         let backend = self.quantization.backend()?;
-        let (lowered, _) = octofold::lower_for(&graph, &backend)
-            .with_context(|| self.model.display().to_string())?;
-        let engine = Engine::from_name(&backend.name)
-            .with_context(|| format!("there is no engine {}", backend.name))?;
-        if let (Engine::Fbgemm, Some(target @ (Isa::Neon | Isa::NeonDot))) = (engine, target) {
+        if let ("fbgemm", Some(target @ (Isa::Neon | Isa::NeonDot))) = (&*backend.name, target) {
             bail!(
                 "--target {target}: the engine fbgemm has no kernels for it; --backend qnnpack has (with --allow-other-engine, where the model was prepared for fbgemm)"
             );
         }
-        let options = CodegenOptions {
-            engine,
-            requires: target,
-            portable: false,
-        };
-        octofold::compile_with(&lowered, &options)?.save(&self.output)?;
+        let plan = octofold::compile_for(&graph, &backend, target).with_context(name)?;
+        plan.save(&self.output)?;
+        print_summary(&Summary::new(&model.graph, &plan)?, &self.output);
         Ok(())
     }
 }

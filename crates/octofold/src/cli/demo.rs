@@ -6,17 +6,17 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use octofold::Model;
 use octofold::calibrate::accuracy::inputs_of;
 use octofold::calibrate::{Accuracy, Comparison, DataOptions, DataSet};
 use octofold::codegen::Report;
 use octofold::config::Config;
 use octofold::passes::backend::BackendConfig;
-use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::runtime::{Plan, Session};
 use octofold::tensor::Tensor;
+use octofold::{Model, Recipe};
 
 use crate::cli::output::progress;
+use crate::cli::quantization::show;
 use crate::cli::source::{Execution, zero_inputs};
 
 /// The models, by the stems of their files.
@@ -56,18 +56,15 @@ impl Demo {
             |file: &str| DataSet::open(&self.models.join(file), model.inputs(), options.clone());
         let (calibration, test) = (open("fashion_calibration.npz")?, open("fashion_test.npz")?);
 
-        let (float_graph, _) = octofold::lower(&model.graph)?;
-        let float = Arc::new(octofold::compile(&float_graph)?);
-        let mapping = QConfigMapping::global(QConfig::default());
-        let prepared = octofold::prepare(model.clone(), &mapping, &BackendConfig::fbgemm())?;
-        let bar = progress("calibrating");
-        let statistics =
-            octofold::calibrate(&prepared, &calibration, self.execution.session()?, |seen| {
-                bar.set_position(seen as u64)
-            })?;
+        let backend = BackendConfig::fbgemm();
+        let float = Arc::new(octofold::compile_for(&model.graph, &backend, None)?);
+        let (bar, session) = (progress("calibrating"), self.execution.session()?);
+        let recipe = Recipe::new(backend);
+        let quantized = recipe.quantize_with(&model, (&calibration).into(), session, |now| {
+            show(&bar, now);
+        })?;
         bar.finish_and_clear();
-        let (lowered, _) = octofold::lower(&octofold::convert(&prepared, &statistics)?)?;
-        let integer = Arc::new(octofold::compile(&lowered)?);
+        let integer = Arc::new(quantized.compile()?);
 
         println!("{name}: {} nodes", model.graph.node_count());
         let mut comparison = Comparison::default();
@@ -101,20 +98,14 @@ impl Demo {
             );
         }
         let inputs = integer.input_shapes(|_| 1)?;
+        let report = Report::new(&integer, &inputs)?;
         println!(
             "  {:.2} % of the multiply-accumulates on integers; float:",
-            100.0 * Report::new(&integer, &inputs)?.integer_mac_share()
+            100.0 * report.integer_mac_share()
         );
-        let float_nodes: Vec<_> = prepared
-            .fates
-            .iter()
-            .filter(|fate| !fate.quantized && fate.fused_into.is_some())
-            .collect();
-        for fate in &float_nodes {
-            println!(
-                "    {} ({}): {}",
-                fate.node, fate.operator, fate.explanation
-            );
+        let float_nodes = octofold::float_nodes_of(&integer, &report);
+        for node in &float_nodes {
+            println!("    {} ({}): {}", node.node, node.operator, node.reason);
         }
         if float_nodes.is_empty() {
             println!("    no node");

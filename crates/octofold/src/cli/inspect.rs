@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use octofold::Model;
 use octofold::codegen::Report;
-use octofold::runtime::Plan;
-use octofold::{FloatNode, Model, float_nodes};
 
 use crate::cli::limits::LimitArguments;
 use crate::cli::output::write_whole;
@@ -41,7 +40,7 @@ impl Inspect {
         let plan = self.shapes.plan_of(&self.model, &self.limits)?;
         let shapes = self.shapes.input_shapes(&plan)?;
         let report = Report::new(&plan, &shapes)?;
-        let float = float_steps(&plan, &report);
+        let float = octofold::float_nodes_of(&plan, &report);
         if !self.json {
             print!("{}", plan.to_text());
             println!(
@@ -83,35 +82,4 @@ impl Inspect {
         );
         Ok(())
     }
-}
-
-/// The nodes that compute in float: as the compiler recorded them, and every float step that it did not record.
-fn float_steps(plan: &Plan, report: &Report) -> Vec<FloatNode> {
-    let metadata = plan
-        .metadata()
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()));
-    let mut nodes = float_nodes(metadata).unwrap_or_default();
-    for step in report
-        .steps
-        .iter()
-        .filter(|step| step.macs > 0 && !step.integer)
-    {
-        let known = nodes
-            .iter()
-            .any(|node| node.node == step.name || step.sources.contains(&node.node));
-        if !known {
-            let reason = if step.note.is_empty() {
-                "its operands are not quantized".to_owned()
-            } else {
-                step.note.clone()
-            };
-            nodes.push(FloatNode {
-                node: step.name.clone(),
-                operator: step.operator.to_owned(),
-                reason,
-            });
-        }
-    }
-    nodes
 }

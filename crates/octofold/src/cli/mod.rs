@@ -1,6 +1,6 @@
 //! The commands, one a file, and what they share.
 
-/// In the place of the standard macros, which panic when the reader of a pipe has gone.
+/// Replacements of the standard macros, which panic when the reader of a pipe has gone.
 macro_rules! print {
     ($($argument:tt)*) => { $crate::cli::output::print(format_args!($($argument)*)) };
 }
@@ -25,6 +25,7 @@ mod quantize;
 mod run;
 mod sensitivity;
 mod source;
+mod summary;
 mod test;
 
 use anyhow::Result;
@@ -34,7 +35,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "octofold", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    /// Log what is done; twice for more.
+    /// Log what is done, twice for more; `check` prints names and QConfigs, too.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
@@ -49,7 +50,7 @@ pub(crate) enum Command {
     Quantize(quantize::Quantize),
     /// Write what observers see of calibration data.
     Calibrate(calibrate::Calibrate),
-    /// Tell what would be quantized, what not and why.
+    /// Show what would be quantized, what not and why.
     Check(check::Check),
     /// Run a plan or model on inputs.
     Run(run::Run),
@@ -61,7 +62,7 @@ pub(crate) enum Command {
     Compare(compare::Compare),
     /// Rank layers by what their quantization costs.
     Sensitivity(sensitivity::Sensitivity),
-    /// Tell what a plan or model is made of.
+    /// Show what a plan or model is made of.
     Inspect(inspect::Inspect),
     /// Print the table of an engine's abilities.
     Backend(backend::Backend),
@@ -74,12 +75,12 @@ pub(crate) enum Command {
 }
 
 /// Carries out a command.
-pub(crate) fn execute(command: Command) -> Result<()> {
-    match command {
+pub(crate) fn execute(arguments: Arguments) -> Result<()> {
+    match arguments.command {
         Command::Compile(command) => command.execute(),
         Command::Quantize(command) => command.execute(),
         Command::Calibrate(command) => command.execute(),
-        Command::Check(command) => command.execute(),
+        Command::Check(command) => command.execute(arguments.verbose > 0),
         Command::Run(command) => command.execute(),
         Command::Eval(command) => command.execute(),
         Command::Bench(command) => command.execute(),

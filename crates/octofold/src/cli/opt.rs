@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use octofold::Model;
 use octofold::ir::Graph;
 use octofold::passes::annotate::annotate;
 use octofold::passes::config::Resolver;
@@ -13,8 +12,9 @@ use octofold::passes::manager::{ManagerOptions, last_rewrite, run_passes_with};
 use octofold::passes::pass::Pass;
 use octofold::passes::pipeline::{self, Decisions};
 use octofold::quant::{ObserverKind, ObserverState};
+use octofold::{Mode, Model, Recipe};
 
-use crate::cli::quantization::Quantization;
+use crate::cli::quantization::{Quantization, prepare};
 use crate::cli::source::Execution;
 
 #[derive(Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Opt {
     /// Stop after N rewrites, counted over all passes, and name the last one.
     #[arg(long, value_name = "N")]
     stop_after_rewrite: Option<usize>,
-    /// Tell what each pass did and did not do.
+    /// Print what each pass did and did not do.
     #[arg(long)]
     explain: bool,
     /// The range that calibration would observe of a value, for passes that need statistics.
@@ -48,19 +48,22 @@ pub(crate) struct Opt {
 impl Opt {
     pub(crate) fn execute(&self) -> Result<()> {
         let model = self.execution.limits.load(&self.model)?;
-        let mapping = self.quantization.graph_mode()?;
-        let backend = self.quantization.backend()?;
-        let statistics = self.statistics(&model)?;
-        let resolver = Resolver::new(&mapping, &model.names);
-        let decide = |graph: &Graph| annotate(graph, &resolver, &mapping.values, &backend);
+        let recipe = self.quantization.recipe()?;
+        let Mode::Graph { mapping, .. } = &recipe.mode else {
+            return Err(octofold::Error::GraphModeOnly("opt").into());
+        };
+        let backend = &recipe.backend;
+        let statistics = self.statistics(&recipe, &model)?;
+        let resolver = Resolver::new(mapping, &model.names);
+        let decide = |graph: &Graph| annotate(graph, &resolver, &mapping.values, backend);
         let context = pipeline::Context {
             decisions: Some(Decisions::OnDemand(&decide)),
             statistics: statistics.as_ref(),
-            ..pipeline::Context::new(&backend)
+            ..pipeline::Context::new(backend)
         };
         let mut owned = Vec::new();
         for name in &self.passes {
-            owned.extend(pipeline::named(name, &context)?);
+            owned.extend(pipeline::named(name, &context).map_err(octofold::Error::from)?);
         }
         let passes: Vec<&dyn Pass> = owned.iter().map(|pass| &**pass).collect();
         if let Some(wanted) = self
@@ -94,7 +97,8 @@ impl Opt {
             {
                 println!("# after {pass}\n{graph}");
             }
-        })?;
+        });
+        let runs = runs.map_err(octofold::Error::from)?;
         if self.explain {
             for run in &runs {
                 print!("# {}\n{}", run.pass, commented(&run.report.to_string()));
@@ -111,10 +115,11 @@ impl Opt {
     }
 
     /// The ranges given, or what calibration observes or observed; nothing when none of these is given.
-    fn statistics(&self, model: &Model) -> Result<Option<Statistics>> {
+    fn statistics(&self, recipe: &Recipe, model: &Model) -> Result<Option<Statistics>> {
         if self.quantization.has_statistics() {
-            let prepared = self.quantization.prepare(model.clone())?;
-            let statistics = self.quantization.statistics(&prepared, &self.execution)?;
+            let prepared = prepare(recipe, model)?;
+            let execution = &self.execution;
+            let statistics = self.quantization.statistics(recipe, &prepared, execution)?;
             return Ok(Some(statistics));
         }
         let mut statistics = Statistics::new();

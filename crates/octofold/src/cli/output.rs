@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Writes a file under a temporary name beside `path` and renames it when it is complete.
+/// Writes a file under a temporary name in the folder of `path` and renames it when it is complete.
 pub(crate) fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut std::fs::File) -> Result<()>,
@@ -34,8 +34,8 @@ pub(crate) fn write_whole(
     Ok(())
 }
 
-/// Prints a part of the result. Whoever reads it may stop before the end, as `head` does, which changes nothing about the rest of
-/// the command: files are still written, and the status is still right.
+/// Prints a part of the result. The reader may stop before the end, as `head` does: the command goes on, writes its files and
+/// returns its status.
 pub(crate) fn print(text: std::fmt::Arguments<'_>) {
     if let Err(error) = std::io::stdout().write_all(visible(&text.to_string()).as_bytes())
         && error.kind() != std::io::ErrorKind::BrokenPipe
@@ -45,8 +45,8 @@ pub(crate) fn print(text: std::fmt::Arguments<'_>) {
     }
 }
 
-/// A text with its control characters spelled out, but for those that make lines and columns. Names come from files, and must neither colour a
-/// terminal, nor retitle it, nor hide the rest of a line.
+/// A text with its control characters spelled out, except line feeds and tabs. Names come from files, and must not colour a
+/// terminal, retitle it or hide the rest of a line.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| match c {
         '\n' | '\t' => false,

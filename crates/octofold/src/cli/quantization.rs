@@ -2,36 +2,27 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args, ValueEnum};
-use octofold::config::Config;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use indicatif::ProgressBar;
+use octofold::calibrate::InputSpec;
 use octofold::ir::Graph;
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{Preset, QConfig, QConfigMapping};
 use octofold::passes::convert::Statistics;
+use octofold::passes::pass::Event;
 use octofold::quant::{ObserverKind, QuantType};
 use octofold::{
-    Fate, Model, PrepareOptions, Prepared, Provenance, SensitivityOptions, StatisticsFile,
+    Algorithm, Calibration, DataSet, Fate, Mode, Model, Prepared, Progress, Provenance, Quantized,
+    Recipe, StatisticsFile,
 };
 
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution};
 
-/// The algorithms.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Algorithm {
-    /// Ranges from calibration data.
-    Static,
-    /// Ranges while running.
-    Dynamic,
-    /// Weights only.
-    WeightOnly,
-    /// Ranges from training.
-    Qat,
-}
-
-/// What loses a bit.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// What gets a range of 7 bits.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ReduceRange {
     /// Weights, -64..64, as ONNX Runtime and NNCF have it.
     Weights,
@@ -43,12 +34,12 @@ enum ReduceRange {
 #[derive(Args)]
 pub(crate) struct Quantization {
     /// The algorithm; static when --calibrate is given.
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = PossibleValuesParser::new(Algorithm::ALL.map(Algorithm::name)).map(|name| name.parse::<Algorithm>().unwrap_or_default()))]
     algorithm: Option<Algorithm>,
     /// The calibration data: an archive, or a folder of archives or images.
     #[arg(long, value_name = "DATA")]
     pub(crate) calibrate: Option<PathBuf>,
-    /// What `octofold calibrate` observed, in place of a calibration.
+    /// The file that `octofold calibrate` wrote, in place of calibration data.
     #[arg(long, value_name = "STATS.json")]
     statistics: Option<PathBuf>,
     /// The engine: fbgemm or qnnpack.
@@ -97,17 +88,15 @@ pub(crate) struct Quantization {
 }
 
 impl Quantization {
-    /// The algorithm that the arguments or the configuration ask for; `None` when they ask for none.
-    pub(crate) fn algorithm(&self) -> Result<Option<Algorithm>> {
-        let configured = match self.data.config()?.algorithm {
-            None => None,
-            Some(name) => Some(Algorithm::from_str(&name, true).map_err(|_| {
-                anyhow!("`{name}` is no algorithm; there are static, dynamic, weight-only and qat")
-            })?),
-        };
-        let data = self.calibrate.as_ref().or(self.statistics.as_ref());
-        let implied = data.map(|_| Algorithm::Static);
-        Ok(self.algorithm.or(configured).or(implied))
+    /// Whether the arguments or the configuration ask for quantization: by an algorithm, or by data to calibrate with.
+    pub(crate) fn is_wanted(&self) -> Result<bool> {
+        let named = self.algorithm.or(self.data.config()?.algorithm);
+        Ok(named.is_some() || self.has_statistics())
+    }
+
+    /// Whether calibration data or statistics are given.
+    pub(crate) fn has_statistics(&self) -> bool {
+        self.calibrate.is_some() || self.statistics.is_some()
     }
 
     /// Whether a flag or the configuration says how to quantize, which means nothing to a float plan.
@@ -149,206 +138,147 @@ impl Quantization {
         let configured = self.data.config()?.backend;
         let named = self.backend.as_deref().or(configured.as_deref());
         let name = named.or(self.default_backend.as_deref());
-        Ok(BackendConfig::named(name.unwrap_or("fbgemm"))?)
+        let backend = BackendConfig::named(name.unwrap_or("fbgemm"));
+        Ok(backend.map_err(octofold::Error::from)?)
     }
 
-    /// Which operators get which QConfig: the configuration file's, changed by the flags.
-    fn mapping(&self, config: Config) -> Result<QConfigMapping> {
-        let mut mapping = match config.mapping {
-            Some(mapping) => mapping,
-            // The engine's own preset.
-            None => QConfigMapping::preset(self.backend()?.name.parse()?),
-        };
-        if let Some(preset) = &self.preset {
-            let preset = preset.parse::<Preset>()?;
-            (mapping.global, mapping.preset) = (Some(preset.qconfig()), Some(preset));
-        }
-        let edit = |config: &mut QConfig| -> Result<()> {
-            if let Some(observer) = &self.observer {
-                config.activation.observer = observer.parse::<ObserverKind>()?;
-            }
-            if let Some(dtype) = &self.activation_type {
-                *config = config
-                    .clone()
-                    .with_activation_type(dtype.parse::<QuantType>()?);
-            }
-            if let Some(dtype) = &self.weight_type {
-                *config = config.clone().with_weight_type(dtype.parse::<QuantType>()?);
-            }
-            if self.per_tensor {
-                *config = config.clone().per_tensor_weights();
-            }
-            match self.reduce_range {
-                None => {}
-                Some(ReduceRange::Weights) => *config = config.clone().with_reduced_weights(),
-                Some(ReduceRange::Activations) => {
-                    *config = config.clone().with_reduced_activations();
-                }
-            }
-            Ok(())
-        };
-        mapping.for_each_qconfig(edit)?;
-        if !self.op_types.is_empty() {
-            mapping.only_types = Some(self.op_types.clone());
-        }
-        for name in &self.exclude {
-            mapping = mapping.exclude_name(name);
-        }
-        Ok(mapping)
-    }
-
-    /// The configuration file, with its warnings told.
-    fn told_config(&self) -> Result<Config> {
+    /// The recipe of the configuration file, changed by the flags.
+    pub(crate) fn recipe(&self) -> Result<Recipe> {
         let config = self.data.config()?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(config)
-    }
-
-    /// Simplifies, fuses, annotates and observes a model, in the mode that the configuration says.
-    pub(crate) fn prepare(&self, model: Model) -> Result<Prepared> {
-        let config = self.told_config()?;
-        let backend = self.backend()?;
-        let options = self.prepare_options(&config);
-        let prepared = match &config.eager {
-            Some(_) if self.changes_settings() || self.equalize => bail!(
-                "in eager mode the section [eager] says what is quantized, and flags change nothing: write it there"
+        let mut recipe = Recipe::for_backend(config, self.backend()?);
+        recipe.algorithm = self.algorithm.unwrap_or(recipe.algorithm);
+        recipe.bias_correction |= self.bias_correction;
+        match &mut recipe.mode {
+            Mode::Graph { mapping, options } => {
+                self.change(mapping)?;
+                options.equalize |= self.equalize;
+            }
+            Mode::Eager(_) if self.changes_settings() || self.equalize => bail!(
+                "flags that change what is quantized have no effect in eager mode; write the settings in the section [eager] of the configuration"
             ),
-            Some(eager) => eager.prepare(model, &backend)?,
-            None => octofold::prepare_with(model, &self.mapping(config)?, &backend, options)?,
-        };
-        for warning in &prepared.warnings {
-            tracing::warn!("{warning}");
+            Mode::Eager(_) => {}
         }
-        Ok(prepared)
+        Ok(recipe)
     }
 
-    fn prepare_options(&self, config: &Config) -> PrepareOptions {
-        PrepareOptions {
-            unmatched: config.unmatched,
-            equalize: config.equalize || self.equalize,
+    /// Changes a mapping as the flags say.
+    fn change(&self, mapping: &mut QConfigMapping) -> Result<()> {
+        if let Some(preset) = &self.preset {
+            let preset = preset.parse::<Preset>()?;
+            (mapping.global, mapping.preset) = (Some(preset.qconfig()), Some(preset));
         }
+        mapping.for_each_qconfig(|config| self.change_qconfig(config))?;
+        if !self.op_types.is_empty() {
+            mapping.only_types = Some(self.op_types.clone());
+        }
+        mapping.exclude.names.extend(self.exclude.iter().cloned());
+        Ok(())
     }
 
-    /// Which operators get which QConfig, where only graph mode will do.
-    pub(crate) fn graph_mode(&self) -> Result<QConfigMapping> {
-        let config = self.told_config()?;
-        if config.eager.is_some() {
-            bail!("this command works in graph mode; the configuration says mode = \"eager\"");
+    fn change_qconfig(&self, config: &mut QConfig) -> Result<()> {
+        if let Some(observer) = &self.observer {
+            config.activation.observer = observer.parse::<ObserverKind>()?;
         }
-        self.mapping(config)
+        if let Some(dtype) = &self.activation_type {
+            let dtype = dtype.parse::<QuantType>()?;
+            *config = config.clone().with_activation_type(dtype);
+        }
+        if let Some(dtype) = &self.weight_type {
+            *config = config.clone().with_weight_type(dtype.parse::<QuantType>()?);
+        }
+        if self.per_tensor {
+            *config = config.clone().per_tensor_weights();
+        }
+        match self.reduce_range {
+            None => {}
+            Some(ReduceRange::Weights) => *config = config.clone().with_reduced_weights(),
+            Some(ReduceRange::Activations) => *config = config.clone().with_reduced_activations(),
+        }
+        Ok(())
     }
 
-    /// Whether calibration data or statistics are given.
-    pub(crate) fn has_statistics(&self) -> bool {
-        self.calibrate.is_some() || self.statistics.is_some()
-    }
-
-    /// What `sensitivity` tries variants of: the mapping, and what is done beside it.
-    pub(crate) fn variants(&self) -> Result<(QConfigMapping, SensitivityOptions)> {
-        match self.algorithm()? {
-            None | Some(Algorithm::Static) => {}
-            Some(_) => bail!("sensitivity is that of static quantization: --algorithm static"),
-        }
+    /// The recipe of `sensitivity`, which runs many variants of the model on the calibration data.
+    pub(crate) fn variants(&self) -> Result<Recipe> {
         if self.statistics.is_some() {
             bail!(
-                "statistics of one model lack what other variants of it need: --calibrate DATA in place of --statistics"
+                "statistics of one model do not cover its variants; use --calibrate DATA in place of --statistics"
             );
         }
-        let config = self.told_config()?;
-        if config.eager.is_some() {
-            bail!(
-                "sensitivity works in graph mode, where layers can be left out one by one; the configuration says mode = \"eager\""
-            );
-        }
-        let options = SensitivityOptions {
-            prepare: self.prepare_options(&config),
-            bias_correction: config.bias_correction || self.bias_correction,
-            ..SensitivityOptions::default()
-        };
-        Ok((self.mapping(config)?, options))
+        self.recipe()
     }
 
     /// What calibration observes of a prepared model, or observed before.
     pub(crate) fn statistics(
         &self,
+        recipe: &Recipe,
         prepared: &Prepared,
         execution: &Execution,
     ) -> Result<Statistics> {
-        if let Some(path) = &self.statistics {
-            let file = StatisticsFile::load(path)?;
-            if !self.allow_other_engine {
-                let what = format!("{}: the file", path.display());
-                file.provenance
-                    .require_engine(&self.backend()?.name, &what)?;
-            }
-            let statistics = file.statistics_for(prepared);
-            return statistics.with_context(|| path.display().to_string());
-        }
-        let Some(path) = &self.calibrate else {
-            bail!("static quantization needs calibration data: --calibrate DATA");
-        };
-        let data = self.data.open(path, octofold::inputs_of(&prepared.graph))?;
+        let sources = self.sources(octofold::inputs_of(&prepared.graph))?;
         let bar = progress("calibrating");
-        let statistics = octofold::calibrate(prepared, &data, execution.session()?, |seen| {
-            bar.set_position(seen as u64)
-        })?;
+        let calibration = sources.calibration();
+        let session = execution.session()?;
+        let statistics = recipe.statistics(prepared, calibration, session, |now| show(&bar, now));
         bar.finish_and_clear();
-        Ok(statistics)
+        self.naming_statistics(statistics)
     }
 
-    /// The reference QDQ graph of a model, by the algorithm asked for.
-    pub(crate) fn reference(
+    /// Quantizes a model by the recipe; `explain` prints the fate of every node.
+    pub(crate) fn quantize(
         &self,
-        model: Model,
-        algorithm: Algorithm,
+        model: &Model,
         execution: &Execution,
         explain: bool,
-    ) -> Result<Graph> {
-        match algorithm {
-            Algorithm::Static => {}
-            Algorithm::Dynamic => bail!(
-                "dynamic quantization is not built yet; use --algorithm static with --calibrate DATA"
-            ),
-            Algorithm::WeightOnly => bail!(
-                "weight-only quantization is not built yet; use --algorithm static with --calibrate DATA"
-            ),
-            Algorithm::Qat => bail!(
-                "quantization-aware training is not built yet; use --algorithm static with --calibrate DATA"
-            ),
-        }
-        let mut prepared = self.prepare(model)?;
-        if explain {
-            print_fates(&prepared);
-        }
-        let statistics = self.statistics(&prepared, execution)?;
-        if self.bias_correction || self.data.config()?.bias_correction {
-            self.correct_biases(&mut prepared, &statistics, execution)?;
-        }
-        Ok(octofold::convert(&prepared, &statistics)?)
-    }
-
-    fn correct_biases(
-        &self,
-        prepared: &mut Prepared,
-        statistics: &Statistics,
-        execution: &Execution,
-    ) -> Result<()> {
-        let Some(path) = &self.calibrate else {
-            bail!("bias correction runs the model on calibration data: --calibrate DATA");
-        };
-        let data = self.data.open(path, octofold::inputs_of(&prepared.graph))?;
-        let bar = progress("correcting biases");
-        let options = execution.session()?;
-        let report = octofold::correct_biases(prepared, statistics, &data, options, |seen| {
-            bar.set_position(seen as u64)
-        })?;
+    ) -> Result<Quantized> {
+        let recipe = self.recipe()?;
+        let sources = self.sources(model.inputs())?;
+        let bar = progress("calibrating");
+        let (calibration, session) = (sources.calibration(), execution.session()?);
+        let quantized = recipe.quantize_with(model, calibration, session, |now| {
+            if let Progress::Prepared(prepared) = now {
+                log_warnings(prepared);
+                let fates = prepared.fates.iter().filter(|_| explain);
+                fates.for_each(print_fate);
+            }
+            show(&bar, now);
+        });
         bar.finish_and_clear();
-        for event in &report.events {
+        let quantized = self.naming_statistics(quantized)?;
+        for event in repairs(&quantized.prepared) {
             tracing::info!("{event}");
         }
-        Ok(())
+        Ok(quantized)
+    }
+
+    /// The data and the file of statistics that are named.
+    fn sources(&self, inputs: Vec<InputSpec>) -> Result<Sources> {
+        let open = |path: &PathBuf| self.data.open(path, inputs);
+        let load = |path: &PathBuf| -> Result<StatisticsFile> {
+            let mut file = StatisticsFile::load(path).map_err(octofold::Error::from)?;
+            if self.allow_other_engine {
+                file.provenance.engine = Some(self.backend()?.name);
+            }
+            Ok(file)
+        };
+        Ok(Sources {
+            data: self.calibrate.as_ref().map(open).transpose()?,
+            statistics: self.statistics.as_ref().map(load).transpose()?,
+        })
+    }
+
+    /// A result whose error names the file of statistics, where it is about that file.
+    fn naming_statistics<T>(&self, result: Result<T, octofold::Error>) -> Result<T> {
+        use octofold::Error::{EngineMismatch, OtherGraph, OtherObserver};
+        match (&self.statistics, result) {
+            (
+                Some(path),
+                Err(error @ (EngineMismatch { .. } | OtherGraph | OtherObserver { .. })),
+            ) => Err(error).with_context(|| path.display().to_string()),
+            (_, result) => Ok(result?),
+        }
     }
 
     /// Lets a model that was prepared for another engine be used, where the user says so.
@@ -360,11 +290,51 @@ impl Quantization {
     }
 }
 
-/// Prints a line for each node of the model.
-pub(crate) fn print_fates(prepared: &Prepared) {
-    for fate in &prepared.fates {
-        print_fate(fate);
+/// What calibration works with.
+struct Sources {
+    data: Option<DataSet>,
+    statistics: Option<StatisticsFile>,
+}
+
+impl Sources {
+    fn calibration(&self) -> Calibration<'_> {
+        Calibration {
+            data: self.data.as_ref(),
+            statistics: self.statistics.as_ref(),
+        }
     }
+}
+
+/// Prepares a model, and logs the warnings.
+pub(crate) fn prepare(recipe: &Recipe, model: &Model) -> Result<Prepared> {
+    let prepared = recipe.prepare(model)?;
+    log_warnings(&prepared);
+    Ok(prepared)
+}
+
+fn log_warnings(prepared: &Prepared) {
+    for warning in &prepared.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Shows on a counter what quantizing does.
+pub(crate) fn show(bar: &ProgressBar, now: Progress<'_>) {
+    match now {
+        Progress::Calibrating(seen) => bar.set_position(seen as u64),
+        Progress::CorrectingBiases(seen) => {
+            bar.set_message("correcting biases");
+            bar.set_position(seen as u64);
+        }
+        _ => {}
+    }
+}
+
+/// What bias correction did.
+fn repairs(prepared: &Prepared) -> impl Iterator<Item = &Event> {
+    let runs = prepared.runs.iter();
+    runs.filter(|run| run.pass == "correct-biases")
+        .flat_map(|run| &run.report.events)
 }
 
 /// Prints the line of a node.

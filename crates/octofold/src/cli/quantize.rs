@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use octofold::ir::onnx::{ExportOptions, export_to_file};
+use octofold::Summary;
 
 use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
+use crate::cli::summary::print_summary;
 
 #[derive(Args)]
 pub(crate) struct Quantize {
@@ -27,17 +28,19 @@ pub(crate) struct Quantize {
 
 impl Quantize {
     pub(crate) fn execute(&self) -> Result<()> {
-        let Some(algorithm) = self.quantization.algorithm()? else {
-            bail!("say how to quantize: --calibrate DATA for static quantization, or --algorithm");
-        };
-        let reference = self.quantization.reference(
-            self.execution.limits.load(&self.model)?,
-            algorithm,
-            &self.execution,
-            self.explain,
-        );
-        let reference = reference.with_context(|| self.model.display().to_string())?;
-        export_to_file(&reference, &self.output, &ExportOptions::default())?;
+        if !self.quantization.is_wanted()? {
+            bail!("neither calibration data nor an algorithm was given; add --calibrate DATA");
+        }
+        let model = self.execution.limits.load(&self.model)?;
+        let quantized = self
+            .quantization
+            .quantize(&model, &self.execution, self.explain)
+            .with_context(|| self.model.display().to_string())?;
+        quantized.export(&self.output)?;
+        let plan = quantized.compile()?;
+        let summary = Summary::new(&model.graph, &plan)?;
+        let bytes = octofold::constant_bytes(&quantized.reference);
+        print_summary(&Summary { bytes, ..summary }, &self.output);
         Ok(())
     }
 }

@@ -86,8 +86,7 @@ impl Sensitivity {
             bail!("sensitivity needs calibration data: --calibrate DATA");
         };
         let k = top_k(&self.metric)?;
-        let (mapping, options) = self.quantization.variants()?;
-        let backend = self.quantization.backend()?;
+        let recipe = self.quantization.variants()?;
         let model = self.execution.limits.load(&self.model)?;
         let open = |path| self.quantization.data.open(path, model.inputs());
         let data = open(self.data.as_ref().unwrap_or(calibration))?;
@@ -96,17 +95,15 @@ impl Sensitivity {
             top: labels.transpose()?.map(|labels| TopK { k, labels }),
             rank: self.rank.into(),
             layers: self.layers.clone(),
-            ..options
+            session: self.execution.session()?,
         };
         let bar = progress_of_models("trying");
         let found = octofold::sensitivity(
             &model,
-            &mapping,
-            &backend,
+            &recipe,
             &open(calibration)?,
             &data,
             options,
-            self.execution.session()?,
             |done, total| {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
@@ -150,7 +147,7 @@ impl Sensitivity {
             let cells = row.iter().zip(&widths).enumerate();
             let cells: Vec<String> = cells
                 .map(|(column, (cell, &width))| match column {
-                    // Words stand left, numbers right.
+                    // Words are aligned left, numbers right.
                     1 | 2 => format!("{cell:<width$}"),
                     _ => format!("{cell:>width$}"),
                 })

@@ -222,7 +222,7 @@ impl DataArguments {
     pub(crate) fn config(&self) -> Result<Config> {
         match &self.config {
             None => Ok(Config::default()),
-            Some(path) => Ok(Config::read(path)?),
+            Some(path) => Ok(Config::read(path).map_err(octofold::Error::from)?),
         }
     }
 
@@ -251,7 +251,7 @@ impl DataArguments {
             batch: self.batch,
             samples: self.samples,
         };
-        Ok(DataSet::open(path, inputs, options)?)
+        Ok(DataSet::open(path, inputs, options).map_err(octofold::Error::from)?)
     }
 }
 

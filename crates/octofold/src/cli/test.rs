@@ -1,7 +1,7 @@
 //! `octofold test`: ONNX backend tests.
 //!
-//! Most tests of ONNX are a folder: `model.onnx`, and `test_data_set_N` with `input_N.pb` and `output_N.pb`. The light networks are files beside each
-//! other, `X.onnx` and `X_output_0.pb`; what they are given is not recorded, as it is always `0, 1/n, 2/n, …` for an input of `n` elements.
+//! Most tests of ONNX are a folder: `model.onnx`, and `test_data_set_N` with `input_N.pb` and `output_N.pb`. The light networks are two files in one
+//! folder, `X.onnx` and `X_output_0.pb`. Their inputs are not recorded: an input of `n` elements is always `0, 1/n, 2/n, …`.
 
 use std::path::{Path, PathBuf};
 
@@ -43,9 +43,9 @@ impl Default for Tolerance {
     }
 }
 
-/// A model and what it is tested with.
+/// A model and its test data.
 struct Case {
-    /// What a report calls it.
+    /// Its name in reports.
     name: PathBuf,
     model: PathBuf,
     sets: Vec<Set>,
@@ -91,7 +91,7 @@ fn collect(path: &Path, cases: &mut Vec<Case>) -> Result<()> {
         return Ok(());
     }
     if path.is_file() {
-        let case = Case::beside(path);
+        let case = Case::light(path);
         cases.push(case.with_context(|| format!("{}: no test", path.display()))?);
         return Ok(());
     }
@@ -104,7 +104,7 @@ fn collect(path: &Path, cases: &mut Vec<Case>) -> Result<()> {
         if path.is_dir() {
             collect(&path, cases)?;
         } else {
-            cases.extend(Case::beside(&path));
+            cases.extend(Case::light(&path));
         }
     }
     Ok(())
@@ -130,8 +130,8 @@ impl Case {
         })
     }
 
-    /// A model with its outputs beside it.
-    fn beside(model: &Path) -> Option<Self> {
+    /// A model with its outputs in the same folder.
+    fn light(model: &Path) -> Option<Self> {
         let prefix = format!("{}_", model.to_str()?.strip_suffix(".onnx")?);
         Path::new(&format!("{prefix}output_0.pb"))
             .is_file()

@@ -5,6 +5,8 @@ use octofold_quant::UnknownQuantType;
 use octofold_quant::observer::ObserverKindError;
 use octofold_quant::spec::SpecError;
 
+use crate::algorithm::UnknownAlgorithm;
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,7 +19,7 @@ pub enum ConfigError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The file is no TOML of this form: the message names the line and the keys that exist.
+    /// The file is not TOML of this form. The message names the line and the keys that exist.
     #[error("{path}: {source}")]
     Toml {
         /// The file.
@@ -33,7 +35,7 @@ pub enum ConfigError {
         /// What is wrong.
         source: Box<ConfigError>,
     },
-    /// A QConfig of a name that means to leave operators float.
+    /// A QConfig with the name `none`, which leaves operators float.
     #[error("[qconfig.none]: `none` leaves operators float and cannot be a table")]
     None,
     /// A version other than 1.
@@ -60,12 +62,15 @@ pub enum ConfigError {
         /// The words that exist.
         known: &'static str,
     },
+    /// An algorithm that does not exist.
+    #[error(transparent)]
+    Algorithm(#[from] UnknownAlgorithm),
     /// Eager mode without a section that says what to do.
     #[error("mode = \"eager\" needs a section [eager]: nothing else is done in eager mode")]
     NoEager,
     /// A scheme that does not exist.
     #[error(
-        "`{0}` is no qscheme; there are per_tensor_affine, per_tensor_symmetric, per_channel_affine and per_channel_symmetric"
+        "there is no qscheme `{0}`; there are per_tensor_affine, per_tensor_symmetric, per_channel_affine and per_channel_symmetric"
     )]
     Scheme(String),
     /// A type that does not exist.
@@ -96,7 +101,7 @@ pub enum ConfigError {
         /// What is wrong.
         source: SpecError,
     },
-    /// A pattern that is no regular expression.
+    /// A pattern that is not a regular expression.
     #[error(transparent)]
     Regex(#[from] regex::Error),
 }

@@ -1,6 +1,7 @@
 //! The tables of a configuration file, as TOML has them, and what they mean.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use indexmap::IndexMap;
 use octofold_calibrate::Preprocess;
@@ -12,12 +13,13 @@ use regex::Regex;
 use serde::Deserialize;
 
 use super::{Config, ConfigError};
+use crate::algorithm::Algorithm;
 use crate::eager::Eager;
 use crate::graph_mode::UnmatchedPolicy;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+struct File {
     version: i64,
     algorithm: Option<String>,
     mode: Option<String>,
@@ -102,9 +104,6 @@ struct StubTable {
     qconfig: String,
 }
 
-/// The words of `algorithm`.
-const ALGORITHMS: [&str; 4] = ["static", "dynamic", "weight-only", "qat"];
-
 fn default_name() -> String {
     "default".to_owned()
 }
@@ -142,20 +141,43 @@ struct OrderTable {
     qconfig: String,
 }
 
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has unknown keys, or its settings contradict each other.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
+            path: name.clone(),
+            source,
+        })?;
+        Self::parse(&text, &name)
+    }
+
+    /// Reads a configuration from text. Errors call it `name`.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
+            path: name.to_owned(),
+            source,
+        })?;
+        file.config().map_err(|source| ConfigError::In {
+            path: name.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
 impl File {
-    pub(super) fn config(self) -> Result<Config, ConfigError> {
+    fn config(self) -> Result<Config, ConfigError> {
         if self.version != 1 {
             return Err(ConfigError::Version(self.version));
         }
-        if let Some(word) = &self.algorithm
-            && !ALGORITHMS.contains(&word.as_str())
-        {
-            return Err(word_error(
-                "algorithm",
-                word,
-                "static, dynamic, weight-only and qat",
-            ));
-        }
+        let algorithm = self.algorithm.as_deref().map(str::parse::<Algorithm>);
+        let algorithm = algorithm.transpose()?;
         // Tables that nothing uses must make sense, too.
         for name in self.qconfig.keys() {
             if name == "none" {
@@ -202,7 +224,7 @@ impl File {
             }));
         }
         Ok(Config {
-            algorithm: self.algorithm,
+            algorithm,
             backend: self.backend,
             unmatched,
             equalize: self.equalize && !is_eager,

@@ -4,11 +4,11 @@ mod error;
 mod file;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use octofold_calibrate::Preprocess;
 use octofold_passes::config::QConfigMapping;
 
+use crate::algorithm::Algorithm;
 use crate::eager::Eager;
 use crate::graph_mode::UnmatchedPolicy;
 
@@ -18,7 +18,7 @@ pub use error::ConfigError;
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The algorithm, when one is named.
-    pub algorithm: Option<String>,
+    pub algorithm: Option<Algorithm>,
     /// The engine, when one is named.
     pub backend: Option<String>,
     /// What becomes of settings without effect.
@@ -35,34 +35,4 @@ pub struct Config {
     pub inputs: BTreeMap<String, Preprocess>,
     /// Sections that the mode does not use.
     pub warnings: Vec<String>,
-}
-
-impl Config {
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// When the file cannot be read, has unknown keys, or its settings contradict each other.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
-            path: name.clone(),
-            source,
-        })?;
-        Self::parse(&text, &name)
-    }
-
-    /// Reads a configuration from text; `name` stands for it in errors.
-    ///
-    /// # Errors
-    /// As [`Config::read`].
-    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
-        let file: file::File = toml::from_str(text).map_err(|source| ConfigError::Toml {
-            path: name.to_owned(),
-            source,
-        })?;
-        file.config().map_err(|source| ConfigError::In {
-            path: name.to_owned(),
-            source: Box::new(source),
-        })
-    }
 }

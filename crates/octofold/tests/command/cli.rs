@@ -495,3 +495,65 @@ fn output_files_are_readable_by_others() {
         assert_eq!(mode(file), mode("images.npy"), "{file}");
     }
 }
+
+#[test]
+fn check_prints_one_line_a_node_and_details_when_asked() {
+    let folder = Folder::new();
+    let lines = folder.succeeds("check {fashion_resnet} --exclude fc", &[]);
+    assert_eq!(lines.lines().count(), 40 + 1, "{lines}");
+    assert!(
+        lines.ends_with("37 of 40 nodes would run on integers\n"),
+        "{lines}"
+    );
+    let details = folder.succeeds("check {fashion_resnet} -v", &[]);
+    for word in ["names: /conv1/Conv, ", "conv1", "qconfig: "] {
+        assert!(
+            !lines.contains("      names:") && details.contains(word),
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn compile_and_quantize_end_with_a_summary() {
+    let folder = Folder::new();
+    let summary = |words: &str, more: &[String]| -> Vec<String> {
+        let text = folder.succeeds(&words.replace("MODEL", "{fashion_resnet}"), more);
+        text.lines().map(str::to_owned).collect()
+    };
+    let compiled = summary("compile MODEL -o a.oct", &calibration());
+    let bytes = number(&folder.json("inspect a.oct --json", &[]), "weight_bytes");
+    let size = format!("a.oct: {:.1} kB of weights, ", bytes / 1e3);
+    assert!(compiled[0].starts_with(&size), "{compiled:?}");
+    assert_eq!(
+        compiled[1],
+        "100.00 % of the multiply-accumulates on integers"
+    );
+    assert_eq!(compiled[2], "no node of 40 computes in float");
+    let quantized = summary("quantize MODEL -o a.onnx --exclude fc", &calibration());
+    assert!(quantized[0].starts_with("a.onnx: "), "{quantized:?}");
+    assert_eq!(
+        quantized[2],
+        "1 of 40 nodes compute in float; `octofold inspect a.onnx` says why"
+    );
+    let float = summary("compile MODEL -o b.oct", &[]);
+    assert_eq!(float[1], "0.00 % of the multiply-accumulates on integers");
+    assert_eq!(
+        float[2],
+        "12 of 40 nodes compute in float; `octofold inspect b.oct` says why"
+    );
+}
+
+/// `opt` runs what the tests by example run, and gives the same graph.
+#[test]
+fn opt_runs_the_passes_of_the_snapshots() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests");
+    let example = tests.join("passes/stages/fuse-to-layout.onnxtxt");
+    let ranges = ["x=-1..1", "c=0..4", "p=0..4", "f=0..4"].map(|range| format!("--range={range}"));
+    let words = "opt --passes simplify,fuse,convert,expand-fused,simplify,lower,layout";
+    let more = [&[example.display().to_string()], &ranges[..]].concat();
+    let printed = Folder::new().succeeds(words, &more);
+    let snapshot = tests.join("snapshots/passes/stages__fuse-to-layout.snap");
+    let snapshot = std::fs::read_to_string(snapshot).expect("a snapshot");
+    assert!(snapshot.trim_end().ends_with(printed.trim()), "{printed}");
+}

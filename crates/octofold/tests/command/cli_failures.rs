@@ -1,5 +1,10 @@
 //! The command line when something is wrong: statuses, messages, and no file left. `docs/cli.md` is the promise.
 
+use std::path::Path;
+
+use octofold::Error;
+use octofold::runtime::{PlanError, RunError};
+
 use crate::common::command::{Folder, calibration, test_data};
 use crate::common::{CALIBRATION, models};
 
@@ -203,4 +208,65 @@ fn the_configuration_is_strict() {
     assert!(
         gemm["quantized"] == false && gemm["explanation"].to_string().contains("object_type Gemm")
     );
+}
+
+/// `docs/errors.md` lists the codes that programs may rely on.
+#[test]
+fn the_page_of_errors_lists_every_code() {
+    use std::fmt::Write;
+    let codes = [Error::CODES, RunError::CODES, PlanError::CODES].concat();
+    let mut table = String::from("| code | meaning |\n| --- | --- |\n");
+    for (code, meaning) in &codes {
+        writeln!(table, "| `{code}` | {meaning} |").expect("a text");
+    }
+    let distinct: std::collections::BTreeSet<&str> = codes.iter().map(|(code, _)| *code).collect();
+    assert_eq!(distinct.len(), codes.len(), "a code has one meaning");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let page = std::fs::read_to_string(&path).expect("the page");
+    let (before, rest) = page
+        .split_once("<!-- generated: codes -->\n")
+        .expect("a mark");
+    let (shown, after) = rest.split_once("<!-- end -->").expect("a mark");
+    if std::env::var_os("OCTOFOLD_BLESS").is_some() {
+        let page = format!("{before}<!-- generated: codes -->\n{table}<!-- end -->{after}");
+        std::fs::write(&path, page).expect("the page is written");
+    } else {
+        assert_eq!(shown, table, "OCTOFOLD_BLESS=1 writes docs/errors.md");
+    }
+}
+
+/// What fails has the code of its stage, in the library and on the command line.
+#[test]
+fn a_failure_tells_its_code() {
+    let folder = Folder::new();
+    folder.write("c.toml", "version = 1\nalgoritm = 'static'");
+    folder.write("junk.oct", "junk");
+    for (words, code) in [
+        ("check missing.onnx", "import"),
+        (
+            "check {fashion_resnet} --exclude layer1.0.conv7",
+            "unmatched-setting",
+        ),
+        ("check {fashion_resnet} --backend magic", "backend"),
+        ("check {fashion_resnet} --config c.toml", "config"),
+        ("check {fashion_resnet} --algorithm dynamic", "not-built"),
+        (
+            "quantize {fashion_resnet} -o x.onnx --algorithm static",
+            "no-calibration",
+        ),
+        (
+            "quantize {fashion_resnet} -o x.onnx --calibrate missing.npz",
+            "data",
+        ),
+        ("opt {fashion_resnet} --passes magic", "pass"),
+        (
+            "opt {fashion_resnet} --passes simplify,fuse,convert",
+            "pass",
+        ),
+        ("inspect junk.oct", "plan-format"),
+        ("bench {fashion_resnet} --limit memory=1K", "run-budget"),
+    ] {
+        let line = format!("\ncode: {code}\n");
+        folder.fails(words, &[], &[&line]);
+    }
 }

@@ -14,9 +14,16 @@ use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{Preset, QConfig};
 use octofold::passes::convert::Statistics;
 use octofold::runtime::SessionOptions;
-use octofold::{Model, Prepared};
+use octofold::{Algorithm, Calibration, Model, Prepared, Progress, Recipe, StatisticsFile};
 
-use crate::common::{self, MODELS, load, models};
+use crate::common::{self, CALIBRATION, MODELS, data, load, models};
+
+const OPTIONS: SessionOptions = SessionOptions {
+    threads: 1,
+    isa: None,
+    allow_portable: true,
+    ..SessionOptions::DEFAULT
+};
 
 /// The bytes of the plan of a prepared own model.
 fn plan_bytes(prepared: &Prepared) -> Result<Vec<u8>> {
@@ -360,6 +367,59 @@ fn outputs_behind_stubs_share_and_have_fixed_parameters() -> Result<()> {
         let annotation = &prepared.annotations.values[&value("y")?];
         ensure!(annotation.spec.observer.to_string() == expected);
         ensure!(annotation.observed == value(observed)?);
+    }
+    Ok(())
+}
+
+/// A recipe in one call gives the bytes of its steps, in both modes.
+#[test]
+fn a_recipe_does_what_its_steps_do() -> Result<()> {
+    let model = load(MODELS[0])?;
+    let images = data(model.inputs(), CALIBRATION, 16, Some(16))?;
+    let file = models("fashion_resnet.eager.toml");
+    let eager = Recipe::from_config(Config::read(&file)?)?;
+    for recipe in [Recipe::default(), eager] {
+        let recipe = Recipe {
+            bias_correction: true,
+            ..recipe
+        };
+        let mut told = Vec::new();
+        let quantized =
+            recipe.quantize_with(&model, (&images).into(), OPTIONS, |now| match now {
+                Progress::Prepared(prepared) => told.push(prepared.fates.len()),
+                Progress::CorrectingBiases(seen) => told.push(seen),
+                _ => {}
+            })?;
+        assert_eq!(told, [model.graph.node_count(), 16]);
+        let mut prepared = recipe.prepare(&model)?;
+        let statistics = octofold::calibrate(&prepared, &images, OPTIONS, |_| {})?;
+        let file = StatisticsFile::new(&prepared, statistics.clone());
+        octofold::correct_biases(&mut prepared, &statistics, &images, OPTIONS, |_| {})?;
+        let reference = octofold::convert(&prepared, &statistics)?;
+        assert_eq!(quantized.reference.to_string(), reference.to_string());
+        let (lowered, _) = octofold::lower(&reference)?;
+        let plan = octofold::compile(&lowered)?;
+        assert!(quantized.compile()?.to_bytes()? == plan.to_bytes()?);
+        // Statistics of an earlier run stand in for data, except where the model has to run.
+        let given = Calibration {
+            data: Some(&images),
+            statistics: Some(&file),
+        };
+        let again = recipe.quantize_with(&model, given, OPTIONS, |_| {})?;
+        assert_eq!(again.reference.to_string(), reference.to_string());
+        let refused = recipe.quantize_with(&model, (&file).into(), OPTIONS, |_| {});
+        assert_eq!(
+            refused.err().map(|error| error.code()),
+            Some("no-calibration")
+        );
+    }
+    for algorithm in [Algorithm::Dynamic, Algorithm::WeightOnly, Algorithm::Qat] {
+        let recipe = Recipe {
+            algorithm,
+            ..Recipe::default()
+        };
+        let refused = recipe.quantize(&model, &images).err();
+        assert_eq!(refused.map(|error| error.code()), Some("not-built"));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod common;
 
 mod accuracy;
 mod backend;
+mod borrowed;
 mod configuration;
 mod determinism;
 mod eager;

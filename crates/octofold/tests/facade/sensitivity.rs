@@ -9,7 +9,7 @@ use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::quant::ObserverKind;
 use octofold::quant::metrics::ErrorStatistics;
 use octofold::runtime::SessionOptions;
-use octofold::{Model, Rank, Sensitivity, SensitivityOptions};
+use octofold::{Mode, Model, PrepareOptions, Rank, Recipe, Sensitivity, SensitivityOptions};
 
 use crate::common::command::{Folder, calibration, number};
 use crate::common::{CALIBRATION, TEST, data, load, plan, quantized, session};
@@ -23,18 +23,36 @@ const OPTIONS: SessionOptions = SessionOptions {
 };
 const SAMPLES: Option<usize> = Some(32);
 
+/// Graph mode with a mapping.
+fn recipe(mapping: &QConfigMapping) -> Recipe {
+    let mode = Mode::Graph {
+        mapping: mapping.clone(),
+        options: PrepareOptions::default(),
+    };
+    Recipe {
+        mode,
+        ..Recipe::default()
+    }
+}
+
+/// All layers, ranked by what leaving each float gains.
+fn all_layers() -> SensitivityOptions {
+    SensitivityOptions {
+        session: OPTIONS,
+        ..SensitivityOptions::default()
+    }
+}
+
 /// The sensitivity of the own model, on test images.
-fn found(mapping: &QConfigMapping, options: SensitivityOptions) -> Result<Sensitivity> {
+fn found(recipe: &Recipe, options: SensitivityOptions) -> Result<Sensitivity> {
     let model = load(NAME)?;
     let mut told = Vec::new();
     let found = octofold::sensitivity(
         &model,
-        mapping,
-        &BackendConfig::fbgemm(),
+        recipe,
         &data(model.inputs(), CALIBRATION, 16, SAMPLES)?,
         &data(model.inputs(), TEST, 16, SAMPLES)?,
         options,
-        OPTIONS,
         |done, total| told.push((done, total)),
     )?;
     let total = 1 + 2 * found.layers.len();
@@ -101,7 +119,7 @@ fn assert_same(found: Score, expected: Score, what: &str) {
 
 #[test]
 fn every_layer_has_the_scores_of_the_models_made_by_hand() -> Result<()> {
-    let found = found(&default_mapping(), SensitivityOptions::default())?;
+    let found = found(&recipe(&default_mapping()), all_layers())?;
     assert_eq!(
         found.layers.len(),
         12,
@@ -127,11 +145,11 @@ fn every_layer_has_the_scores_of_the_models_made_by_hand() -> Result<()> {
 fn layers_rank_by_their_own_errors_when_told_to() -> Result<()> {
     let options = SensitivityOptions {
         rank: Rank::Alone,
-        ..SensitivityOptions::default()
+        ..all_layers()
     };
     let (alone, without) = (
-        found(&default_mapping(), options)?,
-        found(&default_mapping(), SensitivityOptions::default())?,
+        found(&recipe(&default_mapping()), options)?,
+        found(&recipe(&default_mapping()), all_layers())?,
     );
     let errors = alone.layers.iter().map(|layer| decibels(layer.alone));
     assert!(
@@ -195,12 +213,10 @@ fn the_ranking_agrees_with_leaving_out_one_by_one() -> Result<()> {
     let images = data(model.inputs(), CALIBRATION, 16, samples)?;
     let found = octofold::sensitivity(
         &model,
-        &default_mapping(),
-        &BackendConfig::fbgemm(),
+        &recipe(&default_mapping()),
         &images,
         &images,
-        SensitivityOptions::default(),
-        OPTIONS,
+        all_layers(),
         |_, _| {},
     )?;
     assert_eq!(found.layers.len(), 23);
@@ -217,13 +233,16 @@ fn the_ranking_agrees_with_leaving_out_one_by_one() -> Result<()> {
 fn labels_rank_by_accuracy_and_biases_are_corrected_in_every_variant() -> Result<()> {
     let model = load(NAME)?;
     let labels = data(model.inputs(), TEST, 16, SAMPLES)?.labels("labels")?;
-    let options = SensitivityOptions {
+    let recipe = Recipe {
         bias_correction: true,
+        ..recipe(&default_mapping())
+    };
+    let options = SensitivityOptions {
         top: Some(TopK { k: 1, labels }),
         layers: vec!["layer2.0".to_owned(), "fc".to_owned()],
-        ..SensitivityOptions::default()
+        ..all_layers()
     };
-    let found = found(&default_mapping(), options)?;
+    let found = found(&recipe, options)?;
     let names: Vec<&str> = found
         .layers
         .iter()
@@ -253,9 +272,9 @@ fn a_value_may_have_another_observer_when_its_producer_is_float() -> Result<()> 
     let mapping = default_mapping().set_module_name("layer2", Some(other));
     let options = SensitivityOptions {
         layers: vec!["layer2.0.conv1".to_owned(), "layer3.0.conv1".to_owned()],
-        ..SensitivityOptions::default()
+        ..all_layers()
     };
-    let found = found(&mapping, options)?;
+    let found = found(&recipe(&mapping), options)?;
     assert_eq!(found.layers.len(), 2);
     assert_same(found.whole, by_hand(&mapping, false)?, "whole");
     for layer in &found.layers {

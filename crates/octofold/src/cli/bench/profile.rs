@@ -1,4 +1,4 @@
-//! The steps of a profile beside the limits of the machine.
+//! The steps of a profile, compared with the limits of the machine.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl<'a> ProfileTable<'a> {
                     read: step.cost.read,
                     written: step.cost.written,
                 };
-                // These products use what the processor has, whatever the session's instruction set is.
+                // These products use the best instruction set of the processor, not the session's.
                 let isa = match step.kernel.core() {
                     Core::FMatMul => Isa::detect(),
                     _ => isa,
@@ -94,7 +94,7 @@ impl Row<'_> {
         self.limit.map_or(0.0, |limit| limit.seconds() * 1e3)
     }
 
-    /// `kernel`, or what computed the step in the place of one.
+    /// `kernel`, or what computed the step without one.
     fn computed_by(&self) -> &'static str {
         match self.step.kernel.core() {
             Core::Portable => "portable",
@@ -135,7 +135,7 @@ impl Row<'_> {
     }
 }
 
-/// The part that something is of a whole; 0 of nothing.
+/// The share of a part in a whole; 0 where the whole is 0.
 fn part(of: f64, whole: f64) -> f64 {
     if whole > 0.0 { of / whole } else { 0.0 }
 }
