@@ -12,7 +12,7 @@ use octofold_ir::{Graph, Op, TensorType, ValueId};
 use octofold_kernels::Isa;
 use octofold_ops::families::{
     Activation, DequantizeLinear, Flatten, FusedConv, FusedGlobalPool, FusedLinear, FusedPool,
-    Layout, OutputQuantization, PoolKind, QuantizeLinear, Transpose,
+    Layout, Outcome, OutputQuantization, PoolKind, Product, QuantizeLinear, Rescale, Transpose,
 };
 use octofold_ops::{AttributeMap, Described};
 use octofold_quant::{QParams, QuantType};
@@ -82,15 +82,15 @@ impl Net {
         conv.pads = vec![pad; 4];
         conv.group = groups as i64;
         conv.layout = Layout::Nhwc;
-        if self.float {
-            conv.activation = Activation::Relu;
-        } else {
-            conv.x = Some(P);
-            conv.w_scale = vec![0.001];
-            conv.y = Some(y);
-            conv.residual = residual.map(|_| P);
-            conv.sum = residual.map(|_| y);
-        }
+        conv.product = match residual {
+            _ if self.float => Product::Float(Activation::Relu),
+            None => Product::integer(P, vec![0.001], Outcome::Bytes(y)),
+            Some(_) => {
+                let (own, residual, sum) = (y, P, y);
+                let result = Outcome::Residual { own, residual, sum };
+                Product::integer(P, vec![0.001], result)
+            }
+        };
         self.node(conv, &[Some(x), Some(w), None, residual])
     }
 
@@ -122,16 +122,10 @@ impl Net {
 
     fn end(&mut self, x: ValueId, channels: usize) -> Result<()> {
         let y = OutputQuantization::new(QuantType::Uint8, P, Activation::None);
-        let (x_params, y_params) = if self.float {
-            (None, None)
-        } else {
-            (Some(P), Some(y))
-        };
         let pool = FusedGlobalPool {
             kind: PoolKind::Average,
             layout: Layout::Nhwc,
-            x: x_params,
-            y: y_params,
+            rescale: (!self.float).then_some(Rescale { x: P, y }),
         };
         let x = self.node(pool, &[Some(x)])?;
         let x = self.node(
@@ -140,10 +134,12 @@ impl Net {
         )?;
         let w = self.bytes(&[channels, 1000])?;
         let w = self.constant(w)?;
-        let mut linear = FusedLinear::from_attributes(&mut AttributeMap::default())?;
-        linear.x = x_params;
-        linear.y = y_params;
-        linear.w_scale = if self.float { vec![] } else { vec![0.001] };
+        let product = if self.float {
+            Product::default()
+        } else {
+            Product::integer(P, vec![0.001], Outcome::Bytes(y))
+        };
+        let linear = FusedLinear { product };
         let x = self.node(linear, &[Some(x), Some(w)])?;
         let x = if self.float {
             x
@@ -157,11 +153,6 @@ impl Net {
         let x = self.begin(224)?;
         let x = self.conv(x, 3, 64, 7, 2, 3, 1, None)?;
         let y = OutputQuantization::new(QuantType::Uint8, P, Activation::None);
-        let (params, y) = if self.float {
-            (None, None)
-        } else {
-            (Some(P), Some(y))
-        };
         let pool = FusedPool {
             kind: PoolKind::Max,
             kernel_shape: vec![3, 3],
@@ -171,8 +162,7 @@ impl Net {
             ceil_mode: false,
             count_include_pad: false,
             layout: Layout::Nhwc,
-            x: params,
-            y,
+            rescale: (!self.float).then_some(Rescale { x: P, y }),
         };
         let mut x = self.node(pool, &[Some(x)])?;
         let mut in_c = 64;

@@ -113,9 +113,10 @@ struct Finder<'a> {
 impl Finder<'_> {
     /// An integer convolution with float results, with what its kernel takes along.
     fn layer(&self, main: NodeId) -> Option<Group> {
-        let Op::FusedConv(op) = self.graph.node(main).op() else {
+        let Some(Product::Integer(product)) = self.graph.node(main).op().product() else {
             return None;
         };
+        let x = product.operands().ok()?.x;
         let core = self.core(main)?;
         let floats = self.facts(main).result_dtype() == Some(DType::F32);
         if !matches!(core, Core::QConv | Core::QConvDepthwise) || !floats {
@@ -129,7 +130,7 @@ impl Finder<'_> {
         {
             before.push(transpose);
             input = InputForm::AsIs(Axes::Nchw);
-            if let Some((quantize, dtype)) = self.quantize_before(transpose, op.x?) {
+            if let Some((quantize, dtype)) = self.quantize_before(transpose, x) {
                 before.insert(0, quantize);
                 input = InputForm::Quantized(dtype, Axes::Nchw);
             }

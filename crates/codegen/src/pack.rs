@@ -3,8 +3,8 @@
 use octofold_ir::Op;
 use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, float};
-use octofold_ops::families::{FusedConv, FusedLinear, OutputQuantization};
-use octofold_quant::{QParams, requantize};
+use octofold_ops::families::{FusedConv, IntegerProduct, Outcome, Product};
+use octofold_quant::requantize;
 use octofold_runtime::{Core, Engine, Kernel};
 use octofold_tensor::{DType, Tensor};
 
@@ -73,38 +73,27 @@ pub(crate) fn pack(
     let Some(weights) = facts.constant(1) else {
         return Ok(Packed::default());
     };
+    let Some(product) = facts.node.op().product() else {
+        return Ok(Packed::default());
+    };
     let bias = facts.constant(2);
-    let packed = match (facts.node.op(), kernel.core()) {
-        (Op::FusedConv(op), Core::QConv | Core::QConvDepthwise) => {
+    let packed = match (facts.node.op(), product, kernel.core()) {
+        (Op::FusedConv(op), Product::Integer(product), Core::QConv | Core::QConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
-            let x = op.x.unwrap_or(QParams::IDENTITY);
             let weights = bytes(weights)?;
             let packed = match kernel.is_of_engine() {
                 true => conv::pack(engine, &shape, weights)?,
                 false => planes::pack(&shape, weights)?,
             };
-            integer(
-                facts,
-                packed,
-                weights,
-                channel_scales(&op.w_scale, shape.out_c)?,
-                x,
-                op.y.as_ref(),
-            )?
+            integer(facts, product, packed, weights, shape.out_c)?
         }
-        (Op::FusedLinear(FusedLinear { x, w_scale, y, .. }), Core::QLinear) => {
+        (Op::FusedLinear(_), Product::Integer(product), Core::QLinear) => {
             let shape = linear_shape(weights.shape())?;
             let rows = transposed(bytes(weights)?, shape.k, shape.n);
-            integer(
-                facts,
-                conv::pack(engine, &shape.as_conv(), &rows)?,
-                &rows,
-                channel_scales(w_scale, shape.n)?,
-                x.unwrap_or(QParams::IDENTITY),
-                y.as_ref(),
-            )?
+            let packed = conv::pack(engine, &shape.as_conv(), &rows)?;
+            integer(facts, product, packed, &rows, shape.n)?
         }
-        (Op::FusedConv(op), Core::FConv) => {
+        (Op::FusedConv(op), _, Core::FConv) => {
             let shape = conv_shape(op, weights.shape())?;
             floating(
                 &float::conv::pack(&shape, floats(weights)?)?,
@@ -112,7 +101,7 @@ pub(crate) fn pack(
                 shape.out_c,
             )?
         }
-        (Op::FusedConv(op), Core::FConvDepthwise) => {
+        (Op::FusedConv(op), _, Core::FConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
             floating(
                 &float::depthwise::pack(&shape, floats(weights)?)?,
@@ -120,7 +109,7 @@ pub(crate) fn pack(
                 shape.out_c,
             )?
         }
-        (Op::FusedLinear(_), Core::FLinear) => {
+        (Op::FusedLinear(_), _, Core::FLinear) => {
             let shape = linear_shape(weights.shape())?;
             floating(
                 &float::linear::pack(shape.k, shape.n, floats(weights)?)?,
@@ -136,34 +125,24 @@ pub(crate) fn pack(
     })
 }
 
-/// The scale of the weights of each output channel.
-fn channel_scales(scales: &[f32], channels: usize) -> Result<Vec<f32>, KernelError> {
-    match scales {
-        [one] => Ok(vec![*one; channels]),
-        scales => Ok(scales
-            .get(..channels)
-            .ok_or(KernelError::Shape(
-                "there is no scale for each output channel",
-            ))?
-            .to_vec()),
-    }
-}
-
 /// Weights, folded bias and multiplier; or weights, correction, scale and bias where the result is float.
 fn integer(
     facts: Facts<'_>,
+    product: &IntegerProduct,
     packed: Vec<u8>,
     weights: &[i8],
-    scales: Vec<f32>,
-    x: QParams,
-    y: Option<&OutputQuantization>,
+    channels: usize,
 ) -> Result<Vec<PackedConstant>, KernelError> {
-    let (channels, bias) = (scales.len(), facts.constant(2));
+    let no_scales = |_| KernelError::Shape("there is no fixed scale for each output channel");
+    let operands = product.operands().map_err(no_scales)?;
+    let (x, scales) = (operands.x, operands.scales(channels).map_err(no_scales)?);
+    let bias = facts.constant(2);
     let signed = facts.dtype(0) == Some(DType::I8);
     let packed = PackedConstant::bytes(packed);
     let zeros = vec![0; channels];
-    match y {
-        Some(y) => {
+    match product.result {
+        Outcome::Accumulators => Err(KernelError::Shape("no kernel gives raw sums")),
+        Outcome::Bytes(y) | Outcome::Residual { own: y, .. } => {
             let bias = match bias {
                 None => &zeros,
                 Some(bias) => bias
@@ -181,7 +160,7 @@ fn integer(
                 PackedConstant::floats(&multiplier),
             ])
         }
-        None => {
+        Outcome::Float(_) => {
             let correction = fold_bias(&zeros, weights, x.zero_point, signed)?;
             let scales: Vec<f32> = scales.iter().map(|&scale| x.scale * scale).collect();
             let bias = float_bias(bias, channels)?;

@@ -4,8 +4,9 @@
 //! again when it binds the step, so that the two must agree. Otherwise the portable operator computes the node, and the note says why.
 
 use octofold_ir::Op;
-use octofold_ops::families::{BinaryKind, Layout, OutputQuantization, PadMode, PoolKind};
-use octofold_quant::QParams;
+use octofold_ops::families::{
+    BinaryForm, BinaryKind, IntegerProduct, Layout, Outcome, PadMode, PoolKind, Product,
+};
 use octofold_runtime::{Axes, Core, InputForm, Kernel};
 use octofold_tensor::{DType, Dim};
 
@@ -72,20 +73,14 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
                 && shape.len() == 4
                 && shape[1] == 1
                 && i64::try_from(shape[0]) == Ok(op.group);
-            if op.x.is_some() {
-                byte_weights(facts)?;
-                check(
-                    op.residual.is_some() == (facts.node.input(3).is_some()),
-                    "its residual has no parameters",
-                )?;
+            if let Product::Integer(product) = &op.product {
+                integer(facts, product)?;
                 Ok(if depthwise {
                     Core::QConvDepthwise
                 } else {
                     Core::QConv
                 })
             } else {
-                float(facts, 0)?;
-                float(facts, 1)?;
                 let depthwise = depthwise && facts.node.input(3).is_none();
                 Ok(if depthwise {
                     Core::FConvDepthwise
@@ -96,55 +91,38 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         }
         Op::FusedLinear(op) => {
             constant_weights(facts)?;
-            if op.x.is_some() {
-                byte_weights(facts)?;
+            if let Product::Integer(product) = &op.product {
+                integer(facts, product)?;
                 Ok(Core::QLinear)
             } else {
-                float(facts, 0)?;
-                float(facts, 1)?;
                 Ok(Core::FLinear)
             }
         }
 
         // Quantized values.
-        Op::FusedBinary(op) => match (quantized(facts, op.a, &op.y), op.kind) {
-            (Ok(()), BinaryKind::Add) => Ok(Core::QAdd),
-            (Ok(()), BinaryKind::Mul) => Ok(Core::QMul),
-            (Err(_), _) => {
-                float(facts, 0)?;
-                Ok(Core::FBinary)
-            }
-        },
+        Op::FusedBinary(op) => Ok(match (op.form, op.kind) {
+            (BinaryForm::Bytes { .. }, BinaryKind::Add) => Core::QAdd,
+            (BinaryForm::Bytes { .. }, BinaryKind::Mul) => Core::QMul,
+            (BinaryForm::Float(_), _) => Core::FBinary,
+        }),
         Op::FusedConcat(_) => Ok(Core::QConcat),
         Op::FusedPool(op) => {
             check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
-            match (quantized(facts, op.x, &op.y), op.kind) {
-                (Ok(()), PoolKind::Max) => Ok(Core::QMaxPool),
-                (Ok(()), PoolKind::Average) => Ok(Core::QAveragePool),
-                (Err(_), kind) => {
-                    float(facts, 0)?;
-                    Ok(if kind == PoolKind::Max {
-                        Core::FMaxPool
-                    } else {
-                        Core::FAveragePool
-                    })
-                }
-            }
+            Ok(match (op.rescale, op.kind) {
+                (Some(_), PoolKind::Max) => Core::QMaxPool,
+                (Some(_), PoolKind::Average) => Core::QAveragePool,
+                (None, PoolKind::Max) => Core::FMaxPool,
+                (None, PoolKind::Average) => Core::FAveragePool,
+            })
         }
         Op::FusedGlobalPool(op) => {
             check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
-            match (quantized(facts, op.x, &op.y), op.kind) {
-                (Ok(()), PoolKind::Max) => Ok(Core::QMaxPool),
-                (Ok(()), PoolKind::Average) => Ok(Core::QGlobalAveragePool),
-                (Err(_), kind) => {
-                    float(facts, 0)?;
-                    Ok(if kind == PoolKind::Max {
-                        Core::FMaxPool
-                    } else {
-                        Core::FGlobalAveragePool
-                    })
-                }
-            }
+            Ok(match (op.rescale, op.kind) {
+                (Some(_), PoolKind::Max) => Core::QMaxPool,
+                (Some(_), PoolKind::Average) => Core::QGlobalAveragePool,
+                (None, PoolKind::Max) => Core::FMaxPool,
+                (None, PoolKind::Average) => Core::FGlobalAveragePool,
+            })
         }
         Op::TableLookup(_) => {
             check(facts.constant(1).is_some(), "its table is no constant")?;
@@ -274,23 +252,14 @@ fn constant_weights(facts: Facts<'_>) -> Result<(), String> {
     )
 }
 
-fn byte_weights(facts: Facts<'_>) -> Result<(), String> {
-    check(facts.is_byte(0), "its operand has no 8 bits")?;
+fn integer(facts: Facts<'_>, product: &IntegerProduct) -> Result<(), String> {
     check(
         facts.dtype(1) == Some(DType::I8),
         "its weights are not int8",
-    )
-}
-
-/// Whether an operator is quantized: its operand's parameters and its result's are there.
-fn quantized(
-    facts: Facts<'_>,
-    x: Option<QParams>,
-    y: &Option<OutputQuantization>,
-) -> Result<(), String> {
+    )?;
     check(
-        x.is_some() && y.is_some() && facts.is_byte(0),
-        "it is not quantized",
+        product.result != Outcome::Accumulators,
+        "no kernel gives raw sums",
     )
 }
 

@@ -5,8 +5,8 @@ mod support;
 use std::sync::Arc;
 
 use octofold_ops::families::{
-    Activation, ConstantOfShape, FusedConv, Layout, OutputQuantization, QuantizeLinear, Relu,
-    Reshape, Transpose,
+    Activation, ConstantOfShape, FusedConv, Layout, Outcome, OutputQuantization, Product,
+    QuantizeLinear, Relu, Reshape, Transpose,
 };
 use octofold_ops::{Attribute, Described};
 use octofold_quant::{QParams, QuantType};
@@ -40,19 +40,21 @@ fn example() -> (Arc<Plan>, Tensor) {
     let w = builder.constant(random.tensor(DType::I8, &[5, 3, 3, 3]));
     let conv = FusedConv {
         layout: Layout::Nhwc,
-        x: Some(QParams {
-            scale: 0.01,
-            zero_point: 0,
-        }),
-        w_scale: vec![0.01],
-        y: Some(OutputQuantization::new(
-            QuantType::Uint8,
+        product: Product::integer(
             QParams {
-                scale: 0.02,
-                zero_point: 3,
+                scale: 0.01,
+                zero_point: 0,
             },
-            Activation::None,
-        )),
+            vec![0.01],
+            Outcome::Bytes(OutputQuantization::new(
+                QuantType::Uint8,
+                QParams {
+                    scale: 0.02,
+                    zero_point: 3,
+                },
+                Activation::None,
+            )),
+        ),
         ..default(&[])
     };
     let y = builder.node(conv, &[Some(nhwc), Some(w)]);

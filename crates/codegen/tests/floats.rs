@@ -8,7 +8,7 @@ use octofold_codegen::{CodegenOptions, Report, compile};
 use octofold_ir::TensorType;
 use octofold_ops::families::{
     Activation, Add, Flatten, FusedConv, FusedGlobalPool, FusedLinear, FusedPool, Layout, MatMul,
-    NonZero, Observe, PoolKind, Relu, Softplus, Transpose,
+    NonZero, Observe, PoolKind, Product, Relu, Softplus, Transpose,
 };
 use octofold_ops::{Attribute, Described};
 use octofold_runtime::{Core, RunError, Session, SessionOptions, StepCost};
@@ -46,13 +46,13 @@ proptest! {
             strides: vec![stride; 2],
             pads: vec![pad, pad, 0, pad],
             group: groups as i64,
-            activation: Activation::Relu,
             layout: Layout::Nhwc,
+            product: Product::Float(Activation::Relu),
             ..default(&[])
         };
         let mut y = builder.node(conv.clone(), &[Some(nhwc), Some(w), Some(bias)]);
         if residual {
-            y = builder.node(FusedConv { activation: Activation::Clip { min: -1.0, max: 3.0 }, ..conv }, &[Some(nhwc), Some(w), None, Some(y)]);
+            y = builder.node(FusedConv { product: Product::Float(Activation::Clip { min: -1.0, max: 3.0 }), ..conv }, &[Some(nhwc), Some(w), None, Some(y)]);
         }
         let channel = builder.constant(random.tensor(DType::F32, &[out]));
         let shifted = builder.node(Add {}, &[Some(y), Some(channel)]);
@@ -64,7 +64,7 @@ proptest! {
         };
         let pooled = builder.node(pool.clone(), &[Some(relu)]);
         let mean = builder.node(FusedPool { kind: PoolKind::Average, ..pool }, &[Some(relu)]);
-        let global = builder.node(FusedGlobalPool { kind: PoolKind::Average, layout: Layout::Nhwc, x: None, y: None }, &[Some(pooled)]);
+        let global = builder.node(FusedGlobalPool { kind: PoolKind::Average, layout: Layout::Nhwc, rescale: None }, &[Some(pooled)]);
         let flat = builder.node(default::<Flatten>(&[]), &[Some(global)]);
         let w = builder.constant(random.tensor(DType::F32, &[out, 11]));
         let linear = builder.node(default::<FusedLinear>(&[]), &[Some(flat), Some(w)]);

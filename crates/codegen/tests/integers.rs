@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use octofold_ir::ValueId;
 use octofold_ops::families::{
-    Activation, BinaryKind, DequantizeLinear, FusedBinary, FusedConcat, FusedConv, FusedGlobalPool,
-    FusedLinear, FusedPool, Layout, OutputQuantization, PoolKind, QuantizeLinear, TableLookup,
-    Transpose,
+    Activation, BinaryForm, BinaryKind, DequantizeLinear, FusedBinary, FusedConcat, FusedConv,
+    FusedGlobalPool, FusedLinear, FusedPool, Layout, Outcome, OutputQuantization, PoolKind,
+    Product, QuantizeLinear, Rescale, TableLookup, Transpose,
 };
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::pool::Pool;
@@ -137,22 +137,23 @@ fn run_conv(case: &ConvCase) {
     let y = (!float).then(|| output(&mut random, case.signed, 0.05 * depth.sqrt() * 0.3));
     let residual =
         (case.ending == Ending::Residual).then(|| params(&mut random, case.signed, 0.05));
+    let w_scale = (0..scales).map(|_| random.scale(0.004)).collect();
+    let result = match (y, residual) {
+        (None, _) => Outcome::Float(Activation::Relu),
+        (Some(y), None) => Outcome::Bytes(y),
+        (Some(own), Some(residual)) => Outcome::Residual {
+            own,
+            residual,
+            sum: output(&mut random, case.signed, 0.07),
+        },
+    };
     let conv = FusedConv {
         strides: vec![case.stride.0, case.stride.1],
         pads: case.pads.clone(),
         dilations: vec![case.dilation.0, case.dilation.1],
         group: case.groups as i64,
-        activation: if float {
-            Activation::Relu
-        } else {
-            Activation::None
-        },
         layout: Layout::Nhwc,
-        x: Some(x_params),
-        w_scale: (0..scales).map(|_| random.scale(0.004)).collect(),
-        y,
-        residual,
-        sum: residual.map(|_| output(&mut random, case.signed, 0.07)),
+        product: Product::integer(x_params, w_scale, result),
     };
     let mut inputs = vec![("x", random.tensor(x_type, &x_shape))];
     let mut operands = vec![Some(x), Some(w), bias];
@@ -278,9 +279,11 @@ fn sessions_share_a_pool() {
     let w = builder.constant(random.tensor(DType::I8, &[250, 64, 3, 3]));
     let conv = FusedConv {
         layout: Layout::Nhwc,
-        x: Some(params(&mut random, false, 0.05)),
-        w_scale: vec![0.004],
-        y: Some(output(&mut random, false, 0.3)),
+        product: Product::integer(
+            params(&mut random, false, 0.05),
+            vec![0.004],
+            Outcome::Bytes(output(&mut random, false, 0.3)),
+        ),
         ..default(&[])
     };
     let y = builder.node(conv, &[Some(x), Some(w)]);
@@ -328,12 +331,13 @@ proptest! {
         let x = builder.input("x", dtype(signed), &shape);
         let w = builder.constant(random.tensor(DType::I8, &[k, n]));
         let bias = builder.constant(random.tensor(if float { DType::F32 } else { DType::I32 }, &[n]));
-        let linear = FusedLinear {
-            x: Some(params(&mut random, signed, 0.05)),
-            w_scale: (0..n).map(|_| random.scale(0.004)).collect(),
-            y: (!float).then(|| output(&mut random, signed, 0.02 * (k as f32).sqrt())),
-            ..default(&[])
+        let (x_params, w_scale) = (params(&mut random, signed, 0.05), (0..n).map(|_| random.scale(0.004)).collect());
+        let result = if float {
+            Outcome::Float(Activation::None)
+        } else {
+            Outcome::Bytes(output(&mut random, signed, 0.02 * (k as f32).sqrt()))
         };
+        let linear = FusedLinear { product: Product::integer(x_params, w_scale, result) };
         let y = builder.node(linear, &[Some(x), Some(w), Some(bias)]);
         builder.output(y);
         let plan = check(&builder.graph, &[("x", random.tensor(dtype(signed), &shape))], Exactness::Bits);
@@ -354,10 +358,11 @@ proptest! {
         let b = builder.input("b", dtype(signed), &shapes[1]);
         let binary = FusedBinary {
             kind: if mul { BinaryKind::Mul } else { BinaryKind::Add },
-            activation: Activation::None,
-            a: Some(params(&mut random, signed, 0.02)),
-            b: Some(params(&mut random, signed, 0.05)),
-            y: Some(output(&mut random, signed, 0.06)),
+            form: BinaryForm::Bytes {
+                a: params(&mut random, signed, 0.02),
+                b: params(&mut random, signed, 0.05),
+                y: output(&mut random, signed, 0.06),
+            },
         };
         let y = builder.node(binary, &[Some(a), Some(b)]);
         builder.output(y);
@@ -397,15 +402,13 @@ proptest! {
             ceil_mode: ceil,
             count_include_pad: include && !max,
             layout: Layout::Nhwc,
-            x: Some(params(&mut random, signed, 0.05)),
-            y: Some(output(&mut random, signed, 0.05)),
+            rescale: Some(Rescale { x: params(&mut random, signed, 0.05), y: output(&mut random, signed, 0.05) }),
         };
         let pooled = builder.node(pool, &[Some(joined)]);
         let global = FusedGlobalPool {
             kind,
             layout: Layout::Nhwc,
-            x: Some(params(&mut random, signed, 0.05)),
-            y: Some(output(&mut random, signed, 0.05)),
+            rescale: Some(Rescale { x: params(&mut random, signed, 0.05), y: output(&mut random, signed, 0.05) }),
         };
         let global = builder.node(global, &[Some(joined)]);
         builder.output(pooled);
@@ -457,14 +460,11 @@ fn quantization_takes_the_change_of_layout_along() {
         };
         let add = FusedBinary {
             kind: BinaryKind::Add,
-            activation: Activation::None,
-            a: Some(p),
-            b: Some(p),
-            y: Some(OutputQuantization::new(
-                QuantType::Uint8,
-                p,
-                Activation::None,
-            )),
+            form: BinaryForm::Bytes {
+                a: p,
+                b: p,
+                y: OutputQuantization::new(QuantType::Uint8, p, Activation::None),
+            },
         };
         let sum = builder.node(add, &[Some(q), Some(q)]);
         let y = if before {

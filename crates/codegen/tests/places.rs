@@ -4,7 +4,8 @@ mod support;
 
 use octofold_codegen::{CodegenOptions, compile};
 use octofold_ops::families::{
-    Activation, Concat, FusedConcat, FusedConv, Layout, OutputQuantization, Relu, Slice,
+    Activation, Concat, FusedConcat, FusedConv, Layout, Outcome, OutputQuantization, Product, Relu,
+    Slice,
 };
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Core, Specialization};
@@ -46,9 +47,7 @@ fn join_and_divide(signed: bool, batch: usize, axis: i64, others: bool) {
             pads: vec![1; 4],
             group: groups as i64,
             layout: Layout::Nhwc,
-            x: Some(from),
-            w_scale: vec![0.004],
-            y: Some(to),
+            product: Product::integer(from, vec![0.004], Outcome::Bytes(to)),
             ..default(&[])
         };
         builder.node(op, &[Some(x), Some(w)])
@@ -143,8 +142,7 @@ fn float_results_of_convolutions_are_joined() {
         let w = builder.constant(random.tensor(DType::I8, &[channels, 8, 1, 1]));
         let conv = FusedConv {
             layout: Layout::Nhwc,
-            x: Some(x_params),
-            w_scale: vec![0.004],
+            product: Product::integer(x_params, vec![0.004], Outcome::Float(Activation::None)),
             ..default(&[])
         };
         Some(builder.node(conv, &[Some(x), Some(w)]))

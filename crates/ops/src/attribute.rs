@@ -57,6 +57,14 @@ impl AttributeMap {
         self.0.remove(name)
     }
 
+    /// The value of a string attribute.
+    pub fn string(&self, name: &str) -> Option<&str> {
+        match self.0.get(name) {
+            Some(Attribute::String(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     /// Whether an attribute is present.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)

@@ -1,6 +1,7 @@
 //! The amount of work in a step.
 
 use crate::Op;
+use crate::families::Product;
 
 /// The number of multiply-accumulates of a convolution, matrix product or LSTM; 0 for every other operator.
 ///
@@ -88,12 +89,10 @@ pub fn bytes_read(op: &Op, slot: usize, bytes: u64, results: u64) -> u64 {
 /// Whether the products that [`macs`] counts are products of integers.
 pub fn is_integer(op: &Op) -> bool {
     match op {
-        Op::FusedConv(op) => op.x.is_some(),
-        Op::FusedLinear(op) => op.x.is_some(),
         Op::ConvInteger(_) | Op::QLinearConv(_) | Op::MatMulInteger(_) | Op::QLinearMatMul(_) => {
             true
         }
-        _ => false,
+        op => matches!(op.product(), Some(Product::Integer(_))),
     }
 }
 

@@ -40,6 +40,9 @@ pub enum OpError {
     /// A form of the operator that Octofold does not implement.
     #[error("{0} is not supported")]
     Unsupported(String),
+    /// A form that types and attributes can describe and nothing computes yet.
+    #[error("no kernel computes {0} yet")]
+    NoKernel(String),
     /// The result would be larger than memory allows.
     #[error("a result of {0} elements is too large")]
     TooLarge(u128),

@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 
 use octofold_tensor::{Element, Tensor};
 
+use crate::OpError;
 use crate::attribute::{AttributeMap, Attributes};
-use crate::{OpError, families::*};
+use crate::families::{product::refuse, *};
 
 /// An operator's identity and attributes; implemented by [`attributes!`](crate::attributes).
 pub trait Described: Sized {
@@ -155,10 +156,7 @@ macro_rules! operators {
             pub fn from_attributes(domain: &str, name: &str, mut map: AttributeMap) -> Result<Self, OpError> {
                 let op = match (domain, name) {
                     $(($variant::DOMAIN, $variant::NAME) => Self::$variant($variant::from_attributes(&mut map)?),)*
-                    _ => {
-                        let dot = if domain.is_empty() { "" } else { "." };
-                        return Err(OpError::UnknownOperator(format!("{domain}{dot}{name}")));
-                    }
+                    _ => return Err(refuse(domain, name, &mut map)),
                 };
                 match map.names().next() {
                     None => Ok(op),

@@ -1,8 +1,8 @@
 //! Every convolution against a sum over all taps that is written down as the definition says it.
 
 use octofold_ops::families::{
-    Activation, AutoPad, Conv, ConvInteger, ConvTranspose, FusedConv, Layout, OutputQuantization,
-    QLinearConv,
+    Activation, AutoPad, Conv, ConvInteger, ConvTranspose, FusedConv, Layout, Outcome,
+    OutputQuantization, Product, QLinearConv,
 };
 use octofold_ops::{Inputs, OpError, Operator};
 use octofold_quant::{QParams, QuantType, requantize};
@@ -159,13 +159,8 @@ impl Case {
             pads: ints(self.pads),
             dilations: ints(self.dilation),
             group: self.group as i64,
-            activation: Activation::None,
             layout: Layout::Nchw,
-            x: None,
-            w_scale: vec![],
-            y: None,
-            residual: None,
-            sum: None,
+            product: Product::default(),
         }
     }
 }
@@ -360,12 +355,11 @@ fn integer_convolutions_requantize_their_exact_sums() {
             lo: 100,
             hi: 255,
         };
-        let op = FusedConv {
-            x: Some(x_params),
-            w_scale: scales.clone(),
-            y: Some(y),
+        let integer = |result| FusedConv {
+            product: Product::integer(x_params, scales.clone(), result),
             ..case.fused()
         };
+        let op = integer(Outcome::Bytes(y));
         let bias_tensor = Tensor::vector(bias.iter().map(|&b| b as i32).collect());
         let (x_tensor, w_tensor) = (bytes(&xs, &x), signed(&ws, &w));
         let got = run(&op, &[Some(&x_tensor), Some(&w_tensor), Some(&bias_tensor)]).unwrap();
@@ -394,9 +388,11 @@ fn integer_convolutions_requantize_their_exact_sums() {
         };
         let with_residual = FusedConv {
             layout: Layout::Nhwc,
-            residual: Some(from),
-            sum: Some(sum),
-            ..op.clone()
+            ..integer(Outcome::Residual {
+                own: y,
+                residual: from,
+                sum,
+            })
         };
         let x_last = bytes(&nhwc(xs), &channels_last(&x, xs));
         let residual_last = bytes(&nhwc(ys), &channels_last(&residual, ys));
@@ -418,11 +414,7 @@ fn integer_convolutions_requantize_their_exact_sums() {
         );
 
         // A float result, and the accumulators themselves.
-        let float = FusedConv {
-            y: None,
-            activation: Activation::Relu,
-            ..op.clone()
-        };
+        let float = integer(Outcome::Float(Activation::Relu));
         let float_bias = floats(&[case.outputs], &bias);
         let got = run(
             &float,
@@ -439,6 +431,15 @@ fn integer_convolutions_requantize_their_exact_sums() {
             })
             .collect();
         assert_eq!(got.values::<f32>().unwrap(), expected_float);
+        let raw = integer(Outcome::Accumulators);
+        let inputs = [Some(&x_tensor), Some(&w_tensor), Some(&bias_tensor)];
+        let with_bias: Vec<_> = sums
+            .iter()
+            .enumerate()
+            .map(|(i, &sum)| (sum + bias[channel(i)]) as i32)
+            .collect();
+        let got = run(&raw, &inputs).unwrap();
+        assert_eq!(got.values::<i32>().unwrap(), with_bias);
         let Conv {
             auto_pad,
             dilations,
@@ -522,7 +523,7 @@ fn float_fusion_is_convolution_sum_and_activation() {
         };
         let op = FusedConv {
             layout: Layout::Nhwc,
-            activation,
+            product: Product::Float(activation),
             ..case.fused()
         };
         let x_last = floats(&nhwc(xs), &channels_last(&x, xs));
@@ -596,48 +597,31 @@ fn what_does_not_fit_is_refused() {
         zero_point: 0,
     };
     let y = OutputQuantization::new(QuantType::Uint8, params, Activation::Relu);
-    let quantized = FusedConv {
-        x: Some(params),
-        w_scale: vec![0.1],
-        y: Some(y),
+    let integer = |x, w_scale, result| FusedConv {
+        product: Product::integer(x, w_scale, result),
         ..case.fused()
     };
+    let quantized = integer(params, vec![0.1], Outcome::Bytes(y));
     let x = bytes(&case.x_shape(), &numbers(count(&case.x_shape()), 1, 0, 255));
     let w = signed(&case.w_shape(), &numbers(count(&case.w_shape()), 2, -9, 9));
     let fails = |op: &FusedConv| run(op, &[Some(&x), Some(&w)]).is_err();
     assert!(!fails(&quantized));
-    assert!(fails(&FusedConv {
-        x: None,
-        ..quantized.clone()
-    }));
-    assert!(fails(&FusedConv {
-        w_scale: vec![],
-        ..quantized.clone()
-    }));
-    assert!(fails(&FusedConv {
-        w_scale: vec![0.1, 0.1],
-        ..quantized.clone()
-    }));
-    assert!(fails(&FusedConv {
-        w_scale: vec![f32::NAN],
-        ..quantized.clone()
-    }));
-    assert!(fails(&FusedConv {
-        residual: Some(params),
-        ..quantized.clone()
-    }));
-    assert!(fails(&FusedConv {
-        sum: Some(y),
-        ..quantized.clone()
-    }));
+    assert!(fails(&case.fused()));
+    for w_scale in [vec![], vec![0.1, 0.1], vec![f32::NAN]] {
+        assert!(fails(&integer(params, w_scale, Outcome::Bytes(y))));
+    }
+    // A sum without a residual, and a residual without a sum.
+    let (own, residual, sum) = (y, params, y);
+    let summed = Outcome::Residual { own, residual, sum };
+    assert!(fails(&integer(params, vec![0.1], summed)));
+    let residual = bytes(&case.y_shape(), &numbers(count(&case.y_shape()), 1, 0, 255));
+    let inputs = [Some(&x), Some(&w), None, Some(&residual)];
+    assert!(run(&quantized, &inputs).is_err());
     let outside = QParams {
         scale: 0.1,
         zero_point: -1,
     };
-    assert!(fails(&FusedConv {
-        x: Some(outside),
-        ..quantized.clone()
-    }));
+    assert!(fails(&integer(outside, vec![0.1], Outcome::Bytes(y))));
     // A bias that leaves the accumulator, and scales that leave no multiplier.
     let bias = Tensor::vector(vec![i32::MAX; case.outputs]);
     let full = run(&quantized, &[Some(&x), Some(&w), Some(&bias)]);
@@ -646,9 +630,5 @@ fn what_does_not_fit_is_refused() {
         scale: 1e-30,
         zero_point: 0,
     };
-    assert!(fails(&FusedConv {
-        x: Some(tiny),
-        w_scale: vec![1e-30],
-        ..quantized
-    }));
+    assert!(fails(&integer(tiny, vec![1e-30], Outcome::Bytes(y))));
 }

@@ -157,7 +157,7 @@ impl Source {
             ("layout", &["nchw", "nhwc"]),
             ("kind", &["max", "average", "add", "mul"]),
             ("activation", &["relu", "clip"]),
-            ("y_type", &["uint8", "int8"]),
+            ("y_type", &["uint8", "int8", "int32"]),
             ("sum_type", &["uint8", "int8"]),
             ("direction", &["forward", "reverse", "bidirectional"]),
         ];

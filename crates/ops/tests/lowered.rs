@@ -1,10 +1,11 @@
 //! The lowered operators other than convolution, against formulas and against the ONNX operators that they stand for.
 
 use octofold_ops::families::{
-    Activation, AutoPad, AveragePool, BinaryKind, FusedBinary, FusedConcat, FusedGlobalPool,
-    FusedLinear, FusedPool, Layout, MaxPool, OutputQuantization, PoolKind, TableLookup,
+    Activation, AutoPad, AveragePool, BinaryForm, BinaryKind, FusedBinary, FusedConcat,
+    FusedGlobalPool, FusedLinear, FusedPool, Layout, MaxPool, Outcome, OutputQuantization,
+    PoolKind, Product, Rescale, TableLookup,
 };
-use octofold_ops::{Inputs, OpError, Operator};
+use octofold_ops::{AttributeMap, Described, Inputs, OpError, Operator};
 use octofold_quant::{QParams, QuantType, affine, requantize};
 use octofold_tensor::Tensor;
 
@@ -46,10 +47,7 @@ fn a_linear_layer_requantizes_every_column_by_its_scale() {
     let w = Tensor::new([3, 2], vec![5_i8, -7, 100, 3, -128, 127]).unwrap();
     let bias = Tensor::vector(vec![500_i32, -900]);
     let op = FusedLinear {
-        activation: Activation::None,
-        x: Some(A),
-        w_scale: vec![0.1, 0.3],
-        y: Some(output(3.0, 50)),
+        product: Product::integer(A, vec![0.1, 0.3], Outcome::Bytes(output(3.0, 50))),
     };
     let y = run(&op, &[&x, &w, &bias]).unwrap();
     let (xv, wv) = (x.values::<u8>().unwrap(), w.values::<i8>().unwrap());
@@ -69,10 +67,7 @@ fn a_linear_layer_requantizes_every_column_by_its_scale() {
     );
 
     let float = FusedLinear {
-        activation: Activation::Relu,
-        x: None,
-        w_scale: vec![],
-        y: None,
+        product: Product::Float(Activation::Relu),
     };
     let x = Tensor::vector(vec![1.0_f32, -2.0]);
     let w = Tensor::new([2, 2], vec![1.0_f32, 2.0, 3.0, -4.0]).unwrap();
@@ -97,10 +92,7 @@ fn sums_and_products_broadcast_bytes() {
         let to = output(0.05, 60);
         let op = FusedBinary {
             kind,
-            activation: Activation::None,
-            a: Some(A),
-            b: Some(B),
-            y: Some(to),
+            form: BinaryForm::Bytes { a: A, b: B, y: to },
         };
         let y = run(&op, &[&a, &b]).unwrap();
         let (av, bv) = (a.values::<u8>().unwrap(), b.values::<u8>().unwrap());
@@ -108,24 +100,16 @@ fn sums_and_products_broadcast_bytes() {
             .map(|i| f(av[i].into(), A, bv[i / 3].into(), B, to.params, 0, 255) as u8)
             .collect();
         assert_eq!(y.values::<u8>().unwrap(), expected);
-        assert!(
-            run(
-                &FusedBinary {
-                    b: None,
-                    ..op.clone()
-                },
-                &[&a, &b]
-            )
-            .is_err()
-        );
+        // Without the parameters of one operand there is no such operator.
+        let mut attributes: AttributeMap = op.attributes().into_iter().collect();
+        attributes.take("b_scale");
+        attributes.take("b_zero_point");
+        assert!(FusedBinary::from_attributes(&mut attributes).is_err());
         assert!(run(&op, &[&a, &byte_sequence(&[2, 2], 1)]).is_err());
     }
     let float = FusedBinary {
         kind: BinaryKind::Add,
-        activation: Activation::Clip { min: 0.0, max: 6.0 },
-        a: None,
-        b: None,
-        y: None,
+        form: BinaryForm::Float(Activation::Clip { min: 0.0, max: 6.0 }),
     };
     let (a, b) = (
         Tensor::vector(vec![1.0_f32, -5.0, f32::NAN]),
@@ -171,13 +155,11 @@ fn pooled_bytes_are_the_pooled_numbers_to_half_a_step() {
                 ceil_mode,
                 count_include_pad,
                 layout: Layout::Nchw,
-                x: Some(A),
-                y: Some(to),
+                rescale: Some(Rescale { x: A, y: to }),
             };
             let y = run(&op, &[&x]).unwrap();
             let float = FusedPool {
-                x: None,
-                y: None,
+                rescale: None,
                 ..op.clone()
             };
             let real = run(&float, &[&dequantized(&x, A)]).unwrap();
@@ -237,8 +219,10 @@ fn global_pools_keep_two_axes_of_one() {
         let op = FusedGlobalPool {
             kind,
             layout: Layout::Nchw,
-            x: Some(A),
-            y: Some(output(0.02, 100)),
+            rescale: Some(Rescale {
+                x: A,
+                y: output(0.02, 100),
+            }),
         };
         let y = run(&op, &[&x]).unwrap();
         assert_eq!(y.shape(), [2, 3, 1, 1]);
@@ -264,7 +248,17 @@ fn global_pools_keep_two_axes_of_one() {
             (y_last.shape(), y_last.values::<u8>().unwrap()),
             (&[2, 1, 1, 3][..], &expected[..])
         );
-        assert!(run(&FusedGlobalPool { y: None, ..op }, &[&x]).is_err());
+        // Without the quantization of the result there is no such operator, and one of floats refuses bytes.
+        let mut attributes: AttributeMap = op.attributes().into_iter().collect();
+        for name in ["y_type", "y_scale", "y_zero_point"] {
+            assert!(attributes.take(name).is_some());
+        }
+        assert!(FusedGlobalPool::from_attributes(&mut attributes).is_err());
+        let float = FusedGlobalPool {
+            rescale: None,
+            ..op
+        };
+        assert!(run(&float, &[&x]).is_err());
     }
 }
 

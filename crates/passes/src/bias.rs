@@ -14,7 +14,7 @@
 
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId, Op, Patch, Use};
-use octofold_ops::families::{Activation, Layout};
+use octofold_ops::families::{FusedConv, Layout, Product};
 use octofold_ops::{Inputs, Operator};
 use octofold_quant::QuantParams;
 use octofold_quant::affine::dequantize;
@@ -186,15 +186,15 @@ fn mean_result(op: &Op, x: &Tensor, w: &Tensor) -> Result<Vec<f64>, String> {
     let inputs = Inputs(&operands);
     let (result, last) = match op {
         Op::Conv(conv) => (conv.evaluate(inputs, 1), false),
-        Op::FusedConv(conv) if conv.layout == Layout::Nchw => {
-            let mut conv = conv.clone();
-            conv.activation = Activation::None;
+        Op::FusedConv(conv) if conv.layout == Layout::Nchw && conv.product.is_float() => {
+            let conv = FusedConv {
+                product: Product::default(),
+                ..conv.clone()
+            };
             (conv.evaluate(inputs, 1), false)
         }
-        Op::FusedLinear(linear) => {
-            let mut linear = linear.clone();
-            linear.activation = Activation::None;
-            (linear.evaluate(inputs, 1), true)
+        Op::FusedLinear(linear) if linear.product.is_float() => {
+            (support::float_linear().evaluate(inputs, 1), true)
         }
         other => {
             return Err(format!(

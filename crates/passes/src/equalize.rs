@@ -22,8 +22,8 @@ mod layer;
 
 use std::collections::BTreeMap;
 
-use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
-use octofold_ops::families::Activation;
+use octofold_ir::{Graph, NodeId, Patch, PatchValue, Use, ValueId};
+use octofold_ops::families::{Activation, Product};
 
 use self::groups::{Group, Layers, Link, find_groups, named_group};
 use self::layer::{Layer, is_layer};
@@ -201,14 +201,8 @@ fn rebuild(
             _ => None,
         };
         let mut op = node.op().clone();
-        match &mut op {
-            Op::FusedConv(conv) => {
-                conv.activation = moved(conv.activation).map_or(conv.activation, |(a, _)| a);
-            }
-            Op::FusedLinear(linear) => {
-                linear.activation = moved(linear.activation).map_or(linear.activation, |(a, _)| a);
-            }
-            _ => {}
+        if let Some(last) = op.product_mut().and_then(Product::activation_mut) {
+            *last = moved(*last).map_or(*last, |(activation, _)| activation);
         }
         for &clip in links.get(&id).map_or(&[][..], |link| &link.between) {
             let activation = activation_of(graph, clip).unwrap_or_default();

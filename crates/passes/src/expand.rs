@@ -4,8 +4,8 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
 use octofold_ops::families::{
-    Activation, Add, AutoPad, BinaryKind, Clip, Conv, FusedBinary, FusedConv, FusedLinear, Gemm,
-    MatMul, Mul, Relu, Sigmoid,
+    Activation, Add, AutoPad, BinaryForm, BinaryKind, Clip, Conv, FusedBinary, FusedConv,
+    FusedLinear, Gemm, MatMul, Mul, Product, Relu, Sigmoid,
 };
 use octofold_tensor::Tensor;
 
@@ -44,9 +44,16 @@ impl Rewrite for ExpandOne {
     fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
         let id = found.root();
         match graph.node(id).op() {
-            Op::FusedConv(op) if op.x.is_none() => Ok(expand_conv(graph, id, op)),
-            Op::FusedLinear(op) if op.x.is_none() => Ok(expand_linear(graph, id, op)),
-            Op::FusedBinary(op) if op.y.is_none() => Ok(expand_binary(graph, id, op)),
+            Op::FusedConv(op) if let Product::Float(last) = op.product => {
+                Ok(expand_conv(graph, id, op, last))
+            }
+            Op::FusedLinear(FusedLinear {
+                product: Product::Float(last),
+            }) => Ok(expand_linear(graph, id, *last)),
+            Op::FusedBinary(FusedBinary {
+                kind,
+                form: BinaryForm::Float(last),
+            }) => Ok(expand_binary(graph, id, *kind, *last)),
             Op::Swish(op) if op.alpha == 1.0 => Ok(expand_swish(graph, id)),
             Op::Swish(_) => Err(Skip::because(
                 "a Swish with a factor is younger than the opset that we write",
@@ -108,7 +115,7 @@ impl<'a> Chain<'a> {
     }
 }
 
-fn expand_conv(graph: &Graph, id: NodeId, op: &FusedConv) -> Patch {
+fn expand_conv(graph: &Graph, id: NodeId, op: &FusedConv, last: Activation) -> Patch {
     let mut inputs = graph.operands(id);
     let residual = inputs.get(3).copied().flatten();
     inputs.truncate(3);
@@ -128,7 +135,7 @@ fn expand_conv(graph: &Graph, id: NodeId, op: &FusedConv) -> Patch {
     if let Some(residual) = residual {
         value = chain.node("_Add", Add {}, vec![Some(value), Some(residual)]);
     }
-    chain.finish(op.activation, value)
+    chain.finish(last, value)
 }
 
 /// Height and width of a convolution's kernel, from its weights.
@@ -139,7 +146,7 @@ fn kernel_shape(graph: &Graph, id: NodeId) -> Vec<i64> {
     shape.iter().skip(2).map(|&size| size as i64).collect()
 }
 
-fn expand_linear(graph: &Graph, id: NodeId, op: &FusedLinear) -> Patch {
+fn expand_linear(graph: &Graph, id: NodeId, last: Activation) -> Patch {
     let inputs = graph.operands(id);
     let bias = inputs.get(2).copied().flatten();
     let matrix = support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) == Some(2);
@@ -161,7 +168,7 @@ fn expand_linear(graph: &Graph, id: NodeId, op: &FusedLinear) -> Patch {
         ),
         None => chain.node("", MatMul {}, inputs),
     };
-    chain.finish(op.activation, value)
+    chain.finish(last, value)
 }
 
 /// `x · sigmoid(x)`: ONNX has `Swish` only since opset 24.
@@ -177,12 +184,12 @@ fn expand_swish(graph: &Graph, id: NodeId) -> Patch {
     chain.finish(Activation::None, product)
 }
 
-fn expand_binary(graph: &Graph, id: NodeId, op: &FusedBinary) -> Patch {
+fn expand_binary(graph: &Graph, id: NodeId, kind: BinaryKind, last: Activation) -> Patch {
     let mut chain = Chain::new(graph, id);
     let inputs = graph.operands(id);
-    let value = match op.kind {
+    let value = match kind {
         BinaryKind::Add => chain.node("", Add {}, inputs),
         BinaryKind::Mul => chain.node("", Mul {}, inputs),
     };
-    chain.finish(op.activation, value)
+    chain.finish(last, value)
 }

@@ -1,7 +1,7 @@
 //! Small questions that many rules ask of a graph.
 
 use octofold_ir::{Graph, NodeId, TensorType, ValueId};
-use octofold_ops::families::{Activation, FusedLinear};
+use octofold_ops::families::{FusedLinear, Product};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::rewrite::Skip;
@@ -84,9 +84,6 @@ pub(crate) fn per_channel(
 /// A linear layer without quantization or activation.
 pub(crate) fn float_linear() -> FusedLinear {
     FusedLinear {
-        activation: Activation::None,
-        x: None,
-        w_scale: vec![],
-        y: None,
+        product: Product::default(),
     }
 }

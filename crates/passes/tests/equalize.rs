@@ -2,7 +2,7 @@
 
 use octofold_ir::testing::Random;
 use octofold_ir::{Graph, TensorType, ValueId, interpret};
-use octofold_ops::families::{Activation, FusedConv, FusedLinear, Layout};
+use octofold_ops::families::{Activation, FusedConv, FusedLinear, Layout, Product};
 use octofold_passes::equalize::EqualizeLayers;
 use octofold_passes::manager::{ManagerOptions, run_passes};
 use octofold_tensor::{DType, Dim, Tensor};
@@ -14,13 +14,8 @@ fn conv(group: usize, pad: i64, activation: Activation) -> FusedConv {
         pads: vec![pad; 4],
         dilations: vec![1, 1],
         group: group as i64,
-        activation,
         layout: Layout::Nchw,
-        x: None,
-        w_scale: vec![],
-        y: None,
-        residual: None,
-        sum: None,
+        product: Product::Float(activation),
     }
 }
 
@@ -112,10 +107,7 @@ fn linear_layers(seed: u64, layers: usize) -> Graph {
         let w = weights(random, &[columns, outputs], 1);
         let bias = random.tensor(&[outputs], -1.0, 1.0);
         let op = FusedLinear {
-            activation: Activation::Relu,
-            x: None,
-            w_scale: vec![],
-            y: None,
+            product: Product::Float(Activation::Relu),
         };
         net.add(&format!("layer{layer}"), op, w, bias);
         columns = outputs;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use octofold_ops::OpError;
 use octofold_ops::families::real::{dtype_of, quant_type_of};
 use octofold_ops::families::{
-    FusedBinary, FusedConcat, FusedConv, FusedGlobalPool, FusedLinear, FusedPool, Layout,
-    OutputQuantization, TableLookup, pooled_shape,
+    BinaryForm, FusedBinary, FusedConcat, FusedConv, FusedGlobalPool, FusedLinear, FusedPool,
+    Layout, Outcome, OutputQuantization, Product, TableLookup, pooled_shape,
 };
 use octofold_quant::{QParams, QuantParams};
 use octofold_tensor::{DType, Dim};
@@ -48,41 +48,35 @@ fn check_operand(cx: &Context<'_>, index: usize, params: Option<QParams>) -> Res
     }
 }
 
-/// Checks the weights at input 1 with `count` output channels, and the bias at input 2.
-fn check_weights(
-    cx: &Context<'_>,
-    x: Option<QParams>,
-    w_scale: &[f32],
-    count: Option<&Dim>,
-    y: Option<OutputQuantization>,
-) -> Result<(), OpError> {
-    match x {
-        None if y.is_some() || !w_scale.is_empty() => {
-            return Err(OpError::attribute(
-                "x_scale",
-                "is missing, but the result or weights are quantized",
-            ));
+/// Checks the operands of a layer with weights, of `count` output channels: `x`, `w`, the bias and the residual.
+fn check_layer(cx: &Context<'_>, product: &Product, count: Option<&Dim>) -> Result<(), OpError> {
+    product.check_residual(cx.optional(3).is_some())?;
+    let Product::Integer(integer) = product else {
+        for index in [0, 1] {
+            check_operand(cx, index, None)?;
         }
-        None => expect(cx, 1, DType::F32)?,
-        Some(_) => {
-            bytes(cx, 1)?;
-            let fits = match (w_scale.len(), count) {
-                (0, _) => false,
-                (1, _) | (_, None) => true,
-                (scales, Some(count)) => !differ(count, &scales.into()),
-            };
-            if !fits {
-                return Err(OpError::attribute(
-                    "w_scale",
-                    "has not one number, or one for each output channel",
-                ));
-            }
-            for &scale in w_scale {
-                QParams::new(scale, 0, octofold_quant::QuantType::Int8)?;
-            }
-        }
+        expect(cx, 3, DType::F32)?;
+        return check_bias(cx, DType::F32, count);
+    };
+    let operands = integer.operands()?;
+    check_operand(cx, 0, Some(operands.x))?;
+    bytes(cx, 1)?;
+    if let Some(count) = count.and_then(Dim::known) {
+        operands.check_channels(usize::try_from(count).unwrap_or(usize::MAX))?;
     }
-    expect(cx, 2, if y.is_some() { DType::I32 } else { DType::F32 })?;
+    if let Outcome::Residual { residual, .. } = integer.result {
+        check_operand(cx, 3, Some(residual))?;
+    }
+    let bias = match integer.result {
+        Outcome::Float(_) => DType::F32,
+        Outcome::Bytes(_) | Outcome::Residual { .. } | Outcome::Accumulators => DType::I32,
+    };
+    check_bias(cx, bias, count)
+}
+
+/// Checks that the bias at input 2 has one number for each output channel.
+fn check_bias(cx: &Context<'_>, dtype: DType, count: Option<&Dim>) -> Result<(), OpError> {
+    expect(cx, 2, dtype)?;
     match (optional_dims(cx, 2), count) {
         (Some([size]), Some(count)) if !differ(size, count) => Ok(()),
         (None, _) | (Some([_]), None) => Ok(()),
@@ -92,14 +86,17 @@ fn check_weights(
     }
 }
 
-pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
-    op.check(cx.optional(3).is_some())?;
-    check_operand(cx, 0, op.x)?;
-    let w = dims(cx.required(1)?);
-    check_weights(cx, op.x, &op.w_scale, w.and_then(|w| w.first()), op.y)?;
-    if cx.optional(3).is_some() {
-        check_operand(cx, 3, op.residual)?;
+/// The type of what a layer with weights gives.
+fn layer_result(product: &Product, shape: Option<Vec<Dim>>) -> Result<Vec<Inferred>, OpError> {
+    match product.outcome() {
+        Some(Outcome::Accumulators) => Ok(vec![typed(DType::I32, shape).into()]),
+        _ => result(product.y(), shape),
     }
+}
+
+pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+    let w = dims(cx.required(1)?);
+    check_layer(cx, &op.product, w.and_then(|w| w.first()))?;
     let shape = match (dims(cx.required(0)?), w) {
         (Some(x), Some(w)) => {
             let sizes = op.shape().output(&op.layout.to_nchw(x)?, w, None)?;
@@ -118,42 +115,43 @@ pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inf
             "the residual has not the shape of the result",
         ));
     }
-    result(op.result(), Some(shape))
+    layer_result(&op.product, Some(shape))
 }
 
 pub(super) fn fused_linear(
     op: &FusedLinear,
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
-    check_operand(cx, 0, op.x)?;
     let w = dims(cx.required(1)?);
     if w.is_some_and(|w| w.len() != 2) {
         return Err(OpError::invalid(
             "the weights of a linear layer have two axes",
         ));
     }
-    check_weights(cx, op.x, &op.w_scale, w.and_then(|w| w.last()), op.y)?;
+    check_layer(cx, &op.product, w.and_then(|w| w.last()))?;
     let shape = product(dims(cx.required(0)?), w)?;
-    result(op.y, shape)
+    layer_result(&op.product, shape)
 }
 
 pub(super) fn fused_binary(
     op: &FusedBinary,
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
-    op.quantization()?;
-    check_operand(cx, 0, op.a)?;
-    check_operand(cx, 1, op.b)?;
+    let (a, b, y) = match op.form {
+        BinaryForm::Float(_) => (None, None, None),
+        BinaryForm::Bytes { a, b, y } => (Some(a), Some(b), Some(y)),
+    };
+    check_operand(cx, 0, a)?;
+    check_operand(cx, 1, b)?;
     let shape = match (optional_dims(cx, 0), optional_dims(cx, 1)) {
         (Some(a), Some(b)) => Some(broadcast(a, b)?),
         _ => None,
     };
-    result(op.y, shape)
+    result(y, shape)
 }
 
 pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
-    op.quantization()?;
-    check_operand(cx, 0, op.x)?;
+    check_operand(cx, 0, op.rescale.map(|rescale| rescale.x))?;
     let window = op.window()?;
     let shape = match optional_dims(cx, 0) {
         None => (0..4).map(|_| cx.fresh()).collect(),
@@ -163,15 +161,14 @@ pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Result<Vec<Inf
             op.layout.arrange(Layout::Nchw.to_nchw(&pooled)?).to_vec()
         }
     };
-    result(op.y, Some(shape))
+    result(op.rescale.map(|rescale| rescale.y), Some(shape))
 }
 
 pub(super) fn fused_global_pool(
     op: &FusedGlobalPool,
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
-    op.quantization()?;
-    check_operand(cx, 0, op.x)?;
+    check_operand(cx, 0, op.rescale.map(|rescale| rescale.x))?;
     let (batch, channels) = match optional_dims(cx, 0) {
         None => (cx.fresh(), cx.fresh()),
         Some(x) => {
@@ -182,7 +179,7 @@ pub(super) fn fused_global_pool(
     let shape = op
         .layout
         .arrange([batch, channels, Dim::Known(1), Dim::Known(1)]);
-    result(op.y, Some(shape.to_vec()))
+    result(op.rescale.map(|rescale| rescale.y), Some(shape.to_vec()))
 }
 
 pub(super) fn fused_concat(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use octofold::Model;
 use octofold::ir::{Graph, NodeId, Op, TensorType, Value, ValueId, interpret};
-use octofold::ops::families::{FusedPool, PoolKind};
+use octofold::ops::families::{FusedPool, PoolKind, Rescale};
 use octofold::ops::{Inputs, Operator};
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::manager::{ManagerOptions, run_passes};
@@ -231,7 +231,8 @@ fn ties_of_mean(op: &Op, operand: Option<&Tensor>) -> Result<Option<Vec<bool>>> 
     let Op::FusedPool(pool) = op else {
         return Ok(None);
     };
-    let (PoolKind::Average, Some(x), Some(y), Some(operand)) = (pool.kind, pool.x, pool.y, operand)
+    let (PoolKind::Average, Some(Rescale { x, y }), Some(operand)) =
+        (pool.kind, pool.rescale, operand)
     else {
         return Ok(None);
     };
@@ -241,8 +242,7 @@ fn ties_of_mean(op: &Op, operand: Option<&Tensor>) -> Result<Option<Vec<bool>>> 
         .collect();
     let steps = Tensor::new(operand.shape().iter().copied(), steps)?;
     let float = FusedPool {
-        x: None,
-        y: None,
+        rescale: None,
         ..pool.clone()
     };
     let means = float.evaluate(Inputs(&[Some(&steps)]), 1)?.remove(0);

@@ -17,7 +17,7 @@ const TESTED: Option<usize> = Some(256);
 
 /// The pairs of convolutions with nothing but a ReLU between them, in a fused graph.
 fn pairs(graph: &Graph) -> Vec<(NodeId, NodeId)> {
-    let ends_in_relu = |id: &NodeId| matches!(graph.node(*id).op(), Op::FusedConv(conv) if conv.activation == Activation::Relu);
+    let ends_in_relu = |id: &NodeId| matches!(graph.node(*id).op(), Op::FusedConv(conv) if conv.product.activation() == Some(Activation::Relu));
     let next = |id: NodeId| {
         let used = graph.single_use(graph.node(id).outputs()[0])?;
         let is_input =

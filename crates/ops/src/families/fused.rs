@@ -1,8 +1,7 @@
 //! The operators of the `octofold` domain: what fusing and lowering make.
 //!
-//! Each computes what a group of ONNX operators computes. Without quantization attributes it is a float operator (the
-//! result of the fuse passes); with them it is an integer operator that takes and gives quantized bytes, with
-//! the arithmetic of [`octofold_quant::requantize`] (the result of lowering). The layout attribute is set by the layout pass.
+//! Each computes what a group of ONNX operators computes: on f32 as the fuse passes make it, or on bytes, with the arithmetic of
+//! [`octofold_quant::requantize`], as lowering makes it. The layout pass sets the layout attribute.
 
 mod linear;
 mod pointwise;
@@ -12,6 +11,7 @@ use octofold_quant::{QParams, QuantType};
 use octofold_tensor::Tensor;
 
 use super::pool::Planes;
+use super::product::Product;
 use super::real::{quantized_bytes, quantized_tensor};
 use crate::attribute::{AttributeMap, Attributes, Field};
 use crate::{Inputs, OpError, attributes, word_attribute};
@@ -166,38 +166,23 @@ impl Field for OutputQuantization {
     }
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
-        let type_name = format!("{name}_type");
-        let Some(dtype) = map.read::<QuantType>(&type_name)? else {
+        let Some(dtype) = map.read::<QuantType>(&format!("{name}_type"))? else {
             return Ok(None);
         };
-        if !matches!(dtype, QuantType::Uint8 | QuantType::Int8) {
-            return Err(OpError::attribute(
-                &type_name,
-                format!("{dtype} is neither uint8 nor int8"),
-            ));
-        }
         let Some(params) = map.read::<QParams>(name)? else {
             return Err(OpError::attribute(&format!("{name}_scale"), "is missing"));
         };
-        let params = QParams::new(params.scale, params.zero_point, dtype)?;
-        let lo = map
-            .read::<i32>(&format!("{name}_lo"))?
-            .unwrap_or(dtype.min());
-        let hi = map
-            .read::<i32>(&format!("{name}_hi"))?
-            .unwrap_or(dtype.max());
-        if lo < dtype.min() || hi > dtype.max() || lo > hi {
-            return Err(OpError::attribute(
-                &format!("{name}_lo"),
-                format!("{lo}..={hi} is no range of {dtype}"),
-            ));
-        }
-        Ok(Some(Self {
+        let lo = map.read(&format!("{name}_lo"))?.unwrap_or(dtype.min());
+        let hi = map.read(&format!("{name}_hi"))?.unwrap_or(dtype.max());
+        let quantization = Self {
             dtype,
             params,
             lo,
             hi,
-        }))
+        };
+        let checked = quantization.check();
+        checked.map_err(|error| OpError::attribute(name, error.to_string()))?;
+        Ok(Some(quantization))
     }
 }
 
@@ -207,12 +192,9 @@ attributes! {
     /// Inputs: `x` [N, C, H, W] (or [N, H, W, C] with `layout = nhwc`), `w` [O, C/group, KH, KW] in either layout, optional `bias` `[O]`,
     /// optional `residual` of the shape of the result. Output: [N, O, OH, OW] or [N, OH, OW, O].
     ///
-    /// - Float (`x` and `y` absent): everything is f32.
-    /// - Integer (`x` present): `x` is u8 or s8 with parameters `x`, `w` s8 (or u8) with `w_scale` (one, or one an output channel) and zero
-    ///   point 0. With `y`: bias i32 on the scale `x·w`, result quantized to `y`. Without `y`: bias f32, float result
-    ///   `f32(acc)·(s_x·s_w) + bias`, then the activation.
-    /// - A residual of an integer convolution is quantized with parameters `residual` (same type as `y`); the convolution
-    ///   is first rounded to `y`, then `requantize::add` with the residual gives the result in `sum`.
+    /// - [`Product::Float`]: everything is f32.
+    /// - [`Product::Integer`]: `x` is u8 or s8, `w` s8 (or u8) with zero point 0; what becomes of the sums is its [`Outcome`]. A residual is u8 or s8,
+    ///   and the type of `own` is that of `sum`.
     "octofold" "Conv"
     pub struct FusedConv {
         /// The steps between output pixels, vertical and horizontal.
@@ -223,37 +205,22 @@ attributes! {
         dilations: Vec<i64> = vec![1, 1],
         /// The number of groups.
         group: i64 = 1,
-        /// The last function of a float convolution; that of an integer one is in the bounds of its result.
-        activation: Activation = Activation::None,
         /// The order of the axes of `x`, `residual` and the result.
         layout: Layout = Layout::Nchw,
-        /// The parameters of a quantized `x`.
-        x: Option<QParams> = None,
-        /// The scales of quantized weights.
-        w_scale: Vec<f32> = vec![],
-        /// The quantization of the result.
-        y: Option<OutputQuantization> = None,
-        /// The parameters of a quantized residual.
-        residual: Option<QParams> = None,
-        /// The quantization of the sum with the residual.
-        sum: Option<OutputQuantization> = None,
+        /// The form of operands and result.
+        product: Product = Product::default(),
     }
 }
 
 attributes! {
     /// A linear layer: `act(x · w + bias)`.
     ///
-    /// Inputs: `x` [..., K], `w` [K, N], optional `bias` `[N]`. Output: [..., N]. Quantized as [`FusedConv`] is; `w_scale` holds one scale, or one a column.
+    /// Inputs: `x` [..., K], `w` [K, N], optional `bias` `[N]`. Output: [..., N]. Quantized as [`FusedConv`] is, with the columns as
+    /// output channels.
     "octofold" "Linear"
     pub struct FusedLinear {
-        /// The last function of a float result; that of a quantized one is in the bounds of `y`.
-        activation: Activation = Activation::None,
-        /// The parameters of a quantized `x`.
-        x: Option<QParams> = None,
-        /// The scales of quantized weights.
-        w_scale: Vec<f32> = vec![],
-        /// The quantization of the result.
-        y: Option<OutputQuantization> = None,
+        /// The form of operands and result.
+        product: Product = Product::default(),
     }
 }
 
@@ -267,23 +234,84 @@ word_attribute! {
     }
 }
 
+/// The form of the operands and the result of a [`FusedBinary`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BinaryForm {
+    /// All are f32; the function comes last.
+    Float(Activation),
+    /// All are bytes.
+    Bytes {
+        /// The parameters of the first operand.
+        a: QParams,
+        /// The parameters of the second operand.
+        b: QParams,
+        /// The quantization of the result.
+        y: OutputQuantization,
+    },
+}
+
+/// As `activation…`, or `a…`, `b…` and `y…`.
+impl Field for BinaryForm {
+    fn write(&self, _name: &str, out: &mut Attributes) {
+        match self {
+            Self::Float(activation) => activation.write("activation", out),
+            Self::Bytes { a, b, y } => {
+                a.write("a", out);
+                b.write("b", out);
+                y.write("y", out);
+            }
+        }
+    }
+
+    fn read(_name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        let activation = map.read("activation")?;
+        match (map.read("a")?, map.read("b")?, map.read("y")?, activation) {
+            (None, None, None, activation) => Ok(activation.map(Self::Float)),
+            (Some(a), Some(b), Some(y), None) => Ok(Some(Self::Bytes { a, b, y })),
+            _ => Err(OpError::invalid(
+                "either both operands and the result are quantized, and the activation is in the bounds, or none is",
+            )),
+        }
+    }
+}
+
+/// Bytes with parameters of their own become bytes with others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rescale {
+    /// The parameters of the operand.
+    pub x: QParams,
+    /// The quantization of the result.
+    pub y: OutputQuantization,
+}
+
+/// As `x…` and `y…`.
+impl Field for Rescale {
+    fn write(&self, _name: &str, out: &mut Attributes) {
+        self.x.write("x", out);
+        self.y.write("y", out);
+    }
+
+    fn read(_name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
+        match (map.read("x")?, map.read("y")?) {
+            (None, None) => Ok(None),
+            (Some(x), Some(y)) => Ok(Some(Self { x, y })),
+            _ => Err(OpError::invalid(
+                "either both input and result are quantized, or none",
+            )),
+        }
+    }
+}
+
 attributes! {
     /// A sum or product with activation, of two operands that broadcast as in ONNX: `act(a ∘ b)`.
     ///
-    /// Quantized when `a`, `b` and `y` are present: `requantize::add` or `requantize::mul`. It has no layout: operands of a lower rank are
-    /// rearranged by the layout pass.
+    /// Of bytes, it is `requantize::add` or `requantize::mul`. It has no layout: the layout pass rearranges operands of a lower rank.
     "octofold" "Binary"
     pub struct FusedBinary {
         /// Sum or product.
         kind: BinaryKind,
-        /// The last function of a float result.
-        activation: Activation = Activation::None,
-        /// The parameters of a quantized first operand.
-        a: Option<QParams> = None,
-        /// The parameters of a quantized second operand.
-        b: Option<QParams> = None,
-        /// The quantization of the result.
-        y: Option<OutputQuantization> = None,
+        /// The form of operands and result.
+        form: BinaryForm = BinaryForm::Float(Activation::None),
     }
 }
 
@@ -298,7 +326,7 @@ word_attribute! {
 }
 
 attributes! {
-    /// Two-dimensional pooling in either layout; of bytes when `x` and `y` are present (`requantize::mean`, or the maximum moved by `requantize::rescale`).
+    /// Two-dimensional pooling in either layout. Of bytes, it is `requantize::mean`, or the maximum moved by `requantize::rescale`.
     ///
     /// Input: [N, C, H, W] or [N, H, W, C]. The output size follows from explicit pads, rounded down, or up with `ceil_mode`,
     /// as in ONNX `MaxPool` and `AveragePool`.
@@ -320,10 +348,8 @@ attributes! {
         count_include_pad: bool = false,
         /// The order of the axes.
         layout: Layout = Layout::Nchw,
-        /// The parameters of a quantized input.
-        x: Option<QParams> = None,
-        /// The quantization of the result.
-        y: Option<OutputQuantization> = None,
+        /// The parameters of bytes; `None` for f32.
+        rescale: Option<Rescale> = None,
     }
 }
 
@@ -335,10 +361,8 @@ attributes! {
         kind: PoolKind,
         /// The order of the axes.
         layout: Layout = Layout::Nchw,
-        /// The parameters of a quantized input.
-        x: Option<QParams> = None,
-        /// The quantization of the result.
-        y: Option<OutputQuantization> = None,
+        /// The parameters of bytes; `None` for f32.
+        rescale: Option<Rescale> = None,
     }
 }
 
@@ -426,10 +450,11 @@ enum Output {
 }
 
 impl Output {
-    pub(super) fn new(count: usize, y: Option<OutputQuantization>) -> Self {
-        match y {
+    /// Room for `count` elements of a quantized type, or of f32.
+    pub(super) fn new(count: usize, dtype: Option<QuantType>) -> Self {
+        match dtype {
             None => Self::Float(vec![0.0; count]),
-            Some(y) => Self::Quantized(vec![0; count], y.dtype),
+            Some(dtype) => Self::Quantized(vec![0; count], dtype),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use octofold_ir::{Graph, NodeId, Op, Use};
-use octofold_ops::families::Activation;
+use octofold_ops::families::{Activation, Product};
 
 use super::RULE;
 use super::layer::{Layer, is_layer};
@@ -245,9 +245,6 @@ fn check_link(
 
 /// The activation that is part of a layer.
 fn fused_activation(op: &Op) -> Activation {
-    match op {
-        Op::FusedConv(conv) => conv.activation,
-        Op::FusedLinear(linear) => linear.activation,
-        _ => Activation::None,
-    }
+    let activation = op.product().and_then(Product::activation);
+    activation.unwrap_or_default()
 }

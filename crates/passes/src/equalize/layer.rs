@@ -1,6 +1,7 @@
 //! A layer as equalization sees it: weights by input and output channel, in f64.
 
 use octofold_ir::{Graph, NodeId, Op};
+use octofold_ops::families::Product;
 use octofold_tensor::Tensor;
 
 use crate::support;
@@ -10,12 +11,7 @@ const FACTORS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 /// Whether an operator is a float layer with weights.
 pub(super) fn is_layer(op: &Op) -> bool {
-    match op {
-        Op::Conv(_) => true,
-        Op::FusedConv(conv) => conv.x.is_none() && conv.y.is_none(),
-        Op::FusedLinear(linear) => linear.x.is_none() && linear.y.is_none(),
-        _ => false,
-    }
+    matches!(op, Op::Conv(_)) || op.product().is_some_and(Product::is_float)
 }
 
 /// A working copy of a layer's weights and bias.

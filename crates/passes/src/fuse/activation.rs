@@ -2,7 +2,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch};
 use octofold_ops::families::{
-    Activation, AutoPad, BinaryKind, Conv, FusedBinary, FusedConv, Layout,
+    Activation, AutoPad, BinaryForm, BinaryKind, Conv, FusedBinary, FusedConv, Layout, Product,
 };
 
 use crate::pass::{Pass, PassError};
@@ -79,13 +79,8 @@ pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<Fused
         pads: support::list_or(&conv.pads, 4, 0),
         dilations: support::list_or(&conv.dilations, 2, 1),
         group: conv.group,
-        activation: Activation::None,
         layout: Layout::Nchw,
-        x: None,
-        w_scale: vec![],
-        y: None,
-        residual: None,
-        sum: None,
+        product: Product::default(),
     })
 }
 
@@ -116,37 +111,29 @@ impl Rewrite for FuseActivation {
             return Err(Skip::NoMatch);
         }
         let activation = activation_of(graph, last)?;
-        let binary = |kind| FusedBinary {
+        let binary = |kind, activation| FusedBinary {
             kind,
-            activation,
-            a: None,
-            b: None,
-            y: None,
+            form: BinaryForm::Float(activation),
         };
         let fused: Op = match graph.node(id).op() {
             Op::Conv(conv) => FusedConv {
-                activation,
+                product: Product::Float(activation),
                 ..fused_conv(graph, id, conv)?
             }
             .into(),
-            Op::FusedConv(conv) if conv.y.is_none() => FusedConv {
-                activation: compose(conv.activation, activation),
-                ..conv.clone()
+            Op::FusedBinary(FusedBinary {
+                kind,
+                form: BinaryForm::Float(first),
+            }) => binary(*kind, compose(*first, activation)).into(),
+            Op::Add(_) => binary(BinaryKind::Add, activation).into(),
+            Op::Mul(_) => binary(BinaryKind::Mul, activation).into(),
+            layer => {
+                let mut layer = layer.clone();
+                let last = layer.product_mut().and_then(Product::activation_mut);
+                let last = last.ok_or(Skip::NoMatch)?;
+                *last = compose(*last, activation);
+                layer
             }
-            .into(),
-            Op::FusedLinear(linear) if linear.y.is_none() => {
-                let mut linear = linear.clone();
-                linear.activation = compose(linear.activation, activation);
-                linear.into()
-            }
-            Op::FusedBinary(old) if old.y.is_none() => {
-                let mut old = old.clone();
-                old.activation = compose(old.activation, activation);
-                old.into()
-            }
-            Op::Add(_) => binary(BinaryKind::Add).into(),
-            Op::Mul(_) => binary(BinaryKind::Mul).into(),
-            _ => return Err(Skip::NoMatch),
         };
         Ok(Patch::new().fuse(graph, &[id, last], fused, graph.operands(id)))
     }

@@ -5,7 +5,7 @@
 //! obvious ones. The arithmetic is done in f64 and rounded once.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::families::{Activation, Add, Mul};
+use octofold_ops::families::{Add, Mul, Product};
 use octofold_tensor::Tensor;
 
 use crate::pass::{Pass, PassError};
@@ -103,9 +103,7 @@ fn output_channels(graph: &Graph, id: NodeId) -> Option<(usize, usize, usize)> {
             let groups = usize::try_from(op.group).ok()?;
             Some((weights.get(1)?.checked_mul(groups)?, 1, groups))
         }
-        Op::FusedLinear(op) if op.x.is_none() && op.activation == Activation::None => {
-            Some((*weights.get(1)?, 1, 1))
-        }
+        Op::FusedLinear(op) if op.product == Product::default() => Some((*weights.get(1)?, 1, 1)),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! A float sum with a convolution's result becomes the residual operand of the convolution.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::families::{Activation, BinaryKind, FusedConv};
+use octofold_ops::families::{Activation, BinaryForm, BinaryKind, FusedBinary, FusedConv, Product};
 
 use crate::fuse::fused_conv;
 use crate::pass::{Pass, PassError};
@@ -47,9 +47,10 @@ impl Rewrite for FuseResidual {
         let (id, sum, residual) = (found.conv, found.root(), found.residual);
         let activation = match graph.node(sum).op() {
             Op::Add(_) => Activation::None,
-            Op::FusedBinary(binary) if binary.kind == BinaryKind::Add && binary.y.is_none() => {
-                binary.activation
-            }
+            Op::FusedBinary(FusedBinary {
+                kind: BinaryKind::Add,
+                form: BinaryForm::Float(activation),
+            }) => *activation,
             _ => return Err(Skip::NoMatch),
         };
         let fused = match graph.node(id).op() {
@@ -57,10 +58,7 @@ impl Rewrite for FuseResidual {
             Op::FusedConv(conv) => conv.clone(),
             _ => return Err(Skip::NoMatch),
         };
-        if fused.activation != Activation::None
-            || fused.x.is_some()
-            || graph.node(id).input(3).is_some()
-        {
+        if fused.product != Product::default() || graph.node(id).input(3).is_some() {
             return Err(Skip::NoMatch);
         }
         let conv_result = support::result(graph, id);
@@ -75,7 +73,7 @@ impl Rewrite for FuseResidual {
         inputs.resize(3, None);
         inputs.push(Some(PatchValue::Existing(residual)));
         let op = FusedConv {
-            activation,
+            product: Product::Float(activation),
             ..fused
         };
         Ok(Patch::new().fuse(graph, &[id, sum], op, inputs))

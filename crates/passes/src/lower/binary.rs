@@ -1,7 +1,7 @@
 //! Sums, products and concatenations of quantized values.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::families::{Activation, BinaryKind, FusedBinary, FusedConcat};
+use octofold_ops::families::{Activation, BinaryForm, BinaryKind, FusedBinary, FusedConcat};
 use octofold_ops::normalize_axis;
 
 use crate::lower::params::{dequantized, output_quantization};
@@ -34,7 +34,10 @@ impl Rewrite for QuantizedBinary {
         let (kind, activation) = match graph.node(id).op() {
             Op::Add(_) => (BinaryKind::Add, Activation::None),
             Op::Mul(_) => (BinaryKind::Mul, Activation::None),
-            Op::FusedBinary(op) if op.y.is_none() => (op.kind, op.activation),
+            Op::FusedBinary(FusedBinary {
+                kind,
+                form: BinaryForm::Float(activation),
+            }) => (*kind, *activation),
             _ => return Err(Skip::NoMatch),
         };
         let operands = (dequantized(graph, found.a), dequantized(graph, found.b));
@@ -50,10 +53,11 @@ impl Rewrite for QuantizedBinary {
         }
         let op = FusedBinary {
             kind,
-            activation: Activation::None,
-            a: Some(a.activation()?),
-            b: Some(b.activation()?),
-            y: Some(y),
+            form: BinaryForm::Bytes {
+                a: a.activation()?,
+                b: b.activation()?,
+                y,
+            },
         };
         let inputs = [Some(a.value.into()), Some(b.value.into())];
         Ok(Patch::new().fuse_with_next(graph, id, quantize, op, inputs))

@@ -1,7 +1,9 @@
 //! Pooling of quantized values, and of float ones for the kernels.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
-use octofold_ops::families::{Activation, AutoPad, FusedGlobalPool, FusedPool, Layout, PoolKind};
+use octofold_ops::families::{
+    Activation, AutoPad, FusedGlobalPool, FusedPool, Layout, PoolKind, Rescale,
+};
 
 use crate::lower::params::{dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
@@ -23,8 +25,7 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
     let global = |kind| FusedGlobalPool {
         kind,
         layout: Layout::Nchw,
-        x: None,
-        y: None,
+        rescale: None,
     };
     Ok(match graph.node(id).op() {
         Op::MaxPool(pool) => {
@@ -41,8 +42,7 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
                 ceil_mode: pool.ceil_mode,
                 count_include_pad: false,
                 layout: Layout::Nchw,
-                x: None,
-                y: None,
+                rescale: None,
             }
             .into()
         }
@@ -57,8 +57,7 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
                 ceil_mode: pool.ceil_mode,
                 count_include_pad: pool.count_include_pad,
                 layout: Layout::Nchw,
-                x: None,
-                y: None,
+                rescale: None,
             }
             .into()
         }
@@ -97,20 +96,13 @@ impl Rewrite for QuantizedPool {
                 "the operand and the result have different types",
             ));
         }
-        let params = Some(x.activation()?);
+        let rescale = Some(Rescale {
+            x: x.activation()?,
+            y,
+        });
         let op: Op = match fused_pool(graph, id)? {
-            Op::FusedPool(pool) => FusedPool {
-                x: params,
-                y: Some(y),
-                ..pool
-            }
-            .into(),
-            Op::FusedGlobalPool(pool) => FusedGlobalPool {
-                x: params,
-                y: Some(y),
-                ..pool
-            }
-            .into(),
+            Op::FusedPool(pool) => FusedPool { rescale, ..pool }.into(),
+            Op::FusedGlobalPool(pool) => FusedGlobalPool { rescale, ..pool }.into(),
             other => other,
         };
         let inputs = [Some(x.value.into())];

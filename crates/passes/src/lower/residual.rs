@@ -1,7 +1,9 @@
 //! A quantized sum with a convolution's result becomes the residual operand of the convolution.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::families::{BinaryKind, FusedConv};
+use octofold_ops::families::{
+    BinaryForm, BinaryKind, FusedBinary, FusedConv, IntegerProduct, Outcome, Product,
+};
 
 use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
@@ -43,27 +45,28 @@ impl Rewrite for FuseResidual {
 
     fn rewrite(&self, graph: &Graph, found: &Match<Sum>) -> Result<Patch, Skip> {
         let (id, sum, residual) = (found.conv, found.root(), found.residual);
-        let (Op::FusedConv(conv), Op::FusedBinary(binary)) =
-            (graph.node(id).op(), graph.node(sum).op())
+        let Op::FusedConv(conv) = graph.node(id).op() else {
+            return Err(Skip::NoMatch);
+        };
+        let Op::FusedBinary(FusedBinary {
+            kind: BinaryKind::Add,
+            form: BinaryForm::Bytes { a, b, y: total },
+        }) = *graph.node(sum).op()
         else {
             return Err(Skip::NoMatch);
         };
-        let (Some(own), Some(total)) = (conv.y, binary.y) else {
+        let Product::Integer(product) = &conv.product else {
             return Err(Skip::NoMatch);
         };
-        if binary.kind != BinaryKind::Add || conv.residual.is_some() {
+        let Outcome::Bytes(own) = product.result else {
             return Err(Skip::NoMatch);
-        }
+        };
         let result = support::result(graph, id);
         let conv_first = graph.node(sum).input(0) == Some(result);
-        let (conv_params, residual_params) = if conv_first {
-            (binary.a, binary.b)
-        } else {
-            (binary.b, binary.a)
-        };
+        let (conv_params, residual_params) = if conv_first { (a, b) } else { (b, a) };
         let same_shape = graph.value(residual).ty().shape == graph.value(result).ty().shape;
         if residual == result
-            || conv_params != Some(own.params)
+            || conv_params != own.params
             || !same_shape
             || graph.single_use(result).is_none()
         {
@@ -72,9 +75,16 @@ impl Rewrite for FuseResidual {
         let mut inputs = graph.operands(id);
         inputs.resize(3, None);
         inputs.push(Some(PatchValue::Existing(residual)));
-        let op = FusedConv {
+        let result = Outcome::Residual {
+            own,
             residual: residual_params,
-            sum: Some(total),
+            sum: total,
+        };
+        let op = FusedConv {
+            product: Product::Integer(IntegerProduct {
+                result,
+                ..product.clone()
+            }),
             ..conv.clone()
         };
         Ok(Patch::new().fuse(graph, &[id, sum], op, inputs))

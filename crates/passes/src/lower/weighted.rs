@@ -1,7 +1,7 @@
 //! Convolutions and linear layers on integers.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
-use octofold_ops::families::{Activation, FusedConv, FusedLinear, OutputQuantization};
+use octofold_ops::families::{Outcome, Product};
 use octofold_quant::weights::quantize_bias;
 use octofold_quant::{QParams, QuantParams, QuantType};
 use octofold_tensor::Tensor;
@@ -238,20 +238,21 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
             "the result is read beside `{name}`, so it stays float"
         )));
     }
-    let (activation, op): (Activation, LayerOp) = match node.op() {
-        Op::Conv(conv) => (
-            Activation::None,
-            LayerOp::Conv(fused_conv(graph, id, conv)?),
-        ),
-        Op::FusedConv(conv) if conv.x.is_none() && node.input(3).is_none() => {
-            (conv.activation, LayerOp::Conv(conv.clone()))
-        }
-        Op::FusedLinear(linear) if linear.x.is_none() => (linear.activation, LayerOp::Linear),
+    let mut op = match node.op() {
+        Op::Conv(conv) => fused_conv(graph, id, conv)?.into(),
+        other => other.clone(),
+    };
+    let product = match op.product_mut() {
+        Some(product) if node.input(3).is_none() => product,
         _ => return Err(Skip::NoMatch),
     };
-    let y = quantize
-        .map(|quantize| output_quantization(graph, quantize, activation))
-        .transpose()?;
+    let Product::Float(activation) = *product else {
+        return Err(Skip::NoMatch);
+    };
+    let result = match quantize {
+        None => Outcome::Float(activation),
+        Some(quantize) => Outcome::Bytes(output_quantization(graph, quantize, activation)?),
+    };
     let integers = w
         .values::<i8>()
         .map_err(|error| Skip::because(error.to_string()))?;
@@ -261,7 +262,7 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
     let bias_name = node
         .input(2)
         .map(|bias| format!("{}_lowered", graph.value(bias).name()));
-    let bias: Option<Tensor> = if y.is_some() {
+    let bias: Option<Tensor> = if quantize.is_some() {
         let bias = integer_bias(graph, id, x_params, &scales, channels)?;
         check_accumulator(integers, channel_of, bias.as_deref(), channels)?;
         bias.map(Tensor::vector)
@@ -278,48 +279,9 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
     if let Some(bias) = bias {
         inputs.push(Some(patch.constant(bias_name.unwrap_or_default(), bias)));
     }
-    let float_activation = if y.is_some() {
-        Activation::None
-    } else {
-        activation
-    };
-    let op = op.quantized(x_params, scales, y, float_activation);
+    *product = Product::integer(x_params, scales, result);
     Ok(match quantize {
         Some(quantize) => patch.fuse_with_next(graph, id, quantize, op, inputs),
         None => patch.replace_op(graph, id, op, inputs),
     })
-}
-
-/// The float layer that becomes an integer one.
-enum LayerOp {
-    Conv(FusedConv),
-    Linear,
-}
-
-impl LayerOp {
-    fn quantized(
-        self,
-        x: QParams,
-        w_scale: Vec<f32>,
-        y: Option<OutputQuantization>,
-        activation: Activation,
-    ) -> Op {
-        match self {
-            Self::Conv(conv) => FusedConv {
-                x: Some(x),
-                w_scale,
-                y,
-                activation,
-                ..conv
-            }
-            .into(),
-            Self::Linear => FusedLinear {
-                x: Some(x),
-                w_scale,
-                y,
-                activation,
-            }
-            .into(),
-        }
-    }
 }

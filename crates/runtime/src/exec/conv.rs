@@ -8,7 +8,9 @@ use octofold_kernels::conv::{
 use octofold_kernels::shared::layout::{PLANES, scatter};
 use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::{Activation, FusedConv, Layout, OutputQuantization};
+use octofold_ops::families::{
+    Activation, FusedConv, IntegerProduct, Layout, Outcome, OutputQuantization, Product,
+};
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::DType;
 
@@ -70,33 +72,26 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let input = arguments.operand(0)?;
     let signed = input.signed()?;
     let channels_first = step.kernel.result() == Axes::Nchw;
-    let (shape, x, stage) = match (&step.op, step.kernel.core()) {
+    let Some(Product::Integer(product)) = step.op.product() else {
+        return Err(arguments.wrong_operator());
+    };
+    let stage = Stage::new(product, arguments)?;
+    let shape = match (&step.op, step.kernel.core()) {
         (Op::FusedConv(op), Core::QConv | Core::QConvDepthwise) => {
             let result = if channels_first {
                 Layout::Nchw
             } else {
                 Layout::Nhwc
             };
-            let shape = conv_shape(op, arguments, (Layout::Nhwc, result))?;
-            let x = op.x.ok_or_else(|| arguments.wrong_operator())?;
-            let stage = conv_stage(op, arguments)?;
             if channels_first && !matches!(stage, Stage::Float { .. }) {
                 return Err(arguments.wrong_operator());
             }
-            (shape, x, stage)
+            conv_shape(op, arguments, (Layout::Nhwc, result))?
         }
-        (Op::FusedLinear(op), Core::QLinear) => {
-            let shape = linear_shape(arguments)?;
-            let x = op.x.ok_or_else(|| arguments.wrong_operator())?;
-            let stage = match op.y {
-                Some(y) => quantized_stage(arguments, y, None)?,
-                None => float_stage(arguments, op.activation)?,
-            };
-            (shape.as_conv(), x, stage)
-        }
+        (Op::FusedLinear(_), Core::QLinear) => linear_shape(arguments)?.as_conv(),
         _ => return Err(arguments.wrong_operator()),
     };
-    let quant = input.quant(x)?;
+    let quant = input.quant(product.operands()?.x)?;
     let (rows, channels) = (shape.pixels()?, shape.out_c);
     let prepared = PreparedConv::new(arguments.engine, &shape)?;
     arguments.expect_packed(&stage.packed(prepared.packed_len(), channels))?;
@@ -132,7 +127,7 @@ pub(crate) fn writes_strided_rows(arguments: &Arguments<'_>) -> bool {
         return false;
     };
     let shape = conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc));
-    op.y.is_some() && shape.is_ok_and(|shape| !has_many_weights(&shape))
+    op.product.y().is_some() && shape.is_ok_and(|shape| !has_many_weights(&shape))
 }
 
 /// Whether there are many more weights than activations, so that parts of the channels read less than parts of the rows do.
@@ -243,46 +238,37 @@ pub(super) fn linear_shape(arguments: &Arguments<'_>) -> Result<LinearShape, Ste
     })
 }
 
-fn conv_stage(op: &FusedConv, arguments: &Arguments<'_>) -> Result<Stage, StepError> {
-    let has_residual = arguments.operands.get(3).copied().flatten().is_some();
-    match (op.y, op.residual, op.sum, has_residual) {
-        (Some(y), Some(residual), Some(sum), true) => {
-            quantized_stage(arguments, y, Some((residual, sum)))
-        }
-        (Some(y), None, None, false) => quantized_stage(arguments, y, None),
-        (None, None, None, false) => float_stage(arguments, op.activation),
-        _ => Err(arguments.wrong_operator()),
-    }
-}
-
-fn quantized_stage(
-    arguments: &Arguments<'_>,
-    y: OutputQuantization,
-    residual: Option<(QParams, OutputQuantization)>,
-) -> Result<Stage, StepError> {
-    match &residual {
-        None => drop(arguments.target(&y)?),
-        Some((params, sum)) => {
-            let operand = arguments.operand(3)?;
-            operand.quant(*params)?;
-            arguments.target(sum)?;
-            if operand.shape != arguments.result().shape {
-                return Err(StepError::invalid(
-                    "the residual does not have the size of the result",
-                ));
-            }
-        }
-    }
-    Ok(Stage::Quantized { y, residual })
-}
-
-fn float_stage(arguments: &Arguments<'_>, activation: Activation) -> Result<Stage, StepError> {
-    arguments.result().expect(DType::F32)?;
-    let clamp = (activation != Activation::None).then(|| activation.bounds().into());
-    Ok(Stage::Float { clamp })
-}
-
 impl Stage {
+    /// What becomes of the sums of a product, with the residual as operand 3.
+    fn new(product: &IntegerProduct, arguments: &Arguments<'_>) -> Result<Self, StepError> {
+        let has_residual = arguments.operands.get(3).copied().flatten().is_some();
+        match product.result {
+            Outcome::Residual { own, residual, sum } => {
+                let operand = arguments.operand(3)?;
+                operand.quant(residual)?;
+                arguments.target(&sum)?;
+                if operand.shape != arguments.result().shape {
+                    return Err(StepError::invalid(
+                        "the residual does not have the size of the result",
+                    ));
+                }
+                let residual = Some((residual, sum));
+                Ok(Self::Quantized { y: own, residual })
+            }
+            Outcome::Bytes(y) if !has_residual => {
+                arguments.target(&y)?;
+                let residual = None;
+                Ok(Self::Quantized { y, residual })
+            }
+            Outcome::Float(activation) if !has_residual => {
+                arguments.result().expect(DType::F32)?;
+                let clamp = (activation != Activation::None).then(|| activation.bounds().into());
+                Ok(Self::Float { clamp })
+            }
+            _ => Err(arguments.wrong_operator()),
+        }
+    }
+
     /// The types and lengths of the packed constants, for so many bytes of weights and output channels.
     fn packed(&self, weights: usize, channels: usize) -> Vec<(DType, usize)> {
         let mut packed = vec![

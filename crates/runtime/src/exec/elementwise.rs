@@ -6,7 +6,7 @@ use octofold_kernels::shared::mul::mul;
 use octofold_kernels::shared::table_lookup::table_lookup;
 use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::BinaryKind;
+use octofold_ops::families::{BinaryForm, BinaryKind, FusedBinary};
 
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
@@ -175,22 +175,22 @@ struct Binary {
 
 /// The work of a quantized `FusedBinary`.
 pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let Op::FusedBinary(op) = &arguments.step.op else {
-        return Err(arguments.wrong_operator());
-    };
-    let (Some(a), Some(b), Some(y)) = (op.a, op.b, &op.y) else {
+    let Op::FusedBinary(FusedBinary {
+        kind,
+        form: BinaryForm::Bytes { a, b, y },
+    }) = arguments.step.op
+    else {
         return Err(arguments.wrong_operator());
     };
     let operands = [arguments.operand(0)?, arguments.operand(1)?];
     let quants = [operands[0].quant(a)?, operands[1].quant(b)?];
-    let target = arguments.target(y)?;
+    let target = arguments.target(&y)?;
     let blocks = blocks(
         arguments.result().shape,
         operands.map(|operand| operand.shape),
         1,
     )
     .ok_or_else(|| arguments.wrong_operator())?;
-    let kind = op.kind;
     Ok(Box::new(Binary {
         kind,
         quants,

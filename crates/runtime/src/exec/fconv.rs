@@ -7,7 +7,7 @@ use octofold_kernels::float::conv::{self, ConvData, conv};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
 use octofold_kernels::float::linear::{self, LinearData, linear};
 use octofold_ops::Op;
-use octofold_ops::families::Layout;
+use octofold_ops::families::{Layout, Product};
 use octofold_tensor::DType;
 
 use super::conv::{conv_shape, linear_shape};
@@ -47,20 +47,20 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     let residual = arguments.operands.get(3).copied().flatten();
     let (sizes, activation) = match (&step.op, step.kernel.core()) {
         (Op::FusedConv(op), Core::FConv | Core::FConvDepthwise)
-            if op.x.is_none() && op.y.is_none() && op.sum.is_none() =>
+            if let Product::Float(activation) = op.product =>
         {
             let shape = conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc))?;
             if step.kernel.core() == Core::FConvDepthwise {
                 if residual.is_some() || shape.groups != shape.in_c || shape.out_c != shape.in_c {
                     return Err(arguments.wrong_operator());
                 }
-                (Sizes::Depthwise(shape), op.activation)
+                (Sizes::Depthwise(shape), activation)
             } else {
-                (Sizes::Conv(shape), op.activation)
+                (Sizes::Conv(shape), activation)
             }
         }
-        (Op::FusedLinear(op), Core::FLinear) if op.x.is_none() && op.y.is_none() => {
-            (Sizes::Linear(linear_shape(arguments)?), op.activation)
+        (Op::FusedLinear(op), Core::FLinear) if let Product::Float(activation) = op.product => {
+            (Sizes::Linear(linear_shape(arguments)?), activation)
         }
         _ => return Err(arguments.wrong_operator()),
     };

@@ -5,7 +5,7 @@ use octofold_kernels::float::elementwise::{Binary, binary, clip};
 use octofold_kernels::float::pool::{average_pool, global_average_pool, max_pool};
 use octofold_kernels::shared::{ImageShape, PoolShape};
 use octofold_ops::Op;
-use octofold_ops::families::{BinaryKind, FusedPool, Layout, PoolKind};
+use octofold_ops::families::{BinaryForm, BinaryKind, FusedBinary, FusedPool, Layout, PoolKind};
 use octofold_tensor::DType;
 
 use super::elementwise::{Blocks, blocks};
@@ -27,12 +27,15 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
         Op::Sub(_) => (Binary::Sub, Bounds::NONE),
         Op::Mul(_) => (Binary::Mul, Bounds::NONE),
         Op::Div(_) => (Binary::Div, Bounds::NONE),
-        Op::FusedBinary(op) if op.a.is_none() && op.b.is_none() && op.y.is_none() => {
-            let kind = match op.kind {
+        Op::FusedBinary(FusedBinary {
+            kind,
+            form: BinaryForm::Float(activation),
+        }) => {
+            let kind = match kind {
                 BinaryKind::Add => Binary::Add,
                 BinaryKind::Mul => Binary::Mul,
             };
-            (kind, op.activation.bounds().into())
+            (kind, activation.bounds().into())
         }
         _ => return Err(arguments.wrong_operator()),
     };
@@ -146,7 +149,7 @@ pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
         }
         _ => return Err(arguments.wrong_operator()),
     };
-    if op.x.is_some() || op.y.is_some() {
+    if op.rescale.is_some() {
         return Err(arguments.wrong_operator());
     }
     arguments.operand(0)?.expect(DType::F32)?;
@@ -200,7 +203,7 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     let Op::FusedGlobalPool(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
-    let (None, None, PoolKind::Average, Layout::Nhwc) = (op.x, &op.y, op.kind, op.layout) else {
+    let (None, PoolKind::Average, Layout::Nhwc) = (op.rescale, op.kind, op.layout) else {
         return Err(arguments.wrong_operator());
     };
     let operand = arguments.operand(0)?;

@@ -5,7 +5,7 @@ use octofold_kernels::conv::planes::{self, PlanesCall, conv_planes, packed_len, 
 use octofold_kernels::conv::{Activations, ConvShape, Float};
 use octofold_kernels::shared::Quant8;
 use octofold_ops::Op;
-use octofold_ops::families::{Activation, Layout};
+use octofold_ops::families::{Activation, IntegerProduct, Layout, Outcome, Parameters, Product};
 use octofold_quant::QuantType;
 use octofold_tensor::DType;
 
@@ -36,8 +36,12 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let Op::FusedConv(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
-    let floats = op.y.is_none() && op.residual.is_none() && op.sum.is_none();
-    let (Some(x), true) = (op.x, floats) else {
+    let Product::Integer(IntegerProduct {
+        x: Parameters::Fixed(x),
+        result: Outcome::Float(activation),
+        ..
+    }) = op.product
+    else {
         return Err(arguments.wrong_operator());
     };
     let input = arguments.operand(0)?;
@@ -67,7 +71,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     Ok(Box::new(Planes {
         quant,
         quantizes,
-        clamp: (op.activation != Activation::None).then(|| op.activation.bounds().into()),
+        clamp: (activation != Activation::None).then(|| activation.bounds().into()),
         scratch: scratch_len(&shape)?,
         plane: shape.pixels()? / shape.batch,
         part: (MACS / 4 * planes / macs.max(1)).clamp(1, planes),

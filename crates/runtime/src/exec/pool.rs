@@ -5,7 +5,7 @@ use octofold_kernels::shared::pool::{
 };
 use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, SumOrder};
+use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, Rescale, SumOrder};
 
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
@@ -81,8 +81,7 @@ pub(super) fn whole_window(
         ceil_mode: false,
         count_include_pad: false,
         layout: op.layout,
-        x: op.x,
-        y: op.y,
+        rescale: op.rescale,
     })
 }
 
@@ -117,7 +116,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         }
         _ => return Err(arguments.wrong_operator()),
     };
-    let (Some(x), Some(y)) = (op.x, &op.y) else {
+    let Some(Rescale { x, y }) = op.rescale else {
         return Err(arguments.wrong_operator());
     };
     let shape = pool_shape(op, arguments)?;
@@ -132,7 +131,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
             columns_first: order == SumOrder::Columns,
         },
         from: arguments.operand(0)?.quant(x)?,
-        target: arguments.target(y)?,
+        target: arguments.target(&y)?,
         part: part(&shape),
         scratch: shape.scratch_len()?,
         shape,
@@ -177,7 +176,8 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     let Op::FusedGlobalPool(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
-    let (Some(x), Some(y), PoolKind::Average, Layout::Nhwc) = (op.x, &op.y, op.kind, op.layout)
+    let (Some(Rescale { x, y }), PoolKind::Average, Layout::Nhwc) =
+        (op.rescale, op.kind, op.layout)
     else {
         return Err(arguments.wrong_operator());
     };
@@ -192,7 +192,7 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
             pixels,
         },
         from: operand.quant(x)?,
-        target: arguments.target(y)?,
+        target: arguments.target(&y)?,
         part: part_len(batch * channels, pixels, BYTES, 64),
     }))
 }

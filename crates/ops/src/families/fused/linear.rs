@@ -1,33 +1,19 @@
 //! Convolution and linear layers: exact sums, and what becomes of them.
 
-use octofold_quant::{QParams, QuantType, requantize};
-use octofold_tensor::{DType, Tensor};
+use octofold_quant::{QParams, requantize};
+use octofold_tensor::{DType, Element, Tensor};
 
 use super::{
     Finished, FusedConv, FusedLinear, Layout, Output, OutputQuantization, quantized_input,
 };
 use crate::families::matmul::MatMulShape;
+use crate::families::product::{IntegerProduct, Outcome, Product};
 use crate::families::quantized::checked_multiplier;
 use crate::families::real::{accumulator, quantized_bytes, reals};
 use crate::families::support::{checked_elements, copy_strided, expect_type};
 use crate::families::window::WindowAttributes;
 use crate::families::{AutoPad, ConvShape};
 use crate::{Arity, Inputs, OpError, Operator};
-
-/// One checked scale for each of `count` output channels.
-fn channel_scales(scales: &[f32], count: usize) -> Result<Vec<f32>, OpError> {
-    for &scale in scales {
-        QParams::new(scale, 0, QuantType::Int8)?;
-    }
-    match scales {
-        [scale] => Ok(vec![*scale; count]),
-        _ if scales.len() == count => Ok(scales.to_vec()),
-        _ => {
-            let reason = format!("has {} numbers for {count} output channels", scales.len());
-            Err(OpError::attribute("w_scale", reason))
-        }
-    }
-}
 
 /// Elements minus their zero point, as f64.
 fn centered(values: &[i32], zero_point: i32) -> Vec<f64> {
@@ -44,6 +30,21 @@ fn floats(inputs: Inputs<'_>, index: usize) -> Result<Vec<f64>, OpError> {
     reals(tensor, index)
 }
 
+/// The elements of both operands, without zero points, as f64.
+fn operands(product: &Product, inputs: Inputs<'_>) -> Result<[Vec<f64>; 2], OpError> {
+    let Product::Integer(product) = product else {
+        return Ok([floats(inputs, 0)?, floats(inputs, 1)?]);
+    };
+    let (x, params) = quantized_input(inputs, 0, product.operands()?.x)?;
+    let (w, _) = quantized_bytes(inputs.required(1)?, 1)?;
+    Ok([centered(&x, params.zero_point), centered(&w, 0)])
+}
+
+/// An output of `count` elements of the type of the result.
+fn output(product: &Product, count: usize) -> Output {
+    Output::new(count, product.result_type())
+}
+
 /// How the exact sum of an output channel becomes a result.
 enum Finish {
     /// `f32(sum + bias)`: everything was float.
@@ -56,60 +57,54 @@ enum Finish {
         bias: Vec<i32>,
         y: OutputQuantization,
     },
+    /// The sums as they are.
+    Accumulate { bias: Vec<i32> },
+}
+
+/// The elements of the bias at input 2, one an output channel; zeros where there is none.
+fn bias<T: Element + Default>(inputs: Inputs<'_>, count: usize) -> Result<Vec<T>, OpError> {
+    let Some(bias) = inputs.optional(2) else {
+        return Ok(vec![T::default(); count]);
+    };
+    if bias.shape() != [count] {
+        return Err(OpError::invalid(format!(
+            "the bias does not have {count} elements"
+        )));
+    }
+    Ok(inputs.values(2)?.to_vec())
 }
 
 impl Finish {
-    /// The form that the attributes ask for, with the bias at input 2.
-    fn new(
-        inputs: Inputs<'_>,
-        count: usize,
-        x: Option<QParams>,
-        w_scale: &[f32],
-        y: Option<OutputQuantization>,
-    ) -> Result<Self, OpError> {
-        let bias = inputs.optional(2);
-        if bias.is_some_and(|bias| bias.shape() != [count]) {
-            return Err(OpError::invalid(format!(
-                "the bias does not have {count} elements"
-            )));
-        }
-        let Some(x) = x else {
-            if y.is_some() || !w_scale.is_empty() {
-                return Err(OpError::attribute(
-                    "x_scale",
-                    "is missing, but the result or weights are quantized",
-                ));
-            }
-            let bias = bias.map(|_| floats(inputs, 2)).transpose()?;
+    /// The form of the result, for `count` output channels.
+    fn new(product: &Product, inputs: Inputs<'_>, count: usize) -> Result<Self, OpError> {
+        let Product::Integer(product) = product else {
+            let bias = bias::<f32>(inputs, count)?.into_iter().map(f64::from);
             return Ok(Self::Float {
-                bias: bias.unwrap_or_else(|| vec![0.0; count]),
+                bias: bias.collect(),
             });
         };
-        let scales = channel_scales(w_scale, count)?;
-        match y {
-            None => {
-                let bias = bias.map(|_| inputs.values::<f32>(2)).transpose()?;
-                let scales = scales.iter().map(|w| x.scale * w).collect();
-                Ok(Self::Dequantize {
-                    scales,
-                    bias: bias.map_or_else(|| vec![0.0; count], <[f32]>::to_vec),
-                })
-            }
-            Some(y) => {
-                y.check()?;
+        let operands = product.operands()?;
+        let scales = operands.scales(count)?;
+        let x = operands.x.scale;
+        Ok(match product.result {
+            Outcome::Float(_) => Self::Dequantize {
+                scales: scales.iter().map(|w| x * w).collect(),
+                bias: bias(inputs, count)?,
+            },
+            Outcome::Accumulators => Self::Accumulate {
+                bias: bias(inputs, count)?,
+            },
+            Outcome::Bytes(y) | Outcome::Residual { own: y, .. } => {
                 let multipliers = scales
                     .iter()
-                    .map(|&w| checked_multiplier(x.scale, w, y.params.scale));
-                let multipliers = multipliers.collect::<Result<_, _>>()?;
-                let bias = bias.map(|_| inputs.values::<i32>(2)).transpose()?;
-                let bias = bias.map_or_else(|| vec![0; count], <[i32]>::to_vec);
-                Ok(Self::Requantize {
-                    multipliers,
-                    bias,
+                    .map(|&w| checked_multiplier(x, w, y.params.scale));
+                Self::Requantize {
+                    multipliers: multipliers.collect::<Result<_, _>>()?,
+                    bias: bias(inputs, count)?,
                     y,
-                })
+                }
             }
-        }
+        })
     }
 
     /// The result of a sum of output channel `channel`.
@@ -138,6 +133,9 @@ impl Finish {
                     y.lo,
                     y.hi,
                 ))
+            }
+            Self::Accumulate { bias } => {
+                Finished::Quantized(accumulator(sum + f64::from(bias[channel]))?)
             }
         })
     }
@@ -171,40 +169,6 @@ impl FusedConv {
         }
     }
 
-    /// The quantization of what the operator gives: that of the sum when there is one.
-    pub fn result(&self) -> Option<OutputQuantization> {
-        self.sum.or(self.y)
-    }
-
-    /// Checks that the quantization attributes go together.
-    ///
-    /// # Errors
-    /// When one that another needs is absent.
-    pub fn check(&self, with_residual: bool) -> Result<(), OpError> {
-        let missing = |name, of| {
-            Err(OpError::attribute(
-                name,
-                format!("is missing, but {of} is given"),
-            ))
-        };
-        match (self.x, self.y, self.residual, self.sum) {
-            (None, Some(_), ..) => missing("x_scale", "`y_scale`"),
-            (_, None, _, Some(_)) => missing("y_scale", "`sum_scale`"),
-            (_, None, Some(_), _) => missing("y_scale", "`residual_scale`"),
-            (_, Some(_), Some(_), None) => missing("sum_scale", "`residual_scale`"),
-            (_, Some(_), None, Some(_)) => missing("residual_scale", "`sum_scale`"),
-            (_, Some(_), None, None) if with_residual => missing("residual_scale", "a residual"),
-            (_, Some(_), Some(_), _) if !with_residual => Err(OpError::attribute(
-                "residual_scale",
-                "is given without a residual",
-            )),
-            (Some(_), None, ..) if with_residual => Err(OpError::Unsupported(
-                "a residual of an integer convolution with a float result".to_owned(),
-            )),
-            _ => Ok(()),
-        }
-    }
-
     fn residual<'a>(&self, inputs: Inputs<'a>, shape: &[usize]) -> Result<Residual<'a>, OpError> {
         let Some(tensor) = inputs.optional(3) else {
             return Ok(Residual::None);
@@ -215,19 +179,20 @@ impl FusedConv {
                 "a residual of shape {found:?} for a result of shape {shape:?}"
             )));
         }
-        match (self.y, self.residual, self.sum) {
-            (Some(y), Some(params), Some(sum)) => {
-                sum.check()?;
-                let (values, params) = quantized_input(inputs, 3, params)?;
-                Ok(Residual::Quantized {
-                    values,
-                    params,
-                    y: y.params,
-                    sum,
-                })
-            }
-            _ => Ok(Residual::Float(inputs.values::<f32>(3)?)),
-        }
+        let Product::Integer(IntegerProduct {
+            result: Outcome::Residual { own, residual, sum },
+            ..
+        }) = self.product
+        else {
+            return Ok(Residual::Float(inputs.values::<f32>(3)?));
+        };
+        let (values, params) = quantized_input(inputs, 3, residual)?;
+        Ok(Residual::Quantized {
+            values,
+            params,
+            y: own.params,
+            sum,
+        })
     }
 }
 
@@ -237,33 +202,23 @@ impl Operator for FusedConv {
     }
 
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        self.check(inputs.optional(3).is_some())?;
+        self.product.check_residual(inputs.optional(3).is_some())?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
         let [batch, channels, height, width] = self.layout.to_nchw(x.shape())?;
         let loops = self
             .shape()
             .loops(&[batch, channels, height, width], w.shape(), None)?;
         let count = w.shape()[0];
-        let (x_values, w_values) = match self.x {
-            None => (floats(inputs, 0)?, floats(inputs, 1)?),
-            Some(params) => {
-                let (values, params) = quantized_input(inputs, 0, params)?;
-                (
-                    centered(&values, params.zero_point),
-                    centered(&quantized_bytes(w, 1)?.0, 0),
-                )
-            }
-        };
-        if loops.shape.contains(&0) {
-            let nchw = [
-                loops.shape[0],
-                loops.shape[1],
-                loops.shape[2],
-                loops.shape[3],
-            ];
-            return Ok(vec![
-                Output::new(0, self.result()).tensor(&self.layout.arrange(nchw))?,
-            ]);
+        let [x_values, w_values] = operands(&self.product, inputs)?;
+        let nchw = [
+            loops.shape[0],
+            loops.shape[1],
+            loops.shape[2],
+            loops.shape[3],
+        ];
+        let shape = self.layout.arrange(nchw);
+        if shape.contains(&0) {
+            return Ok(vec![output(&self.product, 0).tensor(&shape)?]);
         }
         let x_values = match self.layout {
             Layout::Nchw => x_values,
@@ -277,25 +232,19 @@ impl Operator for FusedConv {
                 copy_strided(&x_values, 0, &[batch, channels, height, width], &strides)
             }
         };
-        let finish = Finish::new(inputs, count, self.x, &self.w_scale, self.y)?;
-        let nchw = [
-            loops.shape[0],
-            loops.shape[1],
-            loops.shape[2],
-            loops.shape[3],
-        ];
-        let shape = self.layout.arrange(nchw);
+        let finish = Finish::new(&self.product, inputs, count)?;
         let residual = self.residual(inputs, &shape)?;
-        let mut y = Output::new(checked_elements(&shape)?, self.result());
+        let activation = self.product.activation().unwrap_or_default();
+        let mut y = output(&self.product, checked_elements(&shape)?);
         let planes = self.layout.planes(batch, count);
         loops.run(&x_values, &w_values, |batch, channel, sums| {
             for (position, &sum) in sums.iter().enumerate() {
                 let index = planes.index(batch, channel, sums.len(), position);
                 let value = match (finish.apply(channel, sum)?, &residual) {
                     (Finished::Float(value), Residual::Float(residual)) => {
-                        Finished::Float(self.activation.apply(value + residual[index]))
+                        Finished::Float(activation.apply(value + residual[index]))
                     }
-                    (Finished::Float(value), _) => Finished::Float(self.activation.apply(value)),
+                    (Finished::Float(value), _) => Finished::Float(activation.apply(value)),
                     (
                         Finished::Quantized(q),
                         Residual::Quantized {
@@ -326,6 +275,7 @@ impl Operator for FusedLinear {
     }
 
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        self.product.check_residual(false)?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
         let &[_, count] = w.shape() else {
             return Err(OpError::invalid(format!(
@@ -334,25 +284,17 @@ impl Operator for FusedLinear {
             )));
         };
         let product = MatMulShape::new(x.shape(), w.shape())?;
-        let (x_values, w_values) = match self.x {
-            None => (floats(inputs, 0)?, floats(inputs, 1)?),
-            Some(params) => {
-                let (values, params) = quantized_input(inputs, 0, params)?;
-                (
-                    centered(&values, params.zero_point),
-                    centered(&quantized_bytes(w, 1)?.0, 0),
-                )
-            }
-        };
+        let [x_values, w_values] = operands(&self.product, inputs)?;
         if product.shape.contains(&0) {
-            return Ok(vec![Output::new(0, self.y).tensor(&product.shape)?]);
+            return Ok(vec![output(&self.product, 0).tensor(&product.shape)?]);
         }
-        let finish = Finish::new(inputs, count, self.x, &self.w_scale, self.y)?;
+        let finish = Finish::new(&self.product, inputs, count)?;
+        let activation = self.product.activation().unwrap_or_default();
         let sums = product.run(&x_values, &w_values);
-        let mut y = Output::new(sums.len(), self.y);
+        let mut y = output(&self.product, sums.len());
         for (index, &sum) in sums.iter().enumerate() {
             let value = match finish.apply(index % count, sum)? {
-                Finished::Float(value) => Finished::Float(self.activation.apply(value)),
+                Finished::Float(value) => Finished::Float(activation.apply(value)),
                 value => value,
             };
             y.set(index, value);

@@ -3,31 +3,10 @@
 use octofold_quant::{QParams, QuantType, requantize};
 use octofold_tensor::Tensor;
 
-use super::{
-    BinaryKind, FusedBinary, FusedConcat, OutputQuantization, TableLookup, quantized_input,
-};
+use super::{BinaryForm, BinaryKind, FusedBinary, FusedConcat, TableLookup, quantized_input};
 use crate::families::real::{quantized_bytes, quantized_tensor};
 use crate::families::support::{broadcast_map, broadcast_shapes, checked_elements, normalize_axis};
 use crate::{Arity, Inputs, OpError, Operator};
-
-impl FusedBinary {
-    /// The parameters of both operands and the result, when the operator is quantized.
-    ///
-    /// # Errors
-    /// When some are given and others are not.
-    pub fn quantization(&self) -> Result<Option<(QParams, QParams, OutputQuantization)>, OpError> {
-        match (self.a, self.b, self.y) {
-            (None, None, None) => Ok(None),
-            (Some(a), Some(b), Some(y)) => {
-                y.check()?;
-                Ok(Some((a, b, y)))
-            }
-            _ => Err(OpError::invalid(
-                "either both operands and the result are quantized, or none",
-            )),
-        }
-    }
-}
 
 impl Operator for FusedBinary {
     fn arity(&self) -> Arity {
@@ -37,19 +16,23 @@ impl Operator for FusedBinary {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
-        let Some((pa, pb, y)) = self.quantization()? else {
-            let operands = (
-                (inputs.values::<f32>(0)?, a.shape()),
-                (inputs.values::<f32>(1)?, b.shape()),
-            );
-            let values = broadcast_map(operands.0, operands.1, &shape, |a, b| {
-                self.activation.apply(match self.kind {
-                    BinaryKind::Add => a + b,
-                    BinaryKind::Mul => a * b,
-                })
-            });
-            return Ok(vec![Tensor::new(shape, values)?]);
+        let (pa, pb, y) = match self.form {
+            BinaryForm::Float(activation) => {
+                let operands = (
+                    (inputs.values::<f32>(0)?, a.shape()),
+                    (inputs.values::<f32>(1)?, b.shape()),
+                );
+                let values = broadcast_map(operands.0, operands.1, &shape, |a, b| {
+                    activation.apply(match self.kind {
+                        BinaryKind::Add => a + b,
+                        BinaryKind::Mul => a * b,
+                    })
+                });
+                return Ok(vec![Tensor::new(shape, values)?]);
+            }
+            BinaryForm::Bytes { a, b, y } => (a, b, y),
         };
+        y.check()?;
         let (a_values, pa) = quantized_input(inputs, 0, pa)?;
         let (b_values, pb) = quantized_input(inputs, 1, pb)?;
         let f = match self.kind {

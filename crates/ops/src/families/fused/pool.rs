@@ -4,31 +4,13 @@ use octofold_quant::{QParams, affine, requantize};
 use octofold_tensor::Tensor;
 
 use super::{
-    Finished, FusedGlobalPool, FusedPool, Layout, Output, OutputQuantization, PoolKind,
-    quantized_input,
+    Finished, FusedGlobalPool, FusedPool, Layout, Output, PoolKind, Rescale, quantized_input,
 };
 use crate::families::AutoPad;
 use crate::families::pool::{SumOrder, for_each_window, maximum};
 use crate::families::support::checked_elements;
 use crate::families::window::{Slide, Window, WindowAttributes};
 use crate::{Arity, Inputs, OpError, Operator};
-
-/// The parameters of the input and result of a pooling operator, when it is quantized.
-fn pool_quantization(
-    x: Option<QParams>,
-    y: Option<OutputQuantization>,
-) -> Result<Option<(QParams, OutputQuantization)>, OpError> {
-    match (x, y) {
-        (None, None) => Ok(None),
-        (Some(x), Some(y)) => {
-            y.check()?;
-            Ok(Some((x, y)))
-        }
-        _ => Err(OpError::invalid(
-            "either both input and result are quantized, or none",
-        )),
-    }
-}
 
 /// What becomes of the values of a window.
 #[derive(Clone, Copy)]
@@ -47,7 +29,7 @@ fn pool(
     (layout, reduction): (Layout, Reduction),
     slides: &[Slide],
     count_include_pad: bool,
-    quantization: Option<(QParams, OutputQuantization)>,
+    rescale: Option<Rescale>,
 ) -> Result<Tensor, OpError> {
     let x = inputs.required(0)?;
     let [batch, channels, _, _] = layout.to_nchw(x.shape())?;
@@ -56,11 +38,15 @@ fn pool(
         _ => return Err(OpError::invalid("pooling of images moves over two axes")),
     };
     let shape = layout.arrange([batch, channels, size_out[0], size_out[1]]);
-    let mut y = Output::new(checked_elements(&shape)?, quantization.map(|(_, y)| y));
-    let (bytes, numbers, x_params) = match quantization {
+    let mut y = Output::new(
+        checked_elements(&shape)?,
+        rescale.map(|rescale| rescale.y.dtype),
+    );
+    let (bytes, numbers, x_params) = match rescale {
         None => (Vec::new(), inputs.values::<f32>(0)?, QParams::IDENTITY),
-        Some((params, _)) => {
-            let (bytes, params) = quantized_input(inputs, 0, params)?;
+        Some(Rescale { x, y }) => {
+            y.check()?;
+            let (bytes, params) = quantized_input(inputs, 0, x)?;
             (bytes, &[][..], params)
         }
     };
@@ -79,7 +65,7 @@ fn pool(
         for (batch, channel) in planes.each() {
             let at = |element: usize| planes.index(batch, channel, size_in, element);
             let elements = view.elements.iter();
-            let value = match (quantization, reduction) {
+            let value = match (rescale, reduction) {
                 (None, Reduction::Max) => {
                     Finished::Float(maximum(elements.map(|&e| (e, numbers[at(e)]))).1)
                 }
@@ -90,19 +76,19 @@ fn pool(
                     let sum: f64 = elements.map(|&e| f64::from(numbers[at(e)])).sum();
                     Finished::Float((sum / count as f64) as f32)
                 }
-                (Some((_, y)), Reduction::Max) => {
+                (Some(Rescale { y, .. }), Reduction::Max) => {
                     let q = elements
                         .map(|&e| bytes[at(e)])
                         .max()
                         .unwrap_or(x_params.zero_point);
                     Finished::Quantized(requantize::rescale(q, x_params, y.params, y.lo, y.hi))
                 }
-                (Some((_, y)), Reduction::WindowMean(order)) => {
+                (Some(Rescale { y, .. }), Reduction::WindowMean(order)) => {
                     let real = |e| affine::dequantize(bytes[at(e)], x_params);
                     let sum = view.sum(order, real);
                     Finished::Quantized(requantize::real_mean(sum, count, y.params, y.lo, y.hi))
                 }
-                (Some((_, y)), Reduction::ExactMean) => {
+                (Some(Rescale { y, .. }), Reduction::ExactMean) => {
                     let sum: i64 = elements
                         .map(|&e| i64::from(bytes[at(e)] - x_params.zero_point))
                         .sum();
@@ -145,14 +131,6 @@ impl FusedPool {
         };
         Window::new(&self.kernel_shape, attributes)
     }
-
-    /// The parameters of input and result, when the operator is quantized.
-    ///
-    /// # Errors
-    /// When only one of both is given.
-    pub fn quantization(&self) -> Result<Option<(QParams, OutputQuantization)>, OpError> {
-        pool_quantization(self.x, self.y)
-    }
 }
 
 impl Operator for FusedPool {
@@ -172,18 +150,8 @@ impl Operator for FusedPool {
             (self.layout, reduction),
             &slides,
             self.count_include_pad,
-            self.quantization()?,
+            self.rescale,
         )?])
-    }
-}
-
-impl FusedGlobalPool {
-    /// The parameters of input and result, when the operator is quantized.
-    ///
-    /// # Errors
-    /// When only one of both is given.
-    pub fn quantization(&self) -> Result<Option<(QParams, OutputQuantization)>, OpError> {
-        pool_quantization(self.x, self.y)
     }
 }
 
@@ -213,7 +181,7 @@ impl Operator for FusedGlobalPool {
             (self.layout, reduction),
             &slides,
             false,
-            self.quantization()?,
+            self.rescale,
         )?])
     }
 }
