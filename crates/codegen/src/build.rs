@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
-use octofold_ir::{Graph, NodeId, ValueId};
+use octofold_ir::{Graph, NodeId, Role, ValueId};
 use octofold_kernels::{Isa, KernelError};
 use octofold_runtime::{
     BlobBuilder, Constant, ConstantIndex, Core, Engine, Kernel, Operand, Plan, PlanError,
@@ -237,7 +237,8 @@ impl Builder<'_> {
         );
         let operands = main.inputs().iter().enumerate().map(|(slot, &operand)| {
             // Weights and bias are among the packed constants, and the shapes that views are given are known already.
-            let packed = !constants.is_empty() && (slot == 1 || slot == 2);
+            let is_packed = matches!(main.op().role(slot), Some(Role::Weight | Role::Bias));
+            let packed = !constants.is_empty() && is_packed;
             let unread = kernel.core() == Core::View && slot > 0;
             match slot {
                 0 => self.operand(first.input(0)),

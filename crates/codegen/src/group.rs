@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use octofold_ir::{Graph, NodeId, Op};
+use octofold_ir::{Graph, NodeId};
+use octofold_ops::families::Product;
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Axes, Core, InputForm, Kernel};
 use octofold_tensor::DType;

@@ -245,9 +245,13 @@ fn float(facts: Facts<'_>, slot: usize) -> Result<(), String> {
 }
 
 fn constant_weights(facts: Facts<'_>) -> Result<(), String> {
-    check(facts.constant(1).is_some(), "its weights are no constant")?;
+    let constant = |value| facts.graph.value(value).constant().is_some();
     check(
-        facts.node.input(2).is_none() || facts.constant(2).is_some(),
+        facts.node.weights().is_some_and(constant),
+        "its weights are no constant",
+    )?;
+    check(
+        facts.node.bias().is_none_or(constant),
         "its bias is no constant",
     )
 }

@@ -33,7 +33,7 @@ pub use error::GraphError;
 pub use graph::{FoldingBudget, Graph, Node, Output, Use, Value, ValueKind};
 pub use id::{NodeId, ValueId};
 pub use interpret::{interpret, interpret_with};
-pub use octofold_ops::Op;
+pub use octofold_ops::{Op, Role};
 pub use patch::{Patch, PatchValue};
 pub use types::TensorType;
 pub use verify::{

@@ -16,8 +16,10 @@ pub mod cost;
 mod error;
 pub mod families;
 mod operator;
+mod role;
 
 pub use attribute::{Attribute, AttributeMap, Attributes};
 pub use error::OpError;
 pub use families::support::{normalize_axis, within_elements};
 pub use operator::{Arity, Described, Inputs, Op, Operator};
+pub use role::Role;

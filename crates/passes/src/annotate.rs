@@ -17,7 +17,7 @@ mod values;
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
-use octofold_ir::{Graph, GraphError, NodeId, Op, Use, ValueId};
+use octofold_ir::{Graph, GraphError, NodeId, Op, Role, Use, ValueId};
 use octofold_quant::{ObserverKind, QuantSpec};
 use octofold_tensor::DType;
 
@@ -184,19 +184,14 @@ pub fn annotate(
     Ok(annotations)
 }
 
-/// The operands of a node that carry activations, as uses: all that are f32, the weights and bias of a layer excepted.
+/// The f32 operands of a node that carry activations, as uses. A single constant number counts as a part of the operator.
 pub(crate) fn activation_uses(graph: &Graph, id: NodeId) -> Vec<(Use, ValueId)> {
     let node = graph.node(id);
-    // Bounds, sizes, weights and single constant numbers are part of the operator, not activations.
-    let count = match node.op() {
-        Op::Add(_) | Op::Mul(_) | Op::FusedBinary(_) | Op::Concat(_) => node.inputs().len(),
-        Op::Pow(_) | Op::Min(_) | Op::Max(_) => node.inputs().len(),
-        _ => 1,
-    };
     let is_concat = matches!(node.op(), Op::Concat(_));
     let single = |value: ValueId| !is_concat && support::scalar(graph, value).is_some();
-    let operands = node.inputs().iter().take(count).enumerate();
+    let operands = node.inputs().iter().enumerate();
     operands
+        .filter(|(slot, _)| node.op().role(*slot) == Some(Role::Activation))
         .filter_map(|(slot, value)| Some((Use { node: id, slot }, (*value)?)))
         .filter(|&(_, value)| graph.value(value).ty().dtype == DType::F32 && !single(value))
         .collect()

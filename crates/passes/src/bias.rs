@@ -117,7 +117,7 @@ impl CorrectBiases<'_> {
                 "`{name}` has no mean: its shape differs between samples, or it was not observed"
             )
         })?;
-        let w = node.input(1).ok_or("it has no weights")?;
+        let w = node.weights().ok_or("it has no weights")?;
         let weights = support::floats(graph, w).ok_or("its weights are no f32 constant")?;
         let shape = graph
             .value(w)
@@ -126,7 +126,7 @@ impl CorrectBiases<'_> {
             .ok_or("its weights have no shape")?;
         let error = weight_error(weights, &shape, quantized)?;
         let shifts = mean_result(node.op(), mean, &error)?;
-        let old = match node.input(2) {
+        let old = match node.bias() {
             None => vec![0.0; shifts.len()],
             Some(bias) => support::floats(graph, bias)
                 .ok_or("its bias is no f32 constant")?

@@ -205,7 +205,7 @@ impl Convert<'_> {
         };
         let missing = || fail("a layer has a quantized input and constant weights".to_owned());
         let spec = self.weight_spec(id).ok_or_else(missing)?;
-        let w = node.input(1).ok_or_else(missing)?;
+        let w = node.weights().ok_or_else(missing)?;
         let first = Use { node: id, slot: 0 };
         let input = params.operand(graph, first).ok_or_else(missing)?;
         let input_range = self
@@ -216,7 +216,7 @@ impl Convert<'_> {
         let output = params.values.get(&support::result(graph, id));
         let weights = support::floats(graph, w).ok_or_else(missing)?;
         let shape = graph.value(w).ty().known_shape().ok_or_else(missing)?;
-        let bias = node.input(2).and_then(|bias| support::floats(graph, bias));
+        let bias = node.bias().and_then(|bias| support::floats(graph, bias));
         let accumulation = Accumulation {
             output_axis: usize::from(matches!(node.op(), octofold_ir::Op::FusedLinear(_))),
             input_scale: input.scale,
@@ -436,7 +436,7 @@ fn insert_layer(
         Ok(())
     };
     let shape = node
-        .input(1)
+        .weights()
         .and_then(|w| graph.value(w).ty().known_shape())
         .unwrap_or_default();
     let tensor = Tensor::new(shape, layer.weights.values.clone())

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Role, Use, ValueId};
 use octofold_ops::families::{CoordinateTransformation, Layout, NhwcDepthToSpace, Transpose};
 use octofold_tensor::Tensor;
 
@@ -200,11 +200,10 @@ impl Walk<'_> {
     /// Makes a node again over NHWC operands.
     fn rebuild(&mut self, id: NodeId) {
         let node = self.graph.node(id);
-        let weighted = matches!(node.op(), Op::FusedConv(_));
         let mut inputs = Vec::new();
         for (slot, value) in node.inputs().iter().enumerate() {
             // Weights and bias have no layout; single numbers need none.
-            let is_image = !(weighted && (slot == 1 || slot == 2));
+            let is_image = node.op().role(slot) == Some(Role::Activation);
             inputs.push(value.map(|value| {
                 if is_image && self.rank(value) == Some(4) {
                     self.in_nhwc(value)

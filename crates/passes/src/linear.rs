@@ -4,7 +4,7 @@
 //! the scales, and a transpose into the integers, so that the layer still gets an integer kernel.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::families::{Activation, DequantizeLinear, Gemm};
+use octofold_ops::families::{DequantizeLinear, Gemm};
 use octofold_quant::QuantParams;
 use octofold_tensor::{Element, Tensor};
 
@@ -256,8 +256,7 @@ impl Rewrite for LinearBias {
             return Err(Skip::NoMatch);
         };
         let rank = |value: ValueId| graph.value(value).ty().rank();
-        if op.activation != Activation::None
-            || op.x.is_some()
+        if *op != support::float_linear()
             || rank(b) > rank(support::result(graph, id))
             || real_constant(graph, b).is_none()
         {
@@ -268,7 +267,7 @@ impl Rewrite for LinearBias {
             return Err(Skip::NoMatch);
         };
         let mut patch = Patch::new();
-        let bias = match graph.node(id).input(2) {
+        let bias = match graph.node(id).bias() {
             None => row(graph, &mut patch, b, columns, 1.0)?,
             Some(old) => {
                 let old = real_constant(graph, old);

@@ -1,6 +1,6 @@
 //! What a graph consists of: nodes, values, outputs and uses.
 
-use octofold_ops::Op;
+use octofold_ops::{Op, Role};
 use octofold_tensor::{Dim, Tensor};
 use petgraph::stable_graph::NodeIndex;
 use smallvec::SmallVec;
@@ -37,6 +37,22 @@ impl Node {
     /// The operand of a slot, when there is one.
     pub fn input(&self, slot: usize) -> Option<ValueId> {
         self.inputs.get(slot).copied().flatten()
+    }
+
+    /// The first operand with a role, when there is one.
+    pub fn operand(&self, role: Role) -> Option<ValueId> {
+        let slot = (0..self.inputs.len()).find(|&slot| self.op.role(slot) == Some(role))?;
+        self.input(slot)
+    }
+
+    /// The weights of a layer.
+    pub fn weights(&self) -> Option<ValueId> {
+        self.operand(Role::Weight)
+    }
+
+    /// The bias of a layer.
+    pub fn bias(&self) -> Option<ValueId> {
+        self.operand(Role::Bias)
     }
 
     /// The results by slot.

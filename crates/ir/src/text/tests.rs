@@ -253,6 +253,32 @@ fn large_constants_stand_in_the_side_data() {
 }
 
 #[test]
+fn forms_that_nothing_computes_are_refused_by_name() {
+    let layer = |op: &str| {
+        error(&format!(
+            "<ir_version: 10, opset_import: [\"\" : 21, \"octofold\" : 1]>\ng (float[2, 3] x, int8[3, 4] w) => (y) {{\n  y = octofold.{op} (x, w)\n}}"
+        ))
+    };
+    for (op, what) in [
+        (
+            "Linear <x_extent = \"row\", w_scale = [0.1]>",
+            "no kernel computes products of operands with a scale for each row of a run yet",
+        ),
+        (
+            "Linear <w_block_size = 32, w_bits = 4>",
+            "no kernel computes products of floats with quantized weights yet",
+        ),
+        (
+            "LSTM <x_extent = \"row\", w_scale = [0.1], h_extent = \"row\", r_scale = [0.1]>",
+            "no kernel computes products of operands with a scale for each row of a run yet",
+        ),
+    ] {
+        let error = layer(op);
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
 fn errors_name_the_place() {
     assert_eq!(
         error("g (float x) => (x) {\n  y = Relu x\n}"),

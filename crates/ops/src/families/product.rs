@@ -268,21 +268,16 @@ impl Product {
     /// As [`check`](Self::check), and when the residual or its parameters are absent.
     pub fn check_residual(&self, given: bool) -> Result<(), OpError> {
         self.check()?;
-        let adds = match self {
-            Self::Integer(product) => matches!(product.result, Outcome::Residual { .. }),
-            _ => given,
-        };
-        match (adds, given) {
-            (true, false) => Err(OpError::attribute(
-                "residual_scale",
-                "is given without a residual",
-            )),
-            (false, true) => Err(OpError::attribute(
-                "residual_scale",
-                "is missing, but a residual is given",
-            )),
-            _ => Ok(()),
+        let adds = matches!(self.outcome(), Some(Outcome::Residual { .. }));
+        if self.is_float() || adds == given {
+            return Ok(());
         }
+        let reason = if given {
+            "is missing, but a residual is given"
+        } else {
+            "is given without a residual"
+        };
+        Err(OpError::attribute("residual_scale", reason))
     }
 }
 

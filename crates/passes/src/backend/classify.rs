@@ -63,16 +63,13 @@ pub(super) fn classify(
     if result.is_none_or(|ty| ty.dtype != DType::F32) {
         return Err(format!("{name} does not compute f32"));
     }
-    let constant = |slot: usize| {
-        node.input(slot)
-            .is_some_and(|value| graph.value(value).constant().is_some())
-    };
+    let is_constant = |value| graph.value(value).constant().is_some();
     let rank = |slot: usize| {
         node.input(slot)
             .and_then(|value| graph.value(value).ty().rank())
     };
     let weighted = |class, what: &str| {
-        if constant(1) && (node.input(2).is_none() || constant(2)) {
+        if node.weights().is_some_and(is_constant) && node.bias().is_none_or(is_constant) {
             Ok(class)
         } else {
             Err(format!("the {what} is not constant"))
@@ -115,7 +112,7 @@ pub(super) fn classify(
             Err("the product of two computed matrices has no integer kernel".to_owned())
         }
         _ if MOVEMENT.contains(&name) => {
-            if constant(0) {
+            if node.input(0).is_some_and(is_constant) {
                 Err("the operand is constant".to_owned())
             } else {
                 Ok(OpClass::Movement)

@@ -44,13 +44,13 @@ impl Layer {
             Ok(values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>())
         };
         let weights = constant(1, "weight")?;
-        let bias = match node.input(2) {
+        let bias = match node.bias() {
             Some(_) => Some(constant(2, "bias")?),
             None => None,
         };
         let odd = || format!("`{name}` has weights of an odd shape");
         let shape = node
-            .input(1)
+            .weights()
             .and_then(|w| graph.value(w).ty().known_shape())
             .ok_or_else(odd)?;
         let group = match node.op() {

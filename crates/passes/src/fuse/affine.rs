@@ -118,7 +118,7 @@ fn fold(graph: &Graph, id: NodeId, last: NodeId, affine: &Affine) -> Result<Patc
             affine.scale.len()
         )));
     }
-    let (Some(w), bias) = (node.input(1), node.input(2)) else {
+    let (Some(w), bias) = (node.weights(), node.bias()) else {
         return Err(Skip::NoMatch);
     };
     let weights = support::floats(graph, w).ok_or(Skip::because("the weights are not f32"))?;

@@ -199,7 +199,7 @@ impl Rewrite for SplitTransposedConv {
     fn rewrite(&self, graph: &Graph, found: &Match<Transposed>) -> Result<Patch, Skip> {
         let (id, activation, last) = (found.conv, found.activation, found.root());
         let node = graph.node(id);
-        let (Op::ConvTranspose(op), Some(w)) = (node.op(), node.input(1)) else {
+        let (Op::ConvTranspose(op), Some(w)) = (node.op(), node.weights()) else {
             return Err(Skip::NoMatch);
         };
         let weights = support::floats(graph, w).ok_or(Skip::because("its weights are not f32"))?;
@@ -231,7 +231,7 @@ impl Rewrite for SplitTransposedConv {
         let (made_shape, made) = phase_weights(weights, shape, group, &axes, order);
         let w_name = graph.value(w).name();
         let weights = patch.constant(w_name, support::float_tensor(&made_shape, made)?);
-        let bias = match node.input(2) {
+        let bias = match node.bias() {
             None => None,
             Some(bias) => {
                 let values = support::floats(graph, bias)

@@ -1,6 +1,6 @@
 //! The forms that kernels know: linear layers of dequantized weights, float convolutions and pools, parts of splits.
 
-use octofold_ir::{Graph, Op, Patch, Use};
+use octofold_ir::{Graph, Op, Patch, Role, Use};
 use octofold_ops::Inputs;
 use octofold_tensor::{Tensor, TensorData};
 
@@ -66,16 +66,17 @@ impl Rewrite for FloatWeights {
     fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
         let id = found.root();
         let is_weight = |used: Use| {
+            let op = graph.node(used.node).op();
             let layer = matches!(
-                graph.node(used.node).op(),
+                op,
                 Op::Conv(_)
                     | Op::ConvTranspose(_)
                     | Op::FusedConv(_)
                     | Op::FusedLinear(_)
                     | Op::Gemm(_)
-                    | Op::MatMul(_)
             );
-            layer && used.slot > 0
+            let second = matches!(op, Op::MatMul(_)) && used.slot == 1;
+            second || layer && matches!(op.role(used.slot), Some(Role::Weight | Role::Bias))
         };
         let node = graph.node(id);
         let readers = graph.uses(support::result(graph, id));

@@ -96,7 +96,7 @@ impl Rewrite for FloatResultLinear {
 
 /// The integer weights of a layer as s8 with zero point 0, and their scales.
 fn weights(graph: &Graph, id: NodeId, axis: usize) -> Result<(Tensor, Vec<f32>), Skip> {
-    let quantized = graph.node(id).input(1).and_then(|w| dequantized(graph, w));
+    let quantized = graph.node(id).weights().and_then(|w| dequantized(graph, w));
     let quantized = quantized.ok_or(Skip::because("the weights have no constant parameters"))?;
     let tensor = graph
         .value(quantized.value)
@@ -155,7 +155,7 @@ fn integer_bias(
     scales: &[f32],
     channels: usize,
 ) -> Result<Option<Vec<i32>>, Skip> {
-    let Some(bias) = graph.node(id).input(2) else {
+    let Some(bias) = graph.node(id).bias() else {
         return Ok(None);
     };
     let expected = |channel: usize| x.scale * scales[channel % scales.len()];
@@ -260,7 +260,7 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
     let channel_of = |index: usize| index / inner.max(1) % channels.max(1);
     let mut patch = Patch::new();
     let bias_name = node
-        .input(2)
+        .bias()
         .map(|bias| format!("{}_lowered", graph.value(bias).name()));
     let bias: Option<Tensor> = if quantize.is_some() {
         let bias = integer_bias(graph, id, x_params, &scales, channels)?;
@@ -268,12 +268,12 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
         bias.map(Tensor::vector)
     } else {
         check_accumulator(integers, channel_of, None, channels)?;
-        let reals = node.input(2).map(|bias| {
+        let reals = node.bias().map(|bias| {
             real_constant(graph, bias).ok_or(Skip::because("the bias is not constant"))
         });
         reals.transpose()?.map(Tensor::vector)
     };
-    let w_name = node.input(1).map_or("weights", |w| graph.value(w).name());
+    let w_name = node.weights().map_or("weights", |w| graph.value(w).name());
     let w = patch.constant(format!("{w_name}_lowered"), w);
     let mut inputs: Vec<Option<PatchValue>> = vec![Some(x.value.into()), Some(w)];
     if let Some(bias) = bias {
