@@ -163,12 +163,10 @@ impl Convert<'_> {
                 "calibration has no statistics of this value".to_owned(),
             ));
         };
-        let (params, _) = spec
-            .finish(&state)
-            .map_err(|error| fail(error.to_string()))?;
-        params
-            .per_tensor()
-            .ok_or_else(|| fail("an activation has one scale a tensor".to_owned()))
+        match spec.finish(&state) {
+            Ok(choice) => Ok(choice.params),
+            Err(error) => Err(fail(error.to_string())),
+        }
     }
 
     fn weight_spec(&self, id: NodeId) -> Option<&QuantSpec> {

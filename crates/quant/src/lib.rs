@@ -22,7 +22,6 @@ pub mod metrics;
 pub mod observer;
 mod qparams;
 pub mod requantize;
-pub mod softmax;
 pub mod spec;
 pub mod table;
 pub mod weights;

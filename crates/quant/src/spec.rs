@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::choose::DEFAULT_EPS;
 use crate::observer::{Choice, FinishError, FixedSettings, ObserverKindError, ObserverState};
-use crate::{ObserverKind, QuantParams, QuantRange, QuantType, Scheme};
+use crate::{ObserverKind, QuantRange, QuantType, Scheme};
 
 /// What shares one scale and zero point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -172,19 +172,14 @@ impl QuantSpec {
         ObserverState::new(&self.observer)
     }
 
-    /// The qparams that this specification chooses for a state, and the real range of each channel.
+    /// The qparams that this specification chooses for a state, and the real range that they came from.
     ///
     /// # Errors
-    /// As [`ObserverState::finish`] and [`ObserverState::finish_per_channel`].
-    pub fn finish(&self, state: &ObserverState) -> Result<(QuantParams, Vec<Choice>), FinishError> {
+    /// As [`ObserverState::finish`]; also when the specification asks for parameters for each channel.
+    pub fn finish(&self, state: &ObserverState) -> Result<Choice, FinishError> {
         match self.granularity {
-            Granularity::PerTensor => {
-                let choice = state.finish(self.range(), self.scheme, self.eps)?;
-                Ok((QuantParams::PerTensor(choice.params), vec![choice]))
-            }
-            Granularity::PerChannel { axis } => {
-                state.finish_per_channel(axis, self.range(), self.scheme, self.eps)
-            }
+            Granularity::PerTensor => state.finish(self.range(), self.scheme, self.eps),
+            Granularity::PerChannel { .. } => Err(FinishError::PerChannel),
         }
     }
 }

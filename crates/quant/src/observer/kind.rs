@@ -210,11 +210,6 @@ impl ObserverKind {
         }
     }
 
-    /// Whether states of this kind can be merged, so that calibration may run in parallel.
-    pub const fn is_mergeable(&self) -> bool {
-        !matches!(self, Self::MovingAverage(_))
-    }
-
     /// Checks every setting.
     ///
     /// # Errors

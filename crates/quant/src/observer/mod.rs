@@ -18,7 +18,6 @@ mod mean_min_max;
 mod min_max;
 mod moving_average;
 mod mse;
-mod per_channel;
 mod percentile;
 mod recording;
 mod scan;
@@ -27,7 +26,7 @@ mod search;
 use serde::{Deserialize, Serialize};
 
 use crate::choose::choose_qparams;
-use crate::{QParams, QParamsError, QuantParams, QuantRange, Scheme};
+use crate::{QParams, QParamsError, QuantRange, Scheme};
 
 pub use histogram::{Cell, Histogram};
 pub use kind::{
@@ -37,7 +36,6 @@ pub use kind::{
 pub use mean_min_max::MeanMinMax;
 pub use min_max::MinMax;
 pub use moving_average::MovingAverage;
-pub use per_channel::PerChannel;
 pub use recording::Recording;
 pub use search::squared_error;
 
@@ -52,26 +50,6 @@ pub enum ObserveError {
         index: usize,
         /// The value.
         value: f32,
-    },
-    /// A batch whose length is not `outer * channels * inner`.
-    #[error("{len} values cannot be {outer} x {channels} x {inner}")]
-    Shape {
-        /// The number of values.
-        len: usize,
-        /// The product of the dimensions before the channel axis.
-        outer: usize,
-        /// The dimension of the channel axis.
-        channels: usize,
-        /// The product of the dimensions behind the channel axis.
-        inner: usize,
-    },
-    /// A batch with another number of channels than before; 0 stands for a state without channels.
-    #[error("{found} channels, but {expected} were observed before")]
-    Channels {
-        /// The number so far.
-        expected: usize,
-        /// The number of the refused batch.
-        found: usize,
     },
 }
 
@@ -90,14 +68,6 @@ pub enum MergeError {
         /// The other.
         right: String,
     },
-    /// States with different numbers of channels; 0 stands for a state without channels.
-    #[error("observers of {left} and of {right} channels cannot be merged")]
-    Channels {
-        /// Channels of the state that should take the other in.
-        left: usize,
-        /// Channels of the other.
-        right: usize,
-    },
 }
 
 /// Why a state has no qparams.
@@ -105,24 +75,14 @@ pub enum MergeError {
 #[non_exhaustive]
 pub enum FinishError {
     /// Nothing was observed.
-    #[error("nothing was observed{}", channel.map_or_else(String::new, |c| format!(" of channel {c}")))]
-    Empty {
-        /// The channel without values, when channels are observed one by one.
-        channel: Option<usize>,
-    },
+    #[error("nothing was observed")]
+    Empty,
     /// The observer `none` has no range.
     #[error("the observer `none` keeps no range")]
     NoRange,
-    /// One pair of parameters was asked of a state with channels, or the other way round.
-    #[error(
-        "{channels} channels were observed (0 stands for a whole tensor), parameters were asked {asked}"
-    )]
-    Granularity {
-        /// Observed channels.
-        channels: usize,
-        /// What was asked.
-        asked: &'static str,
-    },
+    /// Parameters for each channel were asked of an observer, which watches a tensor as a whole.
+    #[error("an observed value has one scale and zero point, not one for each channel")]
+    PerChannel,
     /// An empty range of integers: the largest is not above the smallest.
     #[error("no integers between {} and {}", .0.min, .0.max)]
     EmptyRange(QuantRange),
@@ -177,12 +137,10 @@ pub enum ObserverState {
     Fixed(FixedSettings, MinMax),
     /// The first values, and exact extremes of all.
     Recording(Recording),
-    /// One state a channel.
-    PerChannel(PerChannel),
 }
 
 impl ObserverState {
-    /// An empty state. [`ObserverState::observe_per_channel`] turns it into one state a channel.
+    /// An empty state.
     ///
     /// Settings out of range are clamped; [`ObserverKind::check`] finds them.
     pub fn new(kind: &ObserverKind) -> Self {
@@ -200,7 +158,7 @@ impl ObserverState {
         }
     }
 
-    /// The kind and settings of this state, or of its channels.
+    /// The kind and settings of this state.
     pub fn kind(&self) -> ObserverKind {
         match self {
             Self::None => ObserverKind::None,
@@ -213,22 +171,13 @@ impl ObserverState {
             Self::Mse(s, _) => ObserverKind::Mse(*s),
             Self::Fixed(s, _) => ObserverKind::Fixed(*s),
             Self::Recording(r) => ObserverKind::Recording(r.settings()),
-            Self::PerChannel(p) => p.kind(),
-        }
-    }
-
-    /// The number of channels observed one by one, or `None` for a whole tensor.
-    pub fn channels(&self) -> Option<usize> {
-        match self {
-            Self::PerChannel(p) => Some(p.states().len()),
-            _ => None,
         }
     }
 
     /// Takes in one batch (for `mean_minmax`: one sample). An empty batch changes nothing.
     ///
     /// # Errors
-    /// When a value is NaN or infinite, or when channels were observed before. The state is then unchanged.
+    /// When a value is NaN or infinite. The state is then unchanged.
     pub fn observe(&mut self, values: &[f32]) -> Result<(), ObserveError> {
         if values.is_empty() {
             return Ok(());
@@ -243,103 +192,41 @@ impl ObserverState {
             }
             Self::Fixed(_, s) => s.observe(values),
             Self::Recording(s) => s.observe(values),
-            Self::PerChannel(p) => Err(ObserveError::Channels {
-                expected: p.states().len(),
-                found: 0,
-            }),
-        }
-    }
-
-    /// Takes in one batch of shape `outer x channels x inner` (row-major), one state a channel.
-    ///
-    /// # Errors
-    /// When a value is NaN or infinite (its index is that in `values`), when the length is not the product, or
-    /// when another number of channels, or a whole tensor, was observed before. The state is then unchanged.
-    pub fn observe_per_channel(
-        &mut self,
-        values: &[f32],
-        outer: usize,
-        channels: usize,
-        inner: usize,
-    ) -> Result<(), ObserveError> {
-        if outer
-            .checked_mul(channels)
-            .and_then(|n| n.checked_mul(inner))
-            != Some(values.len())
-        {
-            let len = values.len();
-            return Err(ObserveError::Shape {
-                len,
-                outer,
-                channels,
-                inner,
-            });
-        }
-        if let Self::PerChannel(p) = self {
-            return p.observe(values, outer, channels, inner);
-        }
-        if self.count() > 0 {
-            return Err(ObserveError::Channels {
-                expected: 0,
-                found: channels,
-            });
-        }
-        let mut split = PerChannel::new(&self.kind(), channels);
-        split.observe(values, outer, channels, inner)?;
-        *self = Self::PerChannel(split);
-        Ok(())
-    }
-
-    /// Forgets everything observed; kind, settings and channels stay.
-    pub fn reset(&mut self) {
-        match self {
-            Self::PerChannel(p) => *p = PerChannel::new(&p.kind(), p.states().len()),
-            other => *other = Self::new(&other.kind()),
         }
     }
 
     /// Adds what `other` has observed, as if this state had seen both streams.
     ///
     /// # Errors
-    /// When kinds, settings or channels differ, and for moving averages. The state is then unchanged.
+    /// When kinds or settings differ, and for moving averages. The state is then unchanged.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
+        let kinds = MergeError::Kinds {
+            left: self.kind().to_string(),
+            right: other.kind().to_string(),
+        };
         if self.kind() != other.kind() {
-            return Err(MergeError::Kinds {
-                left: self.kind().to_string(),
-                right: other.kind().to_string(),
-            });
+            return Err(kinds);
         }
         match (self, other) {
-            (Self::None, Self::None) => Ok(()),
+            (Self::None, Self::None) => {}
             (Self::MinMax(a), Self::MinMax(b)) | (Self::Fixed(_, a), Self::Fixed(_, b)) => {
                 a.merge(b);
-                Ok(())
             }
-            (Self::MovingAverage(_), Self::MovingAverage(_)) => Err(MergeError::OrderDependent),
-            (Self::MeanMinMax(a), Self::MeanMinMax(b)) => {
-                a.merge(b);
-                Ok(())
+            (Self::MovingAverage(_), Self::MovingAverage(_)) => {
+                return Err(MergeError::OrderDependent);
             }
+            (Self::MeanMinMax(a), Self::MeanMinMax(b)) => a.merge(b),
             (Self::Histogram(a), Self::Histogram(b))
             | (Self::Percentile(_, a), Self::Percentile(_, b))
             | (Self::Entropy(_, a), Self::Entropy(_, b))
-            | (Self::Mse(_, a), Self::Mse(_, b)) => {
-                a.merge(b);
-                Ok(())
-            }
-            (Self::Recording(a), Self::Recording(b)) => {
-                a.merge(b);
-                Ok(())
-            }
-            (Self::PerChannel(a), Self::PerChannel(b)) => a.merge(b),
-            (left, right) => Err(MergeError::Channels {
-                left: left.channels().unwrap_or(0),
-                right: right.channels().unwrap_or(0),
-            }),
+            | (Self::Mse(_, a), Self::Mse(_, b)) => a.merge(b),
+            (Self::Recording(a), Self::Recording(b)) => a.merge(b),
+            _ => return Err(kinds),
         }
+        Ok(())
     }
 
-    /// The smallest and the largest value ever seen (for averages: the averaged ones); over all channels.
+    /// The smallest and the largest value ever seen (for averages: the averaged ones).
     pub fn observed(&self) -> Option<(f32, f32)> {
         match self {
             Self::None => None,
@@ -350,10 +237,6 @@ impl ObserverState {
                 h.observed()
             }
             Self::Recording(s) => s.observed(),
-            Self::PerChannel(p) => {
-                let ranges = p.states().iter().filter_map(Self::observed);
-                ranges.reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))
-            }
         }
     }
 
@@ -368,19 +251,13 @@ impl ObserverState {
                 h.count()
             }
             Self::Recording(s) => s.count(),
-            Self::PerChannel(p) => p
-                .states()
-                .iter()
-                .map(Self::count)
-                .fold(0, u64::saturating_add),
         }
     }
 
     /// The parameters of the whole tensor for the integers of `range`, and the real range used.
     ///
     /// # Errors
-    /// When nothing was observed, for the observer `none`, for a state with channels, and for fixed parameters
-    /// that do not fit `range`.
+    /// When nothing was observed, for the observer `none`, and for fixed parameters that do not fit `range`.
     pub fn finish(
         &self,
         range: QuantRange,
@@ -400,15 +277,7 @@ impl ObserverState {
         }
         let (min, max) = match self {
             Self::None => return Err(FinishError::NoRange),
-            Self::PerChannel(p) => {
-                return Err(FinishError::Granularity {
-                    channels: p.states().len(),
-                    asked: "of the whole tensor",
-                });
-            }
-            _ => self
-                .observed()
-                .ok_or(FinishError::Empty { channel: None })?,
+            _ => self.observed().ok_or(FinishError::Empty)?,
         };
         Ok(match self {
             Self::Histogram(h) => search::search(h, range, scheme, eps),
@@ -423,42 +292,6 @@ impl ObserverState {
             Self::Mse(s, h) => mse::search(h, s.candidates, range, scheme, eps),
             _ => Choice::new(min, max, range, scheme, eps),
         })
-    }
-
-    /// The parameters of each channel for the integers of `range`, and the real ranges used. `axis` is the
-    /// channels' axis and only becomes part of the result.
-    ///
-    /// # Errors
-    /// As [`ObserverState::finish`], for the first channel with an error; also for a state without channels.
-    pub fn finish_per_channel(
-        &self,
-        axis: usize,
-        range: QuantRange,
-        scheme: Scheme,
-        eps: f32,
-    ) -> Result<(QuantParams, Vec<Choice>), FinishError> {
-        let states = match self {
-            Self::PerChannel(p) if !p.states().is_empty() => p.states(),
-            _ => {
-                return Err(FinishError::Granularity {
-                    channels: 0,
-                    asked: "channel by channel",
-                });
-            }
-        };
-        let choices = states.iter().enumerate().map(|(channel, state)| {
-            state
-                .finish(range, scheme, eps)
-                .map_err(|error| match error {
-                    FinishError::Empty { .. } => FinishError::Empty {
-                        channel: Some(channel),
-                    },
-                    other => other,
-                })
-        });
-        let choices = choices.collect::<Result<Vec<_>, _>>()?;
-        let channels = choices.iter().map(|choice| choice.params).collect();
-        Ok((QuantParams::PerChannel { axis, channels }, choices))
     }
 }
 

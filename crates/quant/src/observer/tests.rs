@@ -188,13 +188,6 @@ fn a_batch_that_is_not_finite_is_refused_as_a_whole() {
         };
         assert_eq!(s.observe(&values), Err(refused), "{kind}");
         assert_eq!(s, before);
-        let mut channels = state(kind);
-        channels
-            .observe_per_channel(&[1.0, 2.0, 3.0], 1, 3, 1)
-            .unwrap();
-        let before = channels.clone();
-        assert!(channels.observe_per_channel(&values, 1000, 3, 3).is_err());
-        assert_eq!(channels, before);
     }
 }
 
@@ -358,56 +351,6 @@ fn averages_follow_their_formulas() {
 }
 
 #[test]
-fn channels_are_observed_one_by_one() {
-    let values = bell(2 * 3 * 5, 4);
-    let mut s = state("minmax");
-    s.observe_per_channel(&values, 2, 3, 5).unwrap();
-    let (params, choices) = s
-        .finish_per_channel(
-            1,
-            QuantRange::symmetric(QuantType::Int8),
-            Scheme::Symmetric,
-            DEFAULT_EPS,
-        )
-        .unwrap();
-    for (channel, choice) in choices.iter().enumerate() {
-        let own = (0..30).filter(|i| i / 5 % 3 == channel).map(|i| values[i]);
-        let absmax = own.fold(0.0_f32, |m, x| m.max(x.abs()));
-        assert_eq!(params.channel(channel).unwrap().scale, absmax / 127.0);
-        assert_eq!(choice.params, params.channel(channel).unwrap());
-    }
-    assert_eq!(
-        s.observe(&values),
-        Err(ObserveError::Channels {
-            expected: 3,
-            found: 0
-        })
-    );
-    assert!(matches!(
-        s.observe_per_channel(&values, 1, 5, 6),
-        Err(ObserveError::Channels {
-            expected: 3,
-            found: 5
-        })
-    ));
-    assert!(matches!(
-        s.observe_per_channel(&values, 1, 3, 5),
-        Err(ObserveError::Shape { len: 30, .. })
-    ));
-    assert!(matches!(
-        s.finish(U8, Scheme::Affine, DEFAULT_EPS),
-        Err(FinishError::Granularity { channels: 3, .. })
-    ));
-    s.reset();
-    assert_eq!((s.count(), s.channels()), (0, Some(3)));
-    assert_eq!(
-        s.finish_per_channel(1, U8, Scheme::Affine, DEFAULT_EPS)
-            .unwrap_err(),
-        FinishError::Empty { channel: Some(0) }
-    );
-}
-
-#[test]
 fn states_that_do_not_belong_together_are_not_merged() {
     let mut a = state("histogram=128");
     assert!(matches!(
@@ -418,18 +361,12 @@ fn states_that_do_not_belong_together_are_not_merged() {
         a.merge(&state("minmax")),
         Err(MergeError::Kinds { .. })
     ));
-    let mut channels = state("histogram=128");
-    channels.observe_per_channel(&[1.0, 2.0], 1, 2, 1).unwrap();
-    assert_eq!(
-        a.merge(&channels),
-        Err(MergeError::Channels { left: 0, right: 2 })
-    );
 }
 
 #[test]
 fn nothing_observed_and_nothing_to_observe_are_errors() {
     let empty = state("histogram").finish(U8, Scheme::Affine, DEFAULT_EPS);
-    assert_eq!(empty, Err(FinishError::Empty { channel: None }));
+    assert_eq!(empty, Err(FinishError::Empty));
     assert_eq!(
         state("none").finish(U8, Scheme::Affine, DEFAULT_EPS),
         Err(FinishError::NoRange)
