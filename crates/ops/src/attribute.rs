@@ -285,12 +285,12 @@ macro_rules! word_attribute {
     };
 }
 
-/// Declares the attribute struct of an operator: `"domain" "Name" struct Name { field: Type = default, … }`.
+/// Declares the attribute struct of an operator: `"domain" "Name" inputs(2..=3) outputs(1..=2) struct Name { field: Type = default, … }`.
 ///
-/// A field without a default is required. The macro writes the struct, and [`crate::Described`] for it.
+/// There is one output when `outputs` is absent. A field without a default is required. The macro writes the struct, and [`crate::Described`] for it.
 #[macro_export]
 macro_rules! attributes {
-    ($(#[$meta:meta])* $domain:literal $name:literal pub struct $type:ident {
+    ($(#[$meta:meta])* $domain:literal $name:literal inputs($inputs:expr) $(outputs($outputs:expr))? pub struct $type:ident {
         $($(#[$field_meta:meta])* $field:ident : $field_type:ty $(= $default:expr)?),* $(,)?
     }) => {
         $(#[$meta])*
@@ -302,6 +302,10 @@ macro_rules! attributes {
         impl $crate::Described for $type {
             const DOMAIN: &'static str = $domain;
             const NAME: &'static str = $name;
+            const ARITY: $crate::Arity = $crate::Arity {
+                inputs: $inputs,
+                outputs: $crate::attributes!(@outputs $($outputs)?),
+            };
 
             fn attributes(&self) -> $crate::attribute::Attributes {
                 #[allow(unused_mut, reason = "an operator may have no attributes")]
@@ -320,6 +324,8 @@ macro_rules! attributes {
             }
         }
     };
+    (@outputs) => { 1..=1 };
+    (@outputs $outputs:expr) => { $outputs };
     (@write $self:ident $out:ident $field:ident $type:ty) => {
         $crate::attribute::Field::write(&$self.$field, stringify!($field), &mut $out)
     };

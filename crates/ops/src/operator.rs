@@ -14,6 +14,8 @@ pub trait Described: Sized {
     const DOMAIN: &'static str;
     /// The operator's name within its domain.
     const NAME: &'static str;
+    /// How many inputs and outputs the operator has.
+    const ARITY: Arity;
 
     /// The attributes that differ from their defaults, in the order of declaration.
     fn attributes(&self) -> Attributes;
@@ -32,16 +34,6 @@ pub struct Arity {
     pub inputs: RangeInclusive<usize>,
     /// The possible numbers of outputs.
     pub outputs: RangeInclusive<usize>,
-}
-
-impl Arity {
-    /// `inputs` inputs and one output.
-    pub const fn of(inputs: RangeInclusive<usize>) -> Self {
-        Self {
-            inputs,
-            outputs: 1..=1,
-        }
-    }
 }
 
 /// The inputs of an evaluation; absent optional inputs are `None`.
@@ -90,9 +82,6 @@ impl<'a> Inputs<'a> {
 ///
 /// The interpreter, constant folding and a plan's fallback steps all call it; fast kernels are tested against it.
 pub trait Operator: Described {
-    /// How many inputs and outputs the operator has.
-    fn arity(&self) -> Arity;
-
     /// Computes the outputs, `outputs` of them (trailing optional outputs may be unwanted).
     ///
     /// # Errors
@@ -135,7 +124,7 @@ macro_rules! operators {
             /// How many inputs and outputs the operator has.
             pub fn arity(&self) -> Arity {
                 match self {
-                    $(Self::$variant(op) => op.arity(),)*
+                    $(Self::$variant(_) => $variant::ARITY,)*
                 }
             }
 

@@ -8,7 +8,7 @@ use octofold_tensor::{Tensor, TensorData};
 use super::number::{Number, for_numbers};
 use super::real::map_reals;
 use super::support::{broadcast_map, broadcast_shapes, expect_type, scalar, wrong_type};
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 word_attribute! {
     /// How a [`Gelu`] is computed.
@@ -22,13 +22,13 @@ word_attribute! {
 
 attributes! {
     /// ONNX `Relu` (opset 14): `max(x, 0)`; NaN stays NaN. Input: `x`, float or signed integer. Output: its shape and type.
-    "" "Relu"
+    "" "Relu" inputs(1..=1)
     pub struct Relu {}
 }
 
 attributes! {
     /// ONNX `LeakyRelu` (opset 16): `x`, or `alpha·x` below zero. Input: `x`, float. Output: its shape and type.
-    "" "LeakyRelu"
+    "" "LeakyRelu" inputs(1..=1)
     pub struct LeakyRelu {
         /// The slope below zero.
         alpha: f32 = 0.01,
@@ -37,13 +37,13 @@ attributes! {
 
 attributes! {
     /// ONNX `Sigmoid` (opset 13): `1 / (1 + exp(-x))`. Input: `x`, float. Output: its shape and type.
-    "" "Sigmoid"
+    "" "Sigmoid" inputs(1..=1)
     pub struct Sigmoid {}
 }
 
 attributes! {
     /// ONNX `HardSigmoid` (opset 6, 22): `max(0, min(1, alpha·x + beta))`. Input: `x`, float. Output: its shape and type.
-    "" "HardSigmoid"
+    "" "HardSigmoid" inputs(1..=1)
     pub struct HardSigmoid {
         /// The slope.
         alpha: f32 = 0.2,
@@ -54,25 +54,25 @@ attributes! {
 
 attributes! {
     /// ONNX `HardSwish` (opset 14, 22): `x·max(0, min(1, x/6 + 1/2))`. Input: `x`, float. Output: its shape and type.
-    "" "HardSwish"
+    "" "HardSwish" inputs(1..=1)
     pub struct HardSwish {}
 }
 
 attributes! {
     /// ONNX `Tanh` (opset 13): the hyperbolic tangent. Input: `x`, float. Output: its shape and type.
-    "" "Tanh"
+    "" "Tanh" inputs(1..=1)
     pub struct Tanh {}
 }
 
 attributes! {
     /// ONNX `Erf` (opset 13): the Gauss error function. Input: `x`, float. Output: its shape and type.
-    "" "Erf"
+    "" "Erf" inputs(1..=1)
     pub struct Erf {}
 }
 
 attributes! {
     /// ONNX `Gelu` (opset 20): `x·Φ(x)`, or its approximation by tanh. Input: `x`, float. Output: its shape and type.
-    "" "Gelu"
+    "" "Gelu" inputs(1..=1)
     pub struct Gelu {
         /// Exact, or by tanh.
         approximate: GeluApproximation = GeluApproximation::None,
@@ -81,7 +81,7 @@ attributes! {
 
 attributes! {
     /// ONNX `Elu` (opset 6, 22): `x`, or `alpha·(exp(x) - 1)` below zero. Input: `x`, float. Output: its shape and type.
-    "" "Elu"
+    "" "Elu" inputs(1..=1)
     pub struct Elu {
         /// The limit towards -inf, negated.
         alpha: f32 = 1.0,
@@ -90,7 +90,7 @@ attributes! {
 
 attributes! {
     /// ONNX `Selu` (opset 6, 22): `gamma·x`, or `gamma·alpha·(exp(x) - 1)` up to zero. Input: `x`, float. Output: its shape and type.
-    "" "Selu"
+    "" "Selu" inputs(1..=1)
     pub struct Selu {
         /// The factor of the exponential.
         alpha: f32 = 1.673_263_2,
@@ -101,7 +101,7 @@ attributes! {
 
 attributes! {
     /// ONNX `Celu` (opset 12): `max(0, x) + min(0, alpha·(exp(x/alpha) - 1))`. Input: `x`, float. Output: its shape and type.
-    "" "Celu"
+    "" "Celu" inputs(1..=1)
     pub struct Celu {
         /// The scale of the exponential; not zero.
         alpha: f32 = 1.0,
@@ -110,25 +110,25 @@ attributes! {
 
 attributes! {
     /// ONNX `Softplus` (opset 1, 22): `ln(1 + exp(x))`. Input: `x`, float. Output: its shape and type.
-    "" "Softplus"
+    "" "Softplus" inputs(1..=1)
     pub struct Softplus {}
 }
 
 attributes! {
     /// ONNX `Softsign` (opset 1, 22): `x / (1 + |x|)`. Input: `x`, float. Output: its shape and type.
-    "" "Softsign"
+    "" "Softsign" inputs(1..=1)
     pub struct Softsign {}
 }
 
 attributes! {
     /// ONNX `Mish` (opset 18, 22): `x·tanh(ln(1 + exp(x)))`. Input: `x`, float. Output: its shape and type.
-    "" "Mish"
+    "" "Mish" inputs(1..=1)
     pub struct Mish {}
 }
 
 attributes! {
     /// ONNX `Swish` (opset 24): `x·sigmoid(alpha·x)`; SiLU with `alpha = 1`. Input: `x`, float. Output: its shape and type.
-    "" "Swish"
+    "" "Swish" inputs(1..=1)
     pub struct Swish {
         /// The factor within the sigmoid.
         alpha: f32 = 1.0,
@@ -137,7 +137,7 @@ attributes! {
 
 attributes! {
     /// ONNX `ThresholdedRelu` (opset 10, 22): `x` above `alpha`, otherwise 0. Input: `x`, float. Output: its shape and type.
-    "" "ThresholdedRelu"
+    "" "ThresholdedRelu" inputs(1..=1)
     pub struct ThresholdedRelu {
         /// The threshold.
         alpha: f32 = 1.0,
@@ -148,7 +148,7 @@ attributes! {
     /// ONNX `PRelu` (opset 16): `x`, or `slope·x` below zero.
     ///
     /// Inputs: `x`, and `slope`, which broadcasts to the shape of `x`; float or 32- and 64-bit integers. Output: the shape of `x`.
-    "" "PRelu"
+    "" "PRelu" inputs(2..=2)
     pub struct PRelu {}
 }
 
@@ -157,15 +157,11 @@ attributes! {
     ///
     /// Inputs: `x`, optional scalars `min` and `max` of the same type; any number type. Output: the shape of `x`. Models before opset 11 have the bounds as
     /// attributes; the importer makes them inputs.
-    "" "Clip"
+    "" "Clip" inputs(1..=3)
     pub struct Clip {}
 }
 
 impl Operator for Relu {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         fn relu<T: Number>(values: &[T]) -> TensorData {
@@ -190,10 +186,6 @@ macro_rules! functions {
         }
 
         impl Operator for $type {
-            fn arity(&self) -> Arity {
-                Arity::of(1..=1)
-            }
-
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
                 Ok(vec![map_reals(inputs.required(0)?, |x| self.at(x))?])
             }
@@ -223,10 +215,6 @@ functions! {
 }
 
 impl Operator for PRelu {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, slope) = (inputs.required(0)?, inputs.required(1)?);
         expect_type(slope, 1, x.dtype())?;
@@ -257,10 +245,6 @@ impl Operator for PRelu {
 }
 
 impl Operator for Clip {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         fn clip<T: Number>(values: &[T], inputs: Inputs<'_>) -> Result<TensorData, OpError> {
             let bound = |index, default, name| match inputs.optional(index) {

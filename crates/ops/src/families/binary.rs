@@ -13,7 +13,7 @@ use super::support::{
     broadcast_map, broadcast_shapes, broadcast_strides, elements_of, for_each_run, map_tensors,
     wrong_type,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 /// `f` over two operands of type `T`, the first of which is taken apart already.
 fn combine<T: Element, R: Element>(
@@ -106,15 +106,11 @@ macro_rules! binary {
             $(#[$meta])*
             ///
             /// Inputs: `a`, `b`, which broadcast. Output: the shape that both broadcast to.
-            "" $name
+            "" $name inputs(2..=2)
             pub struct $type {}
         }
 
         impl Operator for $type {
-            fn arity(&self) -> Arity {
-                Arity::of(2..=2)
-            }
-
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
                 let evaluate: fn(&Tensor, &Tensor) -> Result<Tensor, OpError> = $evaluate;
                 Ok(vec![evaluate(inputs.required(0)?, inputs.required(1)?)?])
@@ -234,7 +230,7 @@ attributes! {
     /// The remainder (ONNX `Mod`), of any numeric type.
     ///
     /// Inputs: `a`, `b`, which broadcast. Output: the shape that both broadcast to. An integer modulo zero is an error.
-    "" "Mod"
+    "" "Mod" inputs(2..=2)
     pub struct Mod {
         /// Whether the remainder has the sign of `a`, as C `fmod`; else that of `b`.
         fmod: bool = false,
@@ -242,10 +238,6 @@ attributes! {
 }
 
 impl Operator for Mod {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         /// The remainder with the sign of the divisor, also when it is zero.
         fn floored<T: Number>(x: T, y: T) -> Option<T> {
@@ -303,15 +295,11 @@ macro_rules! variadic {
             $(#[$meta])*
             ///
             /// Inputs: one or more operands, which broadcast. Output: the shape that all broadcast to.
-            "" $name
+            "" $name inputs(1..=usize::MAX)
             pub struct $type {}
         }
 
         impl Operator for $type {
-            fn arity(&self) -> Arity {
-                Arity::of(1..=usize::MAX)
-            }
-
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
                 let evaluate: fn(Inputs<'_>) -> Result<Tensor, OpError> = $evaluate;
                 Ok(vec![evaluate(inputs)?])
@@ -356,15 +344,11 @@ attributes! {
     /// One of two operands by a condition (ONNX `Where`), of any type.
     ///
     /// Inputs: `condition` (bool), `x`, `y` (one type), which broadcast. Output: the shape that all broadcast to.
-    "" "Where"
+    "" "Where" inputs(3..=3)
     pub struct Where {}
 }
 
 impl Operator for Where {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let condition = inputs.values::<bool>(0)?;
         let (c, x, y) = (

@@ -6,13 +6,13 @@ use super::support::{
     checked_elements, copy_strided, elements_of, integer_list, map_data, map_tensors,
     normalize_axis, to_size,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// Joins tensors along an axis (ONNX `Concat`), of any type.
     ///
     /// Inputs: one or more tensors of one type, whose shapes differ along the axis only. Output: the sum of the sizes there.
-    "" "Concat"
+    "" "Concat" inputs(1..=usize::MAX)
     pub struct Concat {
         /// The axis, from -rank to rank - 1.
         axis: i64,
@@ -20,10 +20,6 @@ attributes! {
 }
 
 impl Operator for Concat {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=usize::MAX)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let tensors = (0..inputs.len())
             .map(|index| inputs.required(index))
@@ -69,7 +65,7 @@ attributes! {
     ///
     /// Inputs: `x`, optional `split` `[int64]`, the size of each part, which add up to the size of the axis. Without it there are `num_outputs` parts of
     /// the same size, the last of which may be smaller. Outputs: the parts.
-    "" "Split"
+    "" "Split" inputs(1..=2) outputs(1..=Self::MAX_PARTS as usize)
     pub struct Split {
         /// The axis, from -rank to rank - 1.
         axis: i64 = 0,
@@ -106,13 +102,6 @@ impl Split {
 }
 
 impl Operator for Split {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 1..=2,
-            outputs: 1..=Self::MAX_PARTS as usize,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axis = normalize_axis(self.axis, x.rank())?;

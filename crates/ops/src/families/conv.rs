@@ -8,7 +8,7 @@ use octofold_tensor::{Dim, Tensor};
 use super::real::{real_tensor, reals};
 use super::support::{checked_elements, expect_type};
 use super::window::{Slide, Window, WindowAttributes, for_each_index};
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 word_attribute! {
     /// How the borders of a sliding window follow from the input's size.
@@ -29,7 +29,7 @@ attributes! {
     ///
     /// Inputs: `x` [N, C, D1, …], `w` [M, C/group, K1, …], optional bias `[M]`; float of any width. Output: [N, M, O1, …] with
     /// `O = floor((D + pads - dilation·(K - 1) - 1) / stride) + 1`. Sums are f64, rounded once.
-    "" "Conv"
+    "" "Conv" inputs(2..=3)
     pub struct Conv {
         /// How the borders follow from the input's size.
         auto_pad: AutoPad = AutoPad::NotSet,
@@ -51,7 +51,7 @@ attributes! {
     ///
     /// Inputs: `x` [N, C, D1, …], `w` [C, M/group, K1, …], optional bias `[M]`; float of any width. Output: [N, M, O1, …] with
     /// `O = stride·(D - 1) + output_padding + dilation·(K - 1) + 1 - pads`, or `output_shape`, from which the pads then follow.
-    "" "ConvTranspose"
+    "" "ConvTranspose" inputs(2..=3)
     pub struct ConvTranspose {
         /// How the borders follow from the output's size `stride·D`.
         auto_pad: AutoPad = AutoPad::NotSet,
@@ -365,10 +365,6 @@ impl Conv {
 }
 
 impl Operator for Conv {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, w, bias) = (inputs.required(0)?, inputs.required(1)?, inputs.optional(2));
         expect_type(w, 1, x.dtype())?;
@@ -515,10 +511,6 @@ impl ConvTranspose {
 }
 
 impl Operator for ConvTranspose {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, w, bias) = (inputs.required(0)?, inputs.required(1)?, inputs.optional(2));
         expect_type(w, 1, x.dtype())?;

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use octofold_tensor::{DType, Tensor, TensorData, for_each_data};
 
 use super::support::wrong_type;
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 /// An element that converts to every other type.
 trait Source {
@@ -211,7 +211,7 @@ attributes! {
     /// Converts elements to another type (ONNX `Cast`), any to any but strings to bool.
     ///
     /// Input: `x`. Output: the same shape, of type `to`. The module says how values convert.
-    "" "Cast"
+    "" "Cast" inputs(1..=1)
     pub struct Cast {
         /// The type of the result.
         to: DType,
@@ -223,10 +223,6 @@ attributes! {
 }
 
 impl Operator for Cast {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![cast(inputs.required(0)?, self.to)?])
     }
@@ -236,7 +232,7 @@ attributes! {
     /// Converts elements to the type of another tensor (ONNX `CastLike`), as [`Cast`] does.
     ///
     /// Inputs: `x`, `like` (only its type counts). Output: the shape of `x`, the type of `like`.
-    "" "CastLike"
+    "" "CastLike" inputs(2..=2)
     pub struct CastLike {
         /// Whether 8-bit floats saturate; without effect on the types that Octofold has.
         saturate: bool = true,
@@ -246,10 +242,6 @@ attributes! {
 }
 
 impl Operator for CastLike {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![cast(
             inputs.required(0)?,

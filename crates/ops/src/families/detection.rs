@@ -3,7 +3,7 @@
 use octofold_tensor::Tensor;
 
 use super::support::scalar;
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// The best boxes of each class, without those that overlap a better one (ONNX `NonMaxSuppression`), in f32.
@@ -12,7 +12,7 @@ attributes! {
     /// selects nothing), `iou_threshold` (f32 from 0 to 1, 0 when absent), `score_threshold` (f32, no bound when absent). Output: [selected, 3] (int64): batch, class and
     /// box, by batch, then class, then falling score; of equal scores the first box is better. A box is dropped when its intersection over
     /// union with a selected one of its class is above `iou_threshold`, or its score is not above `score_threshold`.
-    "" "NonMaxSuppression"
+    "" "NonMaxSuppression" inputs(2..=5)
     pub struct NonMaxSuppression {
         /// Whether a box is given by its centre and size (x, y, width, height), instead of two opposite corners (y1, x1, y2, x2, in any order).
         center_point_box: bool = false,
@@ -62,10 +62,6 @@ impl Corners {
 }
 
 impl Operator for NonMaxSuppression {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=5)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (boxes, scores) = (inputs.values::<f32>(0)?, inputs.values::<f32>(1)?);
         let (box_shape, score_shape) = (inputs.required(0)?.shape(), inputs.required(1)?.shape());

@@ -9,7 +9,7 @@ use octofold_tensor::{Element, Tensor, TensorData};
 
 use super::number::{Number, for_numbers};
 use super::support::wrong_type;
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 /// `f` over the elements of a tensor of the same shape.
 fn map<T, R: Element>(x: &Tensor, values: &[T], f: impl FnMut(&T) -> R) -> Result<Tensor, OpError> {
@@ -96,15 +96,11 @@ macro_rules! elementwise {
             $(#[$meta])*
             ///
             /// Input: `x`, any shape. Output: the shape of `x`.
-            "" $name
+            "" $name inputs(1..=1)
             pub struct $type {}
         }
 
         impl Operator for $type {
-            fn arity(&self) -> Arity {
-                Arity::of(1..=1)
-            }
-
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
                 let evaluate: fn(&Tensor) -> Result<Tensor, OpError> = $evaluate;
                 Ok(vec![evaluate(inputs.required(0)?)?])
@@ -148,7 +144,7 @@ attributes! {
     /// Whether an element is infinite (ONNX `IsInf`): any float type to `bool`.
     ///
     /// Input: `x`, any shape. Output: the shape of `x`.
-    "" "IsInf"
+    "" "IsInf" inputs(1..=1)
     pub struct IsInf {
         /// Whether -inf counts.
         detect_negative: bool = true,
@@ -158,10 +154,6 @@ attributes! {
 }
 
 impl Operator for IsInf {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let counts = |value: f64| {
             value == f64::INFINITY && self.detect_positive

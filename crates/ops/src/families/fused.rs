@@ -195,7 +195,7 @@ attributes! {
     /// - [`Product::Float`]: everything is f32.
     /// - [`Product::Integer`]: `x` is u8 or s8, `w` s8 (or u8) with zero point 0; what becomes of the sums is its [`Outcome`]. A residual is u8 or s8,
     ///   and the type of `own` is that of `sum`.
-    "octofold" "Conv"
+    "octofold" "Conv" inputs(2..=4)
     pub struct FusedConv {
         /// The steps between output pixels, vertical and horizontal.
         strides: Vec<i64> = vec![1, 1],
@@ -217,7 +217,7 @@ attributes! {
     ///
     /// Inputs: `x` [..., K], `w` [K, N], optional `bias` `[N]`. Output: [..., N]. Quantized as [`FusedConv`] is, with the columns as
     /// output channels.
-    "octofold" "Linear"
+    "octofold" "Linear" inputs(2..=3)
     pub struct FusedLinear {
         /// The form of operands and result.
         product: Product = Product::default(),
@@ -306,7 +306,7 @@ attributes! {
     /// A sum or product with activation, of two operands that broadcast as in ONNX: `act(a ∘ b)`.
     ///
     /// Of bytes, it is `requantize::add` or `requantize::mul`. It has no layout: the layout pass rearranges operands of a lower rank.
-    "octofold" "Binary"
+    "octofold" "Binary" inputs(2..=2)
     pub struct FusedBinary {
         /// Sum or product.
         kind: BinaryKind,
@@ -330,7 +330,7 @@ attributes! {
     ///
     /// Input: [N, C, H, W] or [N, H, W, C]. The output size follows from explicit pads, rounded down, or up with `ceil_mode`,
     /// as in ONNX `MaxPool` and `AveragePool`.
-    "octofold" "Pool"
+    "octofold" "Pool" inputs(1..=1)
     pub struct FusedPool {
         /// Maximum or mean.
         kind: PoolKind,
@@ -355,7 +355,7 @@ attributes! {
 
 attributes! {
     /// The maximum or mean over height and width, in either layout: [N, C, H, W] to [N, C, 1, 1], or [N, H, W, C] to [N, 1, 1, C].
-    "octofold" "GlobalPool"
+    "octofold" "GlobalPool" inputs(1..=1)
     pub struct FusedGlobalPool {
         /// Maximum or mean.
         kind: PoolKind,
@@ -368,7 +368,7 @@ attributes! {
 
 attributes! {
     /// Concatenation of quantized values with parameters of their own, moved to those of the result by `requantize::rescale`.
-    "octofold" "Concat"
+    "octofold" "Concat" inputs(1..=usize::MAX)
     pub struct FusedConcat {
         /// The axis, from 0.
         axis: i64,
@@ -385,7 +385,7 @@ attributes! {
     /// A function of one quantized value by its table.
     ///
     /// Inputs: `x` (u8 or s8, any shape), `table` `[256]` (u8 or s8), indexed by the bits of `x` (s8 -1 is entry 255). Output: the shape of `x`, the type of `table`.
-    "octofold" "TableLookup"
+    "octofold" "TableLookup" inputs(2..=2)
     pub struct TableLookup {}
 }
 

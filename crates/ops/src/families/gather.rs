@@ -9,7 +9,7 @@ use super::support::{
     checked_elements, elements_of, expect_type, for_each_run, integers, map_data, map_tensors,
     normalize_axis, pick, strides_of, wrong_type,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 /// An index in `-size..size`, counted from the front.
 fn position(index: i64, size: usize) -> Result<usize, OpError> {
@@ -30,7 +30,7 @@ attributes! {
     /// Selects slices along an axis (ONNX `Gather`), of any type.
     ///
     /// Inputs: `data` of rank r, `indices` of rank q. Output: the shape of `data` with that of `indices` in the place of the axis, of rank r + q - 1.
-    "" "Gather"
+    "" "Gather" inputs(2..=2)
     pub struct Gather {
         /// The axis, from -r to r - 1.
         axis: i64 = 0,
@@ -38,10 +38,6 @@ attributes! {
 }
 
 impl Operator for Gather {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, indices) = (inputs.required(0)?, inputs.required(1)?);
         let axis = normalize_axis(self.axis, x.rank())?;
@@ -107,7 +103,7 @@ attributes! {
     /// Selects one element for each index along an axis (ONNX `GatherElements`), of any type.
     ///
     /// Inputs: `data`, `indices` of the same rank, whose sizes are not larger except along the axis. Output: the shape of `indices`.
-    "" "GatherElements"
+    "" "GatherElements" inputs(2..=2)
     pub struct GatherElements {
         /// The axis, from -rank to rank - 1.
         axis: i64 = 0,
@@ -115,10 +111,6 @@ attributes! {
 }
 
 impl Operator for GatherElements {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, indices) = (inputs.required(0)?, inputs.required(1)?);
         let axis = normalize_axis(self.axis, x.rank())?;
@@ -172,7 +164,7 @@ attributes! {
     ///
     /// Inputs: `data` of rank r, `indices` [..., k], tuples for the k axes after the batch axes, whose sizes both share. Output: the shape of `indices` without its last axis,
     /// then that of the slices.
-    "" "GatherND"
+    "" "GatherND" inputs(2..=2)
     pub struct GatherND {
         /// The number of batch axes, from 0.
         batch_dims: i64 = 0,
@@ -180,10 +172,6 @@ attributes! {
 }
 
 impl Operator for GatherND {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, indices) = (inputs.required(0)?, inputs.required(1)?);
         let batch = usize::try_from(self.batch_dims);
@@ -276,7 +264,7 @@ attributes! {
     ///
     /// Inputs: `data` of rank r, `indices` [..., k], `updates`: the shape of `indices` without its last axis, then the last r - k sizes of `data`.
     /// Output: `data` with the updates.
-    "" "ScatterND"
+    "" "ScatterND" inputs(3..=3)
     pub struct ScatterND {
         /// What an update does to the element that is there.
         reduction: ScatterReduction = ScatterReduction::None,
@@ -284,10 +272,6 @@ attributes! {
 }
 
 impl Operator for ScatterND {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, indices, updates) = (
             inputs.required(0)?,
@@ -319,7 +303,7 @@ attributes! {
     ///
     /// Inputs: `data`, `indices` of the same rank, whose sizes are not larger except along the axis, and `updates` of the shape of `indices`. Output: `data`
     /// with the updates.
-    "" "ScatterElements"
+    "" "ScatterElements" inputs(3..=3)
     pub struct ScatterElements {
         /// The axis, from -rank to rank - 1.
         axis: i64 = 0,
@@ -329,10 +313,6 @@ attributes! {
 }
 
 impl Operator for ScatterElements {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, indices, updates) = (
             inputs.required(0)?,

@@ -8,14 +8,14 @@ use super::number::{Number, for_numbers};
 use super::support::{
     checked_elements, elements_of, integer_list, map_data, normalize_axis, to_size, wrong_type,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// Equidistant numbers (ONNX `Range`), of any numeric type.
     ///
     /// Inputs: `start`, `limit`, `delta`, scalars of one type; `delta` is not 0. Output: `start + i·delta`, for all i from 0 for which
     /// that is before `limit` [max(ceil((limit - start) / delta), 0)].
-    "" "Range"
+    "" "Range" inputs(3..=3)
     pub struct Range {
         /// The precision in which half floats are summed. It has no effect here: every element is rounded once.
         stash_type: i64 = 1,
@@ -23,10 +23,6 @@ attributes! {
 }
 
 impl Operator for Range {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         fn range<T: Number>(inputs: Inputs<'_>, start: &[T]) -> Result<Tensor, OpError> {
             let one = |values: &[T], what: &str| match *values {
@@ -83,7 +79,7 @@ attributes! {
     /// A tensor full of one value (ONNX `ConstantOfShape`).
     ///
     /// Input: `shape` `[int64]`. Output: that shape, of the type of the value.
-    "" "ConstantOfShape"
+    "" "ConstantOfShape" inputs(1..=1)
     pub struct ConstantOfShape {
         /// The value, a tensor of one element; 0.0 (f32) when absent.
         value: Option<Tensor> = None,
@@ -91,10 +87,6 @@ attributes! {
 }
 
 impl Operator for ConstantOfShape {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let shape = integer_list(inputs.required(0)?, 0)?
             .into_iter()
@@ -134,7 +126,7 @@ attributes! {
     ///
     /// Inputs: `indices` of rank r and any numeric type, `depth` (a numeric scalar), `values` `[2]` of any type: off, on. Indices count from the back when
     /// negative; one out of range turns nothing on. Output: the shape of `indices` with a new axis of size `depth`.
-    "" "OneHot"
+    "" "OneHot" inputs(3..=3)
     pub struct OneHot {
         /// The place of the new axis, from -r - 1 to r.
         axis: i64 = -1,
@@ -142,10 +134,6 @@ attributes! {
 }
 
 impl Operator for OneHot {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (indices, depth, values) = (
             inputs.required(0)?,
@@ -191,7 +179,7 @@ attributes! {
     /// A matrix with ones on a diagonal (ONNX `EyeLike`).
     ///
     /// Input: [N, M], of which only the shape counts, and the type when `dtype` is absent. Output: [N, M], of any numeric type or bool.
-    "" "EyeLike"
+    "" "EyeLike" inputs(1..=1)
     pub struct EyeLike {
         /// The type of the result; that of the input when absent.
         dtype: Option<DType> = None,
@@ -201,10 +189,6 @@ attributes! {
 }
 
 impl Operator for EyeLike {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         fn eye<T: Element>(rows: usize, columns: usize, k: i64, one: T) -> Result<Tensor, OpError> {
             let mut values = vec![T::default(); checked_elements(&[rows, columns])?];

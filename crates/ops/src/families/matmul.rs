@@ -8,7 +8,7 @@ use super::support::{
     broadcast_shapes, broadcast_strides, checked_elements, copy_strided, expect_type, for_each_run,
     wrong_type,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// ONNX `Gemm` (opset 13): `alpha·A'·B' + beta·C`.
@@ -16,7 +16,7 @@ attributes! {
     /// Inputs: `a` [M, K] (or [K, M] with `transA`), `b` [K, N] (or [N, K] with `transB`), optional `c` that broadcasts to [M, N]. Output: [M, N].
     /// Float of any width or 32- and 64-bit integers (sums wrap; `alpha` and `beta` are then applied in f64).
     #[allow(non_snake_case, reason = "fields carry the names of the ONNX attributes")]
-    "" "Gemm"
+    "" "Gemm" inputs(2..=3)
     pub struct Gemm {
         /// The factor of the product.
         alpha: f32 = 1.0,
@@ -34,7 +34,7 @@ attributes! {
     ///
     /// Inputs: `a` [..., M, K], `b` [..., K, N]; leading axes broadcast; an operand of rank 1 is a row (`a`) or a column (`b`) whose axis
     /// the result lacks. Float of any width, or 32- and 64-bit integers (sums wrap).
-    "" "MatMul"
+    "" "MatMul" inputs(2..=2)
     pub struct MatMul {}
 }
 
@@ -142,10 +142,6 @@ impl MatMulShape {
 }
 
 impl Operator for MatMul {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         expect_type(b, 1, a.dtype())?;
@@ -240,10 +236,6 @@ impl Gemm {
 }
 
 impl Operator for Gemm {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (a, b, c) = (inputs.required(0)?, inputs.required(1)?, inputs.optional(2));
         expect_type(b, 1, a.dtype())?;

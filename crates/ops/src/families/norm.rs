@@ -6,14 +6,14 @@ use octofold_tensor::{DType, Tensor};
 use super::real::{real_tensor, reals};
 use super::softmax::map_rows;
 use super::support::{broadcast_shapes, broadcast_strides, copy_strided, normalize_axis};
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// ONNX `BatchNormalization` (opset 15) in its inference form: `(x - mean)/sqrt(var + epsilon)·scale + bias` for each channel.
     ///
     /// Inputs: `x` [N, C, …] (or `[N]`, one channel), `scale`, `bias`, `mean`, `var` `[C]`. Output: the shape of `x`. With `training_mode` it is unsupported here:
     /// training has its own operators.
-    "" "BatchNormalization"
+    "" "BatchNormalization" inputs(5..=5)
     pub struct BatchNormalization {
         /// Added to the variance.
         epsilon: f32 = 1e-5,
@@ -28,7 +28,7 @@ attributes! {
     /// ONNX `InstanceNormalization` (opset 6, 22): each channel of each sample normalized by its own mean and variance.
     ///
     /// Inputs: `x` [N, C, D1, …], `scale` `[C]`, `bias` `[C]`. Output: the shape of `x`.
-    "" "InstanceNormalization"
+    "" "InstanceNormalization" inputs(3..=3)
     pub struct InstanceNormalization {
         /// Added to the variance.
         epsilon: f32 = 1e-5,
@@ -40,7 +40,7 @@ attributes! {
     ///
     /// Inputs: `x`, `scale`, optional `bias`, both broadcast to the normalized axes. Outputs: `y` (the shape of `x`), and optionally the mean and the inverse standard
     /// deviation (f32; the shape of `x` with the normalized axes set to 1).
-    "" "LayerNormalization"
+    "" "LayerNormalization" inputs(2..=3) outputs(1..=3)
     pub struct LayerNormalization {
         /// The first normalized axis; negative counts from the end.
         axis: i64 = -1,
@@ -55,7 +55,7 @@ attributes! {
     /// ONNX `LpNormalization` (opset 1, 22): `x` divided by its norm along an axis; a zero norm gives zeros.
     ///
     /// Input: `x`. Output: the shape of `x`.
-    "" "LpNormalization"
+    "" "LpNormalization" inputs(1..=1)
     pub struct LpNormalization {
         /// The axis; negative counts from the end.
         axis: i64 = -1,
@@ -69,7 +69,7 @@ attributes! {
     /// `x / (bias + alpha/size·Σ x²)^beta`, the sum over channels `c - floor((size-1)/2) ..= c + ceil((size-1)/2)`.
     ///
     /// Input: `x` [N, C, …]. Output: the shape of `x`.
-    "" "LRN"
+    "" "LRN" inputs(1..=1)
     pub struct Lrn {
         /// The factor of the sum of squares.
         alpha: f32 = 1e-4,
@@ -105,10 +105,6 @@ fn moments(values: &[f64]) -> (f64, f64) {
 }
 
 impl Operator for BatchNormalization {
-    fn arity(&self) -> Arity {
-        Arity::of(5..=5)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         if self.training_mode {
             return Err(OpError::Unsupported(
@@ -143,10 +139,6 @@ impl Operator for BatchNormalization {
 }
 
 impl Operator for InstanceNormalization {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let &[_, channels, ref spatial @ ..] = x.shape() else {
@@ -173,13 +165,6 @@ impl Operator for InstanceNormalization {
 }
 
 impl Operator for LayerNormalization {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 2..=3,
-            outputs: 1..=3,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axis = normalize_axis(self.axis, x.rank())?;
@@ -245,10 +230,6 @@ impl Operator for LayerNormalization {
 }
 
 impl Operator for LpNormalization {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let norm: fn(&[f64]) -> f64 = match self.p {
             1 => |row| row.iter().map(|x| x.abs()).sum(),
@@ -276,10 +257,6 @@ impl Lrn {
 }
 
 impl Operator for Lrn {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let size = self.channels()?;

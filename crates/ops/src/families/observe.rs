@@ -2,11 +2,11 @@
 
 use octofold_tensor::Tensor;
 
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// Marks a value whose range is collected: `y = x`. The observer's state lives outside of the graph, under the name `id`.
-    "octofold" "Observe"
+    "octofold" "Observe" inputs(1..=1)
     pub struct Observe {
         /// The name of the observed value.
         id: String,
@@ -14,10 +14,6 @@ attributes! {
 }
 
 impl Operator for Observe {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![inputs.required(0)?.clone()])
     }

@@ -6,7 +6,7 @@ use super::support::{
     checked_elements, copy_strided, elements_of, expect_type, integer_list, map_data, map_tensors,
     normalize_axes, strides_of,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 word_attribute! {
     /// What fills a border.
@@ -45,7 +45,7 @@ attributes! {
     /// Inputs: `data`, `pads` `[2k]` (int64: before each of k axes, then after each; negative ones cut), optional `constant_value` (a scalar of the
     /// type of `data`, else zero, false or empty), optional `axes` `[k]` (all when absent). Output: sizes with the borders. What is cut is cut first, and
     /// does not show in the border.
-    "" "Pad"
+    "" "Pad" inputs(2..=4)
     pub struct Pad {
         /// What fills the border.
         mode: PadMode = PadMode::Constant,
@@ -126,10 +126,6 @@ fn pad_axis(
 }
 
 impl Operator for Pad {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=4)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axes = inputs

@@ -9,14 +9,14 @@ use super::number::{Number, for_numbers};
 use super::real::{real_tensor, reals};
 use super::support::{checked_elements, wrong_type};
 use super::window::{Slide, Window, WindowAttributes, for_each_index};
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// ONNX `MaxPool` (opset 12, 22): the maximum of each window; padding takes no part.
     ///
     /// Input: `x` [N, C, D1, …], float, u8 or s8. Outputs: `y` [N, C, O1, …], and optionally the flat index of each maximum within `x` (i64, the
     /// first of equals; with `storage_order = 1` counted column-major).
-    "" "MaxPool"
+    "" "MaxPool" inputs(1..=1) outputs(1..=2)
     pub struct MaxPool {
         /// How the borders follow from the input's size.
         auto_pad: AutoPad = AutoPad::NotSet,
@@ -39,7 +39,7 @@ attributes! {
     /// ONNX `AveragePool` (opset 19, 22): the mean of each window.
     ///
     /// Input: `x` [N, C, D1, …], float. Output: [N, C, O1, …]. f32 is added up in f32, in the order of [`SumOrder`]; other types in f64.
-    "" "AveragePool"
+    "" "AveragePool" inputs(1..=1)
     pub struct AveragePool {
         /// How the borders follow from the input's size.
         auto_pad: AutoPad = AutoPad::NotSet,
@@ -60,13 +60,13 @@ attributes! {
 
 attributes! {
     /// ONNX `GlobalMaxPool` (opset 1, 22): the maximum of each channel. Input: `x` [N, C, D1, …], float. Output: [N, C, 1, …].
-    "" "GlobalMaxPool"
+    "" "GlobalMaxPool" inputs(1..=1)
     pub struct GlobalMaxPool {}
 }
 
 attributes! {
     /// ONNX `GlobalAveragePool` (opset 1, 22): the mean of each channel. Input: `x` [N, C, D1, …], float. Output: [N, C, 1, …].
-    "" "GlobalAveragePool"
+    "" "GlobalAveragePool" inputs(1..=1)
     pub struct GlobalAveragePool {}
 }
 
@@ -263,13 +263,6 @@ pub(crate) fn maximum<T: Number>(elements: impl Iterator<Item = (usize, T)>) -> 
 }
 
 impl Operator for MaxPool {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 1..=1,
-            outputs: 1..=2,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let (slides, shape) = slides_over(&self.window()?, x.shape())?;
@@ -320,10 +313,6 @@ impl AveragePool {
 }
 
 impl Operator for AveragePool {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let (slides, shape) = slides_over(&self.window()?, x.shape())?;
@@ -373,10 +362,6 @@ fn global_shape(x: &[usize]) -> Result<(usize, Vec<usize>), OpError> {
 }
 
 impl Operator for GlobalMaxPool {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let (size, shape) = global_shape(x.shape())?;
@@ -390,10 +375,6 @@ impl Operator for GlobalMaxPool {
 }
 
 impl Operator for GlobalAveragePool {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let (size, shape) = global_shape(x.shape())?;

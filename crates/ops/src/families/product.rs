@@ -481,7 +481,7 @@ impl Field for Weights {
 attributes! {
     /// An LSTM layer on integers, which nothing computes yet: a product of `x` with `w` and one of the state `h` with `r`, whose f32 results a
     /// cell adds up. Each of its three results is f32 or bytes.
-    "octofold" "LSTM"
+    "octofold" "LSTM" inputs(3..=8) outputs(1..=3)
     pub struct RecurrentProducts {
         /// The parameters of the input.
         x: Parameters,
@@ -503,7 +503,7 @@ attributes! {
 attributes! {
     /// A batch norm of bytes that follows no layer, which nothing computes yet:
     /// `round(f32(q - z)·m[c] + a[c]) + z_y`, with `m[c] = f32(f32(s_x·k[c])/s_y)` and `a[c] = f32(β[c]/s_y)`.
-    "octofold" "ChannelRescale"
+    "octofold" "ChannelRescale" inputs(3..=3)
     pub struct ChannelRescale {
         /// The parameters of the operand.
         x: QParams,

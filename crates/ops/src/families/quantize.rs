@@ -7,14 +7,14 @@ use octofold_tensor::{DType, Dim, Tensor, TensorData};
 
 use super::real::{dtype_of, quant_type_of, quantized, quantized_tensor, real_tensor, reals};
 use super::support::{expect_type, normalize_axis, wrong_type};
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// ONNX `QuantizeLinear` (opset 23): `saturate(round_half_even(x / scale) + zero_point)`.
     ///
     /// Inputs: `x` (float), `scale`, optional `zero_point` of the shape of `scale`. The scale is one number, or has one for each index of `axis`, or
     /// (with `block_size`) the shape of `x` with `axis` divided by the block size, rounded up. Output: the shape of `x`, the type of `zero_point`: 4, 8 or 16 bits; u8 without.
-    "" "QuantizeLinear"
+    "" "QuantizeLinear" inputs(2..=3)
     pub struct QuantizeLinear {
         /// The axis of scales along one axis; negative counts from the end.
         axis: i64 = 1,
@@ -34,7 +34,7 @@ attributes! {
     ///
     /// Inputs: `x` (integer of 4, 8, 16 or 32 bits), `scale`, optional `zero_point` (type of `x`, shape of `scale`); scales as in [`QuantizeLinear`].
     /// Output: the shape of `x`, the type of `scale`.
-    "" "DequantizeLinear"
+    "" "DequantizeLinear" inputs(2..=3)
     pub struct DequantizeLinear {
         /// The axis of scales along one axis; negative counts from the end.
         axis: i64 = 1,
@@ -49,7 +49,7 @@ attributes! {
     /// ONNX `DynamicQuantizeLinear` (opset 11): quantization to u8 with parameters from the range of the input.
     ///
     /// Input: `x` (f32). Outputs: `y` (u8, the shape of `x`), `y_scale` (f32 scalar), `y_zero_point` (u8 scalar).
-    "" "DynamicQuantizeLinear"
+    "" "DynamicQuantizeLinear" inputs(1..=1) outputs(1..=3)
     pub struct DynamicQuantizeLinear {}
 }
 
@@ -270,10 +270,6 @@ impl QuantizeLinear {
 }
 
 impl Operator for QuantizeLinear {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let dtype = self.result_type(inputs.optional(2).map(Tensor::dtype))?;
@@ -305,10 +301,6 @@ impl DequantizeLinear {
 }
 
 impl Operator for DequantizeLinear {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, scale) = (inputs.required(0)?, inputs.required(1)?);
         let (values, dtype) = quantized(x, 0)?;
@@ -345,13 +337,6 @@ pub fn dynamic_params(min: f32, max: f32) -> Result<QParams, OpError> {
 }
 
 impl Operator for DynamicQuantizeLinear {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 1..=1,
-            outputs: 1..=3,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let TensorData::F32(values) = x.data() else {

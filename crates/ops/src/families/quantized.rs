@@ -12,14 +12,14 @@ use super::real::{accumulator, quantized_bytes, quantized_tensor, reals};
 use super::support::expect_type;
 use super::window::WindowAttributes;
 use super::{AutoPad, ConvShape};
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// ONNX `QLinearConv` (opset 10): a convolution of bytes with a quantized result.
     ///
     /// Inputs: `x` [N, C, D1, …] (u8 or s8), `x_scale`, `x_zero_point` (scalars), `w` [M, C/group, K1, …] (u8 or s8), `w_scale`, `w_zero_point` (one, or one an output channel),
     /// `y_scale`, `y_zero_point` (scalars), optional bias `[M]` (i32, on the scale `x_scale·w_scale`). Output: [N, M, O1, …], the type of `y_zero_point`.
-    "" "QLinearConv"
+    "" "QLinearConv" inputs(8..=9)
     pub struct QLinearConv {
         /// How the borders follow from the input's size.
         auto_pad: AutoPad = AutoPad::NotSet,
@@ -41,7 +41,7 @@ attributes! {
     ///
     /// Inputs: `a`, `a_scale`, `a_zero_point`, `b`, `b_scale`, `b_zero_point`, `y_scale`, `y_zero_point`; `a` and `b` as in [`MatMul`](super::MatMul), u8 or s8. The parameters are scalars,
     /// or one a row of `a`, one a column of `b`. Output: the type of `y_zero_point`.
-    "" "QLinearMatMul"
+    "" "QLinearMatMul" inputs(8..=8)
     pub struct QLinearMatMul {}
 }
 
@@ -50,7 +50,7 @@ attributes! {
     ///
     /// Inputs: `x` [N, C, D1, …] (u8 or s8), `w` [M, C/group, K1, …] (u8 or s8), optional `x_zero_point` (scalar), optional `w_zero_point` (scalar, or one an
     /// output channel). Output: [N, M, O1, …], i32.
-    "" "ConvInteger"
+    "" "ConvInteger" inputs(2..=4)
     pub struct ConvInteger {
         /// How the borders follow from the input's size.
         auto_pad: AutoPad = AutoPad::NotSet,
@@ -71,7 +71,7 @@ attributes! {
     /// ONNX `MatMulInteger` (opset 10): a matrix product of bytes with its 32-bit sums as the result (they wrap).
     ///
     /// Inputs: `a`, `b` as in [`MatMul`](super::MatMul), u8 or s8; optional `a_zero_point` (scalar, or one a row), optional `b_zero_point` (scalar, or one a column). Output: i32.
-    "" "MatMulInteger"
+    "" "MatMulInteger" inputs(2..=4)
     pub struct MatMulInteger {}
 }
 
@@ -176,10 +176,6 @@ impl QLinearConv {
 }
 
 impl Operator for QLinearConv {
-    fn arity(&self) -> Arity {
-        Arity::of(8..=9)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, w) = (Operand::read(inputs, 0)?, Operand::read(inputs, 3)?);
         let (y_params, y_dtype) = result_params(inputs)?;
@@ -234,10 +230,6 @@ fn centered_columns(values: &[i32], zero_points: &[i32]) -> Vec<f64> {
 }
 
 impl Operator for QLinearMatMul {
-    fn arity(&self) -> Arity {
-        Arity::of(8..=8)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (Operand::read(inputs, 0)?, Operand::read(inputs, 3)?);
         let (y_params, y_dtype) = result_params(inputs)?;
@@ -299,10 +291,6 @@ fn zero_points(inputs: Inputs<'_>, index: usize, of: &Tensor) -> Result<Vec<i32>
 }
 
 impl Operator for ConvInteger {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=4)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
         let (x_bytes, w_bytes) = (quantized_bytes(x, 0)?.0, quantized_bytes(w, 1)?.0);
@@ -328,10 +316,6 @@ impl Operator for ConvInteger {
 }
 
 impl Operator for MatMulInteger {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=4)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         let (a_bytes, b_bytes) = (quantized_bytes(a, 0)?.0, quantized_bytes(b, 1)?.0);

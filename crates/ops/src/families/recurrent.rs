@@ -9,7 +9,7 @@ use octofold_tensor::{DType, Tensor};
 use super::matmul::multiply;
 use super::real::{real_tensor, reals};
 use super::support::{checked_elements, copy_strided, expect_type, wrong_type};
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 word_attribute! {
     /// In which order a recurrent layer reads a sequence.
@@ -55,7 +55,7 @@ attributes! {
     /// peepholes `p` [directions, 3·hidden]. Outputs: `y` [steps, directions, batch, hidden], `y_h` and `y_c` [directions, batch, hidden].
     ///
     /// Beyond a sequence's length `y` is zero and the states stay as they are; a sequence of no steps thus ends in its initial states.
-    "" "LSTM"
+    "" "LSTM" inputs(3..=8) outputs(1..=3)
     pub struct Lstm {
         /// The first parameters of those functions in `activations` that have one, in their order; the rest have their defaults.
         activation_alpha: Vec<f32> = Vec::new(),
@@ -477,13 +477,6 @@ impl Lstm {
 }
 
 impl Operator for Lstm {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 3..=8,
-            outputs: 1..=3,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
         self.check()?;
         let x = inputs.required(0)?;

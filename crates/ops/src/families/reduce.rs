@@ -11,7 +11,7 @@ use super::support::{
     Strides, checked_elements, elements_of, for_each_run, integer_list, normalize_axes,
     normalize_axis, strides_of, wrong_type,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 /// What a `Reduce*` operator computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,7 +254,7 @@ macro_rules! reductions {
             ///
             /// Inputs: `data`, of any numeric type, and optional `axes` `[int64]`, from `-rank` to `rank - 1`, all when absent or empty.
             /// Output: `data` without the axes, or with axes of size 1.
-            "" $name
+            "" $name inputs(1..=2)
             pub struct $type {
                 /// Whether the reduced axes stay, with size 1.
                 keepdims: bool = true,
@@ -264,10 +264,6 @@ macro_rules! reductions {
         }
 
         impl Operator for $type {
-            fn arity(&self) -> Arity {
-                Arity::of(1..=2)
-            }
-
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
                 reduce($kind, inputs, self.keepdims, self.noop_with_empty_axes)
             }
@@ -346,7 +342,7 @@ macro_rules! positions {
             ///
             /// Input: `data`, of any numeric type; the axis must not be empty. Output: positions (int64), in the shape of `data` without the axis, or with
             /// size 1 there. NaN wins over every number.
-            "" $name
+            "" $name inputs(1..=1)
             pub struct $type {
                 /// The axis, from `-rank` to `rank - 1`.
                 axis: i64 = 0,
@@ -358,10 +354,6 @@ macro_rules! positions {
         }
 
         impl Operator for $type {
-            fn arity(&self) -> Arity {
-                Arity::of(1..=1)
-            }
-
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
                 Ok(vec![arg(inputs.required(0)?, self.axis, self.keepdims, self.select_last_index, $largest)?])
             }

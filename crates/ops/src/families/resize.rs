@@ -8,7 +8,7 @@ use octofold_tensor::{Dim, Tensor, TensorData};
 use super::number::{Number, for_numbers};
 use super::real::reals;
 use super::support::{checked_elements, integers, map_data, normalize_axes, wrong_type};
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 word_attribute! {
     /// How [`Resize`] computes a value between the input's elements.
@@ -72,7 +72,7 @@ attributes! {
     /// Inputs: `x`, optional `roi` [2·R], optional `scales` `[R]` (f32), optional `sizes` `[R]` (i64); R is the number of `axes`, or the rank. Exactly one of `scales` and
     /// `sizes` has elements. Output: `floor(D·scale)` or the given size of each axis; any number type (integers round half to even and saturate).
     /// Models of opset 10 and `Upsample` come through the importer as `asymmetric`, `floor`.
-    "" "Resize"
+    "" "Resize" inputs(1..=4)
     pub struct Resize {
         /// Whether linear and cubic filters widen when the size shrinks.
         antialias: bool = false,
@@ -436,10 +436,6 @@ impl Resize {
 }
 
 impl Operator for Resize {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=4)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let given = |index: usize| inputs.optional(index).filter(|tensor| !tensor.is_empty());

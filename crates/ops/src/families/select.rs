@@ -7,7 +7,7 @@ use super::support::{
     checked_elements, elements_of, integer_list, integers, map_data, normalize_axis, pick, to_size,
     wrong_type,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 /// The one integer of an input.
 fn integer(tensor: &Tensor, index: usize) -> Result<i64, OpError> {
@@ -25,7 +25,7 @@ attributes! {
     ///
     /// Inputs: `x`, `k` `[1]` (int64), from 0 to the size of the axis. Outputs: the elements, and their positions (int64), with k along the axis. Of equal elements the
     /// first comes first; NaN counts as larger than every number.
-    "" "TopK"
+    "" "TopK" inputs(2..=2) outputs(2..=2)
     pub struct TopK {
         /// The axis, from -rank to rank - 1.
         axis: i64 = -1,
@@ -37,13 +37,6 @@ attributes! {
 }
 
 impl Operator for TopK {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 2..=2,
-            outputs: 2..=2,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axis = normalize_axis(self.axis, x.rank())?;
@@ -99,15 +92,11 @@ attributes! {
     /// The positions of the elements that are not zero (ONNX `NonZero`), of any numeric type or bool.
     ///
     /// Input: `x` of rank r. Output: [r, n] (int64), the coordinates of n elements in row-major order, one element a column.
-    "" "NonZero"
+    "" "NonZero" inputs(1..=1)
     pub struct NonZero {}
 }
 
 impl Operator for NonZero {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         if x.dtype() == octofold_tensor::DType::String {
@@ -140,7 +129,7 @@ attributes! {
     /// Running sums along an axis (ONNX `CumSum`), of any numeric type.
     ///
     /// Inputs: `x` of rank r, `axis` (a scalar, int32 or int64, from -r to r - 1). Output: the shape of `x`. Floats add up in f64; integers wrap.
-    "" "CumSum"
+    "" "CumSum" inputs(2..=2)
     pub struct CumSum {
         /// Whether a sum excludes its own element; the first sum is then 0.
         exclusive: bool = false,
@@ -150,10 +139,6 @@ attributes! {
 }
 
 impl Operator for CumSum {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         fn sums<T: Number>(op: &CumSum, values: &[T], size: usize, inner: usize) -> Vec<T> {
             let mut out = values.to_vec();
@@ -197,7 +182,7 @@ attributes! {
     ///
     /// Inputs: `x` [..., N, M], optional `k` (int64 scalar, 0 when absent): the diagonal, which stays, is `k` columns to the right of the main one. Output:
     /// the shape of `x`.
-    "" "Trilu"
+    "" "Trilu" inputs(1..=2)
     pub struct Trilu {
         /// Whether the upper triangle stays instead of the lower one.
         upper: bool = true,
@@ -205,10 +190,6 @@ attributes! {
 }
 
 impl Operator for Trilu {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let k = inputs
@@ -242,7 +223,7 @@ attributes! {
     /// The slices along an axis for which a condition holds (ONNX `Compress`), of any type.
     ///
     /// Inputs: `x`, `condition` `[n]` (bool), n not larger than the size of the axis. Output: the chosen slices; elements in a row when there is no axis.
-    "" "Compress"
+    "" "Compress" inputs(2..=2)
     pub struct Compress {
         /// The axis, from -rank to rank - 1; all elements in a row when absent.
         axis: Option<i64> = None,
@@ -250,10 +231,6 @@ attributes! {
 }
 
 impl Operator for Compress {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (x, condition) = (inputs.required(0)?, inputs.values::<bool>(1)?);
         let (mut shape, axis) = match self.axis {
@@ -292,7 +269,7 @@ attributes! {
     /// Reverses the beginning of each sequence of a batch (ONNX `ReverseSequence`), of any type.
     ///
     /// Inputs: `x` of rank 2 or more, `sequence_lens` `[batch]` (int64), each from 0 to the size of the time axis. Output: the shape of `x`.
-    "" "ReverseSequence"
+    "" "ReverseSequence" inputs(2..=2)
     pub struct ReverseSequence {
         /// The axis of the batch, 0 or 1.
         batch_axis: i64 = 1,
@@ -302,10 +279,6 @@ attributes! {
 }
 
 impl Operator for ReverseSequence {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let batch_first = match (self.batch_axis, self.time_axis) {

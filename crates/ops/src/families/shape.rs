@@ -6,14 +6,14 @@ use super::support::{
     Strides, broadcast_shapes, broadcast_strides, checked_elements, copy_strided, integer_list,
     map_data, normalize_axes, normalize_axis, scalar, strides_of, to_size,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// The same elements in another shape (ONNX `Reshape`), of any type.
     ///
     /// Inputs: `data`, `shape` `[int64]`; one size may be -1 and follows from the others, and 0 takes the size of `data` at the same place.
     /// Output: `shape`. The number of elements must not change.
-    "" "Reshape"
+    "" "Reshape" inputs(2..=2)
     pub struct Reshape {
         /// Whether 0 in `shape` is a size of 0; `shape` may then not contain -1 as well.
         allowzero: bool = false,
@@ -58,10 +58,6 @@ impl Reshape {
 }
 
 impl Operator for Reshape {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let target = integer_list(inputs.required(1)?, 1)?;
@@ -73,7 +69,7 @@ attributes! {
     /// A matrix of the same elements (ONNX `Flatten`), of any type.
     ///
     /// Input: `x` of rank r. Output: two axes, the products of the sizes before and from `axis` on.
-    "" "Flatten"
+    "" "Flatten" inputs(1..=1)
     pub struct Flatten {
         /// The first axis of the second part, from -r to r.
         axis: i64 = 1,
@@ -81,10 +77,6 @@ attributes! {
 }
 
 impl Operator for Flatten {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axis = if self.axis == x.rank() as i64 {
@@ -104,15 +96,11 @@ attributes! {
     /// Takes axes of size 1 away (ONNX `Squeeze`), of any type.
     ///
     /// Inputs: `data` of rank r, optional `axes` `[int64]` from -r to r - 1; every axis of size 1 when absent. Output: `data` without them.
-    "" "Squeeze"
+    "" "Squeeze" inputs(1..=2)
     pub struct Squeeze {}
 }
 
 impl Operator for Squeeze {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axes = match inputs.optional(1) {
@@ -138,15 +126,11 @@ attributes! {
     /// Inserts axes of size 1 (ONNX `Unsqueeze`), of any type.
     ///
     /// Inputs: `data` of rank r, `axes` `[int64]`, places within the result of rank q, from -q to q - 1. Output: `data` with them.
-    "" "Unsqueeze"
+    "" "Unsqueeze" inputs(2..=2)
     pub struct Unsqueeze {}
 }
 
 impl Operator for Unsqueeze {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let axes = integer_list(inputs.required(1)?, 1)?;
@@ -168,15 +152,11 @@ attributes! {
     /// The input itself (ONNX `Identity`), of any type.
     ///
     /// Input: `x`. Output: the same.
-    "" "Identity"
+    "" "Identity" inputs(1..=1)
     pub struct Identity {}
 }
 
 impl Operator for Identity {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![inputs.required(0)?.clone()])
     }
@@ -187,7 +167,7 @@ attributes! {
     ///
     /// Inputs: `data` (any float type), optional `ratio` (a float scalar), optional `training_mode` (a bool scalar). Outputs: `data`; a mask
     /// of the same shape (bool), all true. Dropping elements, which training mode with a ratio above 0 asks for, is not supported.
-    "" "Dropout"
+    "" "Dropout" inputs(1..=3) outputs(1..=2)
     pub struct Dropout {
         /// The seed of the random numbers that training would draw.
         seed: Option<i64> = None,
@@ -195,13 +175,6 @@ attributes! {
 }
 
 impl Operator for Dropout {
-    fn arity(&self) -> Arity {
-        Arity {
-            inputs: 1..=3,
-            outputs: 1..=2,
-        }
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let training = inputs
@@ -232,7 +205,7 @@ attributes! {
     ///
     /// Input: `data` of rank r. Output: the sizes of the axes from `start` to before `end` `[int64]`; both may count from the back, and are cut
     /// to the range from 0 to r.
-    "" "Shape"
+    "" "Shape" inputs(1..=1)
     pub struct Shape {
         /// The first axis.
         start: i64 = 0,
@@ -258,10 +231,6 @@ impl Shape {
 }
 
 impl Operator for Shape {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let sizes = &x.shape()[self.axes(x.rank())];
@@ -275,15 +244,11 @@ attributes! {
     /// The number of elements (ONNX `Size`), of any type.
     ///
     /// Input: `data`. Output: a scalar (int64).
-    "" "Size"
+    "" "Size" inputs(1..=1)
     pub struct Size {}
 }
 
 impl Operator for Size {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         Ok(vec![Tensor::scalar(inputs.required(0)?.len() as i64)])
     }
@@ -293,15 +258,11 @@ attributes! {
     /// Broadcasts a tensor to a shape (ONNX `Expand`), of any type.
     ///
     /// Inputs: `data`, `shape` `[int64]`. Output: the shape that `data` and `shape` broadcast to.
-    "" "Expand"
+    "" "Expand" inputs(2..=2)
     pub struct Expand {}
 }
 
 impl Operator for Expand {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let target = integer_list(inputs.required(1)?, 1)?;
@@ -317,15 +278,11 @@ attributes! {
     /// Repeats a tensor along its axes (ONNX `Tile`), of any type.
     ///
     /// Inputs: `data` of rank r, `repeats` `[r]` (int64), none negative. Output: sizes multiplied by `repeats`.
-    "" "Tile"
+    "" "Tile" inputs(2..=2)
     pub struct Tile {}
 }
 
 impl Operator for Tile {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let repeats = integer_list(inputs.required(1)?, 1)?;

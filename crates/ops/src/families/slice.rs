@@ -3,7 +3,7 @@
 use octofold_tensor::{Shape, Tensor};
 
 use super::support::{copy_strided, integer_list, map_data, normalize_axes, strides_of};
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// Cuts a range with a step out of each of some axes (ONNX `Slice`), of any type.
@@ -11,7 +11,7 @@ attributes! {
     /// Inputs: `data`, `starts`, `ends`, optional `axes` (the first ones when absent), optional `steps` (1 when absent), lists of one length of
     /// int64 or int32. Starts and ends may count from the back, and are cut to the range of the axis; a negative step walks backwards. Output: the rank of
     /// `data`.
-    "" "Slice"
+    "" "Slice" inputs(3..=5)
     pub struct Slice {}
 }
 
@@ -81,10 +81,6 @@ impl Slice {
 }
 
 impl Operator for Slice {
-    fn arity(&self) -> Arity {
-        Arity::of(3..=5)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let list = |index| integer_list(inputs.required(index)?, index);

@@ -5,13 +5,13 @@ use octofold_tensor::Tensor;
 
 use super::real::{real_tensor, reals};
 use super::support::normalize_axis;
-use crate::{Arity, Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
     /// ONNX `Softmax` (opset 13): `exp(x) / Σ exp(x)` along an axis, computed from `x - max`.
     ///
     /// Input: `x`, float. Output: its shape and type. Before opset 13 the input was flattened to two axes; the importer rewrites that form.
-    "" "Softmax"
+    "" "Softmax" inputs(1..=1)
     pub struct Softmax {
         /// The axis; negative counts from the end.
         axis: i64 = -1,
@@ -20,7 +20,7 @@ attributes! {
 
 attributes! {
     /// ONNX `LogSoftmax` (opset 13): the logarithm of [`Softmax`], `x - max - ln Σ exp(x - max)`.
-    "" "LogSoftmax"
+    "" "LogSoftmax" inputs(1..=1)
     pub struct LogSoftmax {
         /// The axis; negative counts from the end.
         axis: i64 = -1,
@@ -65,10 +65,6 @@ fn largest(row: &[f64]) -> f64 {
 }
 
 impl Operator for Softmax {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let y = map_rows(inputs.required(0)?, self.axis, |row| {
             let max = largest(row);
@@ -81,10 +77,6 @@ impl Operator for Softmax {
 }
 
 impl Operator for LogSoftmax {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let y = map_rows(inputs.required(0)?, self.axis, |row| {
             let max = largest(row);

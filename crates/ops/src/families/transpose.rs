@@ -5,7 +5,7 @@ use octofold_tensor::{Shape, Tensor};
 use super::support::{
     Strides, checked_elements, copy_strided, map_data, normalize_axes, strides_of,
 };
-use crate::{Arity, Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 /// The elements of `x`, seen as `shape`, with its axes in the order `perm`, in shape `output`.
 fn permute(x: &Tensor, shape: &[usize], perm: &[usize], output: Shape) -> Result<Tensor, OpError> {
@@ -20,7 +20,7 @@ attributes! {
     /// Reorders the axes (ONNX `Transpose`), of any type.
     ///
     /// Input: `x` of rank r. Output: axis `i` is axis `perm[i]` of `x`.
-    "" "Transpose"
+    "" "Transpose" inputs(1..=1)
     pub struct Transpose {
         /// A permutation of 0 to r - 1; when empty, the axes are reversed.
         perm: Vec<i64> = vec![],
@@ -48,10 +48,6 @@ impl Transpose {
 }
 
 impl Operator for Transpose {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let perm = self.axes(x.rank())?;
@@ -88,7 +84,7 @@ attributes! {
     /// Moves channels into blocks of pixels (ONNX `DepthToSpace`), of any type.
     ///
     /// Input: [N, C·b·b, H, W]. Output: [N, C, H·b, W·b].
-    "" "DepthToSpace"
+    "" "DepthToSpace" inputs(1..=1)
     pub struct DepthToSpace {
         /// The side b of a block, at least 1.
         blocksize: i64,
@@ -98,10 +94,6 @@ attributes! {
 }
 
 impl Operator for DepthToSpace {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let ([n, c, h, w], b) = images(x, self.blocksize)?;
@@ -135,7 +127,7 @@ attributes! {
     /// [`DepthToSpace`] of channels-last images; the layout pass makes it.
     ///
     /// Input: [N, H, W, C·b·b]. Output: [N, H·b, W·b, C], of any type.
-    "octofold" "DepthToSpace"
+    "octofold" "DepthToSpace" inputs(1..=1)
     pub struct NhwcDepthToSpace {
         /// The side b of a block, at least 1.
         blocksize: i64,
@@ -145,10 +137,6 @@ attributes! {
 }
 
 impl Operator for NhwcDepthToSpace {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let ([n, h, w, c], b) = images(x, self.blocksize)?;
@@ -171,7 +159,7 @@ attributes! {
     /// Moves blocks of pixels into channels (ONNX `SpaceToDepth`), of any type.
     ///
     /// Input: [N, C, H·b, W·b]. Output: [N, C·b·b, H, W].
-    "" "SpaceToDepth"
+    "" "SpaceToDepth" inputs(1..=1)
     pub struct SpaceToDepth {
         /// The side b of a block, at least 1.
         blocksize: i64,
@@ -181,10 +169,6 @@ attributes! {
 }
 
 impl Operator for SpaceToDepth {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let ([n, c, h, w], b) = images(x, self.blocksize)?;

@@ -13,7 +13,7 @@ use crate::families::real::{accumulator, quantized_bytes, reals};
 use crate::families::support::{checked_elements, copy_strided, expect_type};
 use crate::families::window::WindowAttributes;
 use crate::families::{AutoPad, ConvShape};
-use crate::{Arity, Inputs, OpError, Operator};
+use crate::{Inputs, OpError, Operator};
 
 /// Elements minus their zero point, as f64.
 fn centered(values: &[i32], zero_point: i32) -> Vec<f64> {
@@ -197,10 +197,6 @@ impl FusedConv {
 }
 
 impl Operator for FusedConv {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=4)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         self.product.check_residual(inputs.optional(3).is_some())?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
@@ -270,10 +266,6 @@ impl Operator for FusedConv {
 }
 
 impl Operator for FusedLinear {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=3)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         self.product.check_residual(false)?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);

@@ -6,13 +6,9 @@ use octofold_tensor::Tensor;
 use super::{BinaryForm, BinaryKind, FusedBinary, FusedConcat, TableLookup, quantized_input};
 use crate::families::real::{quantized_bytes, quantized_tensor};
 use crate::families::support::{broadcast_map, broadcast_shapes, checked_elements, normalize_axis};
-use crate::{Arity, Inputs, OpError, Operator};
+use crate::{Inputs, OpError, Operator};
 
 impl Operator for FusedBinary {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
@@ -80,10 +76,6 @@ impl FusedConcat {
 }
 
 impl Operator for FusedConcat {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=usize::MAX)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let tensors = (0..inputs.len())
             .map(|i| inputs.required(i))
@@ -133,10 +125,6 @@ impl Operator for FusedConcat {
 }
 
 impl Operator for TableLookup {
-    fn arity(&self) -> Arity {
-        Arity::of(2..=2)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let x = inputs.required(0)?;
         let (values, _) = quantized_bytes(x, 0)?;

@@ -10,7 +10,7 @@ use crate::families::AutoPad;
 use crate::families::pool::{SumOrder, for_each_window, maximum};
 use crate::families::support::checked_elements;
 use crate::families::window::{Slide, Window, WindowAttributes};
-use crate::{Arity, Inputs, OpError, Operator};
+use crate::{Inputs, OpError, Operator};
 
 /// What becomes of the values of a window.
 #[derive(Clone, Copy)]
@@ -134,10 +134,6 @@ impl FusedPool {
 }
 
 impl Operator for FusedPool {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
         let slides = self.window()?.over(&[height, width])?;
@@ -156,10 +152,6 @@ impl Operator for FusedPool {
 }
 
 impl Operator for FusedGlobalPool {
-    fn arity(&self) -> Arity {
-        Arity::of(1..=1)
-    }
-
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
         let whole = |size: usize| Slide {
