@@ -35,17 +35,9 @@ impl<'a> Types<'a> {
     }
 
     fn covers(&self, dim: &Dim) -> bool {
-        match dim {
-            Dim::Known(_) => true,
-            Dim::Symbol(name) => self.symbols.contains(name),
-            Dim::Add(pair)
-            | Dim::Sub(pair)
-            | Dim::Mul(pair)
-            | Dim::FloorDiv(pair)
-            | Dim::CeilDiv(pair)
-            | Dim::Max(pair)
-            | Dim::Min(pair) => self.covers(&pair.0) && self.covers(&pair.1),
-        }
+        let mut covered = true;
+        dim.for_each_symbol(&mut |name| covered &= self.symbols.contains(name));
+        covered
     }
 
     /// The dimensions of a value as the plan will know them; `None` when they depend on data.

@@ -39,30 +39,16 @@ impl Graph {
 
     /// The symbols in the shapes of the inputs.
     pub fn open_dimensions(&self) -> BTreeSet<Arc<str>> {
-        fn collect(dim: &Dim, symbols: &mut BTreeSet<Arc<str>>) {
-            match dim {
-                Dim::Known(_) => {}
-                Dim::Symbol(symbol) => {
-                    symbols.insert(symbol.clone());
-                }
-                Dim::Add(pair)
-                | Dim::Sub(pair)
-                | Dim::Mul(pair)
-                | Dim::FloorDiv(pair)
-                | Dim::CeilDiv(pair)
-                | Dim::Max(pair)
-                | Dim::Min(pair) => {
-                    collect(&pair.0, symbols);
-                    collect(&pair.1, symbols);
-                }
-            }
-        }
         let mut symbols = BTreeSet::new();
         let shapes = self
             .inputs()
             .iter()
             .filter_map(|&input| self.value(input).ty().shape.as_ref());
-        shapes.flatten().for_each(|dim| collect(dim, &mut symbols));
+        for dim in shapes.flatten() {
+            dim.for_each_symbol(&mut |symbol| {
+                symbols.insert(symbol.clone());
+            });
+        }
         symbols
     }
 
@@ -167,38 +153,19 @@ fn fail(input: &str, reason: String) -> GraphError {
 
 /// A dimension with symbols replaced.
 fn substitute(dim: &Dim, bindings: &BTreeMap<Arc<str>, Dim>) -> Dim {
-    let both = |pair: &(Dim, Dim)| (substitute(&pair.0, bindings), substitute(&pair.1, bindings));
+    let both = |pair: &(Dim, Dim), f: fn(Dim, Dim) -> Dim| {
+        f(substitute(&pair.0, bindings), substitute(&pair.1, bindings))
+    };
     match dim {
         Dim::Known(_) => dim.clone(),
         Dim::Symbol(symbol) => bindings.get(symbol).unwrap_or(dim).clone(),
-        Dim::Add(pair) => {
-            let (a, b) = both(pair);
-            a.plus(b)
-        }
-        Dim::Sub(pair) => {
-            let (a, b) = both(pair);
-            a.minus(b)
-        }
-        Dim::Mul(pair) => {
-            let (a, b) = both(pair);
-            a.times(b)
-        }
-        Dim::FloorDiv(pair) => {
-            let (a, b) = both(pair);
-            a.floor_div(b)
-        }
-        Dim::CeilDiv(pair) => {
-            let (a, b) = both(pair);
-            a.ceil_div(b)
-        }
-        Dim::Max(pair) => {
-            let (a, b) = both(pair);
-            a.max(b)
-        }
-        Dim::Min(pair) => {
-            let (a, b) = both(pair);
-            a.min(b)
-        }
+        Dim::Add(pair) => both(pair, Dim::plus),
+        Dim::Sub(pair) => both(pair, Dim::minus),
+        Dim::Mul(pair) => both(pair, Dim::times),
+        Dim::FloorDiv(pair) => both(pair, Dim::floor_div),
+        Dim::CeilDiv(pair) => both(pair, Dim::ceil_div),
+        Dim::Max(pair) => both(pair, Dim::max),
+        Dim::Min(pair) => both(pair, Dim::min),
     }
 }
 

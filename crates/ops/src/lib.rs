@@ -20,6 +20,6 @@ mod role;
 
 pub use attribute::{Attribute, AttributeMap, Attributes};
 pub use error::OpError;
-pub use families::support::{normalize_axis, within_elements};
+pub use families::support::{normalize_axes, normalize_axis, within_elements};
 pub use operator::{Arity, Described, Inputs, Op, Operator};
 pub use role::Role;

@@ -171,22 +171,9 @@ impl Plan {
 }
 
 fn collect_symbols(dim: &Dim, size: &impl Fn(&str) -> usize, symbols: &mut Symbols) {
-    match dim {
-        Dim::Known(_) => {}
-        Dim::Symbol(name) => {
-            symbols.insert(name.clone(), i64::try_from(size(name)).unwrap_or(i64::MAX));
-        }
-        Dim::Add(pair)
-        | Dim::Sub(pair)
-        | Dim::Mul(pair)
-        | Dim::FloorDiv(pair)
-        | Dim::CeilDiv(pair)
-        | Dim::Max(pair)
-        | Dim::Min(pair) => {
-            collect_symbols(&pair.0, size, symbols);
-            collect_symbols(&pair.1, size, symbols);
-        }
-    }
+    dim.for_each_symbol(&mut |name| {
+        symbols.insert(name.clone(), i64::try_from(size(name)).unwrap_or(i64::MAX));
+    });
 }
 
 /// The values of the symbols in the inputs' shapes.

@@ -60,6 +60,31 @@ impl Dim {
         }
     }
 
+    /// The two operands of an expression; `None` for a number and a symbol.
+    pub fn operands(&self) -> Option<&(Self, Self)> {
+        match self {
+            Self::Known(_) | Self::Symbol(_) => None,
+            Self::Add(pair)
+            | Self::Sub(pair)
+            | Self::Mul(pair)
+            | Self::FloorDiv(pair)
+            | Self::CeilDiv(pair)
+            | Self::Max(pair)
+            | Self::Min(pair) => Some(pair),
+        }
+    }
+
+    /// Passes each symbol of the expression to `visit`, as often as it occurs.
+    pub fn for_each_symbol(&self, visit: &mut impl FnMut(&Arc<str>)) {
+        if let Self::Symbol(name) = self {
+            visit(name);
+        }
+        if let Some((a, b)) = self.operands() {
+            a.for_each_symbol(visit);
+            b.for_each_symbol(visit);
+        }
+    }
+
     /// `self + other`.
     #[must_use]
     pub fn plus(self, other: impl Into<Self>) -> Self {

@@ -1,7 +1,7 @@
 //! Types of joining and dividing.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{Concat, Split};
+use octofold_ops::{OpError, normalize_axis};
 use octofold_tensor::Dim;
 
 use super::contents::List;
@@ -24,7 +24,7 @@ pub(super) fn concat(op: &Concat, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
             unknown = true;
             continue;
         };
-        let axis = sizes::axis(op.axis, dims.len())?;
+        let axis = normalize_axis(op.axis, dims.len())?;
         shape = Some(match shape {
             None => dims.to_vec(),
             Some(shape) if shape.len() != dims.len() => {
@@ -48,7 +48,7 @@ pub(super) fn concat(op: &Concat, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
         });
     }
     if unknown && let Some(shape) = &mut shape {
-        let axis = sizes::axis(op.axis, shape.len())?;
+        let axis = normalize_axis(op.axis, shape.len())?;
         shape[axis] = cx.fresh();
     }
     let all: Vec<usize> = (0..cx.len()).collect();
@@ -63,7 +63,7 @@ pub(super) fn split(op: &Split, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     let x = cx.required(0)?;
     let dims = dims(x);
     let axis = dims
-        .map(|dims| sizes::axis(op.axis, dims.len()))
+        .map(|dims| normalize_axis(op.axis, dims.len()))
         .transpose()?;
     let size = dims.zip(axis).map(|(dims, axis)| dims[axis].clone());
     let parts: Vec<Option<Dim>> = match (contents::list(cx, 1)?, op.num_outputs) {

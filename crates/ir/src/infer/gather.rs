@@ -1,9 +1,9 @@
 //! Types of reading and writing by index.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{
     Gather, GatherElements, GatherND, ScatterElements, ScatterND, ScatterReduction,
 };
+use octofold_ops::{OpError, normalize_axis};
 use octofold_tensor::Dim;
 
 use super::contents::expect_integers;
@@ -24,7 +24,7 @@ pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
     let Some(from) = dims(x) else {
         return Ok(vec![moved(x, None).into()]);
     };
-    let axis = sizes::axis(op.axis, from.len())?;
+    let axis = normalize_axis(op.axis, from.len())?;
     let Some(at) = dims(indices) else {
         return Ok(vec![moved(x, None).into()]);
     };
@@ -46,7 +46,7 @@ fn check_elements(x: Known<'_>, indices: Known<'_>, axis: i64) -> Result<(), OpE
     let (Some(from), Some(at)) = (dims(x), dims(indices)) else {
         return Ok(());
     };
-    let axis = sizes::axis(axis, from.len())?;
+    let axis = normalize_axis(axis, from.len())?;
     let larger = |(other, (a, b)): (usize, (&Dim, &Dim))| {
         other != axis && matches!((a.known(), b.known()), (Some(a), Some(b)) if b > a)
     };

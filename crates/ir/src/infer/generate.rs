@@ -1,14 +1,14 @@
 //! Types of tensors made out of sizes and single values.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{ConstantOfShape, EyeLike, OneHot, Range};
+use octofold_ops::{OpError, normalize_axis};
 use octofold_tensor::{DType, Dim, TensorData};
 
 use super::contents::List;
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input, one, typed};
 use super::sizes::is_size;
-use super::{Context, Inferred, Known, contents, sizes};
+use super::{Context, Inferred, Known, contents};
 use crate::TensorType;
 
 /// The one float of a constant.
@@ -125,7 +125,7 @@ pub(super) fn one_hot(op: &OneHot, cx: &mut Context<'_>) -> Result<Vec<Inferred>
         return Ok(one(values.ty.dtype, None));
     };
     let mut shape = dims.to_vec();
-    shape.insert(sizes::axis(op.axis, dims.len() + 1)?, size);
+    shape.insert(normalize_axis(op.axis, dims.len() + 1)?, size);
     Ok(one(values.ty.dtype, Some(shape)))
 }
 

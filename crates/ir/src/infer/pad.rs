@@ -1,13 +1,13 @@
 //! Types of `Pad`.
 
-use octofold_ops::OpError;
 use octofold_ops::families::Pad;
+use octofold_ops::{OpError, normalize_axes};
 use octofold_tensor::Dim;
 
 use super::contents::List;
 use super::helpers::{dims, expect};
 use super::shape::moved;
-use super::{Context, Inferred, contents, sizes};
+use super::{Context, Inferred, contents};
 
 pub(super) fn pad(_op: &Pad, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
     let x = cx.required(0)?;
@@ -19,7 +19,7 @@ pub(super) fn pad(_op: &Pad, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpEr
     };
     let axes = match axes {
         List::Absent => Some((0..dims.len()).collect()),
-        List::Known(axes) => Some(sizes::axes(&axes, dims.len())?),
+        List::Known(axes) => Some(normalize_axes(&axes, dims.len())?),
         List::Unknown(_) => None,
     };
     let (Some(pads), Some(axes)) = (pads, axes) else {

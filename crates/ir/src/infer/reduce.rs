@@ -1,16 +1,16 @@
 //! Types of reductions.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{
     ArgMax, ArgMin, ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceMax, ReduceMean,
     ReduceMin, ReduceProd, ReduceSum, ReduceSumSquare,
 };
+use octofold_ops::{OpError, normalize_axes, normalize_axis};
 use octofold_tensor::{DType, Dim};
 
 use super::contents::List;
 use super::elementwise::is_number;
 use super::helpers::{dims, input, one, typed};
-use super::{Context, Inferred, contents, sizes};
+use super::{Context, Inferred, contents};
 
 /// The shape without some axes, or with size 1 there.
 fn without(dims: &[Dim], axes: &[usize], keepdims: bool) -> Vec<Dim> {
@@ -55,7 +55,7 @@ fn reduced(
     let axes = if axes.is_empty() && !noop {
         (0..rank).collect()
     } else {
-        sizes::axes(&axes, rank)?
+        normalize_axes(&axes, rank)?
     };
     let shape = without(dims, &axes, keepdims);
     let contents = match (fold, x.contents) {
@@ -96,7 +96,7 @@ fn position(cx: &Context<'_>, axis: i64, keepdims: bool) -> Result<Vec<Inferred>
     let Some(dims) = dims(x) else {
         return Ok(one(DType::I64, None));
     };
-    let axis = sizes::axis(axis, dims.len())?;
+    let axis = normalize_axis(axis, dims.len())?;
     Ok(one(DType::I64, Some(without(dims, &[axis], keepdims))))
 }
 

@@ -1,13 +1,13 @@
 //! Types of choosing elements.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{Compress, CumSum, NonZero, ReverseSequence, TopK, Trilu};
+use octofold_ops::{OpError, normalize_axis};
 use octofold_tensor::{DType, Dim};
 
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input, one, typed};
 use super::shape::moved;
-use super::{Context, Inferred, contents, sizes};
+use super::{Context, Inferred, contents};
 
 pub(super) fn top_k(op: &TopK, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
     let x = input(cx, 0, is_number, "a numeric type")?;
@@ -15,7 +15,7 @@ pub(super) fn top_k(op: &TopK, cx: &mut Context<'_>) -> Result<Vec<Inferred>, Op
     let shape = match dims(x) {
         None => None,
         Some(dims) => {
-            let axis = sizes::axis(op.axis, dims.len())?;
+            let axis = normalize_axis(op.axis, dims.len())?;
             if let (Some(size), Some(k)) = (dims[axis].known(), k.as_ref().and_then(Dim::known))
                 && !(0..=size).contains(&k)
             {
@@ -50,7 +50,7 @@ pub(super) fn cum_sum(_op: &CumSum, cx: &mut Context<'_>) -> Result<Vec<Inferred
     let x = input(cx, 0, is_number, "a numeric type")?;
     let axis = contents::scalar(cx.required(1)?, 1)?.and_then(|axis| axis.known());
     if let (Some(axis), Some(rank)) = (axis, x.ty.rank()) {
-        sizes::axis(axis, rank)?;
+        normalize_axis(axis, rank)?;
     }
     Ok(one(x.ty.dtype, x.ty.shape.clone()))
 }
@@ -80,7 +80,7 @@ pub(super) fn compress(op: &Compress, cx: &mut Context<'_>) -> Result<Vec<Inferr
         (Some(_), None) => None,
         (Some(axis), Some(dims)) => {
             let mut shape = dims.to_vec();
-            shape[sizes::axis(axis, dims.len())?] = count;
+            shape[normalize_axis(axis, dims.len())?] = count;
             Some(shape)
         }
     };

@@ -1,9 +1,9 @@
 //! Types of operators that change shapes or give them.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{
     Dropout, Expand, Flatten, Identity, Reshape, Shape, Size, Squeeze, Tile, Unsqueeze,
 };
+use octofold_ops::{OpError, normalize_axes, normalize_axis};
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim};
 
@@ -101,7 +101,7 @@ pub(super) fn flatten(op: &Flatten, cx: &mut Context<'_>) -> Result<Vec<Inferred
     let axis = if op.axis == rank as i64 {
         rank
     } else {
-        sizes::axis(op.axis, rank)?
+        normalize_axis(op.axis, rank)?
     };
     let (outer, inner) = dims.split_at(axis);
     Ok(kept(
@@ -117,7 +117,7 @@ pub(super) fn squeeze(_op: &Squeeze, cx: &mut Context<'_>) -> Result<Vec<Inferre
         return Ok(kept(x, None));
     };
     let axes = match list {
-        List::Known(axes) => sizes::axes(&axes, dims.len())?,
+        List::Known(axes) => normalize_axes(&axes, dims.len())?,
         // A symbol may turn out to be 1.
         List::Absent if dims.iter().any(|dim| dim.known().is_none()) => return Ok(kept(x, None)),
         List::Absent => (0..dims.len())
@@ -160,7 +160,7 @@ pub(super) fn unsqueeze(_op: &Unsqueeze, cx: &mut Context<'_>) -> Result<Vec<Inf
         List::Absent | List::Unknown(_) => return Ok(kept(x, None)),
     };
     let rank = dims.len() + axes.len();
-    let axes = sizes::axes(&axes, rank)?;
+    let axes = normalize_axes(&axes, rank)?;
     let mut sizes = dims.iter().cloned();
     let shape = (0..rank).map(|axis| {
         if axes.contains(&axis) {

@@ -19,16 +19,8 @@ pub(super) fn is_simple(dim: &Dim) -> bool {
             return false;
         }
         *budget -= 1;
-        match dim {
-            Dim::Known(_) | Dim::Symbol(_) => true,
-            Dim::Add(pair)
-            | Dim::Sub(pair)
-            | Dim::Mul(pair)
-            | Dim::FloorDiv(pair)
-            | Dim::CeilDiv(pair)
-            | Dim::Max(pair)
-            | Dim::Min(pair) => count(&pair.0, budget) && count(&pair.1, budget),
-        }
+        dim.operands()
+            .is_none_or(|(a, b)| count(a, budget) && count(b, budget))
     }
     count(dim, &mut MAX_TERMS.clone())
 }
@@ -46,22 +38,6 @@ pub(super) fn is_size(dim: &Dim) -> bool {
         | Dim::Min(pair) => is_size(&pair.0) && is_size(&pair.1),
         Dim::Max(pair) => is_size(&pair.0) || is_size(&pair.1),
     }
-}
-
-/// Axes in `-rank..rank`, counted from the front, in the given order.
-///
-/// # Errors
-/// When one is out of range or there twice.
-pub(super) fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
-    let mut out = Vec::with_capacity(list.len().min(rank));
-    for &entry in list {
-        let from_front = axis(entry, rank)?;
-        if out.contains(&from_front) {
-            return Err(OpError::invalid(format!("axis {entry} is given twice")));
-        }
-        out.push(from_front);
-    }
-    Ok(out)
 }
 
 /// The product of sizes.

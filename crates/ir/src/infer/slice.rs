@@ -1,14 +1,14 @@
 //! Types of `Slice`.
 
-use octofold_ops::OpError;
 use octofold_ops::families::Slice;
+use octofold_ops::{OpError, normalize_axes};
 use octofold_tensor::Dim;
 
 use super::contents::List;
 use super::helpers::dims;
 use super::shape::moved;
 use super::sizes::is_size;
-use super::{Context, Inferred, contents, sizes};
+use super::{Context, Inferred, contents};
 
 /// An end of a range: an index that may be cut to an axis.
 fn end(index: &Dim, size: &Dim) -> Option<Dim> {
@@ -71,7 +71,7 @@ pub(super) fn slice(op: &Slice, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     };
     let lengths = [starts.as_ref().map(Vec::len), ends.as_ref().map(Vec::len)];
     let axes = match axes {
-        List::Known(axes) => Some(sizes::axes(&axes, dims.len())?),
+        List::Known(axes) => Some(normalize_axes(&axes, dims.len())?),
         List::Absent => match lengths {
             [Some(count), _] | [_, Some(count)] if count > dims.len() => {
                 return Err(OpError::invalid(format!("{count} ranges for {}", x.ty)));

@@ -85,7 +85,7 @@ pub fn normalize_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
 ///
 /// # Errors
 /// When one is out of range or there twice.
-pub(crate) fn normalize_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
+pub fn normalize_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     let mut seen = vec![false; rank];
     let mut out = Vec::with_capacity(axes.len().min(rank));
     for &axis in axes {

@@ -14,16 +14,7 @@ pub(super) fn terms_within<'a>(dims: impl Iterator<Item = &'a Dim>, limit: usize
             return false;
         };
         left = less;
-        match dim {
-            Dim::Known(_) | Dim::Symbol(_) => {}
-            Dim::Add(pair)
-            | Dim::Sub(pair)
-            | Dim::Mul(pair)
-            | Dim::FloorDiv(pair)
-            | Dim::CeilDiv(pair)
-            | Dim::Max(pair)
-            | Dim::Min(pair) => stack.extend([&pair.0, &pair.1]),
-        }
+        stack.extend(dim.operands().into_iter().flat_map(|(a, b)| [a, b]));
     }
     true
 }
