@@ -3,14 +3,14 @@
 use octofold_ops::families::{
     Gather, GatherElements, GatherND, ScatterElements, ScatterND, ScatterReduction,
 };
-use octofold_ops::{OpError, normalize_axis};
+use octofold_ops::{OpError, Operator, normalize_axis};
 use octofold_tensor::Dim;
 
 use super::contents::expect_integers;
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input};
-use super::shape::moved;
-use super::{Context, Inferred, Known, contents, sizes};
+use super::shape::{moved, rearranged};
+use super::{Context, Inferred, Known, sizes};
 
 /// Data and indices.
 fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
@@ -34,11 +34,7 @@ pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
         .chain(&from[axis + 1..])
         .cloned()
         .collect();
-    let contents = contents::moved(op, cx, &[0], &shape);
-    Ok(vec![Inferred {
-        ty: moved(x, Some(shape)),
-        contents,
-    }])
+    rearranged(op, cx, &[0], Some(shape))
 }
 
 /// Checks what `GatherElements` and `ScatterElements` ask of data and indices.
@@ -65,14 +61,7 @@ pub(super) fn gather_elements(
 ) -> Result<Vec<Inferred>, OpError> {
     let (x, indices) = operands(cx)?;
     check_elements(x, indices, op.axis)?;
-    let shape = indices.ty.shape.clone();
-    let contents = shape
-        .as_ref()
-        .and_then(|shape| contents::moved(op, cx, &[0], shape));
-    Ok(vec![Inferred {
-        ty: moved(x, shape),
-        contents,
-    }])
+    rearranged(op, cx, &[0], indices.ty.shape.clone())
 }
 
 /// The shape of the tuples of indices, and that of the slices that they name.
@@ -107,13 +96,7 @@ pub(super) fn gather_nd(op: &GatherND, cx: &mut Context<'_>) -> Result<Vec<Infer
     let (x, indices) = operands(cx)?;
     let shape: Option<Vec<Dim>> = tuples(x, indices, op.batch_dims)?
         .map(|(tuples, slice)| tuples.iter().chain(slice).cloned().collect());
-    let contents = shape
-        .as_ref()
-        .and_then(|shape| contents::moved(op, cx, &[0], shape));
-    Ok(vec![Inferred {
-        ty: moved(x, shape),
-        contents,
-    }])
+    rearranged(op, cx, &[0], shape)
 }
 
 /// Checks that a reduction finds numbers.
@@ -122,6 +105,20 @@ fn check_reduction(cx: &Context<'_>, reduction: ScatterReduction) -> Result<(), 
         input(cx, 0, is_number, "a numeric type")?;
     }
     Ok(())
+}
+
+/// The data with some elements replaced by updates; contents are known where nothing is reduced.
+fn scattered<O: Operator>(
+    op: &O,
+    cx: &Context<'_>,
+    reduction: ScatterReduction,
+) -> Result<Vec<Inferred>, OpError> {
+    let shape = cx.required(0)?.ty.shape.clone();
+    let mut results = rearranged(op, cx, &[0, 2], shape)?;
+    if reduction != ScatterReduction::None {
+        results.iter_mut().for_each(|result| result.contents = None);
+    }
+    Ok(results)
 }
 
 pub(super) fn scatter_nd(op: &ScatterND, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
@@ -139,15 +136,7 @@ pub(super) fn scatter_nd(op: &ScatterND, cx: &mut Context<'_>) -> Result<Vec<Inf
             sizes::same(a, b)?;
         }
     }
-    let contents =
-        x.ty.shape
-            .as_ref()
-            .and_then(|shape| contents::moved(op, cx, &[0, 2], shape));
-    let contents = contents.filter(|_| op.reduction == ScatterReduction::None);
-    Ok(vec![Inferred {
-        ty: moved(x, x.ty.shape.clone()),
-        contents,
-    }])
+    scattered(op, cx, op.reduction)
 }
 
 pub(super) fn scatter_elements(
@@ -167,13 +156,5 @@ pub(super) fn scatter_elements(
             sizes::same(a, b)?;
         }
     }
-    let contents =
-        x.ty.shape
-            .as_ref()
-            .and_then(|shape| contents::moved(op, cx, &[0, 2], shape));
-    let contents = contents.filter(|_| op.reduction == ScatterReduction::None);
-    Ok(vec![Inferred {
-        ty: moved(x, x.ty.shape.clone()),
-        contents,
-    }])
+    scattered(op, cx, op.reduction)
 }

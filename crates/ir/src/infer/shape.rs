@@ -3,7 +3,7 @@
 use octofold_ops::families::{
     Dropout, Expand, Flatten, Identity, Reshape, Shape, Size, Squeeze, Tile, Unsqueeze,
 };
-use octofold_ops::{OpError, normalize_axes, normalize_axis};
+use octofold_ops::{OpError, Operator, normalize_axes, normalize_axis};
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim};
 
@@ -19,6 +19,24 @@ pub(super) fn moved(x: Known<'_>, shape: Option<Vec<Dim>>) -> TensorType {
             .clone()
             .filter(|params| matches!(**params, QuantParams::PerTensor(_)));
     typed(x.ty.dtype, shape).with_quantization(params)
+}
+
+/// The result of an operator that only moves elements of the inputs `data`; its type is that of the first of them, and its contents are known where
+/// theirs are.
+///
+/// # Errors
+/// When the first of them is absent.
+pub(super) fn rearranged<O: Operator>(
+    op: &O,
+    cx: &Context<'_>,
+    data: &[usize],
+    shape: Option<Vec<Dim>>,
+) -> Result<Vec<Inferred>, OpError> {
+    let contents = shape
+        .as_ref()
+        .and_then(|shape| contents::moved(op, cx, data, shape));
+    let ty = moved(cx.required(data[0])?, shape);
+    Ok(vec![Inferred { ty, contents }])
 }
 
 /// The result of an operator that keeps the elements in their order.
@@ -230,11 +248,7 @@ pub(super) fn expand(op: &Expand, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
         return Err(OpError::invalid(format!("the size {size} is negative")));
     }
     let shape = broadcast(dims, &target)?;
-    let contents = contents::moved(op, cx, &[0], &shape);
-    Ok(vec![Inferred {
-        ty: moved(x, Some(shape)),
-        contents,
-    }])
+    rearranged(op, cx, &[0], Some(shape))
 }
 
 pub(super) fn tile(op: &Tile, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
@@ -266,11 +280,5 @@ pub(super) fn tile(op: &Tile, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
             )
         }
     };
-    let contents = shape
-        .as_ref()
-        .and_then(|shape| contents::moved(op, cx, &[0], shape));
-    Ok(vec![Inferred {
-        ty: moved(x, shape),
-        contents,
-    }])
+    rearranged(op, cx, &[0], shape)
 }

@@ -6,7 +6,7 @@ use octofold_tensor::Dim;
 
 use super::contents::List;
 use super::helpers::dims;
-use super::shape::moved;
+use super::shape::{moved, rearranged};
 use super::sizes::is_size;
 use super::{Context, Inferred, contents};
 
@@ -103,9 +103,5 @@ pub(super) fn slice(op: &Slice, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
         };
         shape[axis] = size.unwrap_or_else(|| cx.fresh());
     }
-    let contents = contents::moved(op, cx, &[0], &shape);
-    Ok(vec![Inferred {
-        ty: moved(x, Some(shape)),
-        contents,
-    }])
+    rearranged(op, cx, &[0], Some(shape))
 }

@@ -59,56 +59,49 @@ fn divided(dim: &Dim, by: i64) -> Result<Dim, OpError> {
     }
 }
 
+/// The result of an operator that moves blocks between the channels and the plane of images; `shape` gives its sizes by those of the operand.
+fn reblocked(
+    cx: &mut Context<'_>,
+    blocksize: i64,
+    shape: impl Fn(&[Dim; 4]) -> Result<Vec<Dim>, OpError>,
+) -> Result<Vec<Inferred>, OpError> {
+    let x = cx.required(0)?;
+    let shape = match images(x, blocksize)? {
+        None => (0..4).map(|_| cx.fresh()).collect(),
+        Some(sizes) => shape(sizes)?,
+    };
+    Ok(vec![moved(x, Some(shape)).into()])
+}
+
 pub(super) fn depth_to_space(
     op: &DepthToSpace,
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
-    let x = cx.required(0)?;
-    let b = op.blocksize;
-    let shape = match images(x, b)? {
-        None => (0..4).map(|_| cx.fresh()).collect(),
-        Some([n, c, h, w]) => vec![
-            n.clone(),
-            divided(c, b * b)?,
-            h.clone().times(b),
-            w.clone().times(b),
-        ],
-    };
-    Ok(vec![moved(x, Some(shape)).into()])
+    let times = |size: &Dim| size.clone().times(op.blocksize);
+    reblocked(cx, op.blocksize, |[n, c, h, w]| {
+        let channels = divided(c, op.blocksize * op.blocksize)?;
+        Ok(vec![n.clone(), channels, times(h), times(w)])
+    })
 }
 
 pub(super) fn nhwc_depth_to_space(
     op: &NhwcDepthToSpace,
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
-    let x = cx.required(0)?;
-    let b = op.blocksize;
-    let shape = match images(x, b)? {
-        None => (0..4).map(|_| cx.fresh()).collect(),
-        Some([n, h, w, c]) => vec![
-            n.clone(),
-            h.clone().times(b),
-            w.clone().times(b),
-            divided(c, b * b)?,
-        ],
-    };
-    Ok(vec![moved(x, Some(shape)).into()])
+    let times = |size: &Dim| size.clone().times(op.blocksize);
+    reblocked(cx, op.blocksize, |[n, h, w, c]| {
+        let channels = divided(c, op.blocksize * op.blocksize)?;
+        Ok(vec![n.clone(), times(h), times(w), channels])
+    })
 }
 
 pub(super) fn space_to_depth(
     op: &SpaceToDepth,
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
-    let x = cx.required(0)?;
     let b = op.blocksize;
-    let shape = match images(x, b)? {
-        None => (0..4).map(|_| cx.fresh()).collect(),
-        Some([n, c, h, w]) => vec![
-            n.clone(),
-            c.clone().times(b * b),
-            divided(h, b)?,
-            divided(w, b)?,
-        ],
-    };
-    Ok(vec![moved(x, Some(shape)).into()])
+    reblocked(cx, b, |[n, c, h, w]| {
+        let channels = c.clone().times(b * b);
+        Ok(vec![n.clone(), channels, divided(h, b)?, divided(w, b)?])
+    })
 }
