@@ -277,17 +277,9 @@ impl DataSet {
                 Form::OneEach => part.reshaped(array.shape()[1..].iter().copied())?,
                 Form::Batched => part,
                 Form::Images => {
-                    let preprocess = self
-                        .options
-                        .preprocess
-                        .get(&input.name)
-                        .cloned()
-                        .unwrap_or_default();
-                    stack_images(
-                        &images_of(&part, preprocess.layout, &input.name)?,
-                        &preprocess,
-                        input,
-                    )?
+                    let preprocess = self.preprocess(input);
+                    let images = images_of(&part, preprocess.layout, &input.name)?;
+                    stack_images(&images, &preprocess, input)?
                 }
             };
             if *samples.get_or_insert(end - start) != end - start {
@@ -337,17 +329,15 @@ impl DataSet {
         fixed.unwrap_or(self.options.batch).max(1)
     }
 
+    fn preprocess(&self, input: &InputSpec) -> Preprocess {
+        let given = self.options.preprocess.get(&input.name);
+        given.cloned().unwrap_or_default()
+    }
+
     /// The single input that takes images, and its preprocessing.
     fn image_input(&self) -> Result<(&InputSpec, Preprocess), DataError> {
         match self.inputs.as_slice() {
-            [input] => Ok((
-                input,
-                self.options
-                    .preprocess
-                    .get(&input.name)
-                    .cloned()
-                    .unwrap_or_default(),
-            )),
+            [input] => Ok((input, self.preprocess(input))),
             _ => Err(DataError::Preprocess(
                 "a folder of images serves models of one input".to_owned(),
             )),

@@ -5,7 +5,9 @@
 //! packed in pairs, the first in the low half.
 
 use bytes::Bytes;
-use octofold_tensor::{DType, Element, Shape, Tensor, TensorData, TensorError, bf16, f16};
+use octofold_tensor::{
+    DType, Element, Shape, Tensor, TensorData, TensorError, bf16, f16, for_each_data,
+};
 use prost::Message;
 use std::sync::Arc;
 
@@ -267,42 +269,23 @@ pub(super) fn read_sparse(
         }
         flat.push(position);
     }
-    let mut dense = Tensor::zeros(values.dtype(), shape)?;
-    fn fill<T: Element>(
-        dense: &mut Tensor,
-        values: &Tensor,
-        flat: &[usize],
-    ) -> Result<(), TensorProtoError> {
-        let values = values.values::<T>()?;
-        let dense = dense.values_mut::<T>()?;
-        for (&position, value) in flat.iter().zip(values) {
+    /// Zeros, with the values at their positions.
+    fn dense<T: Element>(values: &[T], positions: &[usize], count: usize) -> TensorData {
+        let mut dense = vec![T::default(); count];
+        for (&position, value) in positions.iter().zip(values) {
             if let Some(place) = dense.get_mut(position) {
                 place.clone_from(value);
             }
         }
-        Ok(())
+        T::wrap(Arc::new(dense))
     }
-    match values.dtype() {
-        DType::F32 => fill::<f32>(&mut dense, &values, &flat)?,
-        DType::F64 => fill::<f64>(&mut dense, &values, &flat)?,
-        DType::F16 => fill::<f16>(&mut dense, &values, &flat)?,
-        DType::BF16 => fill::<bf16>(&mut dense, &values, &flat)?,
-        DType::I8 => fill::<i8>(&mut dense, &values, &flat)?,
-        DType::I16 => fill::<i16>(&mut dense, &values, &flat)?,
-        DType::I32 => fill::<i32>(&mut dense, &values, &flat)?,
-        DType::I64 => fill::<i64>(&mut dense, &values, &flat)?,
-        DType::U8 => fill::<u8>(&mut dense, &values, &flat)?,
-        DType::U16 => fill::<u16>(&mut dense, &values, &flat)?,
-        DType::U32 => fill::<u32>(&mut dense, &values, &flat)?,
-        DType::U64 => fill::<u64>(&mut dense, &values, &flat)?,
-        DType::Bool => fill::<bool>(&mut dense, &values, &flat)?,
-        DType::String | DType::I4 | DType::U4 => {
-            return Err(TensorProtoError::UnsupportedType(
-                "sparse STRING, INT4 or UINT4",
-            ));
-        }
+    if matches!(values.dtype(), DType::String | DType::I4 | DType::U4) {
+        return Err(TensorProtoError::UnsupportedType(
+            "sparse STRING, INT4 or UINT4",
+        ));
     }
-    Ok(dense)
+    let data = for_each_data!(values.data(), values => dense(values, &flat, count));
+    Ok(Tensor::from_data(shape, data)?)
 }
 
 /// The element type of a number of the file.

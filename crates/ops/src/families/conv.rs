@@ -347,22 +347,30 @@ fn pairs(outer: usize, inner: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..outer).flat_map(move |i| (0..inner).map(move |j| (i, j)))
 }
 
-impl Conv {
-    /// The attributes that all convolutions share.
-    pub fn shape(&self) -> ConvShape<'_> {
-        ConvShape {
-            window: WindowAttributes {
-                auto_pad: self.auto_pad,
-                dilations: &self.dilations,
-                pads: &self.pads,
-                strides: &self.strides,
-                ceil_mode: false,
-            },
-            kernel_shape: &self.kernel_shape,
-            group: self.group,
+/// Gives an operator a method for the attributes that all convolutions share.
+macro_rules! conv_shape {
+    ($type:ident) => {
+        impl $type {
+            /// The attributes that all convolutions share.
+            pub fn shape(&self) -> ConvShape<'_> {
+                ConvShape {
+                    window: WindowAttributes {
+                        auto_pad: self.auto_pad,
+                        dilations: &self.dilations,
+                        pads: &self.pads,
+                        strides: &self.strides,
+                        ceil_mode: false,
+                    },
+                    kernel_shape: &self.kernel_shape,
+                    group: self.group,
+                }
+            }
         }
-    }
+    };
 }
+pub(super) use conv_shape;
+
+conv_shape!(Conv);
 
 impl Operator for Conv {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {

@@ -6,6 +6,7 @@
 use octofold_quant::{QParams, QuantType, requantize};
 use octofold_tensor::{DType, Tensor};
 
+use super::conv::conv_shape;
 use super::matmul::MatMulShape;
 use super::quantize::checked_params;
 use super::real::{accumulator, quantized_bytes, quantized_tensor, reals};
@@ -158,22 +159,7 @@ fn centered(values: &[i32], zero_points: &[i32], block: usize) -> Vec<f64> {
         .collect()
 }
 
-impl QLinearConv {
-    /// The attributes that all convolutions share.
-    pub fn shape(&self) -> ConvShape<'_> {
-        ConvShape {
-            window: WindowAttributes {
-                auto_pad: self.auto_pad,
-                dilations: &self.dilations,
-                pads: &self.pads,
-                strides: &self.strides,
-                ceil_mode: false,
-            },
-            kernel_shape: &self.kernel_shape,
-            group: self.group,
-        }
-    }
-}
+conv_shape!(QLinearConv);
 
 impl Operator for QLinearConv {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
@@ -262,22 +248,7 @@ impl Operator for QLinearMatMul {
     }
 }
 
-impl ConvInteger {
-    /// The attributes that all convolutions share.
-    pub fn shape(&self) -> ConvShape<'_> {
-        ConvShape {
-            window: WindowAttributes {
-                auto_pad: self.auto_pad,
-                dilations: &self.dilations,
-                pads: &self.pads,
-                strides: &self.strides,
-                ceil_mode: false,
-            },
-            kernel_shape: &self.kernel_shape,
-            group: self.group,
-        }
-    }
-}
+conv_shape!(ConvInteger);
 
 /// The zero points at an optional input, which has the type of `of`; `[0]` when absent.
 fn zero_points(inputs: Inputs<'_>, index: usize, of: &Tensor) -> Result<Vec<i32>, OpError> {
