@@ -1,7 +1,6 @@
 //! Arithmetic on the sizes of shapes, known or symbolic.
 
 use octofold_ops::OpError;
-pub(super) use octofold_ops::normalize_axis as axis;
 use octofold_tensor::{Dim, DimError, Symbols};
 
 /// The largest number of terms of an expression that is followed.
