@@ -8,6 +8,7 @@ mod backend;
 mod borrowed;
 mod configuration;
 mod determinism;
+mod documents;
 mod eager;
 mod floors;
 mod golden;
