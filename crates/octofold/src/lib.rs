@@ -1,6 +1,6 @@
 //! Octofold, a quantizing graph compiler for ONNX models.
 //!
-//! It turns a float model into one that is four times smaller and computes in 8-bit integers, and it says for every node what became of it.
+//! It turns a float model into one that is four times smaller and computes in 8-bit integers, and it says for every node how it runs, and why.
 //! Load a model, quantize it with a folder of images, run it:
 //!
 //! ```no_run

@@ -1,4 +1,4 @@
-//! What can go wrong with a plan: while it is made or read, and while it runs.
+//! The errors of plans: of making and reading them, and of running them.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use octofold_tensor::{DType, DimError, TensorError};
 
 use crate::plan::Kernel;
 
-/// An error that a caller's function gave.
+/// An error from a function of the caller.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Gives an error type a stable code for each variant; for variants with a cause that has codes of its own, the cause's.
@@ -70,10 +70,10 @@ pub enum PlanError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A plan file that is refused.
+    /// A refused plan file.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
@@ -81,7 +81,7 @@ pub enum PlanError {
         /// What is wrong with it.
         source: Box<PlanError>,
     },
-    /// Bytes that are no plan, or not a whole one.
+    /// Bytes that are not a complete plan.
     #[error("this is no valid plan: {0}")]
     Format(String),
     /// A plan of another version of the format.
@@ -109,7 +109,7 @@ pub enum PlanError {
     /// A part of the plan that contradicts another.
     #[error("the plan is inconsistent: {0}")]
     Inconsistent(String),
-    /// A step that cannot be executed as it stands.
+    /// A step that cannot be executed.
     #[error("step {index} `{name}`: {source}")]
     Step {
         /// The position of the step.
@@ -128,25 +128,25 @@ pub enum PlanError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
-    /// Operands, results or constants that the kernel does not take.
+    /// Operands, results or constants that the kernel does not support.
     #[error("{0}")]
     Invalid(String),
-    /// A value whose size depends on data where the kernel needs a known one.
+    /// A value whose size depends on data, although the kernel needs a known size.
     #[error("the size of `{0}` is not known before the plan runs")]
     UnknownSize(String),
-    /// The portable operator refused.
+    /// An error of the portable operator.
     #[error(transparent)]
     Op(#[from] OpError),
-    /// A kernel refused.
+    /// An error of a kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// A dimension without a size.
     #[error(transparent)]
     Dim(#[from] DimError),
-    /// Elements that make no tensor.
+    /// Elements that do not form a tensor.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// A portable result of another type or shape than the plan says.
+    /// A result of a portable operator whose type or shape differs from the plan's.
     #[error("the result is {found_type}{found:?}, the plan says {expected_type}{expected:?}")]
     Result {
         /// The type of the result.
@@ -158,10 +158,10 @@ pub enum StepError {
         /// The sizes in the plan.
         expected: Vec<usize>,
     },
-    /// A thread of the pool panicked, which is a bug of Octofold.
+    /// A thread of the pool panicked. This is a bug of Octofold.
     #[error("a worker thread failed")]
     Worker,
-    /// A result whose size is known only when it is computed, and that the budget does not allow.
+    /// A result that exceeds the budget, and whose size is known only when it is computed.
     #[error(
         "a result of {elements} elements exceeds the budget of {limit} bytes of memory; raise it (SessionOptions::memory, --limit \
          memory=BYTES) for a model that is trusted"
@@ -172,7 +172,7 @@ pub enum StepError {
         /// The budget.
         limit: u64,
     },
-    /// The function that was shown the tap's values gave an error.
+    /// The function that observes a tap returned an error.
     #[error("the observer of `{id}` failed")]
     Tap {
         /// The tap.
@@ -189,7 +189,7 @@ impl StepError {
     }
 }
 
-/// Why a session could not be made or a plan not be run.
+/// Why a session could not be made, or a plan could not be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -212,7 +212,7 @@ pub enum RunError {
     /// The threads could not be started.
     #[error("threads cannot be started: {0}")]
     Threads(std::io::Error),
-    /// An input that the caller did not give, or gave twice.
+    /// An input that is missing, given twice, or does not fit.
     #[error("input `{name}` {reason}")]
     Input {
         /// The input.
@@ -220,12 +220,12 @@ pub enum RunError {
         /// What is wrong.
         reason: String,
     },
-    /// An input of a name that the plan does not have.
+    /// An input whose name the plan does not have.
     #[error("the plan has no input `{name}`; its inputs are {known}")]
     UnknownInput {
         /// The unknown name.
         name: String,
-        /// The names that there are.
+        /// The names of the plan's inputs.
         known: String,
     },
     /// An output that does not fit the place that the caller gave for it.
@@ -276,7 +276,7 @@ pub enum RunError {
          --limit memory=BYTES) for a model that is trusted"
     )]
     Budget {
-        /// What the constants, the arena and the values with tensors of their own take.
+        /// The bytes of the constants, the arena and the values with tensors of their own.
         needed: u64,
         /// The budget.
         limit: u64,

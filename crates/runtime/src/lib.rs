@@ -1,8 +1,8 @@
-//! The plan and the executor of Octofold: what a deployed program needs.
+//! The plan and the executor of Octofold, for programs that run compiled models.
 //!
 //! This crate owns the compiled program ([`Plan`]: its types, checks, text form and [file format](mod@file)), its
 //! [specialization](Specialization) to concrete shapes with the memory plan, and the [`Session`] that runs it: arena,
-//! threads, observer taps and profiler. Compiling happens elsewhere; graphs are unknown here.
+//! threads, observer taps and profiler. It does not compile and knows nothing of graphs.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -17,9 +17,9 @@
 //! ```
 //!
 //! # Unsafe code
-//! Only two modules hold any: [`pool`] (a borrowed function is handed to other threads for the time of a call, and each item
-//! gets its own part of the output) and [`mod@file`] (a file is mapped). Everything else is safe code over slices,
-//! so that a hostile plan can make a session compute nonsense or fail, but never touch memory that is not its own.
+//! Only two modules have unsafe code: [`pool`] (it lends a function to other threads for the time of a call, and gives each item
+//! its own part of the output) and [`mod@file`] (it maps a file). Everything else is safe code over slices,
+//! so a hostile plan can make a session compute wrong numbers or fail, but cannot make it touch foreign memory.
 #![deny(unsafe_code)]
 
 mod blob;

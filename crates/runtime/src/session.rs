@@ -1,7 +1,7 @@
 //! Running a plan.
 //!
-//! A session owns what a run changes: the arena, the threads, and the [specializations](crate::Specialization) to the shapes that it has
-//! seen. Plans are shared by any number of sessions. After the first run with some shapes, a run allocates only what portable steps need, and
+//! A session owns everything that a run changes: the arena, the threads, and the [specializations](crate::Specialization) to the shapes of earlier
+//! runs. Any number of sessions can share a plan. After the first run with some shapes, a run allocates only what portable steps need, and
 //! outputs, where the ones of the run before are still in use: a new output of some megabytes is new pages, which cost more than filling it.
 
 mod borrowed;
@@ -21,7 +21,7 @@ use crate::values::tensor_of;
 use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, TensorView};
 use memory::{Context, Memory};
 
-/// Most shapes that a session remembers.
+/// The largest number of shapes that a session remembers.
 const REMEMBERED: usize = 16;
 
 /// How a session runs its plan.
@@ -31,10 +31,10 @@ pub struct SessionOptions {
     pub threads: usize,
     /// The instruction set; `None` takes the best one.
     pub isa: Option<Isa>,
-    /// Whether a plan that is made for another processor runs, by the kernels that this one has.
+    /// Whether a plan that is made for another processor runs, with the kernels of this one.
     pub allow_portable: bool,
     /// The bytes of memory that a run may take for the constants that portable steps read, the arena, tables, and the values with tensors of their
-    /// own. A plan of a few bytes may ask for any number. What operators take while they compute one result is not counted.
+    /// own. A plan of a few bytes can ask for any amount. The memory that an operator needs while it computes one result is not counted.
     pub memory: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for SessionOptions {
     }
 }
 
-/// A plan with everything that running it takes: arena, threads, and the specializations to the shapes that it has seen.
+/// A plan with everything that is needed to run it: arena, threads, and the specializations to the shapes of earlier runs.
 #[derive(Debug)]
 pub struct Session {
     plan: Arc<Plan>,
@@ -63,12 +63,12 @@ pub struct Session {
     /// Constants that portable steps, views and outputs use.
     constants: Vec<Option<Tensor>>,
     memory: Memory,
-    /// The latest first.
+    /// The most recent first.
     specializations: Vec<Arc<Specialization>>,
     profile: Option<Profile>,
 }
 
-/// A function that is shown observed values.
+/// A function that gets the observed values.
 type Show<'a> = dyn FnMut(usize, &Tap, TensorView<'_>) -> Result<(), BoxError> + 'a;
 
 impl Session {
@@ -85,8 +85,8 @@ impl Session {
         Self::with_pool(plan, options, Arc::new(pool))
     }
 
-    /// A session that shares its threads with others, as a server has one for each of its own threads: while several of them run at a time, each runs on the
-    /// thread that called it alone. The number of threads in the options is not looked at.
+    /// A session that shares its threads with other sessions, for example one for each thread of a server. While several of them run, each runs only on the
+    /// thread that called it. The number of threads in the options is ignored.
     ///
     /// # Errors
     /// As [`Session::new`].
@@ -141,7 +141,7 @@ impl Session {
 
     /// Runs the plan on inputs by name, in any order; gives the outputs by name, in the plan's order.
     ///
-    /// The session keeps a reference to the outputs and writes them again in the next run, unless they are still in use then.
+    /// The session keeps a reference to the outputs and overwrites them in the next run, unless they are still in use.
     ///
     /// # Errors
     /// When an input is missing, unknown or does not fit, or a step fails.
@@ -149,7 +149,7 @@ impl Session {
         self.execute(inputs, None)
     }
 
-    /// As [`Session::run`], showing each observed value to `show` when it is known: with its position in [`Plan::taps`] and the tap.
+    /// Runs like [`Session::run`], and calls `show` with each observed value as soon as it is known: with its position in [`Plan::taps`] and the tap.
     ///
     /// # Errors
     /// As [`Session::run`], and the errors of `show`.
@@ -161,7 +161,7 @@ impl Session {
         self.execute(inputs, Some(&mut show))
     }
 
-    /// Prepares the plan for shapes of its inputs, in the order of [`Plan::inputs`], as the first run with them would.
+    /// Prepares the plan for the given shapes of its inputs, in the order of [`Plan::inputs`], as the first run with these shapes does.
     ///
     /// # Errors
     /// When the shapes do not fit the plan, or there is no memory for the arena.
@@ -384,8 +384,8 @@ impl Session {
     }
 }
 
-/// Copies the constants out of the blob that portable steps, views and outputs use; gives them and their bytes. Any number of constants may
-/// lie in the same bytes of the blob, so that they are counted against the budget.
+/// Copies the constants that portable steps, views and outputs use out of the blob, and returns them with their size in bytes. Any number of constants can
+/// share the same bytes of the blob, so the copies are counted against the budget.
 fn materialize(plan: &Plan, limit: u64) -> Result<(Vec<Option<Tensor>>, u64), RunError> {
     let mut constants = vec![None; plan.constants().len()];
     let mut needed = 0_u64;

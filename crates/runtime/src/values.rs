@@ -1,4 +1,4 @@
-//! Between tensors and the bytes that kernels read and write.
+//! Conversion between tensors and the bytes that kernels read and write.
 
 use bytemuck::AnyBitPattern;
 use half::{bf16, f16};
@@ -128,7 +128,7 @@ pub(crate) fn tensor_of(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<T
     Ok(Tensor::from_data(shape.iter().copied(), data)?)
 }
 
-/// The bytes of a constant in a blob: its elements as they lie in memory, or each string as a 64-bit length and its characters.
+/// The bytes of a constant in a blob: its elements in memory order, or for each string a 64-bit length and the characters.
 pub fn constant_bytes(tensor: &Tensor) -> Vec<u8> {
     if let TensorData::String(values) = tensor.data() {
         let each = values

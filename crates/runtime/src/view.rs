@@ -1,4 +1,4 @@
-//! Borrowed tensors: what a program lends to a run, and what an observer is shown.
+//! Borrowed tensors: the views that a program passes to a run, and that observers see.
 
 use bytemuck::Pod;
 use octofold_tensor::{DType, Element, Tensor};
@@ -7,7 +7,7 @@ use crate::RunError;
 use crate::StepError;
 use crate::values::{numbers, tensor_of};
 
-/// A value as it lies in memory, for the time of a call.
+/// A view of a value in memory, for the time of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {
     pub(crate) dtype: DType,
@@ -91,13 +91,13 @@ impl<'a> TensorView<'a> {
         self.dtype
     }
 
-    /// The sizes as they lie in memory: those of an image are [N, H, W, C] where [`TensorView::channels_last`] says so.
+    /// The sizes in memory order: [N, H, W, C] for an image when [`TensorView::channels_last`] is true.
     pub fn shape(self) -> &'a [usize] {
         self.shape
     }
 
-    /// Whether images lie channels-last in memory although the model says channels-first. An observer of all elements need not mind; one of
-    /// channels finds them along the last axis.
+    /// Whether images are channels-last in memory although the model says channels-first. This does not matter to an observer of all elements; an observer of
+    /// channels finds them on the last axis.
     pub fn channels_last(self) -> bool {
         self.channels_last
     }
@@ -119,7 +119,7 @@ impl<'a> TensorView<'a> {
     /// A tensor with a copy of the elements, in the shape that they have in memory.
     ///
     /// # Errors
-    /// For strings, which taps do not show.
+    /// For strings, which cannot be observed.
     pub fn to_tensor(self) -> Result<Tensor, StepError> {
         tensor_of(self.dtype, self.shape, self.bytes)
     }

@@ -28,7 +28,7 @@ const ROWS: usize = 252;
 /// Bytes of channels-last results that are computed before they are transposed: they stay in the second cache.
 const STRIP: usize = 96 << 10;
 
-/// What becomes of the sums; the constants are packed.
+/// The output stage; its constants are packed.
 #[derive(Debug)]
 enum Stage {
     Quantized {
@@ -50,9 +50,9 @@ struct Conv {
     scratch: usize,
     /// Output channels.
     channels: usize,
-    /// Output pixels of an image whose channels come first in the result.
+    /// The output pixels of an image, if the result is channels-first.
     channels_first: Option<usize>,
-    /// Where the rows of the result are, if they are parts of wider rows.
+    /// The positions of the result's rows, if they are parts of wider rows.
     row_stride: Option<RowStride>,
     split: Split,
 }
@@ -118,7 +118,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     }))
 }
 
-/// Whether a step writes results whose rows are parts of wider rows: a convolution that gives bytes, and is never split by channels.
+/// Whether a step can write rows that are parts of wider rows: a convolution with a result in bytes that is never split by channels.
 pub(crate) fn writes_strided_rows(arguments: &Arguments<'_>) -> bool {
     let step = arguments.step;
     let (Op::FusedConv(op), Core::QConv | Core::QConvDepthwise, Axes::Nhwc) =
@@ -130,15 +130,15 @@ pub(crate) fn writes_strided_rows(arguments: &Arguments<'_>) -> bool {
     op.product.y().is_some() && shape.is_ok_and(|shape| !has_many_weights(&shape))
 }
 
-/// Whether there are many more weights than activations, so that parts of the channels read less than parts of the rows do.
+/// Whether there are many more weights than activations, so that splitting the channels reads less than splitting the rows.
 fn has_many_weights(shape: &ConvShape) -> bool {
     let weights = shape.kernel_h * shape.kernel_w * (shape.in_c / shape.groups) * shape.out_c;
     let input = shape.batch * shape.in_h * shape.in_w * shape.in_c;
     shape.groups == 1 && weights / 8 > input
 }
 
-/// Splits by channels where there are many more weights than activations, since every part reads all of one of them, and by rows elsewhere: the
-/// rows that a thread computed are in its cache still when it reads them for the next layer. Everything is split by rows where its place asks for it.
+/// Splits by channels if there are many more weights than activations, because every part reads all of one of both. Otherwise it splits by rows: the
+/// rows that a thread computed are still in its cache when it reads them for the next layer. A result whose rows are parts of wider rows is always split by rows.
 fn split(
     shape: &ConvShape,
     macs: usize,
@@ -152,14 +152,14 @@ fn split(
             return Ok(Split::Columns(parts));
         }
     }
-    // The products of depthwise layers take about that many times as long as others.
+    // A product of a depthwise layer takes about this many times as long as other products.
     let cost = if shape.groups == channels { 8 } else { 1 };
     let macs = macs.saturating_mul(cost);
     Ok(Split::Rows(split::rows(rows, macs, threads)))
 }
 
-/// The sizes of a channels-last convolution with packed weights. The step may take changes of layout along, so that its operand and result lie
-/// as `layouts` says.
+/// The sizes of a channels-last convolution with packed weights. The step may include changes of layout; `layouts` has the layouts of its operand and
+/// result.
 pub(super) fn conv_shape(
     op: &FusedConv,
     arguments: &Arguments<'_>,
@@ -269,7 +269,7 @@ impl Stage {
         }
     }
 
-    /// The types and lengths of the packed constants, for so many bytes of weights and output channels.
+    /// The types and lengths of the packed constants, for a number of bytes of weights and of output channels.
     fn packed(&self, weights: usize, channels: usize) -> Vec<(DType, usize)> {
         let mut packed = vec![
             (DType::U8, weights),
@@ -413,7 +413,7 @@ impl Conv {
             .run_columns(output, channels, part, scratch_len, each)
     }
 
-    /// Computes strips of pixels, channels-last, in scratch memory, and moves them to the planes of the output while they are near.
+    /// Computes some channels-last pixels at a time in scratch memory, and transposes them to the planes of the output while they are in the cache.
     fn run_channels_first(
         &self,
         call: &Call<'_>,

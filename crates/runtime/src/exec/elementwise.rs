@@ -13,25 +13,25 @@ use crate::StepError;
 use crate::broadcast::repetition;
 use crate::pool::Pool;
 
-/// How the output of two operands that broadcast is cut: in blocks in which one operand, the large one, has all elements and the small one repeats.
+/// How the output of two operands that broadcast is split into blocks. In a block one operand, the large one, has all elements, and the small one repeats.
 #[derive(Debug)]
 pub(super) struct Blocks {
     /// The slot of the large operand.
     pub(super) large: usize,
-    /// Blocks of the result with elements of the small operand of their own.
+    /// The number of blocks. Each has its own elements of the small operand.
     outer: usize,
-    /// The result's elements in such a block.
+    /// The number of the result's elements in a block.
     block: usize,
-    /// The small operand's elements in such a block.
+    /// The number of the small operand's elements in a block.
     inner: usize,
-    /// Elements of a part: whole blocks, or whole repetitions of the one block.
+    /// The number of elements of a part: whole blocks, or whole repetitions of the only block.
     part: usize,
-    /// The axes by which the blocks are numbered, when the operands do not lie as the result: the size, and what it takes to the neighbour in the large and in
+    /// The axes that number the blocks, if the operands do not have the order of the result: the size, and the distance between neighbours in the large and in
     /// the small operand.
     axes: Option<Vec<(usize, [usize; 2])>>,
 }
 
-/// How two operands broadcast to the result; `None` when they do not. `size` are the bytes of an element.
+/// How two operands broadcast to the result; `None` if they do not. `size` is the number of bytes of an element.
 pub(super) fn blocks(result: &[usize], operands: [&[usize]; 2], size: usize) -> Option<Blocks> {
     let as_result = |large: usize| {
         let same = operands[large] == result;
@@ -42,7 +42,7 @@ pub(super) fn blocks(result: &[usize], operands: [&[usize]; 2], size: usize) -> 
         .or_else(|| crossing(result, operands, size))
 }
 
-/// The blocks of operands that both repeat, or that repeat over axes that are no neighbours.
+/// The blocks if both operands repeat, or if one repeats over axes that are not neighbours.
 fn crossing(result: &[usize], operands: [&[usize]; 2], size: usize) -> Option<Blocks> {
     let rank = result.len();
     // Missing leading axes count as 1.
@@ -51,7 +51,7 @@ fn crossing(result: &[usize], operands: [&[usize]; 2], size: usize) -> Option<Bl
         Some([&vec![1; missing][..], shape].concat())
     };
     let dims = [dims(operands[0])?, dims(operands[1])?];
-    // Which operands have all elements of an axis.
+    // The operands that have all elements of an axis.
     let whole = |axis: usize| [0, 1].map(|slot| dims[slot][axis] == result[axis]);
     let fits = |axis: usize| {
         let or_one = |slot: usize| whole(axis)[slot] || dims[slot][axis] == 1;
@@ -62,7 +62,7 @@ fn crossing(result: &[usize], operands: [&[usize]; 2], size: usize) -> Option<Bl
         return None;
     }
     let large = usize::from(!whole(last)[0]);
-    // A block are the last axes that are all alike.
+    // A block consists of the last axes along which the same operands repeat.
     let start = (0..=last)
         .rev()
         .find(|&axis| result[axis] != 1 && whole(axis) != whole(last))
@@ -89,7 +89,7 @@ fn crossing(result: &[usize], operands: [&[usize]; 2], size: usize) -> Option<Bl
     })
 }
 
-/// The blocks of an operand as large as the result, and one that repeats over neighbouring axes.
+/// The blocks if one operand is as large as the result, and the other repeats over neighbouring axes.
 fn repeating(result: &[usize], large: usize, small: &[usize], size: usize) -> Option<Blocks> {
     let (repeats, behind) = repetition(result, small)?;
     let product = |axes: std::ops::Range<usize>| result[axes].iter().product::<usize>();
@@ -99,7 +99,7 @@ fn repeating(result: &[usize], large: usize, small: &[usize], size: usize) -> Op
         product(behind..result.len()),
     );
     let (unit, items) = match (outer, inner == block) {
-        // Operands of the same size may be cut anywhere.
+        // Operands of the same size can be split anywhere.
         (1, true) => (64, block.div_ceil(64)),
         (1, false) => (inner.max(1), block / inner.max(1)),
         _ => (block.max(1), outer),
@@ -116,7 +116,7 @@ fn repeating(result: &[usize], large: usize, small: &[usize], size: usize) -> Op
 }
 
 impl Blocks {
-    /// Where block `number` starts in the large and in the small operand.
+    /// The start of block `number` in the large and in the small operand.
     fn starts(&self, number: usize) -> [usize; 2] {
         let Some(axes) = &self.axes else {
             return [number * self.block, number * self.inner];
@@ -145,7 +145,7 @@ impl Blocks {
             if self.outer == 1 && self.axes.is_none() {
                 let whole = first..first + output.len();
                 let a = large.get(whole.clone()).ok_or_else(out_of_range)?;
-                // An operand of the result's own size is cut along with it.
+                // An operand of the result's size is split like the result.
                 let range = if self.inner == self.block {
                     whole
                 } else {
@@ -269,7 +269,7 @@ impl Work for Table {
 mod tests {
     use super::*;
 
-    /// Where element `index` of the result comes from in an operand, by the definition of broadcasting.
+    /// The index in an operand from which element `index` of the result comes, by the definition of broadcasting.
     fn source(index: usize, result: &[usize], shape: &[usize]) -> usize {
         let (mut rest, mut offset, mut stride) = (index, 0, 1);
         for (back, &size) in result.iter().rev().enumerate() {

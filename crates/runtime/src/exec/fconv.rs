@@ -17,7 +17,7 @@ use crate::StepError;
 use crate::plan::Core;
 use crate::values::{numbers, numbers_mut};
 
-/// The products of a depthwise convolution that pay for a second thread.
+/// From this number of products on, a second thread saves time in a depthwise convolution.
 const MACS: usize = 1 << 18;
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct FloatConv {
     sizes: Sizes,
     residual: bool,
     clamp: Bounds,
-    /// Elements of the output of an item: a pixel or row, a row of pixels of a depthwise convolution, one column of a single row.
+    /// The output elements of an item: a pixel or row, a row of pixels of a depthwise convolution, or one column of a single row.
     item: usize,
     parts: Parts,
     /// Floats of scratch.
@@ -108,7 +108,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             let row = arguments.result().image()?[2] * channels;
             let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
             let rows = (len / row.max(1)).max(1);
-            // A part takes as many rows as pay for a thread.
+            // A part has enough rows to be worth a thread.
             let rows_a_part = if threads == 1 {
                 rows
             } else {

@@ -1,4 +1,4 @@
-//! Float operators element by element, and float pooling.
+//! Elementwise float operators, and float pooling.
 
 use octofold_kernels::Bounds;
 use octofold_kernels::float::elementwise::{Binary, binary, clip};
@@ -155,7 +155,7 @@ pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
     arguments.operand(0)?.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
     let shape = super::pool::pool_shape(op, arguments)?;
-    // Refuses sizes that describe no pooling.
+    // Refuses invalid sizes.
     shape.rows()?;
     Ok(Box::new(Pool {
         kind: op.kind,
@@ -218,7 +218,7 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
             channels,
             pixels,
         },
-        // Each part reads its channels of all pixels: as many as the kernel adds up at a time, since lines that are skipped are fetched all the same.
+        // Each part reads its channels of all pixels. It has as many channels as the kernel sums at a time, because skipped cache lines are fetched anyway.
         part: part_len(batch * channels, 4 * pixels, BYTES, 64),
     }))
 }

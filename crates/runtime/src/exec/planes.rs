@@ -19,9 +19,9 @@ use crate::values::{numbers, numbers_mut};
 #[derive(Debug)]
 struct Planes {
     shape: ConvShape,
-    /// What the bytes are, of the operand or of what it is quantized to.
+    /// The quantization of the operand, or the one that the kernel quantizes it to.
     quant: Quant8,
-    /// Whether the operand is one of floats.
+    /// Whether the operand has floats.
     quantizes: bool,
     clamp: Option<Bounds>,
     scratch: usize,
@@ -31,7 +31,7 @@ struct Planes {
     part: usize,
 }
 
-/// The work of an integer `FusedConv` with float results, between two changes of layout; and of a `QuantizeLinear` before the first of them.
+/// The work of an integer `FusedConv` with float results between two changes of layout, optionally with a `QuantizeLinear` before them.
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let Op::FusedConv(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());

@@ -66,7 +66,7 @@ pub(super) fn pool_shape(
     })
 }
 
-/// A global pooling as one with a window of the whole image.
+/// A global pooling, as a pooling whose window is the whole image.
 pub(super) fn whole_window(
     op: &FusedGlobalPool,
     arguments: &Arguments<'_>,
@@ -85,7 +85,7 @@ pub(super) fn whole_window(
     })
 }
 
-/// Output rows of a part: those that are worth a thread.
+/// The number of output rows of a part, enough to be worth a thread.
 pub(super) fn part(shape: &PoolShape) -> usize {
     let window = shape.kernel_h.saturating_mul(shape.kernel_w);
     let cost = window
@@ -120,7 +120,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         return Err(arguments.wrong_operator());
     };
     let shape = pool_shape(op, arguments)?;
-    // Refuses sizes that describe no pooling.
+    // Refuses invalid sizes.
     shape.rows()?;
     let dilated = shape.dilation_h > 1 || shape.dilation_w > 1;
     let order = SumOrder::of_window(shape.stride_w, dilated);
