@@ -1,11 +1,11 @@
-//! Annotation: from the user's wishes and the engine's abilities to a decision for every node and value.
+//! Annotation: decides for every node and value whether and how it is quantized, from the configuration and the engine's capabilities.
 //!
-//! [`annotate`] is graph mode's way to a table of decisions; [`crate::eager`] is the other. Graph mode works backwards from the layers with
-//! weights, which alone make quantization worth it: a layer demands its input quantized; an operator without weights is
-//! quantized when what it computes is demanded. So the last layer gives float from its accumulator, and what only feeds the outputs
-//! stays float. What the user leaves float changes nothing else: an operator that would have been demanded without that exclusion stays quantized
-//! where its operands are. Values whose parameters must be equal (before and after a reshape or a max pool) share one
-//! observer; a reader that wants another type than its operand has gets its own conversion. Insertion passes only follow the table.
+//! [`annotate`] makes the decisions of graph mode, [`crate::eager`] those of eager mode. Graph mode works backwards from the layers with
+//! weights, which gain most by quantization: a layer demands its input quantized, and an operator without weights is
+//! quantized when its result is demanded. So the last layer gives float from its accumulator, and operators that only feed the outputs
+//! stay float. Excluding a layer does not change its neighbours: an operator that feeds only excluded layers stays quantized if its operands are.
+//! Values whose parameters must be equal (before and after a reshape or a max pool) share one observer. A reader that wants another type than its operand
+//! has gets a conversion of its own. The passes that insert observers and quantizers follow these decisions.
 
 mod concatenation;
 mod demand;
@@ -38,7 +38,7 @@ pub struct ValueAnnotation {
     pub observed: ValueId,
 }
 
-/// What becomes of a node.
+/// How a node is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodeAnnotation {
     /// It is quantized.
@@ -84,7 +84,7 @@ pub struct Annotations {
     pub values: IndexMap<ValueId, ValueAnnotation>,
     /// Operands that a reader takes in another type than the value has.
     pub conversions: IndexMap<Use, ValueAnnotation>,
-    /// The quantized values that an output of the graph gives dequantized. Other outputs give what is computed before it is quantized.
+    /// The quantized values that the graph's outputs give dequantized. Other outputs give the value before it is quantized.
     pub dequantized_outputs: BTreeSet<ValueId>,
     /// All nodes.
     pub nodes: IndexMap<NodeId, NodeAnnotation>,

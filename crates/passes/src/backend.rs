@@ -2,9 +2,9 @@
 //!
 //! A [`BackendConfig`] lists, for each class of operators, the operators of ONNX that belong to it, the types, bounds and granularities that have
 //! an integer kernel, how the result is observed, and which operators are fused with which (torch's `BackendConfig`, a
-//! list of patterns with `DTypeConfig`s and an `ObservationType`). Annotation and fusion ask nothing else, so a wish that the engine cannot
-//! honour is known, and reported, before anything is calibrated. The table can be printed as TOML, edited, and given back; in Rust,
-//! rewrites of the user's own can be added to it. A test of the facade proves the built-in table equal to the table of kernels.
+//! list of patterns with `DTypeConfig`s and an `ObservationType`). Annotation and fusion read only this table, so a setting that the engine cannot
+//! honour is reported before calibration. The table can be printed as TOML, edited and read back; in Rust, users can add rewrites of their own.
+//! A test of the facade compares the built-in table with the kernels.
 
 mod classify;
 
@@ -22,7 +22,7 @@ use crate::lower::acts_element_by_element;
 use crate::rewrite::{Rule, Scope};
 use classify::{MOVEMENT, POINTWISE, classify};
 
-/// A class of operators that kernels treat alike.
+/// A class of operators that share kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OpClass {
@@ -42,7 +42,7 @@ pub enum OpClass {
     AveragePool,
     /// A function of one value, element by element.
     Pointwise,
-    /// Elements change places, not values.
+    /// Operators that move elements without changing them.
     Movement,
 }
 
@@ -201,7 +201,7 @@ pub struct BackendPattern {
 impl fmt::Debug for BackendPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |rule: &Option<Arc<dyn Rule + Send + Sync>>| {
-            rule.as_ref().map(|rule| rule.rule_name().to_owned())
+            rule.as_ref().map(|rule| rule.name().to_owned())
         };
         f.debug_struct("BackendPattern")
             .field("fuse", &name(&self.fuse))
@@ -241,7 +241,7 @@ pub enum BackendError {
         /// Those that are nearest.
         nearest: Vec<String>,
     },
-    /// A type or operator that no kernel of the class serves.
+    /// A type or operator for which the class has no kernel.
     #[error("no {class} kernel serves {what}")]
     Kernel {
         /// The type or operator.

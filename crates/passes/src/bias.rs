@@ -1,4 +1,4 @@
-//! Bias correction: the mean error of quantized weights is known, so it is taken back in the bias.
+//! Bias correction: subtracts the mean error that quantized weights cause from the bias.
 //!
 //! Rounding moves the mean of each output channel, since errors of weights do not average out over inputs that are all positive. A layer is linear in
 //! its weights and in its input, borders included, hence exactly (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias

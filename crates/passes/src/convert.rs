@@ -142,7 +142,7 @@ impl Convert<'_> {
         let state = if is_fixed(spec) {
             spec.observer()
         } else if let Some(constant) = value.constant() {
-            // What is known needs no calibration; its exact range is its best.
+            // A constant needs no calibration: its exact range is known.
             let values = constant.values::<f32>();
             let values = values.map_err(|error| fail(error.to_string()))?;
             range_state(values).map_err(fail)?
@@ -297,7 +297,7 @@ impl Convert<'_> {
     }
 }
 
-/// A `QuantizeLinear` and a `DequantizeLinear` behind a value, whose name is the stem of theirs.
+/// A `QuantizeLinear` and a `DequantizeLinear` after a value. Their names begin with its name.
 fn quantize_dequantize(
     patch: &mut Patch,
     name: &str,

@@ -1,10 +1,10 @@
-//! Eager mode: nothing is fused and nothing quantized that the user did not write.
+//! Eager mode: fuses and quantizes only what the user lists.
 //!
-//! This is torch's way of fuse lists, `QuantStub`, `DeQuantStub` and a qconfig a module, over a graph. A stub stands at a named value: its readers get
-//! integers behind a [`QuantStub`] and float behind a dequant stub, and either behind both. What an operator with a qconfig computes from
-//! integers is integers. Where an operator needs what is not there, torch fails at run time (`QuantizedCPU`); here
-//! [`annotate`] reports every such place before anything runs, with what to write. The way ends in the same [`Annotations`] as graph
-//! mode's, so all that follows is the same.
+//! It brings torch's fuse lists, `QuantStub`, `DeQuantStub` and a qconfig for each module to graphs. A stub belongs to a named value: readers of the value
+//! get integers after a [`QuantStub`], float after a dequant stub, and either after both. An operator with a qconfig computes integers from
+//! integers. Where an operator needs a form that its operand does not have, torch fails at run time (`QuantizedCPU`); here
+//! [`annotate`] reports every such place before anything runs, and says what to write. The result is the same kind of [`Annotations`] as in graph
+//! mode, so all later steps are shared.
 
 mod fault;
 mod fuse_lists;
@@ -37,16 +37,16 @@ pub struct EagerConfig {
     pub qconfig: IndexMap<String, Option<QConfig>>,
 }
 
-/// Where a value becomes integers (torch's `QuantStub`).
+/// A value that becomes integers (torch's `QuantStub`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantStub {
     /// The value.
     pub value: String,
-    /// Its activations' specification counts.
+    /// How it is quantized: the specification of activations.
     pub qconfig: QConfig,
 }
 
-/// In which forms a value is there.
+/// The forms in which a value exists.
 #[derive(Clone, Copy, Debug, Default)]
 struct Forms {
     float: bool,
@@ -120,7 +120,7 @@ pub fn annotate(
     Ok(Ok(walk.finish(&order, config, &dequant)))
 }
 
-/// The way through the graph, operands first.
+/// A walk through the graph, operands first.
 struct Walk<'a> {
     graph: &'a Graph,
     backend: &'a BackendConfig,
@@ -211,7 +211,7 @@ impl Walk<'_> {
         );
         let operands: Vec<ValueId> = activation_operands(self.graph, id).collect();
         let forms = |value: &ValueId| self.forms.get(value).copied();
-        // Constants are there in both forms.
+        // Constants exist in both forms.
         let all = |form: fn(Forms) -> bool| operands.iter().all(|v| forms(v).is_none_or(form));
         let (all_float, all_integer) = (all(|f| f.float), all(|f| f.integer));
         let computed = operands.iter().any(|value| forms(value).is_some());

@@ -1,6 +1,6 @@
-//! Expansion: float operators of the `octofold` domain back to the ONNX operators that they stand for.
+//! Expansion: float operators of the `octofold` domain become ONNX operators again.
 //!
-//! What is exported must run anywhere, and the reference QDQ graph has standard semantics only.
+//! An exported model must run anywhere, and the reference QDQ graph has standard semantics only.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
 use octofold_ops::families::{
@@ -9,33 +9,21 @@ use octofold_ops::families::{
 };
 use octofold_tensor::Tensor;
 
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support};
 
-/// Expands fused float operators.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ExpandFused;
-
-impl Pass for ExpandFused {
-    fn name(&self) -> &'static str {
-        "expand-fused"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&ExpandOne])
-    }
+rule_pass! {
+    /// Expands fused float operators.
+    pub struct ExpandFused("expand-fused") = [ExpandOne];
 }
 
 struct ExpandOne;
 
 impl Rewrite for ExpandOne {
+    const NAME: &'static str = "expand";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "expand"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(FusedConv | FusedLinear | FusedBinary | Swish), [])
@@ -63,7 +51,7 @@ impl Rewrite for ExpandOne {
     }
 }
 
-/// What expansion adds to a patch: nodes in a chain, the last of which replaces the fused one.
+/// A chain of nodes, the last of which replaces the fused one.
 struct Chain<'a> {
     graph: &'a Graph,
     id: NodeId,
@@ -79,7 +67,7 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// The node that the name stands for, or one that follows it.
+    /// Adds a node with the name of the fused one and a suffix.
     fn node(
         &mut self,
         suffix: &str,

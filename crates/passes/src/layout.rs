@@ -1,9 +1,9 @@
 //! Layout: the operators that have kernels compute on [N, H, W, C], and conversions are explicit.
 //!
-//! One walk in order decides for each value of rank 4 in which layouts it exists. An operator with a layout attribute takes and gives NHWC; an
-//! operator that does not care follows its operands; any other takes and gives NCHW. A `Transpose` is inserted where a value is needed
-//! in a layout in which it does not exist yet, once a value. So conversions cancel between kernels, an
-//! input is converted after it became bytes, and only conversions at the edges remain.
+//! One walk in topological order decides in which layouts each value of rank 4 exists. An operator with a layout attribute takes and gives NHWC. An
+//! operator that works in any layout follows its operands; any other takes and gives NCHW. Where a value is needed in a layout in which it does not
+//! exist, a `Transpose` is inserted, once for each value. So conversions between kernels cancel, an input is converted after it became bytes, and only
+//! conversions at the edges remain.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ enum Wish {
     Nhwc,
     /// The layout that its operands already have.
     Any,
-    /// NCHW: its attributes or its nature speak of the axes of ONNX.
+    /// NCHW: its attributes or its definition refer to the axes of ONNX.
     Nchw,
 }
 
@@ -84,7 +84,7 @@ impl Walk<'_> {
                 .filter(|&value| self.rank(value) == Some(4))
         };
         let all_images = || {
-            // Operands of lower rank than the images would broadcast along other axes, single numbers excepted.
+            // An operand of lower rank than the images would be broadcast along other axes, unless it is a single number.
             let single = |value: ValueId| {
                 self.graph
                     .value(value)
@@ -129,7 +129,7 @@ impl Walk<'_> {
             {
                 Wish::Any
             }
-            // One scale a channel speaks of an axis.
+            // Scales for each channel belong to an axis.
             Op::QuantizeLinear(_) | Op::DequantizeLinear(_)
                 if node
                     .input(1)

@@ -1,4 +1,7 @@
 //! The compiler passes of Octofold.
+//!
+//! Rules ([`rewrite`]) match [`pattern`]s and return patches; passes ([`pass`]) apply them, and [`pipeline`] gives their order: [`simplify`], [`fuse`],
+//! [`annotate`] and [`observe`], [`convert`], [`lower`], [`layout`].
 #![forbid(unsafe_code)]
 
 pub mod annotate;

@@ -1,7 +1,7 @@
 //! The one form of linear layers: `Gemm`, and `MatMul` with or without `Add`, as `octofold.Linear` over weights [K, N] and a bias [N].
 //!
-//! `alpha·x·w + beta·c` has the weights `alpha·w` and the bias `beta·c`, whether the weights are f32 or integers behind a `DequantizeLinear`. There `alpha` goes into
-//! the scales, and a transpose into the integers, so that the layer still gets an integer kernel.
+//! `alpha·x·w + beta·c` has the weights `alpha·w` and the bias `beta·c`, whether the weights are f32 or dequantized integers. With integers, `alpha`
+//! is multiplied into the scales and a transpose into the integers, so that the layer gets an integer kernel.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{DequantizeLinear, Gemm};
@@ -26,14 +26,8 @@ pub(crate) enum Weights {
 pub(crate) struct LinearForm(pub(crate) Weights);
 
 impl Rewrite for LinearForm {
+    const NAME: &'static str = "linear-form";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        match self.0 {
-            Weights::Float => "linear-form",
-            Weights::Dequantized => "dequantized-linear",
-        }
-    }
 
     fn pattern(&self) -> Pattern {
         let constant = Pattern::any_constant();
@@ -146,7 +140,7 @@ fn dequantized_weights(
         let scales: Vec<f32> = scales.iter().map(|scale| scale * gemm.alpha).collect();
         if !scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
             let reason = format!(
-                "times alpha = {}, the scales of the weights are no scales",
+                "the scales of the weights times alpha ({}) are not positive normal numbers",
                 gemm.alpha
             );
             return Err(Skip::because(reason));
@@ -240,11 +234,8 @@ symbols! {
 pub(crate) struct LinearBias;
 
 impl Rewrite for LinearBias {
+    const NAME: &'static str = "linear-bias";
     type Found = Biased;
-
-    fn name(&self) -> &'static str {
-        "linear-bias"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(FusedLinear), []).named("linear") + Pattern::value("b")

@@ -79,7 +79,7 @@ pub fn run_passes_with(
         let report = rewriter.report;
         left -= report.patches;
         if report.changed() {
-            // A rewrite may have made more known downstream than the types said before.
+            // A rewrite may have made shapes known that later nodes depend on.
             graph.refresh_types().map_err(|source| PassError::Graph {
                 pass: pass.name().to_owned(),
                 source,

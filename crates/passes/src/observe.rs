@@ -1,4 +1,4 @@
-//! Observer insertion: every value that needs parameters, or whose mean is asked for, passes through an `Observe` node.
+//! Observer insertion: puts an `Observe` node after every value that needs parameters, or whose mean is asked for.
 
 use std::collections::BTreeSet;
 
@@ -84,7 +84,7 @@ impl Pass for InsertLayerInputObservers<'_> {
     }
 }
 
-/// Puts an observer between a value and all its readers, or the caller where there is no other.
+/// Puts an observer between a value and all its readers; where it has none, between the value and the output.
 fn observe(graph: &Graph, patch: &mut Patch, id: ValueId) {
     let name = graph.value(id).name();
     let observe = Observe {

@@ -19,10 +19,34 @@ pub trait Pass: Sync {
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError>;
 }
 
+/// Declares a pass that applies rules until none applies any more: its name, and the rules in the order of their priority.
+macro_rules! rule_pass {
+    ($(#[$meta:meta])* pub struct $pass:ident($name:literal) = [$($rule:expr),+ $(,)?];) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $pass;
+
+        impl $crate::pass::Pass for $pass {
+            fn name(&self) -> &'static str {
+                $name
+            }
+
+            fn run(
+                &self,
+                graph: &mut octofold_ir::Graph,
+                rewriter: &mut $crate::rewrite::Rewriter,
+            ) -> Result<(), $crate::pass::PassError> {
+                rewriter.apply_rules(graph, &[$(&$rule),+])
+            }
+        }
+    };
+}
+pub(crate) use rule_pass;
+
 /// Whether a rule was applied at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was; the text says what came of it.
+    /// It was applied; the text names the new nodes.
     Applied(String),
     /// It matched and was not applied; the text says why.
     Skipped(String),

@@ -31,11 +31,10 @@ impl Skip {
 
 /// A rule that replaces a piece of a graph by an equal one.
 pub trait Rewrite: Sync {
+    /// The rule's name in reports.
+    const NAME: &'static str;
     /// The symbols that the rule reads of a match, declared by [`symbols!`](crate::symbols).
     type Found: Symbols;
-
-    /// The rule's name in reports.
-    fn name(&self) -> &'static str;
 
     /// What the rule looks for.
     fn pattern(&self) -> Pattern;
@@ -50,7 +49,7 @@ pub trait Rewrite: Sync {
 /// A [`Rewrite`], whatever its symbols: what lists of rules hold. Every rewrite is one.
 pub trait Rule: Sync {
     /// The rule's name in reports.
-    fn rule_name(&self) -> &'static str;
+    fn name(&self) -> &'static str;
 
     /// What the rule looks for.
     ///
@@ -66,8 +65,8 @@ pub trait Rule: Sync {
 }
 
 impl<R: Rewrite> Rule for R {
-    fn rule_name(&self) -> &'static str {
-        self.name()
+    fn name(&self) -> &'static str {
+        R::NAME
     }
 
     fn checked_pattern(&self) -> Result<Pattern, PatternError> {

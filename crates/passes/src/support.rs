@@ -1,4 +1,4 @@
-//! Small questions that many rules ask of a graph.
+//! Small functions that many rules need.
 
 use octofold_ir::{Graph, NodeId, TensorType, ValueId};
 use octofold_ops::families::{FusedLinear, Product};
@@ -70,7 +70,7 @@ pub(crate) fn per_channel(
     if values.len() == 1 && tensor.rank() <= rank {
         return Some(vec![values[0]; channels]);
     }
-    // Seen from the right, as broadcasting does: the channel axis is the only one that is not 1.
+    // Aligned at the last axis, as broadcasting does: only the channel axis may differ from 1.
     let channel_axis = (tensor.rank() + 1).checked_sub(rank)?;
     let only_channels = tensor.rank() <= rank
         && tensor

@@ -35,11 +35,8 @@ symbols! {
 struct KeepOperand(&'static str);
 
 impl Rewrite for KeepOperand {
+    const NAME: &'static str = "keep-operand";
     type Found = Pair;
-
-    fn name(&self) -> &'static str {
-        "keep-operand"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::value("x") + Pattern::value("y")
@@ -169,11 +166,8 @@ fn a_pattern_binds_the_symbols_of_its_rule_and_no_others() {
 struct Misspelt;
 
 impl Rewrite for Misspelt {
+    const NAME: &'static str = "misspelt";
     type Found = Pair;
-
-    fn name(&self) -> &'static str {
-        "misspelt"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::value("x") + Pattern::value("z")
@@ -195,31 +189,25 @@ fn a_misspelt_symbol_is_an_error_before_any_rule_is_applied() {
     assert_eq!(operators(&graph), ["Add"]);
 }
 
-/// Puts one function in the place of another.
-struct Exchange {
-    name: &'static str,
-    abs: bool,
-}
+/// Puts one function in the place of another: `Abs` of `Relu`, or `Relu` of `Abs`.
+struct Exchange<const ABS: bool>;
 
 symbols! {
     struct Argument { x: ValueId }
 }
 
-impl Rewrite for Exchange {
+impl<const ABS: bool> Rewrite for Exchange<ABS> {
+    const NAME: &'static str = if ABS { "there" } else { "back" };
     type Found = Argument;
 
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
     fn pattern(&self) -> Pattern {
-        let accepts = if self.abs { op!(Relu) } else { op!(Abs) };
+        let accepts = if ABS { op!(Relu) } else { op!(Abs) };
         Pattern::node(accepts, [Pattern::value("x")])
     }
 
     fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
         let operands = [Some(found.x.into())];
-        Ok(match self.abs {
+        Ok(match ABS {
             true => found.replace_by(graph, Abs {}, operands),
             false => found.replace_by(graph, Relu {}, operands),
         })
@@ -228,23 +216,13 @@ impl Rewrite for Exchange {
 
 #[test]
 fn rules_that_undo_each_other_are_an_error_that_names_both() {
-    let (there, back) = (
-        Exchange {
-            name: "there",
-            abs: true,
-        },
-        Exchange {
-            name: "back",
-            abs: false,
-        },
-    );
     // The second graph has a function in each state, so every sweep applies both rules.
     for source in [
         "g (float[4] a) => (y)\n<float[4] w = {1.0, 2.0, 3.0, 4.0}>\n{\n[f] b = Relu (a)\n[sum] y = Add (b, w)\n}\n",
         "g (float[4] a) => (y)\n{\n[f] b = Relu (a)\n[g] y = Abs (b)\n}\n",
     ] {
-        let mut graph = parse(source);
-        let error = apply(&mut graph, &[&KeepOperand("none"), &there, &back]).unwrap_err();
+        let rules: [&dyn Rule; 3] = [&KeepOperand("none"), &Exchange::<true>, &Exchange::<false>];
+        let error = apply(&mut parse(source), &rules).unwrap_err();
         let PassError::Undone {
             pass, mut rules, ..
         } = error.clone()
@@ -264,11 +242,8 @@ fn rules_that_undo_each_other_are_an_error_that_names_both() {
 struct Swap;
 
 impl Rewrite for Swap {
+    const NAME: &'static str = "swap";
     type Found = Pair;
-
-    fn name(&self) -> &'static str {
-        "swap"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::value("x") + Pattern::value("y")
@@ -293,11 +268,8 @@ fn a_rule_that_undoes_itself_is_an_error() {
 struct Grow;
 
 impl Rewrite for Grow {
+    const NAME: &'static str = "grow";
     type Found = Argument;
-
-    fn name(&self) -> &'static str {
-        "grow"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Relu), [Pattern::value("x")])

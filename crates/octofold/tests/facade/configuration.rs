@@ -340,11 +340,8 @@ symbols! {
 }
 
 impl Rewrite for QuickGelu {
+    const NAME: &'static str = "quick-gelu";
     type Found = Gelu;
-
-    fn name(&self) -> &'static str {
-        "quick-gelu"
-    }
 
     fn pattern(&self) -> Pattern {
         let x = Pattern::value("x");
@@ -369,11 +366,8 @@ symbols! {
 }
 
 impl Rewrite for ZeroForCos {
+    const NAME: &'static str = "zero-for-cos";
     type Found = Cosine;
-
-    fn name(&self) -> &'static str {
-        "zero-for-cos"
-    }
 
     fn pattern(&self) -> Pattern {
         let x = Pattern::value("q").dequantized();

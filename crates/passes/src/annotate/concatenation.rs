@@ -1,8 +1,8 @@
 //! Values that only a concatenation reads have its parameters.
 //!
-//! What a concatenation reads is rounded to its parameters anyway. A value that nothing else reads is rounded to them at once: one rounding less, and
-//! its bytes are those of the result, so that its producer may write them there (in graph mode, torch shares one observer among the operands and
-//! the result of `cat`).
+//! A concatenation rounds its operands to its own parameters anyway. An operand without other readers gets these parameters at once: this saves one
+//! rounding, and its bytes are those of the result, so that its producer can write them there. (In graph mode, torch shares one observer among the
+//! operands and the result of `cat`.)
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Which nodes are quantized: what layers with weights demand, from the outputs back.
+//! Which nodes are quantized: those whose results layers with weights demand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use super::{activation_operands, is_fixed};
 use crate::backend::{Execution, OpClass};
 use crate::support;
 
-/// The nodes to quantize: layers with weights, what computes a demanded value, and what would have computed one without
-/// exclusions and has quantized operands.
+/// The nodes to quantize: layers with weights, nodes that compute a demanded value, and nodes that would compute one if nothing were excluded and
+/// that have quantized operands.
 pub(super) fn quantized_nodes(
     graph: &Graph,
     order: &[NodeId],
@@ -54,10 +54,10 @@ fn demanded_nodes(
     nodes
 }
 
-/// The values between functions of one value: what one function gives and only another one reads.
+/// The values between functions of one value: results of one function that only another function reads.
 ///
-/// A row of such functions is itself a function of one value, and one table computes it from the first operand to the last result. So what
-/// lies between is never rounded to integers, which would cost accuracy and time. A value stays quantized when it is `settled`, that
+/// A chain of such functions is a function of one value, and one table computes it from the first operand to the last result. So the values
+/// between are never rounded to integers, which would cost accuracy and time. A value stays quantized when it is `settled`, that
 /// is, has a setting of its own, or when the functions want different types.
 pub(super) fn within_functions(
     graph: &Graph,

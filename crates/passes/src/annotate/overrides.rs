@@ -8,7 +8,7 @@ use super::values::Selection;
 use super::{Annotations, Unhonoured, ValueAnnotation, is_fixed};
 use crate::config::SpecEdit;
 
-/// Applies the settings of single values. Values that share an observer change together: those of the same type in all that the setting says, others
+/// Applies the settings of single values. Values that share an observer change together: those of the same type in all keys of the setting, others
 /// in their observer.
 pub(super) fn apply<'a>(
     selection: &Selection<'_>,
@@ -52,7 +52,7 @@ fn apply_one(
     edit.apply(&mut spec).map_err(|error| error.to_string())?;
     spec.check().map_err(|error| error.to_string())?;
     let dtype = annotation.spec.dtype;
-    // The type decides which kernels run, and that is the operators' matter.
+    // The type decides which kernels run, so it belongs to the operators.
     if spec.dtype != dtype {
         return Err(
             "a value has the type of the operators that compute and read it: set their qconfig"

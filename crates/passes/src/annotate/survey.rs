@@ -1,4 +1,4 @@
-//! What the configuration asks of each node, and what the engine can do of it.
+//! What the configuration asks for each node, and whether the engine can do it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,9 +66,9 @@ impl Candidate {
 /// Why a node is no candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Nothing could quantize the operator.
+    /// The engine has no kernel for the operator.
     Operator(String),
-    /// The engine can, but not so.
+    /// The engine has a kernel, but not for this QConfig.
     QConfig(String),
 }
 
@@ -195,7 +195,7 @@ impl Survey {
         unhonoured
     }
 
-    /// The settings that name operators to quantize of which none is, each with the first operator: nothing quantized reads what they compute.
+    /// The settings that name operators none of which is quantized, because no quantized layer reads their results; each with its first operator.
     fn without_effect(&self, quantized: &BTreeSet<NodeId>) -> Vec<(&str, NodeId)> {
         let mut settings: IndexMap<&str, Option<NodeId>> = IndexMap::new();
         for id in &self.named {

@@ -37,7 +37,7 @@ impl Selection<'_> {
                 self.annotate_value(operand, wish, annotations);
                 let given = &annotations.values[&operand];
                 if given.spec.dtype != wish.dtype {
-                    // What the value's observer saw does not depend on the type and serves both; given parameters are of one type only.
+                    // Both types use the value's observer, whose state does not depend on the type. Given parameters are of one type only.
                     let observer = if is_fixed(&given.spec) {
                         wish.observer
                     } else {
@@ -101,7 +101,7 @@ impl Selection<'_> {
         let wish = per_tensor(candidate.qconfig.activation);
         let fixed = fixed_spec(self.graph.node(producer).op(), &wish);
         ValueAnnotation {
-            // Parameters that the user gives are stronger.
+            // Parameters that the user gives win.
             spec: fixed.filter(|_| !is_fixed(&wish)).unwrap_or(wish),
             observed: value,
         }
@@ -116,7 +116,7 @@ pub(crate) fn per_tensor(spec: QuantSpec) -> QuantSpec {
     }
 }
 
-/// The parameters that a function's range fixes: sigmoid and hard-sigmoid lie in 0..1, tanh in -1..1.
+/// The parameters that follow from a function's range: 0..1 for sigmoid and hard-sigmoid, -1..1 for tanh.
 fn fixed_spec(op: &Op, spec: &QuantSpec) -> Option<QuantSpec> {
     let full_u8 = spec.dtype == QuantType::Uint8 && spec.quant_min == 0 && spec.quant_max == 255;
     match op {

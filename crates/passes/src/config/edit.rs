@@ -3,7 +3,7 @@
 use octofold_quant::observer::FixedSettings;
 use octofold_quant::{Granularity, ObserverKind, QuantRange, QuantSpec, QuantType, Scheme};
 
-/// A change of a [`QuantSpec`]; what is `None` stays. The keys are torch's (`dtype`, `qscheme`, `quant_min`, `reduce_range`, …).
+/// A change of a [`QuantSpec`]; `None` keeps a key as it is. The keys are torch's (`dtype`, `qscheme`, `quant_min`, `reduce_range`, …).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpecEdit {
     /// The type of the integers; it brings its full range (a symmetric one without the lowest integer).
@@ -66,7 +66,7 @@ impl SpecEdit {
         }
     }
 
-    /// Changes a specification. The order of the keys does not matter: scheme and type come first, then what narrows the range.
+    /// Changes a specification. Scheme and type are applied first, then the keys that narrow the range, whatever their order in the file.
     ///
     /// # Errors
     /// When the keys contradict each other. What results may still make no sense: [`QuantSpec::check`].
@@ -131,7 +131,7 @@ fn set_range(spec: &mut QuantSpec, range: QuantRange) {
     (spec.dtype, spec.quant_min, spec.quant_max) = (range.dtype, range.min, range.max);
 }
 
-/// The integers of so many bits within a type.
+/// The integers of a number of bits within a type.
 fn range_of_bits(dtype: QuantType, bits: u32, scheme: Scheme) -> QuantRange {
     let (min, max) = if dtype.is_signed() {
         let half = 1_i64 << (bits - 1);

@@ -18,18 +18,18 @@ pub struct ModuleOrder {
     pub qconfig: Option<QConfig>,
 }
 
-/// What stays float, whatever the other settings say.
+/// The nodes that stay float, whatever the other settings say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exclusions {
     /// Nodes and modules, by any name that finds them.
     pub names: Vec<String>,
     /// Operator types.
     pub types: Vec<String>,
-    /// All nodes on the ways between two values.
+    /// All nodes on the paths between two values.
     pub regions: Vec<Region>,
 }
 
-/// The nodes on the ways from one value to another.
+/// The nodes on the paths from one value to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
     /// The value where it begins; what computes it is outside.
@@ -89,7 +89,7 @@ impl QConfigMapping {
         self
     }
 
-    /// Leaves float what is of none of these operator types.
+    /// Leaves all operators float that are of none of these types.
     #[must_use]
     pub fn only_types(mut self, types: &[&str]) -> Self {
         self.only_types = Some(types.iter().map(|&name| name.to_owned()).collect());
@@ -138,7 +138,7 @@ impl QConfigMapping {
         self
     }
 
-    /// Leaves what lies between two values float, whatever other settings say.
+    /// Leaves the nodes between two values float, whatever other settings say.
     #[must_use]
     pub fn exclude_region(mut self, from: &str, to: &str) -> Self {
         self.exclude.regions.push(Region {

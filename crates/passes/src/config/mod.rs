@@ -1,8 +1,8 @@
-//! The user's wishes: which operators and values are quantized, and how.
+//! The configuration: which operators and values are quantized, and how.
 //!
 //! A [`QConfig`] says how the activations and weights of an operator are quantized; a [`QConfigMapping`] says which operators get which
-//! QConfig, with torch's words and torch's precedence; [`ModelNames`] are the names by which users find the operators of a model; a
-//! [`Resolver`] brings both together.
+//! QConfig, with torch's words and torch's precedence. [`ModelNames`] are the names by which users find the operators of a model. A
+//! [`Resolver`] finds the QConfig of each operator.
 
 mod edit;
 mod mapping;

@@ -3,15 +3,14 @@
 //! Many files have nodes without names, so a node answers to several, of five kinds: its own name, the names of its results, the module
 //! path that exporters leave in node names (`/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`), the prefix of its
 //! weights (`layer2.0.bn2.weight` → `layer2.0.bn2`), and the module that the exporter wrote into the node's metadata. A name in a
-//! configuration finds nodes by the first of these kinds in which something answers to it; modules contain what is below them.
+//! configuration finds nodes by the first of these kinds that has a match; modules contain the nodes below them.
 
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId};
 
-/// What the nodes of an imported model are called, before any pass. A fused node answers to the names of all nodes that it
-/// stands for.
+/// The names of the nodes of an imported model, before any pass. A fused node has the names of all its sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelNames {
     /// The nodes by their names, in the order of the model.
@@ -24,7 +23,7 @@ pub struct ModelNames {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct NamedNode {
     operator: String,
-    /// The values that it reads, constants excepted.
+    /// The values that it reads, except constants.
     reads: Vec<String>,
     results: Vec<String>,
     path: Option<String>,
@@ -102,7 +101,7 @@ impl ModelNames {
             .unwrap_or_default()
     }
 
-    /// How exactly a name means what it finds: a node or value most, then modules by the number of their parts, the whole model least.
+    /// How specific a name is: a node or value most, then modules by the number of their parts, and the whole model least.
     pub(crate) fn depth(&self, name: &str) -> usize {
         let is_own = self.nodes.iter().any(|(source, node)| {
             let mut own = [Kind::Node, Kind::Value]
@@ -161,7 +160,7 @@ impl ModelNames {
             .collect()
     }
 
-    /// The model's nodes on the ways from one value to another: what reads `from`, directly or not, and is needed for `to`.
+    /// The model's nodes on the paths from one value to another: those that read `from`, directly or not, and that `to` needs.
     /// `None` where a value does not exist.
     pub fn region(&self, from: &str, to: &str) -> Option<Vec<&str>> {
         if !self.has_value(from) || !self.has_value(to) {

@@ -1,4 +1,4 @@
-//! From a mapping and a model's names to the QConfig of each node, and the settings that nothing answers to.
+//! Finds the QConfig of each node by a mapping and the model's names, and the settings that match nothing.
 
 use std::collections::BTreeSet;
 
@@ -17,14 +17,14 @@ pub struct Resolved<'a> {
     pub named: bool,
 }
 
-/// A setting that no operator or value of the model answers to.
+/// A setting that matches no operator or value of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnmatchedSetting {
     /// The setting, in words.
     pub setting: String,
     /// The names of the model that are nearest to it.
     pub nearest: Vec<String>,
-    /// Whether that does no harm: an operator type of ONNX that shall stay float, and that the model does not have.
+    /// Whether it is harmless: it leaves an operator type of ONNX float that the model does not have.
     pub harmless: bool,
 }
 
@@ -157,7 +157,7 @@ impl<'a> Resolver<'a> {
         self.add(origin, qconfig, found, || {
             nearest(object_type, names.types())
         });
-        // One file may serve several models: what ONNX knows and the model lacks does stay float.
+        // One file may be used for several models, so a type that ONNX has and the model lacks is harmless.
         if absent
             && qconfig.is_none()
             && Op::NAMES.contains(&("", object_type))
@@ -204,7 +204,7 @@ impl<'a> Resolver<'a> {
             self.add(origin, None, found, || {
                 match [from, to].into_iter().find(|value| !names.has_value(value)) {
                     Some(missing) => nearest(missing, names.values()),
-                    // Both are there, and no way leads from one to the other.
+                    // Both exist, and no path leads from one to the other.
                     None => Vec::new(),
                 }
             });

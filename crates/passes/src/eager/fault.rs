@@ -1,4 +1,4 @@
-//! What can be wrong with what a user wrote in eager mode, and what to write instead.
+//! Faults of an eager-mode configuration, and what to write instead.
 
 use std::fmt;
 
@@ -169,7 +169,7 @@ impl fmt::Display for EagerFault {
                 row
             ),
             Self::Overlap { row, name } => {
-                write!(f, "{}: `{name}` stands in another fuse row, too", row)
+                write!(f, "{}: `{name}` is in another fuse row as well", row)
             }
             Self::NotFused { row, reason } | Self::NotEqualized { row, reason } => {
                 write!(f, "{}: {reason}", row)

@@ -184,7 +184,7 @@ impl Layer {
         self.changed = true;
     }
 
-    /// By what an upper bound behind the layer is multiplied, so that no channel is clipped below its own bound.
+    /// The factor of an upper bound after the layer, so that no channel is clipped below its own bound.
     pub(super) fn bound_factor(&self) -> f64 {
         let factors = self.factors.iter().map(|factor| factor.recip());
         factors.reduce(f64::max).unwrap_or(1.0)

@@ -1,4 +1,4 @@
-//! Activations that bound a result become part of the operator that gives it: ReLU, ReLU6 and any other Clip.
+//! Activations that bound a result (ReLU, ReLU6 and other clips) become part of the operator that computes it.
 
 use octofold_ir::{Graph, NodeId, Op, Patch};
 use octofold_ops::families::{
@@ -13,7 +13,7 @@ use crate::{op, support, symbols};
 /// Fuses ReLU and Clip into convolutions, linear layers, sums and products.
 #[derive(Clone, Copy, Default)]
 pub struct FuseActivations<'a> {
-    /// The fusions that are wanted; all where there is none.
+    /// The fusions to apply; `None` for all.
     pub scope: Option<&'a dyn Scope>,
 }
 
@@ -41,7 +41,9 @@ pub(crate) fn activation_of(graph: &Graph, id: NodeId) -> Result<Activation, Ski
             };
             let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
             if min.is_nan() || max.is_nan() || min > max {
-                return Err(Skip::because("the bounds are no range"));
+                return Err(Skip::because(
+                    "the lower bound is above the upper one, or one is NaN",
+                ));
             }
             Ok(Activation::Clip { min, max })
         }
@@ -63,7 +65,7 @@ fn compose(first: Activation, second: Activation) -> Activation {
     }
 }
 
-/// A two-dimensional f32 convolution with explicit pads as a fused operator, with what its attributes leave out filled in.
+/// A two-dimensional f32 convolution with explicit pads as a fused operator. Attributes that are left out get their defaults.
 pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<FusedConv, Skip> {
     let image = support::operand_type(graph, id, 0);
     if image.and_then(|ty| ty.rank()) != Some(4) {
@@ -91,11 +93,8 @@ symbols! {
 struct FuseActivation;
 
 impl Rewrite for FuseActivation {
+    const NAME: &'static str = "fuse-activation";
     type Found = Activated;
-
-    fn name(&self) -> &'static str {
-        "fuse-activation"
-    }
 
     fn pattern(&self) -> Pattern {
         let accepts = op!(Conv | FusedConv | FusedLinear | Add | Mul | FusedBinary);

@@ -1,14 +1,14 @@
 //! Affine functions of the channels, folded into the weights before them.
 //!
 //! `y = k·conv(x, W, b) + t = conv(x, k·W, k·b + t)` with one `k` and one `t` an output channel. A batch norm has
-//! `k = γ/√(σ² + ε)` and `t = β - k·μ`; a product with and a sum with a per-channel constant have the
-//! obvious ones. The arithmetic is done in f64 and rounded once.
+//! `k = γ/√(σ² + ε)` and `t = β - k·μ`; a product with a constant has `t = 0`, a sum with one `k = 1`. The arithmetic is done in f64 and
+//! rounded once.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Add, Mul, Product};
 use octofold_tensor::Tensor;
 
-use crate::pass::{Pass, PassError};
+use crate::pass::{Pass, PassError, rule_pass};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
 use crate::{op, support, symbols};
@@ -16,7 +16,7 @@ use crate::{op, support, symbols};
 /// Folds batch norms, products and sums with constants into convolutions and linear layers.
 #[derive(Clone, Copy, Default)]
 pub struct FuseAffine<'a> {
-    /// The fusions that are wanted; all where there is none.
+    /// The fusions to apply; `None` for all.
     pub scope: Option<&'a dyn Scope>,
 }
 
@@ -30,18 +30,9 @@ impl Pass for FuseAffine<'_> {
     }
 }
 
-/// Makes a batch norm that follows no convolution a product and a sum.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LowerBatchNorms;
-
-impl Pass for LowerBatchNorms {
-    fn name(&self) -> &'static str {
-        "lower-batch-norms"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&BatchNormToScale])
-    }
+rule_pass! {
+    /// Makes a batch norm that follows no convolution a product and a sum.
+    pub struct LowerBatchNorms("lower-batch-norms") = [BatchNormToScale];
 }
 
 /// The factor and the summand of each channel.
@@ -194,11 +185,8 @@ symbols! {
 struct FoldBatchNorm;
 
 impl Rewrite for FoldBatchNorm {
+    const NAME: &'static str = "fold-batch-norm";
     type Found = Normalized;
-
-    fn name(&self) -> &'static str {
-        "fold-batch-norm"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(BatchNormalization), [weighted()])
@@ -224,11 +212,8 @@ symbols! {
 struct FoldScaleOrShift;
 
 impl Rewrite for FoldScaleOrShift {
+    const NAME: &'static str = "fold-scale-or-shift";
     type Found = ScaledOrShifted;
-
-    fn name(&self) -> &'static str {
-        "fold-scale-or-shift"
-    }
 
     fn pattern(&self) -> Pattern {
         let c = || Pattern::constant("c");
@@ -293,11 +278,8 @@ symbols! {
 struct BatchNormToScale;
 
 impl Rewrite for BatchNormToScale {
+    const NAME: &'static str = "batch-norm-to-scale";
     type Found = Norm;
-
-    fn name(&self) -> &'static str {
-        "batch-norm-to-scale"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(BatchNormalization), [Pattern::value("x")])

@@ -1,32 +1,23 @@
 //! Sums of a value and a small multiple of it: `x + x·s = x·(s + 1)`.
 //!
-//! Residual attention (a squeeze-and-excitation block with a shortcut around it) multiplies an image by one number a channel and adds the image. Factored, the
-//! image is read and written once, and rounded to integers once; `s + 1` is a few numbers, and usually another function of what gives `s`.
+//! Residual attention (a squeeze-and-excitation block with a shortcut) multiplies an image by one number for each channel and adds the image.
+//! The factored form reads, writes and rounds the image once. `s + 1` has few elements, and usually joins the functions that compute `s`.
 
 use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
 use octofold_ops::families::{Add, Mul};
 use octofold_tensor::{DType, Dim, Tensor};
 
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{support, symbols};
 
-/// Factors sums of a value and its product with a smaller one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FactorSums;
-
-impl Pass for FactorSums {
-    fn name(&self) -> &'static str {
-        "factor-sums"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&FactorSum])
-    }
+rule_pass! {
+    /// Factors sums of a value and its product with a smaller one.
+    pub struct FactorSums("factor-sums") = [FactorSum];
 }
 
-/// Whether a value repeats along some axis of another one, and nothing of the other repeats.
+/// Whether `small` is broadcast along some axis of `large`, and `large` along none.
 fn is_smaller(small: &TensorType, large: &TensorType) -> bool {
     let (Some(small), Some(large)) = (&small.shape, &large.shape) else {
         return false;
@@ -48,11 +39,8 @@ symbols! {
 struct FactorSum;
 
 impl Rewrite for FactorSum {
+    const NAME: &'static str = "factor-sum";
     type Found = Sum;
-
-    fn name(&self) -> &'static str {
-        "factor-sum"
-    }
 
     fn pattern(&self) -> Pattern {
         let (x, s) = (Pattern::value("x"), Pattern::value("s"));

@@ -1,7 +1,7 @@
 //! Fusion: groups of operators that one kernel computes become one node.
 //!
 //! Batch norms and other affine functions of the channels are folded into the weights before them; activations become part
-//! of the operator whose result they bound; transposed convolutions become convolutions. What the exporter folded already needs nothing.
+//! of the operator whose result they bound; transposed convolutions become convolutions. Groups that the exporter folded are left as they are.
 
 mod activation;
 mod affine;

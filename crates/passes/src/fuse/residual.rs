@@ -4,25 +4,16 @@ use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, BinaryForm, BinaryKind, FusedBinary, FusedConv, Product};
 
 use crate::fuse::fused_conv;
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// Fuses `conv + residual` (and the activation after it) in float graphs.
-///
-/// It runs at lowering only: calibration must see the convolution's result and the sum apart.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FuseResiduals;
-
-impl Pass for FuseResiduals {
-    fn name(&self) -> &'static str {
-        "fuse-residuals"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&FuseResidual])
-    }
+rule_pass! {
+    /// Fuses `conv + residual` (and the activation after it) in float graphs.
+    ///
+    /// It runs at lowering only: calibration must observe both the convolution's result and the sum.
+    pub struct FuseResiduals("fuse-residuals") = [FuseResidual];
 }
 
 symbols! {
@@ -32,11 +23,8 @@ symbols! {
 struct FuseResidual;
 
 impl Rewrite for FuseResidual {
+    const NAME: &'static str = "fuse-residual";
     type Found = Sum;
-
-    fn name(&self) -> &'static str {
-        "fuse-residual"
-    }
 
     fn pattern(&self) -> Pattern {
         let conv = Pattern::node(op!(Conv | FusedConv), []).named("conv");

@@ -1,4 +1,4 @@
-//! Transposed convolutions as convolutions, whose kernels they then use: in floats and in integers.
+//! Transposed convolutions become convolutions, which have float and integer kernels.
 //!
 //! A transposed convolution of stride `s` writes every `s`-th output position with the same taps. So the positions of one phase `r`, those at `s·j + r`,
 //! are a convolution of stride 1 of their own: `y[s·j + r] = Σ_t x[j - t]·w[s·t + r]`. All `s²` phases together are one convolution with `s²` times the
@@ -6,30 +6,21 @@
 //! convolution in whole strides and cut by a `Slice` for the rest; a kernel as large as its stride needs no `Slice`. Where the stride does not
 //! divide the kernel, some taps are zero.
 //!
-//! A `Relu` or `Clip` behind the transposed convolution comes to stand behind the convolution, into which it can be fused.
+//! A `Relu` or `Clip` after the transposed convolution moves before `DepthToSpace`, so that it can be fused into the convolution.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
 use octofold_ops::families::{AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, Slice};
 use octofold_tensor::Tensor;
 
 use crate::fuse::bias_name;
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// Makes two-dimensional transposed convolutions with constant weights convolutions and `DepthToSpace`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SplitTransposedConvs;
-
-impl Pass for SplitTransposedConvs {
-    fn name(&self) -> &'static str {
-        "split-transposed-convs"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&SplitTransposedConv])
-    }
+rule_pass! {
+    /// Makes two-dimensional transposed convolutions with constant weights convolutions and `DepthToSpace`.
+    pub struct SplitTransposedConvs("split-transposed-convs") = [SplitTransposedConv];
 }
 
 /// How one axis of a transposed convolution is cut into phases.
@@ -79,7 +70,7 @@ impl Phases {
         (phases.pads.0 >= 0 && phases.pads.1 >= 0).then_some(phases)
     }
 
-    /// The end of the `Slice`, which counts from the back; all of it where nothing is cut, since -0 would count from the front.
+    /// The end of the `Slice`, counted from the back. Where nothing is cut it is the largest number, since -0 would count from the front.
     fn end(&self) -> i64 {
         if self.cut.1 == 0 {
             i64::MAX
@@ -125,7 +116,7 @@ fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
     Ok([y, x])
 }
 
-/// Whether the phases have at most four times the taps of the transposed convolution, the zeros among them included.
+/// Whether the phases, zeros included, have at most four times the taps of the transposed convolution.
 fn is_worth_splitting([y, x]: &[Phases; 2]) -> bool {
     let product = |sizes: &[usize]| {
         let mut sizes = sizes.iter();
@@ -183,11 +174,8 @@ symbols! {
 struct SplitTransposedConv;
 
 impl Rewrite for SplitTransposedConv {
+    const NAME: &'static str = "split-transposed-conv";
     type Found = Transposed;
-
-    fn name(&self) -> &'static str {
-        "split-transposed-conv"
-    }
 
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::any(), Pattern::any_constant()];
@@ -219,7 +207,7 @@ impl Rewrite for SplitTransposedConv {
                 "most products of its phases would be with zeros: its kernel is small for its stride and dilation",
             ));
         }
-        // The filters of a group must be neighbours; otherwise whole pixels are the better neighbours.
+        // The filters of a group must follow each other. Without groups, the channels of a pixel do, which is faster to interleave.
         let order = if group == 1 {
             BlockOrder::Dcr
         } else {

@@ -17,11 +17,8 @@ symbols! {
 pub(super) struct QuantizedBinary;
 
 impl Rewrite for QuantizedBinary {
+    const NAME: &'static str = "quantized-binary";
     type Found = Binary;
-
-    fn name(&self) -> &'static str {
-        "quantized-binary"
-    }
 
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::value("a"), Pattern::value("b")];
@@ -42,7 +39,7 @@ impl Rewrite for QuantizedBinary {
         };
         let operands = (dequantized(graph, found.a), dequantized(graph, found.b));
         let (Some(a), Some(b)) = operands else {
-            // A function of one quantized value is another rule's matter.
+            // `QuantizedPointwise` handles functions of one quantized value.
             return Err(Skip::NoMatch);
         };
         let y = output_quantization(graph, quantize, activation)?;
@@ -72,11 +69,8 @@ symbols! {
 pub(super) struct QuantizedConcat;
 
 impl Rewrite for QuantizedConcat {
+    const NAME: &'static str = "quantized-concat";
     type Found = Concatenation;
-
-    fn name(&self) -> &'static str {
-        "quantized-concat"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Concat), []).named("concat").quantized()

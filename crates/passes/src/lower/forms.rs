@@ -1,4 +1,4 @@
-//! The forms that kernels know: linear layers of dequantized weights, float convolutions and pools, parts of splits.
+//! Operators become those that have kernels: linear layers of dequantized weights, float convolutions and pools, parts of splits.
 
 use octofold_ir::{Graph, Op, Patch, Role, Use};
 use octofold_ops::Inputs;
@@ -8,55 +8,31 @@ use crate::fuse::fused_conv;
 use crate::linear::{LinearBias, LinearForm, Weights};
 use crate::lower::parts::SplitParts;
 use crate::lower::pool::fused_pool;
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support};
 
-/// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, and weights of 4 bits bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LinearForms;
-
-impl Pass for LinearForms {
-    fn name(&self) -> &'static str {
-        "linear-forms"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(
-            graph,
-            &[
-                &NibbleWeights,
-                &LinearForm(Weights::Dequantized),
-                &LinearBias,
-            ],
-        )
-    }
+rule_pass! {
+    /// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, and stores weights of 4 bits as bytes.
+    pub struct LinearForms("linear-forms") = [
+        NibbleWeights,
+        LinearForm(Weights::Dequantized),
+        LinearBias,
+    ];
 }
 
-/// Makes float convolutions and pools, and what splits, the operators that kernels know.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LowerFloat;
-
-impl Pass for LowerFloat {
-    fn name(&self) -> &'static str {
-        "lower-float"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&FloatWeights, &FloatForm, &SplitParts])
-    }
+rule_pass! {
+    /// Makes float convolutions and pools, and splits, operators that have kernels.
+    pub struct LowerFloat("lower-float") = [FloatWeights, FloatForm, SplitParts];
 }
 
-/// Integer weights of a layer that stays float become float once, not at each run.
+/// Integer weights of a layer that stays float are dequantized now instead of at each run.
 struct FloatWeights;
 
 impl Rewrite for FloatWeights {
+    const NAME: &'static str = "float-weights";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "float-weights"
-    }
 
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::any_constant(), Pattern::any_constant()];
@@ -100,15 +76,12 @@ impl Rewrite for FloatWeights {
     }
 }
 
-/// Constants of 4 bits as bytes: the values and parameters are the same, and kernels read bytes.
+/// Stores constants of 4 bits as bytes, which kernels read. Values and parameters stay the same.
 struct NibbleWeights;
 
 impl Rewrite for NibbleWeights {
+    const NAME: &'static str = "nibble-weights";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "nibble-weights"
-    }
 
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::any_constant(), Pattern::any_constant()];
@@ -145,11 +118,8 @@ fn bytes_of_nibbles(tensor: &Tensor) -> Option<Tensor> {
 struct FloatForm;
 
 impl Rewrite for FloatForm {
+    const NAME: &'static str = "float-form";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "float-form"
-    }
 
     fn pattern(&self) -> Pattern {
         let accepts = op!(Conv | MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool);

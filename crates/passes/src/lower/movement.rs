@@ -1,4 +1,4 @@
-//! Operators that move elements, on bytes: they keep values, so they keep parameters.
+//! Operators that move elements work on bytes. They do not change values, so the result has the parameters of the operand.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
 use octofold_quant::QuantParams;
@@ -17,11 +17,8 @@ symbols! {
 pub(super) struct QuantizedMovement;
 
 impl Rewrite for QuantizedMovement {
+    const NAME: &'static str = "quantized-movement";
     type Found = Movement;
-
-    fn name(&self) -> &'static str {
-        "quantized-movement"
-    }
 
     fn pattern(&self) -> Pattern {
         let movement = Pattern::node(
@@ -84,7 +81,7 @@ impl Rewrite for QuantizedMovement {
             patch.replace(support::result(graph, quantize), made);
             patch.remove(quantize);
         } else {
-            // The integers move with their own parameters; what is left is a requantization.
+            // The integers move with their own parameters, and a requantization follows.
             let result = support::result(graph, id);
             if graph.single_use(result).is_none() {
                 return Err(Skip::because("the moved value is also read in float"));
@@ -107,7 +104,7 @@ impl Rewrite for QuantizedMovement {
     }
 }
 
-/// Whether a `QuantizeLinear` after a movement has the parameters from before it: one scale, the same.
+/// Refuses a movement whose `QuantizeLinear` has other parameters than its operand, or several scales.
 fn same_parameters(
     after: Option<(octofold_quant::QuantType, QuantParams)>,
     before: (octofold_quant::QuantType, QuantParams),
@@ -137,11 +134,8 @@ symbols! {
 pub(super) struct QuantizedSplit;
 
 impl Rewrite for QuantizedSplit {
+    const NAME: &'static str = "quantized-split";
     type Found = Parts;
-
-    fn name(&self) -> &'static str {
-        "quantized-split"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Split), [Pattern::value("x")])

@@ -35,7 +35,7 @@ impl Quantized {
     }
 }
 
-/// What a value is dequantized from, when a `DequantizeLinear` with constant parameters computes it.
+/// The integers behind a value that a `DequantizeLinear` with constant parameters computes.
 pub(crate) fn dequantized(graph: &Graph, value: ValueId) -> Option<Quantized> {
     let id = graph.value(value).producer()?;
     let Op::DequantizeLinear(op) = graph.node(id).op() else {

@@ -1,4 +1,4 @@
-//! `Split` as slices, which have a kernel: a step of a plan with a kernel has one result.
+//! `Split` becomes slices, which have a kernel.
 
 use octofold_ir::{Graph, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::Slice;
@@ -13,15 +13,12 @@ symbols! {
     pub(super) struct Parts { x: ValueId }
 }
 
-/// A split whose parts have known sizes becomes one slice a part.
+/// A split whose parts have known sizes becomes one slice for each part.
 pub(super) struct SplitParts;
 
 impl Rewrite for SplitParts {
+    const NAME: &'static str = "split-parts";
     type Found = Parts;
-
-    fn name(&self) -> &'static str {
-        "split-parts"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Split), [Pattern::value("x")])

@@ -1,12 +1,12 @@
 //! Functions of one quantized value by table.
 //!
-//! The table is made by the operator's own portable implementation on the 256 real values, in f64 where the operator has it,
-//! so every operator that acts element by element is covered and none can differ from the interpreter. A row of such operators with no
-//! quantizer in between is one function and becomes one table.
+//! The operator's portable implementation computes the table from the 256 real values, in f64 where the operator uses it. So every operator that
+//! acts element by element is covered, and none can differ from the interpreter. A chain of such operators without a quantizer between them is one
+//! function and becomes one table.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::Inputs;
-use octofold_ops::families::{Activation, OutputQuantization, TableLookup};
+use octofold_ops::families::{Activation, TableLookup};
 use octofold_quant::{QuantType, affine, requantize};
 use octofold_tensor::{DType, Tensor};
 
@@ -19,11 +19,8 @@ use crate::{support, symbols};
 pub(super) struct Requantize;
 
 impl Rewrite for Requantize {
+    const NAME: &'static str = "requantize";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "requantize"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::any().dequantized().quantized()
@@ -45,20 +42,13 @@ impl Rewrite for Requantize {
             return Ok(Patch::new().replace_result(graph, quantize, x.value));
         }
         let entries = bytes(x.dtype).map(|q| requantize::rescale(q, from, y.params, y.lo, y.hi));
-        table_patch(
-            graph,
-            quantize,
-            &[quantize],
-            quantize,
-            &x,
-            &y,
-            entries.map(|q| q as u8).collect(),
-        )
+        let table = table(entries.map(|q| q as u8).collect(), y.dtype);
+        Ok(table_patch(graph, &[quantize], quantize, x.value, table))
     }
 }
 
-/// Whether an operator computes each element from the elements at the same place, so that with one operand it is a table. Which of these
-/// are quantized by themselves is the backend's matter.
+/// Whether an operator computes each element from the elements at the same place, so that with one operand it is a table. The backend decides which of
+/// them are quantized.
 pub(crate) fn acts_element_by_element(op: &Op) -> bool {
     matches!(
         op,
@@ -106,15 +96,12 @@ symbols! {
     pub(super) struct Function { function: NodeId }
 }
 
-/// A function of one dequantized value, or a row of them, quantized.
+/// A function of one dequantized value, or a chain of them, quantized.
 pub(super) struct QuantizedPointwise;
 
 impl Rewrite for QuantizedPointwise {
+    const NAME: &'static str = "quantized-pointwise";
     type Found = Function;
-
-    fn name(&self) -> &'static str {
-        "quantized-pointwise"
-    }
 
     fn pattern(&self) -> Pattern {
         let function = Pattern::node(acts_element_by_element, []);
@@ -126,7 +113,7 @@ impl Rewrite for QuantizedPointwise {
         let operands = graph.node(id).inputs().iter().flatten();
         let computed = operands.filter(|&&value| graph.value(value).constant().is_none());
         if computed.count() > 1 {
-            // A sum or product of two values is another rule's matter.
+            // `QuantizedBinary` handles sums and products of two values.
             return Err(Skip::NoMatch);
         }
         let (row, x) = row_of_functions(graph, id)?;
@@ -148,10 +135,8 @@ impl Rewrite for QuantizedPointwise {
             .map(|&real| affine::quantize(real, y.params, y.lo, y.hi) as u8)
             .collect();
         let functions: Vec<NodeId> = row.iter().map(|&(function, _)| function).collect();
-        let mut patch = table_patch(graph, id, &functions, quantize, &x, &y, entries)?;
-        // Readers go before what they read.
-        functions.iter().rev().for_each(|&id| patch.remove(id));
-        Ok(patch)
+        let table = table(entries, y.dtype);
+        Ok(table_patch(graph, &functions, quantize, x.value, table))
     }
 }
 
@@ -165,14 +150,14 @@ fn row_of_functions(
     let mut id = last;
     loop {
         let (slot, value) = single_operand(graph, id).ok_or(Skip::because(
-            "it is no function of one value and constants",
+            "it is not a function of one value and single constants",
         ))?;
         row.push((id, slot));
         if let Some(x) = dequantized(graph, value) {
             row.reverse();
             return Ok((row, x));
         }
-        // A value that something else reads as well must exist in float.
+        // A value with other readers must exist in float.
         let before = graph.single_use(value).and(graph.value(value).producer());
         let before = before.filter(|&id| acts_element_by_element(graph.node(id).op()));
         id = before.ok_or(Skip::because("the input is not quantized"))?;
@@ -237,30 +222,32 @@ fn function_values(graph: &Graph, id: NodeId, slot: usize, reals: &Tensor) -> Re
     ))
 }
 
-/// A patch that puts a table in the place of some functions and the quantizer behind them, with the name of the node `named`.
-fn table_patch(
-    graph: &Graph,
-    named: NodeId,
-    functions: &[NodeId],
-    quantize: NodeId,
-    x: &Quantized,
-    y: &OutputQuantization,
-    entries: Vec<u8>,
-) -> Result<Patch, Skip> {
-    let mut patch = Patch::new();
-    let name = graph.node(named).name();
-    let table = if y.dtype.is_signed() {
+/// A table of bytes, for results of a type.
+fn table(entries: Vec<u8>, dtype: QuantType) -> Tensor {
+    if dtype.is_signed() {
         Tensor::vector(entries.into_iter().map(|byte| byte as i8).collect())
     } else {
         Tensor::vector(entries)
-    };
+    }
+}
+
+/// A patch that puts a table over `x` in the place of functions, listed along the data flow, and of the quantizer behind them.
+fn table_patch(
+    graph: &Graph,
+    functions: &[NodeId],
+    quantize: NodeId,
+    x: ValueId,
+    table: Tensor,
+) -> Patch {
+    let mut patch = Patch::new();
+    let last = functions.last().copied().unwrap_or(quantize);
+    let name = graph.node(last).name();
     let table = patch.constant(format!("{name}.table"), table);
     let sources = graph.sources_of(functions.iter().copied());
-    let made = patch.node(
-        name,
-        TableLookup {},
-        [Some(x.value.into()), Some(table)],
-        sources,
-    );
-    Ok(patch.replace_result(graph, quantize, made))
+    let operands = [Some(x.into()), Some(table)];
+    let made = patch.node(name, TableLookup {}, operands, sources);
+    let mut patch = patch.replace_result(graph, quantize, made);
+    // Readers go before what they read.
+    functions.iter().rev().for_each(|&id| patch.remove(id));
+    patch
 }

@@ -1,4 +1,4 @@
-//! Pooling of quantized values, and of float ones for the kernels.
+//! Pools of quantized and of float values become the pool operators that have kernels.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::families::{
@@ -10,7 +10,7 @@ use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// The pool operator of our own for an ONNX one, without quantization.
+/// Our own pool operator for an ONNX one, without quantization.
 pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
     if support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) != Some(4) {
         return Err(Skip::because("only two-dimensional pools have kernels"));
@@ -75,11 +75,8 @@ symbols! {
 pub(super) struct QuantizedPool;
 
 impl Rewrite for QuantizedPool {
+    const NAME: &'static str = "quantized-pool";
     type Found = Pool;
-
-    fn name(&self) -> &'static str {
-        "quantized-pool"
-    }
 
     fn pattern(&self) -> Pattern {
         let accepts = op!(MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool);

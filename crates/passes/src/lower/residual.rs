@@ -5,24 +5,15 @@ use octofold_ops::families::{
     BinaryForm, BinaryKind, FusedBinary, FusedConv, IntegerProduct, Outcome, Product,
 };
 
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// Fuses quantized sums into the output stage of the convolution before them. The result is the same to the bit: the
-/// convolution is first rounded to its own parameters.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FuseQuantizedResiduals;
-
-impl Pass for FuseQuantizedResiduals {
-    fn name(&self) -> &'static str {
-        "fuse-quantized-residuals"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&FuseResidual])
-    }
+rule_pass! {
+    /// Fuses quantized sums into the output stage of the convolution before them. The result is the same to the bit: the
+    /// convolution is first rounded to its own parameters.
+    pub struct FuseQuantizedResiduals("fuse-quantized-residuals") = [FuseResidual];
 }
 
 symbols! {
@@ -32,11 +23,8 @@ symbols! {
 struct FuseResidual;
 
 impl Rewrite for FuseResidual {
+    const NAME: &'static str = "fuse-quantized-residual";
     type Found = Sum;
-
-    fn name(&self) -> &'static str {
-        "fuse-quantized-residual"
-    }
 
     fn pattern(&self) -> Pattern {
         let conv = Pattern::node(op!(FusedConv), []).named("conv");

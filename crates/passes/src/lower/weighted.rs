@@ -31,11 +31,8 @@ fn layer(accepts: Accepts) -> Pattern {
 }
 
 impl Rewrite for QuantizedConv {
+    const NAME: &'static str = "quantized-conv";
     type Found = Layer;
-
-    fn name(&self) -> &'static str {
-        "quantized-conv"
-    }
 
     fn pattern(&self) -> Pattern {
         layer(op!(Conv | FusedConv)).quantized()
@@ -47,11 +44,8 @@ impl Rewrite for QuantizedConv {
 }
 
 impl Rewrite for FloatResultConv {
+    const NAME: &'static str = "quantized-conv-float-result";
     type Found = Layer;
-
-    fn name(&self) -> &'static str {
-        "quantized-conv-float-result"
-    }
 
     fn pattern(&self) -> Pattern {
         layer(op!(Conv | FusedConv))
@@ -63,11 +57,8 @@ impl Rewrite for FloatResultConv {
 }
 
 impl Rewrite for QuantizedLinear {
+    const NAME: &'static str = "quantized-linear";
     type Found = Layer;
-
-    fn name(&self) -> &'static str {
-        "quantized-linear"
-    }
 
     fn pattern(&self) -> Pattern {
         layer(op!(FusedLinear)).quantized()
@@ -79,11 +70,8 @@ impl Rewrite for QuantizedLinear {
 }
 
 impl Rewrite for FloatResultLinear {
+    const NAME: &'static str = "quantized-linear-float-result";
     type Found = Layer;
-
-    fn name(&self) -> &'static str {
-        "quantized-linear-float-result"
-    }
 
     fn pattern(&self) -> Pattern {
         layer(op!(FusedLinear))
@@ -218,7 +206,7 @@ fn check_accumulator(
     }
 }
 
-/// The integer operator for a layer; with `quantize` its result is quantized, without it float.
+/// The integer operator for a layer. Its result is quantized when `quantize` is given, and float otherwise.
 fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, Skip> {
     let node = graph.node(id);
     let x_value = node.input(0).ok_or(Skip::NoMatch)?;
@@ -235,7 +223,7 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
     {
         let name = graph.node(quantize).name();
         return Err(Skip::because(format!(
-            "the result is read beside `{name}`, so it stays float"
+            "the result has other readers than `{name}`, so it stays float"
         )));
     }
     let mut op = match node.op() {

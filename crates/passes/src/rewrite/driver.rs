@@ -99,7 +99,7 @@ impl Rewriter {
         let checked = rules.iter().map(|&rule| {
             let pattern = rule.checked_pattern();
             let pattern = pattern.map_err(|source| PassError::Pattern {
-                rule: rule.rule_name().to_owned(),
+                rule: rule.name().to_owned(),
                 source,
             })?;
             Ok((rule, pattern))
@@ -180,14 +180,14 @@ impl Sweep<'_> {
                     Ok(added) => {
                         let names = added.iter().map(|&node| graph.node(node).name());
                         let names = names.collect::<Vec<&str>>().join(", ");
-                        rewriter.report.applied(rule.rule_name(), &place, names);
+                        rewriter.report.applied(rule.name(), &place, names);
                         return Ok(());
                     }
                 }
             }
             if let Some(reason) = reason {
                 let place = graph.node(id).name();
-                self.skipped.skipped(rule.rule_name(), place, reason);
+                self.skipped.skipped(rule.name(), place, reason);
             }
         }
         Ok(())

@@ -1,56 +1,41 @@
-//! Canonical forms: one spelling for what exporters write in several ways.
+//! Canonical forms: exporters write some operations in several ways, and each gets one.
 //!
 //! `Gemm` and `MatMul` with constant weights become linear layers, a `Clip` at 0 becomes `Relu`, a mean over height and width
-//! becomes global pooling, and the ways to write Swish and HardSwish become these operators.
+//! becomes global pooling, and sigmoids and clips that compute Swish or HardSwish become these operators.
 
 use octofold_ir::{Graph, Op, Patch, ValueId};
 use octofold_ops::families::{GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::linear::{LinearBias, LinearForm, Weights};
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// Brings operators to their canonical forms.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Canonicalize;
-
-impl Pass for Canonicalize {
-    fn name(&self) -> &'static str {
-        "canonicalize"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(
-            graph,
-            &[
-                &ReshapeSizes,
-                &LinearForm(Weights::Float),
-                &LinearBias,
-                &ClipToRelu,
-                &MeanToGlobalPool,
-                &HardSwishForm,
-                &SwishForm,
-            ],
-        )
-    }
+rule_pass! {
+    /// Brings operators to their canonical forms.
+    pub struct Canonicalize("canonicalize") = [
+        ReshapeSizes,
+        LinearForm(Weights::Float),
+        LinearBias,
+        ClipToRelu,
+        MeanToGlobalPool,
+        HardSwishForm,
+        SwishForm,
+    ];
 }
 
 symbols! {
     struct Sizes { x: ValueId, sizes: ValueId }
 }
 
-/// The sizes of a `Reshape` that exporters compute from a symbolic batch, as a constant: one open size is the -1 of ONNX.
+/// Makes the sizes of a `Reshape` a constant, where exporters compute them from a symbolic batch: one unknown size becomes the -1 of ONNX.
 struct ReshapeSizes;
 
 impl Rewrite for ReshapeSizes {
+    const NAME: &'static str = "reshape-sizes";
     type Found = Sizes;
-
-    fn name(&self) -> &'static str {
-        "reshape-sizes"
-    }
 
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::value("x"), Pattern::value("sizes")];
@@ -62,7 +47,7 @@ impl Rewrite for ReshapeSizes {
         if graph.value(found.sizes).constant().is_some() {
             return Err(Skip::NoMatch);
         }
-        // Inference followed the computed sizes, also through a -1 of their own.
+        // Inference followed the computed sizes, a -1 among them included.
         let dims = graph
             .value(support::result(graph, id))
             .ty()
@@ -71,7 +56,7 @@ impl Rewrite for ReshapeSizes {
             .ok_or(Skip::NoMatch)?;
         let known: Vec<Option<i64>> = dims.iter().map(Dim::known).collect();
         let open = known.iter().filter(|size| size.is_none()).count();
-        // A -1 beside another, or beside a size of zero, would say nothing.
+        // ONNX allows one -1, and it is ambiguous when another size is zero.
         if open > 1 || known.iter().flatten().any(|&size| size <= 0) {
             return Err(Skip::because("more than one size is not known"));
         }
@@ -92,11 +77,8 @@ symbols! {
 struct ClipToRelu;
 
 impl Rewrite for ClipToRelu {
+    const NAME: &'static str = "clip-to-relu";
     type Found = Argument;
-
-    fn name(&self) -> &'static str {
-        "clip-to-relu"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::value("x").clip(0.0, Pattern::number(f32::INFINITY).optional())
@@ -115,11 +97,8 @@ symbols! {
 struct MeanToGlobalPool;
 
 impl Rewrite for MeanToGlobalPool {
+    const NAME: &'static str = "mean-to-global-pool";
     type Found = Mean;
-
-    fn name(&self) -> &'static str {
-        "mean-to-global-pool"
-    }
 
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::value("x"), Pattern::constant("axes")];
@@ -181,11 +160,8 @@ fn is_hard_sigmoid_by_sixths(op: &Op) -> bool {
 }
 
 impl Rewrite for HardSwishForm {
+    const NAME: &'static str = "hard-swish";
     type Found = Argument;
-
-    fn name(&self) -> &'static str {
-        "hard-swish"
-    }
 
     fn pattern(&self) -> Pattern {
         let x = || Pattern::value("x");
@@ -207,11 +183,8 @@ impl Rewrite for HardSwishForm {
 struct SwishForm;
 
 impl Rewrite for SwishForm {
+    const NAME: &'static str = "swish";
     type Found = Argument;
-
-    fn name(&self) -> &'static str {
-        "swish"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::value("x") * Pattern::value("x").sigmoid()

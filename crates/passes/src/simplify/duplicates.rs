@@ -1,4 +1,4 @@
-//! Common subexpressions: of nodes that compute the same from the same, one is kept; of equal small constants, too.
+//! Common subexpression elimination: of equal nodes with equal operands one is kept, and of equal small constants.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,10 @@ use octofold_tensor::{Tensor, TensorData};
 use crate::pass::{Pass, PassError, PassReport};
 use crate::rewrite::Rewriter;
 
-/// Constants of more elements are not compared: weights are seldom equal, and comparing them is slow.
+/// Larger constants are not compared: weights are seldom equal, and comparing them is slow.
 const MAX_CONSTANT: usize = 4096;
 
-/// Something is compared with so many others at most that might be equal to it, so that a model of ten thousands of nodes that read one value takes
-/// no longer than its size says.
+/// Upper bound on the comparisons for one node or constant. It keeps the pass linear when many nodes read one value.
 const MAX_CANDIDATES: usize = 512;
 
 /// Merges nodes with equal operators and operands.
@@ -27,7 +26,7 @@ impl Pass for EliminateDuplicates {
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let (patch, report) = merge_constants(graph);
         rewriter.apply_reported(graph, patch, report)?;
-        // Nodes that may be equal meet under the same operands; operators are then compared in full.
+        // Nodes with the same operands are candidates; their operators are then compared in full.
         let mut seen: HashMap<Vec<Option<ValueId>>, Vec<NodeId>> = HashMap::new();
         for id in rewriter.order(graph)? {
             let node = graph.node(id);
@@ -73,7 +72,7 @@ fn merge_constants(graph: &Graph) -> (Patch, PassReport) {
         let candidates = seen
             .entry((tensor.dtype().name().to_owned(), tensor.shape().to_vec()))
             .or_default();
-        // A NaN is unequal to itself and stays; so does what only compares equal to another: 0.0 and -0.0.
+        // A NaN does not equal itself, so it stays. -0.0 equals 0.0 but is another number, so it stays as well.
         if has_negative_zero(tensor) {
             continue;
         }

@@ -4,8 +4,8 @@
 //! exporters leave: `Shape` → `Gather` → `Concat` → `Reshape`). Quantized weights stay quantized: a
 //! `DequantizeLinear` of a constant is not folded, since it would make the weights four times larger and hide them from lowering.
 //!
-//! A few bytes of a file may stand for gigabytes, or for hours of work. What all runs of the pass spend is bounded by the graph's
-//! [`FoldingBudget`]; nodes beyond it stay, and are computed when the model runs.
+//! A few bytes of a file can expand to gigabytes, or cost hours of work. The graph's [`FoldingBudget`] bounds what all runs of the pass spend
+//! together. Nodes that exceed it stay and are computed when the model runs.
 
 use octofold_ir::{FoldingBudget, Graph, NodeId, Op, Patch, TensorType};
 use octofold_ops::{Inputs, OpError, cost, within_elements};
@@ -58,7 +58,7 @@ fn bytes_of(tensor: &Tensor) -> u64 {
     (tensor.len() as u64).saturating_mul(tensor.dtype().size().unwrap_or(1) as u64)
 }
 
-/// The results of a node, when they are known and may be folded; what they take is taken from the budget.
+/// The results of a node, when they are known and the budget allows folding them. Subtracts their cost from the budget.
 fn known_results(
     graph: &Graph,
     id: NodeId,
@@ -99,7 +99,7 @@ fn known_results(
             left.operations
         ));
     }
-    // Constants that only this node reads go when it goes.
+    // Constants that only this node reads are removed with it.
     let freed = node.inputs().iter().flatten().filter_map(|&operand| {
         graph.single_use(operand)?;
         graph.value(operand).constant().map(bytes_of)

@@ -3,46 +3,31 @@
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::families::{Reshape, Transpose};
 
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// Removes nodes that change nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EliminateIdentities;
-
-impl Pass for EliminateIdentities {
-    fn name(&self) -> &'static str {
-        "eliminate-identities"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(
-            graph,
-            &[
-                &NoOperation,
-                &NeutralOperand,
-                &MergeReshapes,
-                &MergeTransposes,
-            ],
-        )
-    }
+rule_pass! {
+    /// Removes nodes that change nothing.
+    pub struct EliminateIdentities("eliminate-identities") = [
+        NoOperation,
+        NeutralOperand,
+        MergeReshapes,
+        MergeTransposes,
+    ];
 }
 
 symbols! {
     struct Argument { x: ValueId }
 }
 
-/// Operators that give their first operand, by their nature or by their attributes.
+/// Operators that return their first operand: always, or with these attributes.
 struct NoOperation;
 
 impl Rewrite for NoOperation {
+    const NAME: &'static str = "no-operation";
     type Found = Argument;
-
-    fn name(&self) -> &'static str {
-        "no-operation"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(
@@ -79,7 +64,7 @@ impl Rewrite for NoOperation {
         };
         let nothing = match node.op() {
             Op::Identity(_) => true,
-            // At inference; the mask, a second result, is all true and must be unused.
+            // At inference. The second result, a mask, is all true; it must be unused.
             Op::Dropout(_) => {
                 node.input(2).is_none()
                     && node
@@ -108,7 +93,7 @@ impl Rewrite for NoOperation {
                         .input(2)
                         .is_none_or(|high| support::scalar(graph, high) == Some(f32::INFINITY))
             }
-            // These keep the elements and their order, so the shape tells all.
+            // These keep the elements and their order, so it is enough to compare shapes.
             Op::Reshape(_)
             | Op::Flatten(_)
             | Op::Squeeze(_)
@@ -140,11 +125,8 @@ fn same_shape(graph: &Graph, a: ValueId, b: ValueId) -> bool {
 struct NeutralOperand;
 
 impl Rewrite for NeutralOperand {
+    const NAME: &'static str = "neutral-operand";
     type Found = Argument;
-
-    fn name(&self) -> &'static str {
-        "neutral-operand"
-    }
 
     fn pattern(&self) -> Pattern {
         let x = || Pattern::value("x");
@@ -168,11 +150,8 @@ symbols! {
 struct MergeReshapes;
 
 impl Rewrite for MergeReshapes {
+    const NAME: &'static str = "merge-reshapes";
     type Found = Reshapes;
-
-    fn name(&self) -> &'static str {
-        "merge-reshapes"
-    }
 
     fn pattern(&self) -> Pattern {
         let accepts = op!(Reshape | Flatten | Squeeze | Unsqueeze);
@@ -183,7 +162,7 @@ impl Rewrite for MergeReshapes {
     fn rewrite(&self, graph: &Graph, found: &Match<Reshapes>) -> Result<Patch, Skip> {
         let (outer, inner, shape) = (found.root(), found.inner, found.shape);
         let sizes = support::integers(graph, shape).ok_or(Skip::NoMatch)?;
-        // A 0 copies a size of the operand, which is another one after the merge.
+        // A 0 copies a size of the operand, and the merge changes the operand.
         if sizes.contains(&0)
             || matches!(graph.node(outer).op(), Op::Reshape(reshape) if reshape.allowzero)
         {
@@ -206,11 +185,8 @@ symbols! {
 struct MergeTransposes;
 
 impl Rewrite for MergeTransposes {
+    const NAME: &'static str = "merge-transposes";
     type Found = Transposes;
-
-    fn name(&self) -> &'static str {
-        "merge-transposes"
-    }
 
     fn pattern(&self) -> Pattern {
         let inner = Pattern::node(op!(Transpose), [Pattern::value("x")]);
@@ -233,7 +209,7 @@ impl Rewrite for MergeTransposes {
             .map(|&axis| first.perm.get(usize::try_from(axis).ok()?).copied())
             .collect();
         let perm = perm.ok_or(Skip::NoMatch)?;
-        // The inner transpose may have other readers; it goes when it has none.
+        // The inner transpose is removed unless it has other readers.
         let alone = graph.single_use(support::result(graph, inner)).is_some();
         let identity = perm.iter().enumerate().all(|(i, &axis)| axis == i as i64);
         let operands = [Some(x.into())];

@@ -1,4 +1,4 @@
-//! Simplification: the same function by fewer and plainer nodes.
+//! Simplification: fewer and simpler nodes that compute the same function.
 
 mod canonical;
 mod dead;

@@ -1,42 +1,30 @@
-//! The quantized layers of ONNX become the QDQ groups that they stand for.
+//! The quantized layers of ONNX become QDQ groups.
 //!
 //! `QLinearConv` and `QLinearMatMul` are `DequantizeLinear → Conv or MatMul → QuantizeLinear` in one node. As a group they are lowered
-//! to the same kernels, by the same rules, as those of a QDQ model. Where a group gets an integer kernel, the result is that of the node to the bit. A group
-//! that stays float computes its sums on reals, which can move a result that lies between two steps. The parameters must be constant, as quantizers write
+//! to the same kernels, by the same rules, as those of a QDQ model. An integer kernel gives the same result as the node, to the bit. A group
+//! that stays float sums reals, so a result between two steps may be rounded to the other one. The parameters must be constant, as quantizers write
 //! them; other nodes keep their own, exact implementation.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Conv, DequantizeLinear, MatMul, QuantizeLinear};
 use octofold_tensor::{DType, Tensor};
 
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support};
 
-/// Expands quantized layers to QDQ groups.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ExpandQOperators;
-
-impl Pass for ExpandQOperators {
-    fn name(&self) -> &'static str {
-        "expand-qoperators"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&ConvGroup, &MatMulGroup])
-    }
+rule_pass! {
+    /// Expands quantized layers to QDQ groups.
+    pub struct ExpandQOperators("expand-qoperators") = [ConvGroup, MatMulGroup];
 }
 
 /// `QLinearConv` as a group.
 struct ConvGroup;
 
 impl Rewrite for ConvGroup {
+    const NAME: &'static str = "qlinear-conv";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "qlinear-conv"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(QLinearConv), [])
@@ -71,11 +59,8 @@ impl Rewrite for ConvGroup {
 struct MatMulGroup;
 
 impl Rewrite for MatMulGroup {
+    const NAME: &'static str = "qlinear-matmul";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "qlinear-matmul"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(QLinearMatMul), [])
@@ -83,7 +68,7 @@ impl Rewrite for MatMulGroup {
 
     fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
         let mut group = Group::new(graph, found.root());
-        // Scales lie along the rows of the first operand and the columns of the second.
+        // The first operand has a scale for each row, the second one for each column.
         let rank = support::operand_type(graph, group.id, 0).and_then(|ty| ty.rank());
         let rows = match rank {
             Some(rank) if rank >= 2 => rank as i64 - 2,
@@ -131,7 +116,7 @@ impl<'a> Group<'a> {
         Ok(values.to_vec())
     }
 
-    /// Scale and zero point at `slot` and the slot behind it, of the same shape.
+    /// The scale at `slot` and the zero point at the next slot, of the same shape.
     fn parameters(&mut self, slot: usize) -> Result<[Option<PatchValue>; 2], Skip> {
         let scales = self.scales(slot)?;
         let (scale, zero_point) = (self.operand(slot)?, self.operand(slot + 1)?);
@@ -144,7 +129,7 @@ impl<'a> Group<'a> {
             )));
         }
         let zero_point = if tensor.len() == 1 && scales.len() > 1 {
-            // One zero point stands for all channels.
+            // All channels have this zero point.
             let repeated = repeat(tensor, scales.len());
             let repeated = repeated.ok_or(Skip::because("a zero point is no byte"))?;
             let name = self.graph.value(zero_point).name();
@@ -155,11 +140,11 @@ impl<'a> Group<'a> {
         Ok([Some(scale.into()), Some(zero_point)])
     }
 
-    /// The real value of the operand at `slot`, by the parameters behind it.
+    /// The real value of the operand at `slot`, by the parameters at the next slots.
     fn dequantize(&mut self, slot: usize, axis: i64) -> Result<PatchValue, Skip> {
         let value = self.operand(slot)?;
         let [scale, zero_point] = self.parameters(slot + 1)?;
-        // A single scale has no axis; as all such nodes are spelled alike, those of one value can be merged.
+        // A single scale has no axis. All such nodes get the same one, so that those of one value can be merged.
         let single = self.scales(slot + 1)?.len() == 1;
         let axis = if single { 1 } else { axis };
         Ok(self.add_dequantize(value, axis, vec![Some(value.into()), scale, zero_point]))
@@ -169,7 +154,9 @@ impl<'a> Group<'a> {
     fn bias(&mut self, bias: ValueId, x: f32, w: &[f32]) -> Result<PatchValue, Skip> {
         let scales: Vec<f32> = w.iter().map(|w| x * w).collect();
         if !scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
-            return Err(Skip::because("the scale of the bias is no number"));
+            return Err(Skip::because(
+                "the scale of the bias is not a positive normal number",
+            ));
         }
         let tensor = match scales[..] {
             [single] => Tensor::scalar(single),

@@ -3,23 +3,14 @@
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{AutoPad, PadMode};
 
-use crate::pass::{Pass, PassError};
+use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Rewriter, Skip};
+use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
-/// Makes the pads of convolutions and pools explicit, and merges a `Pad` before them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CanonicalizeWindows;
-
-impl Pass for CanonicalizeWindows {
-    fn name(&self) -> &'static str {
-        "canonicalize-windows"
-    }
-
-    fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
-        rewriter.apply_rules(graph, &[&ExplicitPads, &MergePad])
-    }
+rule_pass! {
+    /// Makes the pads of convolutions and pools explicit, and merges a `Pad` before them.
+    pub struct CanonicalizeWindows("canonicalize-windows") = [ExplicitPads, MergePad];
 }
 
 /// The window of a convolution or pool, whatever its operator.
@@ -32,48 +23,32 @@ struct Window {
 }
 
 fn window_of(graph: &Graph, id: NodeId) -> Option<Window> {
-    let rank = support::operand_type(graph, id, 0)?
-        .rank()?
-        .checked_sub(2)?;
-    let window =
-        |auto_pad, kernel: Vec<i64>, strides: &[i64], dilations: &[i64], pads: &[i64]| Window {
-            auto_pad,
-            kernel,
-            strides: support::list_or(strides, rank, 1),
-            dilations: support::list_or(dilations, rank, 1),
-            pads: support::list_or(pads, 2 * rank, 0),
+    let rank = support::operand_type(graph, id, 0)?.rank()?;
+    let axes = rank.checked_sub(2)?;
+    macro_rules! window {
+        ($op:expr, $kernel:expr) => {
+            Some(Window {
+                auto_pad: $op.auto_pad,
+                kernel: $kernel,
+                strides: support::list_or(&$op.strides, axes, 1),
+                dilations: support::list_or(&$op.dilations, axes, 1),
+                pads: support::list_or(&$op.pads, 2 * axes, 0),
+            })
         };
+    }
     match graph.node(id).op() {
         Op::Conv(conv) => {
             let weights = support::operand_type(graph, id, 1)?.known_shape()?;
             let kernel = weights.iter().skip(2).map(|&size| size as i64).collect();
-            Some(window(
-                conv.auto_pad,
-                kernel,
-                &conv.strides,
-                &conv.dilations,
-                &conv.pads,
-            ))
+            window!(conv, kernel)
         }
-        Op::MaxPool(pool) => Some(window(
-            pool.auto_pad,
-            pool.kernel_shape.clone(),
-            &pool.strides,
-            &pool.dilations,
-            &pool.pads,
-        )),
-        Op::AveragePool(pool) => Some(window(
-            pool.auto_pad,
-            pool.kernel_shape.clone(),
-            &pool.strides,
-            &pool.dilations,
-            &pool.pads,
-        )),
+        Op::MaxPool(pool) => window!(pool, pool.kernel_shape.clone()),
+        Op::AveragePool(pool) => window!(pool, pool.kernel_shape.clone()),
         _ => None,
     }
 }
 
-/// The operator with other pads, all else equal.
+/// The same operator with other pads.
 fn with_pads(op: &Op, pads: Vec<i64>) -> Option<Op> {
     let mut op = op.clone();
     match &mut op {
@@ -89,11 +64,8 @@ fn with_pads(op: &Op, pads: Vec<i64>) -> Option<Op> {
 struct ExplicitPads;
 
 impl Rewrite for ExplicitPads {
+    const NAME: &'static str = "explicit-pads";
     type Found = ();
-
-    fn name(&self) -> &'static str {
-        "explicit-pads"
-    }
 
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Conv | MaxPool | AveragePool), [])
@@ -146,11 +118,8 @@ symbols! {
 struct MergePad;
 
 impl Rewrite for MergePad {
+    const NAME: &'static str = "merge-pad";
     type Found = Padded;
-
-    fn name(&self) -> &'static str {
-        "merge-pad"
-    }
 
     fn pattern(&self) -> Pattern {
         let pad = Pattern::node(op!(Pad), [Pattern::value("x"), Pattern::constant("pads")]);
