@@ -193,7 +193,7 @@ pub(crate) fn activation_uses(graph: &Graph, id: NodeId) -> Vec<(Use, ValueId)> 
     operands
         .filter(|(slot, _)| node.op().role(*slot) == Some(Role::Activation))
         .filter_map(|(slot, value)| Some((Use { node: id, slot }, (*value)?)))
-        .filter(|&(_, value)| graph.value(value).ty().dtype == DType::F32 && !single(value))
+        .filter(|&(_, value)| support::dtype(graph, value) == DType::F32 && !single(value))
         .collect()
 }
 

@@ -137,7 +137,7 @@ fn kernel_shape(graph: &Graph, id: NodeId) -> Vec<i64> {
 fn expand_linear(graph: &Graph, id: NodeId, last: Activation) -> Patch {
     let inputs = graph.operands(id);
     let bias = inputs.get(2).copied().flatten();
-    let matrix = support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) == Some(2);
+    let matrix = support::operand_rank(graph, id) == Some(2);
     let mut chain = Chain::new(graph, id);
     let value = match bias {
         Some(bias) if !matrix => {

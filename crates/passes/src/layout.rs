@@ -71,7 +71,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn rank(&self, value: ValueId) -> Option<usize> {
-        self.graph.value(value).ty().rank()
+        support::rank(self.graph, value)
     }
 
     fn wish(&self, id: NodeId) -> Wish {

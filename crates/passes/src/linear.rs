@@ -55,7 +55,7 @@ impl Rewrite for LinearForm {
         if gemm.transA {
             return Err(Skip::because("the first operand is transposed"));
         }
-        let rank = |value: ValueId| graph.value(value).ty().rank();
+        let rank = |value: ValueId| support::rank(graph, value);
         // A vector has no rows to keep; numpy's rule for it is the portable operator's.
         if rank(w) != Some(2) || rank(x).is_none_or(|rank| rank < 2) {
             return Err(Skip::NoMatch);
@@ -246,7 +246,7 @@ impl Rewrite for LinearBias {
         let Op::FusedLinear(op) = graph.node(id).op() else {
             return Err(Skip::NoMatch);
         };
-        let rank = |value: ValueId| graph.value(value).ty().rank();
+        let rank = |value: ValueId| support::rank(graph, value);
         if *op != support::float_linear()
             || rank(b) > rank(support::result(graph, id))
             || real_constant(graph, b).is_none()

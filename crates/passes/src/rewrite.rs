@@ -5,6 +5,8 @@
 //! gets the next one.
 
 use octofold_ir::{Graph, NodeId, Patch};
+use octofold_ops::OpError;
+use octofold_tensor::TensorError;
 
 use crate::pattern::{Bindings, Match, Pattern, PatternError, Symbols};
 
@@ -26,6 +28,18 @@ impl Skip {
     /// A [`Skip::Because`].
     pub fn because(reason: impl Into<String>) -> Self {
         Self::Because(reason.into())
+    }
+}
+
+impl From<OpError> for Skip {
+    fn from(error: OpError) -> Self {
+        Self::because(error.to_string())
+    }
+}
+
+impl From<TensorError> for Skip {
+    fn from(error: TensorError) -> Self {
+        Self::because(error.to_string())
     }
 }
 

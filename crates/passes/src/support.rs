@@ -2,7 +2,7 @@
 
 use octofold_ir::{Graph, NodeId, TensorType, ValueId};
 use octofold_ops::families::{FusedLinear, Product};
-use octofold_tensor::{Dim, Tensor};
+use octofold_tensor::{DType, Dim, Tensor};
 
 use crate::rewrite::Skip;
 
@@ -37,6 +37,21 @@ pub(crate) fn list_or(list: &[i64], length: usize, default: i64) -> Vec<i64> {
     }
 }
 
+/// The rank of a value, when it is known.
+pub(crate) fn rank(graph: &Graph, value: ValueId) -> Option<usize> {
+    graph.value(value).ty().rank()
+}
+
+/// The rank of a node's first operand, when it is known.
+pub(crate) fn operand_rank(graph: &Graph, node: NodeId) -> Option<usize> {
+    rank(graph, graph.node(node).input(0)?)
+}
+
+/// The element type of a value.
+pub(crate) fn dtype(graph: &Graph, value: ValueId) -> DType {
+    graph.value(value).ty().dtype
+}
+
 /// The type of a node's operand.
 pub(crate) fn operand_type(graph: &Graph, node: NodeId, slot: usize) -> Option<&TensorType> {
     Some(graph.value(graph.node(node).input(slot)?).ty())
@@ -54,7 +69,7 @@ pub(crate) fn result(graph: &Graph, node: NodeId) -> ValueId {
 /// # Errors
 /// When the elements do not fill the shape, which the rule reports as its reason.
 pub(crate) fn float_tensor(shape: &[usize], values: Vec<f32>) -> Result<Tensor, Skip> {
-    Tensor::new(shape.iter().copied(), values).map_err(|error| Skip::because(error.to_string()))
+    Ok(Tensor::new(shape.iter().copied(), values)?)
 }
 
 /// The elements of a float constant that broadcasts along the channels of a value [N, C, …]: one element a

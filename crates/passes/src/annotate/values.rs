@@ -9,6 +9,7 @@ use octofold_tensor::DType;
 use super::survey::Candidate;
 use super::{Annotations, ValueAnnotation, activation_uses, is_fixed};
 use crate::backend::{BackendConfig, Observation};
+use crate::support;
 
 /// The nodes of a graph that are quantized.
 pub(crate) struct Selection<'a> {
@@ -53,7 +54,7 @@ impl Selection<'_> {
                 continue;
             }
             for &result in self.graph.node(id).outputs() {
-                let float = self.graph.value(result).ty().dtype == DType::F32;
+                let float = support::dtype(self.graph, result) == DType::F32;
                 if float && self.graph.is_used(result) && !self.within.contains(&result) {
                     self.annotate_value(result, wish, annotations);
                 }

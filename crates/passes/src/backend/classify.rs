@@ -66,7 +66,7 @@ pub(super) fn classify(
     let is_constant = |value| graph.value(value).constant().is_some();
     let rank = |slot: usize| {
         node.input(slot)
-            .and_then(|value| graph.value(value).ty().rank())
+            .and_then(|value| support::rank(graph, value))
     };
     let weighted = |class, what: &str| {
         if node.weights().is_some_and(is_constant) && node.bias().is_none_or(is_constant) {

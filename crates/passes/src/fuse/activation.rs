@@ -105,7 +105,7 @@ impl Rewrite for FuseActivation {
     fn rewrite(&self, graph: &Graph, found: &Match<Activated>) -> Result<Patch, Skip> {
         let (id, last) = (found.producer, found.root());
         let float =
-            graph.value(support::result(graph, id)).ty().dtype == octofold_tensor::DType::F32;
+            support::dtype(graph, support::result(graph, id)) == octofold_tensor::DType::F32;
         if !float {
             return Err(Skip::NoMatch);
         }

@@ -195,7 +195,7 @@ impl Rewrite for FoldBatchNorm {
     fn rewrite(&self, graph: &Graph, found: &Match<Normalized>) -> Result<Patch, Skip> {
         let (norm, id) = (found.root(), found.weighted);
         // The channels of a batch norm are axis 1, those of a linear layer the last axis.
-        let matrix = support::operand_type(graph, norm, 0).and_then(|ty| ty.rank()) == Some(2);
+        let matrix = support::operand_rank(graph, norm) == Some(2);
         if matches!(graph.node(id).op(), Op::FusedLinear(_)) && !matrix {
             return Err(Skip::because(
                 "the batch norm's channels are not the layer's columns",
@@ -228,17 +228,10 @@ impl Rewrite for FoldScaleOrShift {
     fn rewrite(&self, graph: &Graph, found: &Match<ScaledOrShifted>) -> Result<Patch, Skip> {
         let (id, last, c) = (found.weighted, found.root(), found.c);
         let (channels, ..) = output_channels(graph, id).ok_or(Skip::NoMatch)?;
-        let rank = graph
-            .value(support::result(graph, id))
-            .ty()
-            .rank()
-            .ok_or(Skip::NoMatch)?;
+        let rank = support::rank(graph, support::result(graph, id)).ok_or(Skip::NoMatch)?;
         let constants = if matches!(graph.node(id).op(), Op::FusedLinear(_)) {
             // The channels are the last axis: a rank-2 view puts them where the helper looks.
-            graph
-                .value(c)
-                .ty()
-                .rank()
+            support::rank(graph, c)
                 .filter(|&c| c <= 1)
                 .and_then(|_| support::per_channel(graph, c, 2, channels))
         } else {
@@ -287,15 +280,11 @@ impl Rewrite for BatchNormToScale {
 
     fn rewrite(&self, graph: &Graph, found: &Match<Norm>) -> Result<Patch, Skip> {
         let (norm, x) = (found.root(), found.x);
-        if graph.value(support::result(graph, norm)).ty().dtype != octofold_tensor::DType::F32 {
+        if support::dtype(graph, support::result(graph, norm)) != octofold_tensor::DType::F32 {
             return Err(Skip::because("the batch norm is not f32"));
         }
         let affine = batch_norm(graph, norm)?;
-        let rank = graph
-            .value(x)
-            .ty()
-            .rank()
-            .ok_or(Skip::because("the rank is not known"))?;
+        let rank = support::rank(graph, x).ok_or(Skip::because("the rank is not known"))?;
         let mut shape = vec![1; rank.saturating_sub(1)];
         match shape.first_mut() {
             Some(channels) => *channels = affine.scale.len(),

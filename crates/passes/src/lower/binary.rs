@@ -81,13 +81,9 @@ impl Rewrite for QuantizedConcat {
         let Op::Concat(concat) = graph.node(id).op() else {
             return Err(Skip::NoMatch);
         };
-        let rank = graph
-            .value(support::result(graph, id))
-            .ty()
-            .rank()
+        let rank = support::rank(graph, support::result(graph, id))
             .ok_or(Skip::because("the rank is not known"))?;
-        let axis = normalize_axis(concat.axis, rank);
-        let axis = axis.map_err(|error| Skip::because(error.to_string()))? as i64;
+        let axis = normalize_axis(concat.axis, rank)? as i64;
         let y = output_quantization(graph, quantize, Activation::None)?;
         let mut inputs: Vec<Option<PatchValue>> = Vec::new();
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());

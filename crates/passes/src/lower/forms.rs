@@ -67,8 +67,7 @@ impl Rewrite for FloatWeights {
             })
             .collect();
         let operands = operands.ok_or(Skip::because("the zero point is not constant"))?;
-        let evaluated = node.op().evaluate(Inputs(&operands), 1);
-        let mut reals = evaluated.map_err(|error| Skip::because(error.to_string()))?;
+        let mut reals = node.op().evaluate(Inputs(&operands), 1)?;
         let mut patch = Patch::new();
         let name = graph.value(support::result(graph, id)).name();
         let constant = patch.constant(name, reals.swap_remove(0));
@@ -128,7 +127,7 @@ impl Rewrite for FloatForm {
 
     fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
         let id = found.root();
-        if graph.value(support::result(graph, id)).ty().dtype != octofold_tensor::DType::F32 {
+        if support::dtype(graph, support::result(graph, id)) != octofold_tensor::DType::F32 {
             return Err(Skip::NoMatch);
         }
         let op: Op = match graph.node(id).op() {

@@ -41,7 +41,7 @@ pub(crate) fn dequantized(graph: &Graph, value: ValueId) -> Option<Quantized> {
     let Op::DequantizeLinear(op) = graph.node(id).op() else {
         return None;
     };
-    if op.block_size != 0 || graph.value(value).ty().dtype != DType::F32 {
+    if op.block_size != 0 || support::dtype(graph, value) != DType::F32 {
         return None;
     }
     let (dtype, params) = parameters(graph, id, op.axis)?;
@@ -95,8 +95,8 @@ fn quant_type(dtype: DType) -> Option<QuantType> {
 fn parameters(graph: &Graph, id: NodeId, axis: i64) -> Option<(QuantType, QuantParams)> {
     let node = graph.node(id);
     let integers = match node.op() {
-        Op::QuantizeLinear(_) => graph.value(support::result(graph, id)).ty().dtype,
-        _ => graph.value(node.input(0)?).ty().dtype,
+        Op::QuantizeLinear(_) => support::dtype(graph, support::result(graph, id)),
+        _ => support::dtype(graph, node.input(0)?),
     };
     let dtype = quant_type(integers)?;
     let scales = graph.value(node.input(1)?).constant()?;
@@ -108,7 +108,7 @@ fn parameters(graph: &Graph, id: NodeId, axis: i64) -> Option<(QuantType, QuantP
     let params = if scales.rank() == 0 || (scales.len() == 1 && scales.rank() == 1) {
         QuantParams::PerTensor(QParams::new(*values.first()?, *zero_points.first()?, dtype).ok()?)
     } else {
-        let rank = graph.value(node.input(0)?).ty().rank()?;
+        let rank = support::rank(graph, node.input(0)?)?;
         let axis = normalize_axis(axis, rank).ok()?;
         QuantParams::per_channel(axis, values, &zero_points, dtype).ok()?
     };

@@ -33,7 +33,7 @@ impl Rewrite for SplitParts {
         let ty = graph.value(x).ty();
         let moved = matches!(ty.dtype, DType::F32 | DType::I32 | DType::U8 | DType::I8);
         let rank = ty.rank().filter(|_| moved).ok_or(Skip::NoMatch)?;
-        let axis = normalize_axis(op.axis, rank).map_err(|_| Skip::NoMatch)?;
+        let axis = normalize_axis(op.axis, rank)?;
         let sizes = node.outputs().iter().map(|&part| {
             let dims = graph.value(part).ty().shape.as_ref()?;
             dims.get(axis)?.known()

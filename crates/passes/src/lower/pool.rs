@@ -12,7 +12,7 @@ use crate::{op, support, symbols};
 
 /// Our own pool operator for an ONNX one, without quantization.
 pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
-    if support::operand_type(graph, id, 0).and_then(|ty| ty.rank()) != Some(4) {
+    if support::operand_rank(graph, id) != Some(4) {
         return Err(Skip::because("only two-dimensional pools have kernels"));
     }
     let explicit = |auto_pad| {

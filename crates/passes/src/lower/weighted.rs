@@ -131,8 +131,7 @@ fn without_zero_points(tensor: &Tensor, axis: usize, channels: &[QParams]) -> Re
         })
     });
     let shifted: Vec<i8> = shifted.collect::<Result<_, _>>()?;
-    Tensor::new(tensor.shape().iter().copied(), shifted)
-        .map_err(|error| Skip::because(error.to_string()))
+    Ok(Tensor::new(tensor.shape().iter().copied(), shifted)?)
 }
 
 /// The bias of a layer with a quantized result: i32 on the scale `s_x·s_w`.
@@ -241,9 +240,7 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
         None => Outcome::Float(activation),
         Some(quantize) => Outcome::Bytes(output_quantization(graph, quantize, activation)?),
     };
-    let integers = w
-        .values::<i8>()
-        .map_err(|error| Skip::because(error.to_string()))?;
+    let integers = w.values::<i8>()?;
     let inner: usize = w.shape().iter().skip(axis + 1).product();
     let channel_of = |index: usize| index / inner.max(1) % channels.max(1);
     let mut patch = Patch::new();

@@ -115,7 +115,7 @@ impl Rewrite for MeanToGlobalPool {
             *axis += if *axis < 0 { 4 } else { 0 };
         }
         axes.sort_unstable();
-        if graph.value(x).ty().rank() != Some(4) || axes != [2, 3] {
+        if support::rank(graph, x) != Some(4) || axes != [2, 3] {
             return Err(Skip::NoMatch);
         }
         let mut patch = Patch::new();

@@ -106,7 +106,7 @@ fn known_results(
     });
     let room = freed.fold(left.bytes, u64::saturating_add);
     let element = node.outputs().iter().map(|&result| {
-        let dtype = graph.value(result).ty().dtype;
+        let dtype = support::dtype(graph, result);
         dtype.size().unwrap_or(1) as u64
     });
     let elements = room / element.max().unwrap_or(1).max(1);

@@ -81,7 +81,7 @@ impl Rewrite for NoOperation {
                         .enumerate()
                         .all(|(i, &axis)| axis == i as i64)
             }
-            Op::Cast(cast) => cast.to == graph.value(x).ty().dtype,
+            Op::Cast(cast) => cast.to == support::dtype(graph, x),
             Op::Pad(_) => zero(1),
             Op::Concat(_) | Op::Sum(_) | Op::Mean(_) | Op::Max(_) | Op::Min(_) => {
                 node.inputs().len() == 1
