@@ -5,7 +5,7 @@
 
 use octofold_ir::Op;
 use octofold_ops::families::{
-    BinaryForm, BinaryKind, IntegerProduct, Layout, Outcome, PadMode, PoolKind, Product,
+    BinaryForm, BinaryKind, FusedConv, IntegerProduct, Layout, Outcome, PadMode, PoolKind, Product,
 };
 use octofold_runtime::{Axes, Core, InputForm, Kernel};
 use octofold_tensor::{DType, Dim};
@@ -65,30 +65,7 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         | Op::Observe(_) => Ok(Core::View),
 
         // Convolutions and matrix products.
-        Op::FusedConv(op) => {
-            check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
-            constant_weights(facts)?;
-            let shape = facts.constant(1).map_or(&[][..], |weights| weights.shape());
-            let depthwise = op.group > 1
-                && shape.len() == 4
-                && shape[1] == 1
-                && i64::try_from(shape[0]) == Ok(op.group);
-            if let Product::Integer(product) = &op.product {
-                integer(facts, product)?;
-                Ok(if depthwise {
-                    Core::QConvDepthwise
-                } else {
-                    Core::QConv
-                })
-            } else {
-                let depthwise = depthwise && facts.node.input(3).is_none();
-                Ok(if depthwise {
-                    Core::FConvDepthwise
-                } else {
-                    Core::FConv
-                })
-            }
-        }
+        Op::FusedConv(op) => convolution(facts, op),
         Op::FusedLinear(op) => {
             constant_weights(facts)?;
             if let Product::Integer(product) = &op.product {
@@ -130,14 +107,9 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         }
         Op::QuantizeLinear(op) => {
             float(facts, 0)?;
-            check(
-                facts.result_dtype().is_some_and(is_byte),
-                "its result has no 8 bits",
-            )?;
-            check(
-                op.block_size == 0 && facts.params().is_some(),
-                "its scale is not one positive constant",
-            )?;
+            let bytes = facts.result_dtype().is_some_and(is_byte);
+            check(bytes, "its result has no 8 bits")?;
+            one_scale(facts, op.block_size)?;
             Ok(Core::Quantize)
         }
         Op::DynamicQuantizeLinear(_) => {
@@ -146,37 +118,17 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         }
         Op::DequantizeLinear(op) => {
             check(facts.is_byte(0), "its operand has no 8 bits")?;
-            check(
-                facts.result_dtype() == Some(DType::F32),
-                "its result is not float",
-            )?;
-            check(
-                op.block_size == 0 && facts.params().is_some(),
-                "its scale is not one positive constant",
-            )?;
+            let floats = facts.result_dtype() == Some(DType::F32);
+            check(floats, "its result is not float")?;
+            one_scale(facts, op.block_size)?;
             Ok(Core::Dequantize)
         }
 
         // Floats.
-        Op::MatMul(_) => {
-            float(facts, 0)?;
-            let (a, b) = (facts.shape(0).unwrap_or(&[]), facts.shape(1).unwrap_or(&[]));
-            let (Some((outer_a, _)), Some((outer_b, _))) =
-                (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
-            else {
-                return portable("its operands are no matrices");
-            };
-            let same = outer_b.is_empty() || outer_a == outer_b;
-            check(same, "its stacks of matrices broadcast")?;
-            Ok(Core::FMatMul)
-        }
+        Op::MatMul(_) => mat_mul(facts),
         Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => {
             float(facts, 0)?;
             Ok(Core::FBinary)
-        }
-        Op::Relu(_) => {
-            float(facts, 0)?;
-            Ok(Core::FClip)
         }
         Op::Exp(_) | Op::Sigmoid(_) | Op::HardSigmoid(_) | Op::HardSwish(_) => {
             float(facts, 0)?;
@@ -188,19 +140,7 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
             check(op.axis == -1 || op.axis == last, "its axis is not the last")?;
             Ok(Core::FSoftmax)
         }
-        Op::Clip(_) => {
-            float(facts, 0)?;
-            let bound = |slot: usize, default: f32| match facts.node.input(slot) {
-                None => Some(default),
-                Some(_) => facts
-                    .constant(slot)
-                    .and_then(|bound| bound.values::<f32>().ok()?.first().copied()),
-            };
-            match (bound(1, f32::NEG_INFINITY), bound(2, f32::INFINITY)) {
-                (Some(lo), Some(hi)) if lo <= hi => Ok(Core::FClip),
-                _ => portable("its bounds are not constant and in order"),
-            }
-        }
+        Op::Relu(_) | Op::Clip(_) => clip(facts),
 
         Op::Concat(_) => {
             check(is_moved(facts), "no kernel moves its elements")?;
@@ -242,6 +182,62 @@ fn float(facts: Facts<'_>, slot: usize) -> Result<(), String> {
         facts.dtype(slot) == Some(DType::F32),
         "its operand is not float",
     )
+}
+
+fn one_scale(facts: Facts<'_>, block_size: i64) -> Result<(), String> {
+    check(
+        block_size == 0 && facts.params().is_some(),
+        "its scale is not one positive constant",
+    )
+}
+
+fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {
+    check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
+    constant_weights(facts)?;
+    let shape = facts.constant(1).map_or(&[][..], |weights| weights.shape());
+    let depthwise = op.group > 1
+        && shape.len() == 4
+        && shape[1] == 1
+        && i64::try_from(shape[0]) == Ok(op.group);
+    if let Product::Integer(product) = &op.product {
+        integer(facts, product)?;
+        return Ok(match depthwise {
+            true => Core::QConvDepthwise,
+            false => Core::QConv,
+        });
+    }
+    Ok(match depthwise && facts.node.input(3).is_none() {
+        true => Core::FConvDepthwise,
+        false => Core::FConv,
+    })
+}
+
+fn mat_mul(facts: Facts<'_>) -> Result<Core, String> {
+    float(facts, 0)?;
+    let (a, b) = (facts.shape(0).unwrap_or(&[]), facts.shape(1).unwrap_or(&[]));
+    let (Some((outer_a, _)), Some((outer_b, _))) =
+        (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
+    else {
+        return portable("its operands are no matrices");
+    };
+    let same = outer_b.is_empty() || outer_a == outer_b;
+    check(same, "its stacks of matrices broadcast")?;
+    Ok(Core::FMatMul)
+}
+
+/// A `Clip`, or a `Relu`, which has no operands for its bounds.
+fn clip(facts: Facts<'_>) -> Result<Core, String> {
+    float(facts, 0)?;
+    let bound = |slot: usize, default: f32| match facts.node.input(slot) {
+        None => Some(default),
+        Some(_) => facts
+            .constant(slot)
+            .and_then(|bound| bound.values::<f32>().ok()?.first().copied()),
+    };
+    match (bound(1, f32::NEG_INFINITY), bound(2, f32::INFINITY)) {
+        (Some(lo), Some(hi)) if lo <= hi => Ok(Core::FClip),
+        _ => portable("its bounds are not constant and in order"),
+    }
 }
 
 fn constant_weights(facts: Facts<'_>) -> Result<(), String> {

@@ -1,18 +1,18 @@
 //! Float convolutions and linear layers.
 
-use octofold_kernels::Bounds;
 use octofold_kernels::conv::{ConvShape, LinearShape};
 use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData, conv};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
 use octofold_kernels::float::linear::{self, LinearData, linear};
+use octofold_kernels::{Bounds, KernelError};
 use octofold_ops::Op;
 use octofold_ops::families::{Layout, Product};
 use octofold_tensor::DType;
 
 use super::conv::{conv_shape, linear_shape};
 use super::split::{self, Parts};
-use super::{Arguments, Call, Work, only};
+use super::{Argument, Arguments, Call, Work, only};
 use crate::StepError;
 use crate::plan::Core;
 use crate::values::{numbers, numbers_mut};
@@ -41,29 +41,12 @@ struct FloatConv {
 
 /// The work of a float `FusedConv` or `FusedLinear`.
 pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
-    let step = arguments.step;
     arguments.operand(0)?.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
-    let residual = arguments.operands.get(3).copied().flatten();
-    let (sizes, activation) = match (&step.op, step.kernel.core()) {
-        (Op::FusedConv(op), Core::FConv | Core::FConvDepthwise)
-            if let Product::Float(activation) = op.product =>
-        {
-            let shape = conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc))?;
-            if step.kernel.core() == Core::FConvDepthwise {
-                if residual.is_some() || shape.groups != shape.in_c || shape.out_c != shape.in_c {
-                    return Err(arguments.wrong_operator());
-                }
-                (Sizes::Depthwise(shape), activation)
-            } else {
-                (Sizes::Conv(shape), activation)
-            }
-        }
-        (Op::FusedLinear(op), Core::FLinear) if let Product::Float(activation) = op.product => {
-            (Sizes::Linear(linear_shape(arguments)?), activation)
-        }
-        _ => return Err(arguments.wrong_operator()),
+    let Some(Product::Float(activation)) = arguments.step.op.product() else {
+        return Err(arguments.wrong_operator());
     };
+    let residual = arguments.operands.get(3).copied().flatten();
     if let Some(residual) = residual {
         residual.expect(DType::F32)?;
         if residual.shape != arguments.result().shape {
@@ -72,60 +55,101 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
             ));
         }
     }
-    let (weights, channels, scratch) = match &sizes {
-        Sizes::Conv(shape) => (
-            conv::packed_len(shape)?,
-            shape.out_c,
-            conv::scratch_len(shape)?,
-        ),
-        Sizes::Depthwise(shape) => (
-            step.weights.iter().copied().fold(1, usize::saturating_mul),
-            shape.out_c,
-            0,
-        ),
-        Sizes::Linear(shape) => (
-            linear::packed_len(shape.k, shape.n)?,
-            shape.n,
-            linear::scratch_len(shape)?,
-        ),
-    };
-    arguments.expect_packed(&[(DType::F32, weights), (DType::F32, channels)])?;
-    let len = arguments.result().len();
-    let (item, parts) = match &sizes {
-        Sizes::Conv(shape) => {
-            let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
-            (channels, split::rows(shape.pixels()?, macs, threads))
-        }
-        Sizes::Linear(shape) => {
-            let macs = len.saturating_mul(shape.k);
-            if shape.rows == 1 {
-                (1, split::columns(macs, threads))
-            } else {
-                (channels, split::rows(shape.rows, macs, threads))
-            }
-        }
-        Sizes::Depthwise(shape) => {
-            let row = arguments.result().image()?[2] * channels;
-            let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
-            let rows = (len / row.max(1)).max(1);
-            // A part has enough rows to be worth a thread.
-            let rows_a_part = if threads == 1 {
-                rows
-            } else {
-                (MACS / (macs / rows).max(1)).clamp(1, rows)
-            };
-            let count = rows.div_ceil(rows_a_part);
-            (row, Parts { unit: 1, count })
-        }
-    };
+    let sizes = Sizes::new(arguments, residual.is_some())?;
+    let packed = [
+        (DType::F32, sizes.packed_len()?),
+        (DType::F32, sizes.channels()),
+    ];
+    arguments.expect_packed(&packed)?;
+    let (item, parts) = sizes.split(arguments.result(), threads)?;
     Ok(Box::new(FloatConv {
+        scratch: sizes.scratch_len()?,
         sizes,
         residual: residual.is_some(),
         clamp: activation.bounds().into(),
         item: item.max(1),
         parts,
-        scratch,
     }))
+}
+
+impl Sizes {
+    fn new(arguments: &Arguments<'_>, has_residual: bool) -> Result<Self, StepError> {
+        let step = arguments.step;
+        let conv = |op| conv_shape(op, arguments, (Layout::Nhwc, Layout::Nhwc));
+        match (&step.op, step.kernel.core()) {
+            (Op::FusedConv(op), Core::FConv) => Ok(Self::Conv(conv(op)?)),
+            (Op::FusedConv(op), Core::FConvDepthwise) => {
+                let shape = conv(op)?;
+                match shape.groups == shape.in_c && shape.out_c == shape.in_c && !has_residual {
+                    true => Ok(Self::Depthwise(shape)),
+                    false => Err(arguments.wrong_operator()),
+                }
+            }
+            (Op::FusedLinear(_), Core::FLinear) => Ok(Self::Linear(linear_shape(arguments)?)),
+            _ => Err(arguments.wrong_operator()),
+        }
+    }
+
+    /// Output channels.
+    fn channels(&self) -> usize {
+        match self {
+            Self::Conv(shape) | Self::Depthwise(shape) => shape.out_c,
+            Self::Linear(shape) => shape.n,
+        }
+    }
+
+    /// Floats of packed weights.
+    fn packed_len(&self) -> Result<usize, KernelError> {
+        match self {
+            Self::Conv(shape) => conv::packed_len(shape),
+            Self::Depthwise(shape) => {
+                let sizes = [shape.kernel_h, shape.kernel_w];
+                Ok(sizes.into_iter().fold(shape.out_c, usize::saturating_mul))
+            }
+            Self::Linear(shape) => linear::packed_len(shape.k, shape.n),
+        }
+    }
+
+    /// Floats of scratch.
+    fn scratch_len(&self) -> Result<usize, KernelError> {
+        match self {
+            Self::Conv(shape) => conv::scratch_len(shape),
+            Self::Depthwise(_) => Ok(0),
+            Self::Linear(shape) => linear::scratch_len(shape),
+        }
+    }
+
+    /// The elements of an item of the output, and the parts of the items.
+    fn split(&self, result: Argument<'_>, threads: usize) -> Result<(usize, Parts), StepError> {
+        let macs = |shape: &ConvShape| {
+            let macs = shape.macs()?;
+            Ok::<_, KernelError>(usize::try_from(macs).unwrap_or(usize::MAX))
+        };
+        Ok(match self {
+            Self::Conv(shape) => {
+                let parts = split::rows(shape.pixels()?, macs(shape)?, threads);
+                (shape.out_c, parts)
+            }
+            Self::Linear(shape) => {
+                let macs = result.len().saturating_mul(shape.k);
+                match shape.rows {
+                    1 => (1, split::columns(macs, threads)),
+                    rows => (shape.n, split::rows(rows, macs, threads)),
+                }
+            }
+            Self::Depthwise(shape) => {
+                let row = result.image()?[2] * shape.out_c;
+                let rows = (result.len() / row.max(1)).max(1);
+                // A part has enough rows to be worth a thread.
+                let rows_a_part = match threads {
+                    1 => rows,
+                    _ => (MACS / (macs(shape)? / rows).max(1)).clamp(1, rows),
+                };
+                let count = rows.div_ceil(rows_a_part);
+                (row, Parts { unit: 1, count })
+            }
+        })
+    }
 }
 
 impl Work for FloatConv {
