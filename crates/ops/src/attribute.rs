@@ -140,21 +140,27 @@ plain_field! {
     Vec<String>, Strings, "strings";
 }
 
+/// Reads a field of another type and converts it; the reason why that fails becomes the error.
+fn converted<T: Field, U>(
+    name: &str,
+    map: &mut AttributeMap,
+    convert: impl FnOnce(T) -> Result<U, String>,
+) -> Result<Option<U>, OpError> {
+    let value = T::read(name, map)?.map(convert).transpose();
+    value.map_err(|reason| OpError::attribute(name, reason))
+}
+
 impl Field for bool {
     fn write(&self, name: &str, out: &mut Attributes) {
         i64::from(*self).write(name, out);
     }
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
-        match i64::read(name, map)? {
-            None => Ok(None),
-            Some(0) => Ok(Some(false)),
-            Some(1) => Ok(Some(true)),
-            Some(other) => Err(OpError::attribute(
-                name,
-                format!("{other} is neither 0 nor 1"),
-            )),
-        }
+        converted(name, map, |value: i64| match value {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(format!("{value} is neither 0 nor 1")),
+        })
     }
 }
 
@@ -164,13 +170,9 @@ impl Field for i32 {
     }
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
-        let Some(value) = i64::read(name, map)? else {
-            return Ok(None);
-        };
-        let narrow = Self::try_from(value);
-        narrow
-            .map(Some)
-            .map_err(|_| OpError::attribute(name, format!("{value} does not fit 32 bits")))
+        converted(name, map, |value: i64| {
+            Self::try_from(value).map_err(|_| format!("{value} does not fit 32 bits"))
+        })
     }
 }
 
@@ -181,13 +183,9 @@ impl Field for DType {
     }
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
-        let Some(code) = i32::read(name, map)? else {
-            return Ok(None);
-        };
-        let dtype = Self::from_onnx(code);
-        dtype
-            .map(Some)
-            .ok_or_else(|| OpError::attribute(name, format!("{code} is no supported element type")))
+        converted(name, map, |code: i32| {
+            Self::from_onnx(code).ok_or_else(|| format!("{code} is no supported element type"))
+        })
     }
 }
 
@@ -198,13 +196,10 @@ impl Field for QuantType {
     }
 
     fn read(name: &str, map: &mut AttributeMap) -> Result<Option<Self>, OpError> {
-        let Some(text) = String::read(name, map)? else {
-            return Ok(None);
-        };
-        let dtype = text.parse::<Self>();
-        dtype
-            .map(Some)
-            .map_err(|error| OpError::attribute(name, error.to_string()))
+        converted(name, map, |text: String| {
+            let dtype = text.parse::<Self>();
+            dtype.map_err(|error| error.to_string())
+        })
     }
 }
 

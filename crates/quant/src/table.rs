@@ -59,16 +59,6 @@ pub fn build(
     }))
 }
 
-/// One entry as a quantized value of `dtype`.
-pub fn entry(table: &Table, q: i32, dtype: QuantType) -> i32 {
-    let byte = table[usize::from(q as u8)];
-    if dtype.is_signed() {
-        i32::from(byte as i8)
-    } else {
-        i32::from(byte)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,7 +79,7 @@ mod tests {
         let table = build(tanh, FROM, QuantType::Uint8, to, QuantType::Int8, -128, 127).unwrap();
         for q in 0..=255 {
             let exact = ((f64::from(q) - 100.0) * f64::from(0.05_f32)).tanh();
-            let got = entry(&table, q, QuantType::Int8);
+            let got = i32::from(table[usize::from(q as u8)] as i8);
             let error = |candidate: i32| (f64::from(candidate) * f64::from(to.scale) - exact).abs();
             let best = (-128..=127).map(error).fold(f64::INFINITY, f64::min);
             assert!(error(got) <= best + 1e-12, "{q} gives {got}");
@@ -106,7 +96,7 @@ mod tests {
         for q in -128..=127 {
             let x = f64::from(dequantize(q, from));
             let wanted = quantize((x / (1.0 + (-x).exp())) as f32, FROM, 0, 255);
-            assert_eq!(entry(&table, q, QuantType::Uint8), wanted, "{q}");
+            assert_eq!(i32::from(table[usize::from(q as u8)]), wanted, "{q}");
         }
     }
 

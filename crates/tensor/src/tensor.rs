@@ -285,11 +285,6 @@ impl Tensor {
         &self.data
     }
 
-    /// The sizes and the elements.
-    pub fn into_parts(self) -> (Shape, TensorData) {
-        (self.shape, self.data)
-    }
-
     /// The elements as a slice of `T`, row-major.
     ///
     /// # Errors

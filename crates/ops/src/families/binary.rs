@@ -173,40 +173,24 @@ fn integer_power<T: Number>(base: T, exponent: i128) -> Option<T> {
 
 /// See [`Pow`].
 fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
-    /// To real exponents, in `f64`.
-    fn real<T: Number>(
+    /// `power` of each base and its exponent; `None` where an integer has no such power.
+    fn powers<T: Number, E>(
         a: &Tensor,
         values: &[T],
         b: &Tensor,
-        exponents: &[f64],
+        exponents: &[E],
+        power: impl Fn(&T, &E) -> Option<T>,
     ) -> Result<Tensor, OpError> {
         let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
-        let y = broadcast_map(
-            (values, a.shape()),
-            (exponents, b.shape()),
-            &shape,
-            |x: &T, &y| T::from_f64(x.to_f64().powf(y)),
-        );
-        Ok(Tensor::from_data(shape, T::wrap(Arc::new(y)))?)
-    }
-    /// To integer exponents.
-    fn whole<T: Number>(
-        a: &Tensor,
-        values: &[T],
-        b: &Tensor,
-        exponents: &[i128],
-    ) -> Result<Tensor, OpError> {
-        let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
-        let y = broadcast_map(
-            (values, a.shape()),
-            (exponents, b.shape()),
-            &shape,
-            |&x: &T, &y| integer_power(x, y),
-        );
+        let y = broadcast_map((values, a.shape()), (exponents, b.shape()), &shape, power);
         let y = y.into_iter().collect::<Option<Vec<T>>>();
         let y =
             y.ok_or_else(|| OpError::invalid("zero has no negative power among the integers"))?;
-        Ok(Tensor::from_data(shape, T::wrap(Arc::new(y)))?)
+        Ok(Tensor::new(shape, y)?)
+    }
+    /// To a real exponent, in `f64`.
+    fn real_power<T: Number>(x: &T, y: &f64) -> Option<T> {
+        Some(T::from_f64(x.to_f64().powf(*y)))
     }
     let whole_exponents: Option<Vec<i128>> = for_numbers!(integer b.data(),
         values => Some(values.iter().map(|value| value.to_i128()).collect()),
@@ -215,14 +199,14 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
         && a.dtype().is_integer()
     {
         return for_numbers!(integer a.data(),
-            values => whole(a, values, b, &exponents),
+            values => powers(a, values, b, &exponents, |&x, &y| integer_power(x, y)),
             else Err(wrong_type(a, 0, "a numeric type")));
     }
     let exponents: Vec<f64> = for_numbers!(numeric b.data(),
         values => values.iter().map(|value| value.to_f64()).collect(),
         else return Err(wrong_type(b, 1, "a numeric type")));
     for_numbers!(numeric a.data(),
-        values => real(a, values, b, &exponents),
+        values => powers(a, values, b, &exponents, real_power),
         else Err(wrong_type(a, 0, "a numeric type")))
 }
 

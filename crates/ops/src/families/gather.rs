@@ -6,19 +6,14 @@ use octofold_tensor::{Shape, Tensor};
 
 use super::number::{Number, for_numbers};
 use super::support::{
-    checked_elements, elements_of, expect_type, for_each_run, integers, map_data, map_tensors,
-    normalize_axis, pick, strides_of, wrong_type,
+    checked_elements, elements_of, expect_type, for_each_run, from_front, integers, map_data,
+    map_tensors, normalize_axis, pick, strides_of, wrong_type,
 };
 use crate::{Inputs, OpError, Operator, attributes, word_attribute};
 
 /// An index in `-size..size`, counted from the front.
 fn position(index: i64, size: usize) -> Result<usize, OpError> {
-    let from_front = if index < 0 {
-        index.saturating_add(size as i64)
-    } else {
-        index
-    };
-    match usize::try_from(from_front) {
+    match usize::try_from(from_front(index, size as i64)) {
         Ok(position) if position < size => Ok(position),
         _ => Err(OpError::invalid(format!(
             "index {index} is out of range for size {size}"

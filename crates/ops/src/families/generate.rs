@@ -6,7 +6,8 @@ use octofold_tensor::{DType, Element, Shape, Tensor};
 
 use super::number::{Number, for_numbers};
 use super::support::{
-    checked_elements, elements_of, integer_list, map_data, normalize_axis, to_size, wrong_type,
+    checked_elements, elements_of, from_front, integer_list, map_data, normalize_axis, to_size,
+    wrong_type,
 };
 use crate::{Inputs, OpError, Operator, attributes};
 
@@ -157,13 +158,9 @@ impl Operator for OneHot {
         let inner = elements_of(&indices.shape()[axis..]);
         let mut on = Vec::with_capacity(indices.len());
         for (i, index) in cut_integers(indices, 0)?.into_iter().enumerate() {
-            let from_front = if index < 0 {
-                index.saturating_add(depth as i64)
-            } else {
-                index
-            };
-            if (0..depth as i64).contains(&from_front) {
-                on.push((i / inner * depth + from_front as usize) * inner + i % inner);
+            let position = from_front(index, depth as i64);
+            if (0..depth as i64).contains(&position) {
+                on.push((i / inner * depth + position as usize) * inner + i % inner);
             }
         }
         let data = map_data!(values.data(), values => {

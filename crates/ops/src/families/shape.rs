@@ -3,8 +3,8 @@
 use octofold_tensor::{Shape as Sizes, Tensor, TensorData};
 
 use super::support::{
-    Strides, broadcast_shapes, broadcast_strides, checked_elements, copy_strided, integer_list,
-    map_data, normalize_axes, normalize_axis, scalar, strides_of, to_size,
+    Strides, broadcast_shapes, broadcast_strides, checked_elements, copy_strided, from_front,
+    integer_list, map_data, normalize_axes, normalize_axis, scalar, strides_of, to_size,
 };
 use crate::{Inputs, OpError, Operator, attributes};
 
@@ -217,14 +217,7 @@ attributes! {
 impl Shape {
     /// The axes of a tensor of the given rank whose sizes are the result.
     pub fn axes(&self, rank: usize) -> std::ops::Range<usize> {
-        let clamp = |axis: i64| {
-            let from_front = if axis < 0 {
-                axis.saturating_add(rank as i64)
-            } else {
-                axis
-            };
-            from_front.clamp(0, rank as i64) as usize
-        };
+        let clamp = |axis| from_front(axis, rank as i64).clamp(0, rank as i64) as usize;
         let (start, end) = (clamp(self.start), clamp(self.end.unwrap_or(rank as i64)));
         start..end.max(start)
     }

@@ -2,7 +2,9 @@
 
 use octofold_tensor::{Shape, Tensor};
 
-use super::support::{copy_strided, integer_list, map_data, normalize_axes, strides_of};
+use super::support::{
+    copy_strided, from_front, integer_list, map_data, normalize_axes, strides_of,
+};
 use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
@@ -21,20 +23,13 @@ impl Slice {
     /// # Errors
     /// When the step is 0.
     pub fn range(start: i64, end: i64, step: i64, size: i64) -> Result<(i64, i64), OpError> {
-        let from_front = |index: i64| {
-            if index < 0 {
-                index.saturating_add(size)
-            } else {
-                index
-            }
-        };
         let (low, high) = match step {
             0 => return Err(OpError::invalid("a slice with step 0")),
             1.. => (0, size),
             _ => (-1, size - 1),
         };
-        let start = from_front(start).clamp(low.max(0).min(high), high);
-        let end = from_front(end).clamp(low, high);
+        let start = from_front(start, size).clamp(low.max(0).min(high), high);
+        let end = from_front(end, size).clamp(low, high);
         let distance = if step > 0 { end - start } else { start - end };
         let count = if distance <= 0 {
             0

@@ -61,23 +61,25 @@ pub(crate) fn elements_of(shape: &[usize]) -> usize {
         .fold(1, |count, &size| count.saturating_mul(size))
 }
 
+/// An index of an axis of `size` elements, counted from the front. A negative one counts from the back; it may be out of range.
+pub(crate) fn from_front(index: i64, size: i64) -> i64 {
+    if index < 0 {
+        index.saturating_add(size)
+    } else {
+        index
+    }
+}
+
 /// An axis in `-rank..rank`, counted from the front.
 ///
 /// # Errors
 /// When it is out of range.
 pub fn normalize_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
-    let signed = rank as i64;
-    let from_front = if axis < 0 {
-        axis.saturating_add(signed)
-    } else {
-        axis
-    };
-    if (0..signed).contains(&from_front) {
-        Ok(from_front as usize)
-    } else {
-        Err(OpError::invalid(format!(
+    match usize::try_from(from_front(axis, rank as i64)) {
+        Ok(position) if position < rank => Ok(position),
+        _ => Err(OpError::invalid(format!(
             "axis {axis} is out of range for rank {rank}"
-        )))
+        ))),
     }
 }
 

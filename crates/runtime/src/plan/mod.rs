@@ -187,11 +187,6 @@ impl Plan {
         &self.parts
     }
 
-    /// Returns the parts, for making another plan.
-    pub fn into_parts(self) -> PlanParts {
-        self.parts
-    }
-
     /// The name of the model.
     pub fn name(&self) -> &str {
         &self.parts.name
