@@ -83,7 +83,7 @@ pub(crate) fn build(
     Ok(plan)
 }
 
-/// Packs for the kernels of all groups. This is what takes time, so it is done for many at once.
+/// Packs for the kernels of all groups, on several threads, because packing takes most of the time.
 fn choices<'a>(
     graph: &Graph,
     types: &Types<'_>,
@@ -101,7 +101,7 @@ fn choices<'a>(
     Ok(choices.into_iter().flatten().collect())
 }
 
-/// The least instruction set with kernels of an engine's own, if steps use them. One form of packed weights serves all of them.
+/// The least instruction set for which an engine has its own kernels, if steps use them. All of them read one format of packed weights.
 fn required(engine: Engine, steps: &[Step]) -> Isa {
     match engine {
         Engine::Fbgemm if steps.iter().any(|step| step.kernel.is_of_engine()) => Isa::Avx2,
@@ -109,7 +109,7 @@ fn required(engine: Engine, steps: &[Step]) -> Isa {
     }
 }
 
-/// Packs for a group's kernel. Weights whose sums could leave 32 bits leave the nodes to steps of their own, the layer to a portable one.
+/// Packs for the kernel of a group. If sums could exceed 32 bits, each node becomes a step of its own, and the layer a portable one.
 fn choose<'a>(
     graph: &Graph,
     types: &Types<'_>,
@@ -159,7 +159,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Numbers a value that an input or a step gives.
+    /// Numbers an input or a result of a step.
     fn value(&mut self, id: ValueId) -> Result<ValueIndex, CodegenError> {
         let (value, ty) = (self.graph.value(id), self.types.ty(id));
         let (position, _) = self.values.insert_full(
@@ -196,7 +196,7 @@ impl Builder<'_> {
             self.constant_of.insert(id, index);
             return Ok(Operand::Constant(index));
         }
-        // The order of the nodes has every operand computed before it is read.
+        // In this order every operand is computed before it is read.
         let position = self
             .values
             .get_index_of(&id)
@@ -236,7 +236,7 @@ impl Builder<'_> {
             self.graph.node(group.last()),
         );
         let operands = main.inputs().iter().enumerate().map(|(slot, &operand)| {
-            // Weights and bias are among the packed constants, and the shapes that views are given are known already.
+            // Weights and bias are packed constants, and the shapes of views are known.
             let is_packed = matches!(main.op().role(slot), Some(Role::Weight | Role::Bias));
             let packed = !constants.is_empty() && is_packed;
             let unread = kernel.core() == Core::View && slot > 0;

@@ -1,8 +1,8 @@
-//! Which nodes one step computes: a kernel may take along the change of layout and the quantization around its node.
+//! Groups of nodes that one step computes: a kernel may include the change of layout and the quantization around its node.
 //!
 //! - `QuantizeLinear` and `DequantizeLinear` with a `Transpose` between the layouts on either side.
-//! - An integer convolution of floats with the `Transpose` to channels-first behind it; a depthwise one with the `Transpose` to channels-last
-//!   before it too, and with the `QuantizeLinear` before that.
+//! - An integer convolution with float results, with the `Transpose` to channels-first after it. If it is depthwise, also with the `Transpose` to channels-last
+//!   before it, and with the `QuantizeLinear` before that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ use crate::select::{Selection, select};
 /// The nodes that one step computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// The nodes before the main node, in the order of execution. The step reads what the first of them reads.
+    /// The nodes before the main node, in the order of execution. The step reads the operand of the first one.
     pub(crate) before: Vec<NodeId>,
-    /// The node whose operator, other operands and constants are the step's.
+    /// The main node. The step has its operator, its other operands and its constants.
     pub(crate) main: NodeId,
-    /// The node behind the main node. The step gives what it gives.
+    /// The node after the main node. The step has its results.
     pub(crate) after: Option<NodeId>,
     /// The kernel, or why there is none.
     pub(crate) selection: Selection,
@@ -40,7 +40,7 @@ impl Group {
         self.before.first().copied().unwrap_or(self.main)
     }
 
-    /// The node that gives the step's results.
+    /// The node that has the step's results.
     pub(crate) fn last(&self) -> NodeId {
         self.after.unwrap_or(self.main)
     }
@@ -70,7 +70,7 @@ pub(crate) fn groups(graph: &Graph, order: &[NodeId], types: &Types<'_>) -> Vec<
         selections: order.iter().map(select).collect(),
         taken: BTreeSet::new(),
     };
-    // Layers first: what they take along is worth more there.
+    // Layers first, because including a node saves more time there.
     let mut groups = BTreeMap::new();
     for find in [Finder::layer, Finder::conversion] {
         for &id in order {
@@ -80,7 +80,7 @@ pub(crate) fn groups(graph: &Graph, order: &[NodeId], types: &Types<'_>) -> Vec<
             }
         }
     }
-    // A step stands where its last node does.
+    // A step has the position of its last node.
     let steps = order.iter().filter_map(|id| match groups.remove(id) {
         Some(group) => Some(group),
         None if finder.taken.contains(id) => None,
@@ -89,7 +89,7 @@ pub(crate) fn groups(graph: &Graph, order: &[NodeId], types: &Types<'_>) -> Vec<
     steps.collect()
 }
 
-/// The nodes as portable steps, but for views.
+/// The nodes as portable steps, except for views.
 pub(crate) fn portable(graph: &Graph, order: &[NodeId], types: &Types<'_>) -> Vec<Group> {
     let alone = |&id: &NodeId| {
         let selection =
@@ -105,14 +105,14 @@ pub(crate) fn portable(graph: &Graph, order: &[NodeId], types: &Types<'_>) -> Ve
 struct Finder<'a> {
     graph: &'a Graph,
     types: &'a Types<'a>,
-    /// For each node the kernel that would compute it alone.
+    /// For each node, the kernel that would compute it alone.
     selections: BTreeMap<NodeId, Selection>,
     /// The nodes that belong to a group.
     taken: BTreeSet<NodeId>,
 }
 
 impl Finder<'_> {
-    /// An integer convolution with float results, with what its kernel takes along.
+    /// An integer convolution with float results, and the nodes that its kernel includes.
     fn layer(&self, main: NodeId) -> Option<Group> {
         let Some(Product::Integer(product)) = self.graph.node(main).op().product() else {
             return None;
@@ -144,7 +144,7 @@ impl Finder<'_> {
         })
     }
 
-    /// A (de)quantization with a change of layout before or behind it.
+    /// A quantization or dequantization with a change of layout before or after it.
     fn conversion(&self, main: NodeId) -> Option<Group> {
         let core = self.core(main)?;
         let (from, to) = match core {
@@ -183,7 +183,7 @@ impl Finder<'_> {
         self.kernel(id).map(Kernel::core)
     }
 
-    /// The node that gives the first operand of another one, which alone reads it.
+    /// The node that computes the first operand of another node, if only that node reads it.
     fn producer(&self, id: NodeId) -> Option<NodeId> {
         let operand = self.graph.node(id).input(0)?;
         self.graph.single_use(operand)?;
@@ -204,7 +204,7 @@ impl Finder<'_> {
             .is_some_and(|kernel| kernel.core() == Core::Transpose && kernel.result() == to)
     }
 
-    /// The quantization that gives the first operand of a node, with the type, if its parameters are these.
+    /// The quantization that computes the first operand of a node, and its type, if it has these qparams.
     fn quantize_before(&self, id: NodeId, params: QParams) -> Option<(NodeId, QuantType)> {
         let quantize = self.producer(id)?;
         let fits = self.core(quantize) == Some(Core::Quantize)

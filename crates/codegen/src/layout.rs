@@ -8,8 +8,8 @@ use octofold_ops::families::Layout;
 use crate::facts::Types;
 use crate::select::TO_NHWC;
 
-/// The values whose images are channels-last: results of operators with that layout, of transposes to it, and of what is computed from such images
-/// element by element.
+/// The values whose images are channels-last: results of operators with that layout, of transposes to it, and of elementwise operators on such
+/// images.
 pub(crate) fn channels_last(
     graph: &Graph,
     order: &[NodeId],
@@ -21,7 +21,7 @@ pub(crate) fn channels_last(
         match channels_last_result(node) {
             Some(true) => found.extend(node.outputs()),
             Some(false) => {}
-            // What is computed element by element has the order of its operands.
+            // The result of an elementwise operator has the order of its operands.
             None => {
                 let mut operands = node.inputs().iter().flatten();
                 if operands.any(|operand| found.contains(operand)) {

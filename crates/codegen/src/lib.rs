@@ -26,10 +26,10 @@ pub use report::{Report, StepReport};
 pub struct CodegenOptions {
     /// The engine whose kernels are used.
     pub engine: Engine,
-    /// The instruction set that the plan is made for; `None` is the least with kernels of the engine's own: AVX2 for fbgemm, any for
-    /// qnnpack. Plans without integer convolutions and products ask for none of their own.
+    /// The instruction set that the plan is made for. `None` is the least for which the engine has its own kernels: AVX2 for fbgemm, any for
+    /// qnnpack. Plans without integer convolutions and products need none.
     pub requires: Option<Isa>,
-    /// Whether every step is computed by its portable operator: slow, for looking for faults.
+    /// Whether portable operators compute all steps. This is slow, and helps to find faults.
     pub portable: bool,
 }
 

@@ -61,10 +61,10 @@ impl PackedConstant {
     }
 }
 
-/// Packs the weights of a node for its kernel, as an engine has them; nothing for kernels without weights.
+/// Packs the weights of a node for its kernel, in the format of an engine; nothing for kernels without weights.
 ///
 /// # Errors
-/// When the kernels refuse the weights, above all because sums could leave 32 bits.
+/// When the kernels refuse the weights, usually because a sum could exceed 32 bits.
 pub(crate) fn pack(
     facts: Facts<'_>,
     kernel: Kernel,
@@ -216,7 +216,7 @@ fn floats(tensor: &Tensor) -> Result<&[f32], KernelError> {
         .map_err(|_| KernelError::Shape("the weights or the bias are not float"))
 }
 
-/// `[k, n]` as one row of `k` an output.
+/// `[k, n]` as one row of `k` elements for each output.
 fn transposed(weights: &[i8], k: usize, n: usize) -> Vec<i8> {
     let mut rows = vec![0; weights.len()];
     for (i, line) in weights.chunks_exact(n.max(1)).enumerate() {
@@ -236,7 +236,7 @@ fn linear_shape(weights: &[usize]) -> Result<LinearShape, KernelError> {
     }
 }
 
-/// The shape of a convolution for packing, which asks nothing of the image: the smallest one that the kernel fits into.
+/// The shape of a convolution for packing. Packing does not depend on the image, so this is the smallest image that the kernel fits into.
 fn conv_shape(op: &FusedConv, weights: &[usize]) -> Result<ConvShape, KernelError> {
     let bad = KernelError::Shape("the weights and attributes describe no convolution");
     let &[out_c, group_in, kernel_h, kernel_w] = weights else {

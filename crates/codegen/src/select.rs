@@ -1,7 +1,7 @@
 //! Which kernel computes a node: one table, [`select`].
 //!
-//! A kernel is chosen when all sizes are known before the plan runs and the kernel takes the operator's form; the runtime checks the choice
-//! again when it binds the step, so that the two must agree. Otherwise the portable operator computes the node, and the note says why.
+//! A node gets a kernel when all its sizes are known before the plan runs and the kernel supports the form of the operator. The runtime checks the choice
+//! again when it binds the step, so both must agree. Otherwise the portable operator computes the node, and the note says why.
 
 use octofold_ir::Op;
 use octofold_ops::families::{
@@ -55,7 +55,7 @@ fn check_sizes(facts: Facts<'_>) -> Result<(), String> {
 /// Chooses the core that computes a node, unless it is a `Transpose`.
 fn core(facts: Facts<'_>) -> Result<Core, String> {
     match facts.node.op() {
-        // Results that are their operands in another shape.
+        // Results that are the unchanged operand with another shape.
         Op::Reshape(_)
         | Op::Flatten(_)
         | Op::Squeeze(_)
@@ -148,7 +148,7 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         }
         Op::Resize(op) => {
             check(op.keeps_values(), "it computes between elements")?;
-            // The region is read by another mode only.
+            // Only another mode reads the region.
             movement(facts, &[2, 3])
         }
         Op::Pad(op) => {
@@ -161,7 +161,7 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
             movement(facts, &[1])
         }
         Op::Slice(_) => movement(facts, &[1, 2, 3, 4]),
-        // Their numbers are in the shape of the result.
+        // The shape of the result has their numbers.
         Op::Expand(_) | Op::Tile(_) | Op::DepthToSpace(_) | Op::NhwcDepthToSpace(_) => {
             movement(facts, &[])
         }
@@ -296,7 +296,7 @@ fn is_moved(facts: Facts<'_>) -> bool {
     )
 }
 
-/// The core of a movement whose lists, the operands `lists`, are constant where they are there.
+/// The core of a movement. Its lists, the operands `lists`, must be constant or absent.
 fn movement(facts: Facts<'_>, lists: &[usize]) -> Result<Core, String> {
     check(is_moved(facts), "no kernel moves its elements")?;
     check(facts.constant(0).is_none(), "its operand is constant")?;
