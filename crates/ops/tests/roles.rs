@@ -15,9 +15,10 @@ fn make(domain: &str, name: &str) -> Op {
         ("", "LRN") => vec![("size", Attribute::Int(1))],
         ("", "Cast") => vec![("to", Attribute::Int(1))],
         ("", "Concat") => vec![("axis", Attribute::Int(0))],
-        ("", "DepthToSpace" | "SpaceToDepth") | ("octofold", "NhwcDepthToSpace") => {
+        (_, "DepthToSpace") | ("", "SpaceToDepth") => {
             vec![("blocksize", Attribute::Int(2))]
         }
+        ("octofold", "Observe") => vec![("id", word("x"))],
         ("octofold", "Binary") => vec![("kind", word("add"))],
         ("octofold", "GlobalPool") => vec![("kind", word("max"))],
         ("octofold", "Pool") => vec![
