@@ -92,7 +92,7 @@ impl<T> Columns<'_, T> {
             let (row, rows) = (rows.end - 1, self.rows);
             return Err(StepError::invalid(format!("row {row} of {rows} rows")));
         }
-        // SAFETY: the rows exist. `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns lie within each. One
+        // SAFETY: the rows exist. `run_columns` borrows the whole output, which has `rows` rows of `stride` elements, and these columns are inside each. One
         // call has them, whose exclusive borrow of `self` lives as long as these slices, and no two are of the same row.
         let row = |row: usize| unsafe {
             let start = self.start.add(row * self.stride);

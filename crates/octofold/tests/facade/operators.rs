@@ -10,10 +10,10 @@ use octofold::passes::backend::{BackendConfig, DTypeConfig};
 const INTRODUCTION: &str = "\
 # Operators
 
-Which operators are read from ONNX files, and what the engine `fbgemm` makes of them when their operands are quantized. Every operator has a portable implementation with the
-semantics of ONNX; one without an integer kernel computes in float by that, or by a float kernel. The versions are those of the opset of the file: older forms are
-brought to the newest one. Types, layouts and conditions of integer kernels are told by `octofold backend fbgemm`, and for each node of a model by `octofold check` and
-`octofold inspect`.
+This page lists the operators that Octofold reads from ONNX files, and what the engine `fbgemm` does with each when its operands are quantized. Every operator has a portable
+implementation with the semantics of ONNX. An operator without an integer kernel computes in float, with the portable implementation or a float kernel. The importer converts older
+forms of an operator to the newest one. `octofold backend fbgemm` prints the types, layouts and conditions of integer kernels, and `octofold check` and
+`octofold inspect` print them for each node of a model.
 
 This page is generated from the code: `OCTOFOLD_UPDATE=1 cargo test -p octofold --test facade operators`.
 

@@ -15,7 +15,7 @@ use super::support::{
 };
 use crate::{Inputs, OpError, Operator, attributes};
 
-/// `f` over two operands of type `T`, the first of which is taken apart already.
+/// `f` over two operands of type `T`. The first is given as its elements.
 fn combine<T: Element, R: Element>(
     a: &Tensor,
     values: &[T],

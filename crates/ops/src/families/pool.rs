@@ -1,6 +1,6 @@
 //! Pooling, of any spatial rank.
 //!
-//! A window that lies over borders only, as some attributes make it, has the lowest value of the type as its maximum, and 0 as its mean.
+//! Some attributes give windows over borders only. Their maximum is the lowest value of the type, and their mean is 0.
 
 use octofold_tensor::{DType, Dim, Tensor};
 

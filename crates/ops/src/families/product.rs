@@ -512,7 +512,7 @@ attributes! {
     }
 }
 
-/// Why an operator that is not in the list cannot be made: nothing computes it yet, or nobody knows its name.
+/// Why an operator that is not in the list cannot be made: there is no implementation yet, or its name is unknown.
 pub(crate) fn refuse(domain: &str, name: &str, map: &mut AttributeMap) -> OpError {
     use crate::Described;
 

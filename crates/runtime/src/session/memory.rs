@@ -280,7 +280,7 @@ impl Memory {
         Ok(())
     }
 
-    /// A tensor for a result: that of the last run, if nobody holds it, or a new one.
+    /// A tensor for a result: that of the last run, if only the session holds it, or a new one.
     fn output(&mut self, run: Context<'_>, value: ValueIndex) -> Result<Tensor, StepError> {
         let (shape, dtype) = (run.shape(value), run.dtype(value));
         let spare = self.spare[value.index()]
