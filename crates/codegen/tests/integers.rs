@@ -17,20 +17,37 @@ use octofold_tensor::{DType, Tensor};
 use proptest::prelude::*;
 use support::{Builder, Exactness, Random, check, default, dtype, kernels, output, params};
 
-/// What becomes of the sums of a convolution.
+/// The input of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Ending {
+enum Input {
+    /// Bytes, channels-last.
     Bytes,
+    /// Bytes in planes, with a `Transpose` to channels-last.
+    Planes,
+    /// Floats in planes, with a `QuantizeLinear` and a `Transpose` to channels-last.
+    Floats(Quantizer),
+}
+
+/// How a `QuantizeLinear` before a convolution agrees with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Quantizer {
+    /// It has the scale and the zero point of the convolution's operand.
+    Same,
+    /// It has another scale.
+    OtherScale,
+    /// It has no zero point, and its attribute has the type.
+    NoZeroPoint,
+}
+
+/// The result of a convolution, channels-last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Output {
+    Bytes,
+    /// Bytes, after a residual was added.
     Residual,
     Float,
-    /// Floats, and a `Transpose` to channels-first.
-    FloatNchw,
-    /// The same, with a `Transpose` to channels-last before it.
-    Planes,
-    /// The same, with a `QuantizeLinear` before that.
+    /// Floats, with a `Transpose` to planes.
     FloatPlanes,
-    /// Bytes, with a `QuantizeLinear` and a `Transpose` to channels-last before the convolution.
-    First,
 }
 
 #[derive(Clone, Debug)]
@@ -48,11 +65,12 @@ struct ConvCase {
     signed: bool,
     per_channel: bool,
     bias: bool,
-    ending: Ending,
+    input: Input,
+    output: Output,
 }
 
 prop_compose! {
-    fn conv_case()(
+    fn conv_case(inputs: &'static [Input], outputs: &'static [Output])(
         seed in any::<u64>(),
         batch in 1_usize..3,
         size in (7_usize..14, 7_usize..14),
@@ -69,163 +87,212 @@ prop_compose! {
         signed in any::<bool>(),
         per_channel in any::<bool>(),
         bias in any::<bool>(),
-        ending in prop_oneof![Just(Ending::Bytes), Just(Ending::Residual), Just(Ending::Float), Just(Ending::FloatNchw), Just(Ending::Planes), Just(Ending::FloatPlanes), Just(Ending::First)],
+        input in prop::sample::select(inputs),
+        output in prop::sample::select(outputs),
     ) -> ConvCase {
-        ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, ending }
+        ConvCase { seed, batch, size, groups, group_in, group_out, kernel, stride, dilation, pads, signed, per_channel, bias, input, output }
     }
 }
 
-fn run_conv(case: &ConvCase) {
+const FLOATS: [Input; 3] = [
+    Input::Floats(Quantizer::Same),
+    Input::Floats(Quantizer::OtherScale),
+    Input::Floats(Quantizer::NoZeroPoint),
+];
+
+impl ConvCase {
+    fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.group_in == 1 && self.group_out == 1
+    }
+
+    fn has_float_result(&self) -> bool {
+        matches!(self.output, Output::Float | Output::FloatPlanes)
+    }
+
+    /// Height and width of the result.
+    fn output_size(&self) -> [usize; 2] {
+        let out = |size: usize, kernel: usize, stride: i64, dilation: i64, pads: i64| {
+            ((size as i64 + pads - (kernel as i64 - 1) * dilation - 1) / stride + 1) as usize
+        };
+        let (size, kernel, pads) = (self.size, self.kernel, &self.pads);
+        let (stride, dilation) = (self.stride, self.dilation);
+        [
+            out(size.0, kernel.0, stride.0, dilation.0, pads[0] + pads[2]),
+            out(size.1, kernel.1, stride.1, dilation.1, pads[1] + pads[3]),
+        ]
+    }
+
+    /// The operand of the convolution, and the value of the graph's input `x`.
+    fn operand(
+        &self,
+        builder: &mut Builder,
+        random: &mut Random,
+        x_params: QParams,
+    ) -> (ValueId, Tensor) {
+        let channels = self.groups * self.group_in;
+        let (batch, (height, width)) = (self.batch, self.size);
+        let planes = self.input != Input::Bytes;
+        let shape = if planes {
+            [batch, channels, height, width]
+        } else {
+            [batch, height, width, channels]
+        };
+        let dtype_of_x = match self.input {
+            Input::Floats(_) => DType::F32,
+            _ => dtype(self.signed),
+        };
+        let mut x = builder.input("x", dtype_of_x, &shape);
+        if let Input::Floats(quantizer) = self.input {
+            let scale = match quantizer {
+                Quantizer::OtherScale => 0.5,
+                _ => x_params.scale,
+            };
+            let zero_point = match self.signed {
+                true => Tensor::scalar(x_params.zero_point as i8),
+                false => Tensor::scalar(x_params.zero_point as u8),
+            };
+            let scale = builder.constant(Tensor::scalar(scale));
+            let zero_point =
+                (quantizer != Quantizer::NoZeroPoint).then(|| builder.constant(zero_point));
+            let quantize = QuantizeLinear {
+                output_dtype: dtype(self.signed).onnx(),
+                ..default(&[])
+            };
+            x = builder.node(quantize, &[Some(x), Some(scale), zero_point]);
+        }
+        if planes {
+            let perm = vec![0, 2, 3, 1];
+            x = builder.node(Transpose { perm }, &[Some(x)]);
+        }
+        (x, random.tensor(dtype_of_x, &shape))
+    }
+
+    fn conv(&self, random: &mut Random, x_params: QParams) -> FusedConv {
+        let scales = if self.per_channel {
+            self.groups * self.group_out
+        } else {
+            1
+        };
+        let depth = (self.group_in * self.kernel.0 * self.kernel.1) as f32;
+        let own = output(random, self.signed, 0.05 * depth.sqrt() * 0.3);
+        let result = match self.output {
+            Output::Bytes => Outcome::Bytes(own),
+            Output::Residual => Outcome::Residual {
+                own,
+                residual: params(random, self.signed, 0.05),
+                sum: output(random, self.signed, 0.07),
+            },
+            Output::Float | Output::FloatPlanes => Outcome::Float(Activation::Relu),
+        };
+        let w_scale = (0..scales).map(|_| random.scale(0.004)).collect();
+        FusedConv {
+            strides: vec![self.stride.0, self.stride.1],
+            pads: self.pads.clone(),
+            dilations: vec![self.dilation.0, self.dilation.1],
+            group: self.groups as i64,
+            layout: Layout::Nhwc,
+            product: Product::integer(x_params, w_scale, result),
+        }
+    }
+}
+
+/// Compares the plan of a convolution with the interpreter, bit for bit, and gives the kernels of its steps.
+fn kernels_of(case: &ConvCase) -> Vec<String> {
     let mut random = Random::new(case.seed);
     let mut builder = Builder::new();
-    let (in_c, out_c) = (case.groups * case.group_in, case.groups * case.group_out);
-    let (height, width) = case.size;
-    let planes = matches!(
-        case.ending,
-        Ending::Planes | Ending::FloatPlanes | Ending::First
-    );
-    let x_shape = if planes {
-        [case.batch, in_c, height, width]
-    } else {
-        [case.batch, height, width, in_c]
-    };
     let mut x_params = params(&mut random, case.signed, 0.05);
-    let quantizes = matches!(case.ending, Ending::FloatPlanes | Ending::First);
-    let x_type = if quantizes {
+    if case.input == Input::Floats(Quantizer::NoZeroPoint) {
+        x_params.zero_point = 0;
+    }
+    let (x, x_value) = case.operand(&mut builder, &mut random, x_params);
+    let mut inputs = vec![("x", x_value)];
+    let out_c = case.groups * case.group_out;
+    let (kh, kw) = case.kernel;
+    let w = builder.constant(random.tensor(DType::I8, &[out_c, case.group_in, kh, kw]));
+    let bias_type = if case.has_float_result() {
         DType::F32
     } else {
-        dtype(case.signed)
+        DType::I32
     };
-    let mut x = builder.input("x", x_type, &x_shape);
-    // Another scale is left to a step of its own; the type may come without a zero point.
-    let (other, untold) = (case.seed.is_multiple_of(5), case.seed % 5 == 1);
-    if quantizes {
-        if untold {
-            x_params.zero_point = 0;
-        }
-        let scale = if other { 0.5 } else { x_params.scale };
-        let zero_point = match case.signed {
-            true => Tensor::scalar(x_params.zero_point as i8),
-            false => Tensor::scalar(x_params.zero_point as u8),
-        };
-        let scale = builder.constant(Tensor::scalar(scale));
-        let zero_point = (!untold).then(|| builder.constant(zero_point));
-        let quantize = QuantizeLinear {
-            output_dtype: dtype(case.signed).onnx(),
-            ..default(&[])
-        };
-        x = builder.node(quantize, &[Some(x), Some(scale), zero_point]);
-    }
-    if planes {
-        let perm = vec![0, 2, 3, 1];
-        x = builder.node(Transpose { perm }, &[Some(x)]);
-    }
-    let w = builder.constant(random.tensor(
-        DType::I8,
-        &[out_c, case.group_in, case.kernel.0, case.kernel.1],
-    ));
-    let float = matches!(
-        case.ending,
-        Ending::Float | Ending::FloatNchw | Ending::Planes | Ending::FloatPlanes
-    );
-    let bias_type = if float { DType::F32 } else { DType::I32 };
-    let bias = case
-        .bias
-        .then(|| builder.constant(random.tensor(bias_type, &[out_c])));
-    let scales = if case.per_channel { out_c } else { 1 };
-    let depth = (case.group_in * case.kernel.0 * case.kernel.1) as f32;
-    let y = (!float).then(|| output(&mut random, case.signed, 0.05 * depth.sqrt() * 0.3));
-    let residual =
-        (case.ending == Ending::Residual).then(|| params(&mut random, case.signed, 0.05));
-    let w_scale = (0..scales).map(|_| random.scale(0.004)).collect();
-    let result = match (y, residual) {
-        (None, _) => Outcome::Float(Activation::Relu),
-        (Some(y), None) => Outcome::Bytes(y),
-        (Some(own), Some(residual)) => Outcome::Residual {
-            own,
-            residual,
-            sum: output(&mut random, case.signed, 0.07),
-        },
-    };
-    let conv = FusedConv {
-        strides: vec![case.stride.0, case.stride.1],
-        pads: case.pads.clone(),
-        dilations: vec![case.dilation.0, case.dilation.1],
-        group: case.groups as i64,
-        layout: Layout::Nhwc,
-        product: Product::integer(x_params, w_scale, result),
-    };
-    let mut inputs = vec![("x", random.tensor(x_type, &x_shape))];
+    let bias = (case.bias).then(|| builder.constant(random.tensor(bias_type, &[out_c])));
     let mut operands = vec![Some(x), Some(w), bias];
-    if residual.is_some() {
-        let out = |size: usize, kernel: usize, stride: i64, dilation: i64, pads: i64| {
-            (size as i64 + pads - (kernel as i64 - 1) * dilation - 1) / stride + 1
-        };
-        let (pads, dilation, stride) = (&case.pads, case.dilation, case.stride);
-        let out_h = out(
-            height,
-            case.kernel.0,
-            stride.0,
-            dilation.0,
-            pads[0] + pads[2],
-        );
-        let out_w = out(
-            width,
-            case.kernel.1,
-            stride.1,
-            dilation.1,
-            pads[1] + pads[3],
-        );
-        let shape = [case.batch, out_h as usize, out_w as usize, out_c];
+    if case.output == Output::Residual {
+        let [height, width] = case.output_size();
+        let shape = [case.batch, height, width, out_c];
         operands.push(Some(builder.input("r", dtype(case.signed), &shape)));
         inputs.push(("r", random.tensor(dtype(case.signed), &shape)));
     }
-    let mut result = builder.node(conv, &operands);
-    if float && case.ending != Ending::Float {
+    let mut result = builder.node(case.conv(&mut random, x_params), &operands);
+    if case.output == Output::FloatPlanes {
         let perm = vec![0, 3, 1, 2];
         result = builder.node(Transpose { perm }, &[Some(result)]);
     }
     builder.output(result);
-    let plan = check(&builder.graph, &inputs, Exactness::Bits);
-    let kernels: Vec<String> = kernels(&plan);
-    let kernels: Vec<&str> = kernels.iter().map(String::as_str).collect();
-    let float_planes = match case.signed {
-        true => "qconv_depthwise float→int8 nchw→nchw",
-        false => "qconv_depthwise float→uint8 nchw→nchw",
-    };
-    assert!(
-        match case.ending {
-            // One channel or pixel is stored in the same way in both layouts.
-            Ending::FloatNchw => matches!(
-                *kernels,
-                ["qconv nhwc→nchw" | "qconv_depthwise nhwc→nchw"]
-                    | ["qconv" | "qconv_depthwise", "view"]
-            ),
-            Ending::Planes | Ending::FloatPlanes => {
-                let depthwise = case.groups > 1 && case.group_in == 1 && case.group_out == 1;
-                let fused = match (quantizes, other) {
-                    (false, _) => kernels == ["qconv_depthwise nchw→nchw"],
-                    (true, false) => kernels == [float_planes],
-                    (true, true) => kernels == ["quantize", "qconv_depthwise nchw→nchw"],
-                };
-                fused || !depthwise || kernels.contains(&"view")
-            }
-            Ending::First => matches!(
-                *kernels,
-                ["quantize nchw→nhwc", "qconv" | "qconv_depthwise"]
-                    | ["quantize", "view", "qconv" | "qconv_depthwise"]
-            ),
-            _ => matches!(*kernels, ["qconv" | "qconv_depthwise"]),
-        },
-        "{plan}"
-    );
+    kernels(&check(&builder.graph, &inputs, Exactness::Bits))
 }
 
-/// So many channels that an image is computed in several strips of pixels.
+/// Asserts that the kernels of a convolution's plan are one of the given lists.
+fn assert_kernels(case: &ConvCase, allowed: &[&[&str]]) {
+    let found = kernels_of(case);
+    let names: Vec<&str> = found.iter().map(String::as_str).collect();
+    assert!(allowed.contains(&names.as_slice()), "{case:?}: {names:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_convolution_is_one_step(case in conv_case(&[Input::Bytes], &[Output::Bytes, Output::Residual, Output::Float])) {
+        assert_kernels(&case, &[&["qconv"], &["qconv_depthwise"]]);
+    }
+
+    /// A result of one channel or pixel is stored in the same way in both layouts, and the change of layout is a view.
+    #[test]
+    fn a_convolution_writes_its_float_result_to_planes(case in conv_case(&[Input::Bytes], &[Output::FloatPlanes])) {
+        assert_kernels(&case, &[
+            &["qconv nhwc→nchw"], &["qconv_depthwise nhwc→nchw"], &["qconv", "view"], &["qconv_depthwise", "view"],
+        ]);
+    }
+
+    /// Layers of one channel or pixel need no change of layout, and have views in its place.
+    #[test]
+    fn a_depthwise_layer_between_planes_works_on_planes(case in conv_case(&[Input::Planes], &[Output::FloatPlanes])) {
+        let found = kernels_of(&case);
+        if case.is_depthwise() && !found.iter().any(|kernel| kernel == "view") {
+            assert_eq!(found, ["qconv_depthwise nchw→nchw"]);
+        }
+    }
+
+    /// The same with a quantizer before it. A quantizer of another scale stays a step.
+    #[test]
+    fn a_depthwise_layer_between_planes_quantizes_its_floats(case in conv_case(&FLOATS, &[Output::FloatPlanes])) {
+        let found = kernels_of(&case);
+        if case.is_depthwise() && !found.iter().any(|kernel| kernel == "view") {
+            let fused = match case.signed {
+                true => "qconv_depthwise float→int8 nchw→nchw",
+                false => "qconv_depthwise float→uint8 nchw→nchw",
+            };
+            match case.input {
+                Input::Floats(Quantizer::OtherScale) => assert_eq!(found, ["quantize", "qconv_depthwise nchw→nchw"]),
+                _ => assert_eq!(found, [fused]),
+            }
+        }
+    }
+
+    #[test]
+    fn quantizing_planes_and_changing_their_layout_is_one_step(case in conv_case(&FLOATS, &[Output::Bytes])) {
+        assert_kernels(&case, &[
+            &["quantize nchw→nhwc", "qconv"], &["quantize nchw→nhwc", "qconv_depthwise"],
+            &["quantize", "view", "qconv"], &["quantize", "view", "qconv_depthwise"],
+        ]);
+    }
+}
+
+/// The layers have too many channels to transpose a whole image at once.
 #[test]
-fn a_change_of_layout_goes_by_strips() {
+fn a_large_result_goes_to_planes_in_pieces() {
     for (groups, group_in, group_out) in [(1, 4, 900), (1000, 1, 1)] {
-        run_conv(&ConvCase {
+        let case = ConvCase {
             seed: 5,
             batch: 2,
             size: (13, 11),
@@ -239,17 +306,22 @@ fn a_change_of_layout_goes_by_strips() {
             signed: false,
             per_channel: true,
             bias: true,
-            ending: Ending::FloatNchw,
-        });
+            input: Input::Bytes,
+            output: Output::FloatPlanes,
+        };
+        assert_kernels(
+            &case,
+            &[&["qconv nhwc→nchw"], &["qconv_depthwise nhwc→nchw"]],
+        );
     }
 }
 
-/// So many weights that threads split the channels, the last one of a part that is no multiple of 64; of many pixels, in strips.
+/// The layers have enough weights for threads to split the channels, and the last part is not a multiple of 64. Many pixels are computed in pieces.
 #[test]
 fn threads_split_the_channels_of_few_pixels() {
     for (size, group_in, group_out) in [((7, 7), 64, 250), ((20, 20), 4, 400)] {
-        for ending in [Ending::Bytes, Ending::Residual, Ending::Float] {
-            run_conv(&ConvCase {
+        for output in [Output::Bytes, Output::Residual, Output::Float] {
+            let case = ConvCase {
                 seed: 5,
                 batch: 1,
                 size,
@@ -263,8 +335,10 @@ fn threads_split_the_channels_of_few_pixels() {
                 signed: false,
                 per_channel: true,
                 bias: true,
-                ending,
-            });
+                input: Input::Bytes,
+                output,
+            };
+            assert_kernels(&case, &[&["qconv"]]);
         }
     }
 }
@@ -314,11 +388,6 @@ fn sessions_share_a_pool() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
-
-    #[test]
-    fn convolutions(case in conv_case()) {
-        run_conv(&case);
-    }
 
     #[test]
     fn linear_layers(

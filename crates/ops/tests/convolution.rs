@@ -314,132 +314,187 @@ fn the_transpose_is_the_adjoint() {
     }
 }
 
+const X: QParams = QParams {
+    scale: 0.02,
+    zero_point: 117,
+};
+/// A result whose lower bound is above its type's, as a fused activation leaves it.
+const Y: OutputQuantization = OutputQuantization {
+    dtype: QuantType::Uint8,
+    params: QParams {
+        scale: 0.9,
+        zero_point: 131,
+    },
+    lo: 100,
+    hi: 255,
+};
+
+/// An integer convolution with its operands, and the exact sums of its products, in the order of the result.
+struct Integers {
+    case: Case,
+    x: Vec<i64>,
+    w: Vec<i64>,
+    bias: Vec<i64>,
+    scales: Vec<f32>,
+    sums: Vec<i64>,
+}
+
+impl Integers {
+    fn of(case: Case) -> Self {
+        let x = numbers(count(&case.x_shape()), 1, 0, 255);
+        let w = numbers(count(&case.w_shape()), 2, -127, 127);
+        let centered: Vec<_> = x.iter().map(|x| x - i64::from(X.zero_point)).collect();
+        let sums = case.sums(&centered, &w);
+        Self {
+            bias: numbers(case.outputs, 3, -3000, 3000),
+            scales: (0..case.outputs).map(|o| 0.01 + 0.003 * o as f32).collect(),
+            case,
+            x,
+            w,
+            sums,
+        }
+    }
+
+    fn op(&self, result: Outcome) -> FusedConv {
+        FusedConv {
+            product: Product::integer(X, self.scales.clone(), result),
+            ..self.case.fused()
+        }
+    }
+
+    fn x(&self) -> Tensor {
+        bytes(&self.case.x_shape(), &self.x)
+    }
+
+    fn w(&self) -> Tensor {
+        signed(&self.case.w_shape(), &self.w)
+    }
+
+    fn bias(&self) -> Tensor {
+        Tensor::vector(self.bias.iter().map(|&b| b as i32).collect())
+    }
+
+    /// What `result` makes of each sum and its output channel.
+    fn map<T>(&self, result: impl Fn(i64, usize) -> T) -> Vec<T> {
+        let plane = count(&self.case.output());
+        let sums = self.sums.iter().enumerate();
+        sums.map(|(i, &sum)| result(sum, i / plane % self.case.outputs))
+            .collect()
+    }
+
+    /// The bytes of the result `Y`.
+    fn requantized(&self) -> Vec<i32> {
+        self.map(|sum, c| {
+            let multiplier = requantize::multiplier(X.scale, self.scales[c], Y.params.scale);
+            let sum = (sum + self.bias[c]) as i32;
+            requantize::requantize(sum, multiplier, Y.params.zero_point, Y.lo, Y.hi)
+        })
+    }
+}
+
+fn as_bytes(values: &[i32]) -> Vec<u8> {
+    values.iter().map(|&v| v as u8).collect()
+}
+
 #[test]
 fn integer_convolutions_requantize_their_exact_sums() {
-    for case in CASES {
-        let (xs, ws, ys) = (case.x_shape(), case.w_shape(), case.y_shape());
-        let (x, w) = (
-            numbers(count(&xs), 1, 0, 255),
-            numbers(count(&ws), 2, -127, 127),
-        );
-        let bias = numbers(case.outputs, 3, -3000, 3000);
-        let (x_params, y_params) = (
-            QParams {
-                scale: 0.02,
-                zero_point: 117,
-            },
-            QParams {
-                scale: 0.9,
-                zero_point: 131,
-            },
-        );
-        let scales: Vec<_> = (0..case.outputs).map(|o| 0.01 + 0.003 * o as f32).collect();
-        let centered: Vec<_> = x.iter().map(|x| x - 117).collect();
-        let plane = count(&case.output());
-        let sums = case.sums(&centered, &w);
-        let channel = |i: usize| i / plane % case.outputs;
-        let expected: Vec<_> = sums
-            .iter()
-            .enumerate()
-            .map(|(i, sum)| {
-                let c = channel(i);
-                let multiplier = requantize::multiplier(0.02, scales[c], 0.9);
-                requantize::requantize((sum + bias[c]) as i32, multiplier, 131, 100, 255)
-            })
-            .collect();
-        let as_bytes = |values: &[i32]| values.iter().map(|&v| v as u8).collect::<Vec<_>>();
-
-        let y = OutputQuantization {
-            dtype: QuantType::Uint8,
-            params: y_params,
-            lo: 100,
-            hi: 255,
-        };
-        let integer = |result| FusedConv {
-            product: Product::integer(x_params, scales.clone(), result),
-            ..case.fused()
-        };
-        let op = integer(Outcome::Bytes(y));
-        let bias_tensor = Tensor::vector(bias.iter().map(|&b| b as i32).collect());
-        let (x_tensor, w_tensor) = (bytes(&xs, &x), signed(&ws, &w));
-        let got = run(&op, &[Some(&x_tensor), Some(&w_tensor), Some(&bias_tensor)]).unwrap();
+    for case in CASES.map(Integers::of) {
+        let inputs = [case.x(), case.w(), case.bias()];
+        let got = run(&case.op(Outcome::Bytes(Y)), &inputs.each_ref().map(Some)).unwrap();
         assert_eq!(
             (got.shape(), got.values::<u8>().unwrap()),
-            (&ys[..], &as_bytes(&expected)[..])
+            (&case.case.y_shape()[..], &as_bytes(&case.requantized())[..])
         );
+    }
+}
 
-        // The other layout, with a residual.
+#[test]
+fn a_channels_last_convolution_is_requantized_before_its_residual_is_added() {
+    let residual_params = QParams {
+        scale: 0.5,
+        zero_point: 3,
+    };
+    let sum = OutputQuantization {
+        dtype: QuantType::Uint8,
+        params: QParams {
+            scale: 1.1,
+            zero_point: 90,
+        },
+        lo: 90,
+        hi: 200,
+    };
+    for case in CASES.map(Integers::of) {
+        let (xs, ys) = (case.case.x_shape(), case.case.y_shape());
         let residual = numbers(count(&ys), 7, 0, 255);
-        let (from, to) = (
-            QParams {
-                scale: 0.5,
-                zero_point: 3,
-            },
-            QParams {
-                scale: 1.1,
-                zero_point: 90,
-            },
-        );
-        let sum = OutputQuantization {
-            dtype: QuantType::Uint8,
-            params: to,
-            lo: 90,
-            hi: 200,
-        };
-        let with_residual = FusedConv {
+        let op = FusedConv {
             layout: Layout::Nhwc,
-            ..integer(Outcome::Residual {
-                own: y,
-                residual: from,
+            ..case.op(Outcome::Residual {
+                own: Y,
+                residual: residual_params,
                 sum,
             })
         };
-        let x_last = bytes(&nhwc(xs), &channels_last(&x, xs));
-        let residual_last = bytes(&nhwc(ys), &channels_last(&residual, ys));
         let inputs = [
-            Some(&x_last),
-            Some(&w_tensor),
-            Some(&bias_tensor),
-            Some(&residual_last),
+            bytes(&nhwc(xs), &channels_last(&case.x, xs)),
+            case.w(),
+            case.bias(),
+            bytes(&nhwc(ys), &channels_last(&residual, ys)),
         ];
-        let got = run(&with_residual, &inputs).unwrap();
-        let pairs = expected.iter().zip(&residual);
-        let sums_with: Vec<_> = pairs
-            .map(|(&q, &r)| requantize::add(q, y_params, r as i32, from, to, 90, 200))
-            .collect();
-        let sums_with = channels_last(&as_bytes(&sums_with), ys);
-        assert_eq!(
-            (got.shape(), got.values::<u8>().unwrap()),
-            (&nhwc(ys)[..], &sums_with[..])
-        );
-
-        // A float result, and the accumulators themselves.
-        let float = integer(Outcome::Float(Activation::Relu));
-        let float_bias = floats(&[case.outputs], &bias);
-        let got = run(
-            &float,
-            &[Some(&x_tensor), Some(&w_tensor), Some(&float_bias)],
-        )
-        .unwrap();
-        let expected_float: Vec<_> = sums
-            .iter()
-            .enumerate()
-            .map(|(i, &sum)| {
-                let c = channel(i);
-                requantize::dequantize_accumulator(sum as i32, 0.02 * scales[c], bias[c] as f32)
-                    .max(0.0)
+        let got = run(&op, &inputs.each_ref().map(Some)).unwrap();
+        let own = case.requantized();
+        let pairs = own.iter().zip(&residual);
+        let expected: Vec<_> = pairs
+            .map(|(&q, &r)| {
+                requantize::add(
+                    q,
+                    Y.params,
+                    r as i32,
+                    residual_params,
+                    sum.params,
+                    sum.lo,
+                    sum.hi,
+                )
             })
             .collect();
-        assert_eq!(got.values::<f32>().unwrap(), expected_float);
-        let raw = integer(Outcome::Accumulators);
-        let inputs = [Some(&x_tensor), Some(&w_tensor), Some(&bias_tensor)];
-        let with_bias: Vec<_> = sums
-            .iter()
-            .enumerate()
-            .map(|(i, &sum)| (sum + bias[channel(i)]) as i32)
-            .collect();
-        let got = run(&raw, &inputs).unwrap();
-        assert_eq!(got.values::<i32>().unwrap(), with_bias);
+        assert_eq!(
+            (got.shape(), got.values::<u8>().unwrap()),
+            (&nhwc(ys)[..], &channels_last(&as_bytes(&expected), ys)[..])
+        );
+    }
+}
+
+#[test]
+fn a_float_result_is_the_dequantized_accumulator() {
+    for case in CASES.map(Integers::of) {
+        let bias = floats(&[case.case.outputs], &case.bias);
+        let inputs = [case.x(), case.w(), bias];
+        let op = case.op(Outcome::Float(Activation::Relu));
+        let got = run(&op, &inputs.each_ref().map(Some)).unwrap();
+        let expected = case.map(|sum, c| {
+            let (scale, bias) = (X.scale * case.scales[c], case.bias[c] as f32);
+            requantize::dequantize_accumulator(sum as i32, scale, bias).max(0.0)
+        });
+        assert_eq!(got.values::<f32>().unwrap(), expected);
+    }
+}
+
+#[test]
+fn accumulators_are_the_exact_sums_with_the_bias() {
+    for case in CASES.map(Integers::of) {
+        let inputs = [case.x(), case.w(), case.bias()];
+        let got = run(
+            &case.op(Outcome::Accumulators),
+            &inputs.each_ref().map(Some),
+        )
+        .unwrap();
+        let expected = case.map(|sum, c| (sum + case.bias[c]) as i32);
+        assert_eq!(got.values::<i32>().unwrap(), expected);
+    }
+}
+
+#[test]
+fn conv_integer_gives_the_exact_sums() {
+    for case in CASES.map(Integers::of) {
         let Conv {
             auto_pad,
             dilations,
@@ -447,34 +502,8 @@ fn integer_convolutions_requantize_their_exact_sums() {
             kernel_shape,
             pads,
             strides,
-        } = case.conv();
-        let (x_zero, w_zero) = (Tensor::scalar(117_u8), Tensor::scalar(0_i8));
-        let (d, p, s) = (dilations.clone(), pads.clone(), strides.clone());
-        let plain = ConvInteger {
-            auto_pad,
-            dilations: d,
-            group,
-            kernel_shape: kernel_shape.clone(),
-            pads: p,
-            strides: s,
-        };
-        let got = run(
-            &plain,
-            &[
-                Some(&x_tensor),
-                Some(&w_tensor),
-                Some(&x_zero),
-                Some(&w_zero),
-            ],
-        )
-        .unwrap();
-        assert_eq!(
-            got.values::<i32>().unwrap(),
-            sums.iter().map(|&s| s as i32).collect::<Vec<_>>()
-        );
-
-        // ONNX's own form, which has no bounds.
-        let qlinear = QLinearConv {
+        } = case.case.conv();
+        let op = ConvInteger {
             auto_pad,
             dilations,
             group,
@@ -482,32 +511,47 @@ fn integer_convolutions_requantize_their_exact_sums() {
             pads,
             strides,
         };
-        let (x_scale, y_scale, y_zero) = (
-            Tensor::scalar(0.02_f32),
-            Tensor::scalar(0.9_f32),
-            Tensor::scalar(131_u8),
-        );
-        let w_scale = Tensor::vector(scales.clone());
+        let zeros = (Tensor::scalar(X.zero_point as u8), Tensor::scalar(0_i8));
+        let inputs = [case.x(), case.w(), zeros.0, zeros.1];
+        let got = run(&op, &inputs.each_ref().map(Some)).unwrap();
+        assert_eq!(got.values::<i32>().unwrap(), case.map(|sum, _| sum as i32));
+    }
+}
+
+#[test]
+fn qlinear_conv_is_the_fused_convolution_with_the_bounds_of_its_type() {
+    for case in CASES.map(Integers::of) {
+        let Conv {
+            auto_pad,
+            dilations,
+            group,
+            kernel_shape,
+            pads,
+            strides,
+        } = case.case.conv();
+        let op = QLinearConv {
+            auto_pad,
+            dilations,
+            group,
+            kernel_shape,
+            pads,
+            strides,
+        };
         let inputs = [
-            &x_tensor,
-            &x_scale,
-            &x_zero,
-            &w_tensor,
-            &w_scale,
-            &w_zero,
-            &y_scale,
-            &y_zero,
-            &bias_tensor,
-        ]
-        .map(Some);
-        let got = run(&qlinear, &inputs).unwrap();
-        let clamped: Vec<_> = got
-            .values::<u8>()
-            .unwrap()
-            .iter()
-            .map(|&q| q.max(100))
-            .collect();
-        assert_eq!(clamped, as_bytes(&expected));
+            case.x(),
+            Tensor::scalar(X.scale),
+            Tensor::scalar(X.zero_point as u8),
+            case.w(),
+            Tensor::vector(case.scales.clone()),
+            Tensor::scalar(0_i8),
+            Tensor::scalar(Y.params.scale),
+            Tensor::scalar(Y.params.zero_point as u8),
+            case.bias(),
+        ];
+        let got = run(&op, &inputs.each_ref().map(Some)).unwrap();
+        let found = got.values::<u8>().unwrap();
+        let clamped: Vec<_> = found.iter().map(|&q| q.max(Y.lo as u8)).collect();
+        assert_eq!(clamped, as_bytes(&case.requantized()));
     }
 }
 
