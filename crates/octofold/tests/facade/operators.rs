@@ -1,4 +1,4 @@
-//! `docs/operators.md` is what the code says. `OCTOFOLD_UPDATE=1 cargo test -p octofold --test facade operators` writes it anew.
+//! `docs/operators.md` is what the code says. `OCTOFOLD_BLESS=1 cargo test -p octofold --test facade operators` writes it anew.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,7 +15,7 @@ implementation with the semantics of ONNX. An operator without an integer kernel
 forms of an operator to the newest one. `octofold backend fbgemm` prints the types, layouts and conditions of integer kernels, and `octofold check` and
 `octofold inspect` print them for each node of a model.
 
-This page is generated from the code: `OCTOFOLD_UPDATE=1 cargo test -p octofold --test facade operators`.
+This page is generated from the code: `OCTOFOLD_BLESS=1 cargo test -p octofold --test facade operators`.
 
 ";
 
@@ -82,14 +82,14 @@ fn page() -> String {
 fn the_page_of_operators_is_what_the_code_says() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operators.md");
     let page = page();
-    if std::env::var_os("OCTOFOLD_UPDATE").is_some() {
+    if std::env::var_os("OCTOFOLD_BLESS").is_some() {
         std::fs::write(&path, &page)?;
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     let line = page.lines().zip(written.lines()).find(|(a, b)| a != b);
     ensure!(
         page == written,
-        "docs/operators.md is stale, first at {line:?}; OCTOFOLD_UPDATE=1 writes it anew"
+        "docs/operators.md is stale, first at {line:?}; OCTOFOLD_BLESS=1 writes it anew"
     );
     Ok(())
 }
