@@ -118,15 +118,12 @@ pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
 impl Work for Clip {
     fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
-        call.pool.run_parts(
-            numbers_mut(only(outputs)?)?,
-            self.part,
-            0,
-            |first, output, _| {
+        let output = numbers_mut(only(outputs)?)?;
+        call.pool
+            .run_parts(output, self.part, 0, |first, output, _| {
                 let input = input.get(first..first + output.len()).unwrap_or(&[]);
                 Ok(clip(call.isa, input, self.bounds, output)?)
-            },
-        )
+            })
     }
 }
 
@@ -169,11 +166,9 @@ impl Work for Pool {
     fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let width = self.shape.out_w * self.shape.channels;
-        call.pool.run_parts(
-            numbers_mut(only(outputs)?)?,
-            self.part * width,
-            0,
-            |first, output, _| {
+        let output = numbers_mut(only(outputs)?)?;
+        call.pool
+            .run_parts(output, self.part * width, 0, |first, output, _| {
                 let rows = first / width..(first + output.len()) / width;
                 let result = match self.kind {
                     PoolKind::Max => max_pool(call.isa, &self.shape, input, rows, output),
@@ -187,8 +182,7 @@ impl Work for Pool {
                     ),
                 };
                 Ok(result?)
-            },
-        )
+            })
     }
 }
 
@@ -226,11 +220,9 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
 impl Work for GlobalAverage {
     fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
-        call.pool.run_parts(
-            numbers_mut(only(outputs)?)?,
-            self.part,
-            0,
-            |first, output, _| {
+        let output = numbers_mut(only(outputs)?)?;
+        call.pool
+            .run_parts(output, self.part, 0, |first, output, _| {
                 Ok(global_average_pool(
                     call.isa,
                     &self.shape,
@@ -238,7 +230,6 @@ impl Work for GlobalAverage {
                     first..first + output.len(),
                     output,
                 )?)
-            },
-        )
+            })
     }
 }

@@ -29,25 +29,12 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     };
     let operand = arguments.operand(0)?;
     arguments.result().expect(operand.dtype)?;
-    let [n, a, b, c] = operand.image()?;
     let to_nhwc = arguments.step.kernel.result() == Axes::Nhwc;
-    let shape = if to_nhwc && op.perm == [0, 2, 3, 1] {
-        arguments.expect_result(&[n, b, c, a])?;
-        ImageShape {
-            batch: n,
-            channels: a,
-            pixels: b * c,
-        }
-    } else if !to_nhwc && op.perm == [0, 3, 1, 2] {
-        arguments.expect_result(&[n, c, a, b])?;
-        ImageShape {
-            batch: n,
-            channels: c,
-            pixels: a * b,
-        }
-    } else {
+    let perm = if to_nhwc { [0, 2, 3, 1] } else { [0, 3, 1, 2] };
+    if op.perm != perm {
         return Err(arguments.wrong_operator());
-    };
+    }
+    let shape = images(arguments)?;
     let size = match operand.dtype.size() {
         Some(size @ (1 | 4)) => size,
         _ => return Err(arguments.wrong_operator()),
@@ -59,6 +46,22 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         size,
         part,
     }))
+}
+
+/// The images of a step that changes their layout to that of its kernel's results.
+pub(super) fn images(arguments: &Arguments<'_>) -> Result<ImageShape, StepError> {
+    let [batch, a, b, c] = arguments.operand(0)?.image()?;
+    let (channels, pixels, result) = match arguments.step.kernel.result() {
+        Axes::Nhwc => (a, b * c, [batch, b, c, a]),
+        Axes::Nchw => (c, a * b, [batch, c, a, b]),
+        Axes::Any => return Err(arguments.wrong_operator()),
+    };
+    arguments.expect_result(&result)?;
+    Ok(ImageShape {
+        batch,
+        channels,
+        pixels,
+    })
 }
 
 /// The pixels (to channels-last) or planes (to channels-first) of a part.

@@ -37,19 +37,7 @@ pub(super) fn bind_quantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, 
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
     let target = Target8::full(arguments.result().quant(params(arguments)?)?);
-    let (images, part) = if arguments.step.kernel.result() == Axes::Nhwc {
-        let [n, c, h, w] = operand.image()?;
-        arguments.expect_result(&[n, h, w, c])?;
-        let shape = ImageShape {
-            batch: n,
-            channels: c,
-            pixels: h * w,
-        };
-        (Some(shape), layout::part(shape, true, 5))
-    } else {
-        arguments.expect_result(operand.shape)?;
-        (None, part_len(operand.len(), 5, BYTES, 64))
-    };
+    let (images, part) = split(arguments)?;
     Ok(Box::new(Quantize {
         target,
         images,
@@ -68,20 +56,20 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
     let operand = arguments.operand(0)?;
     arguments.result().expect(DType::F32)?;
     let from = operand.quant(params(arguments)?)?;
-    let (images, part) = if arguments.step.kernel.result() == Axes::Nchw {
-        let [n, h, w, c] = operand.image()?;
-        arguments.expect_result(&[n, c, h, w])?;
-        let shape = ImageShape {
-            batch: n,
-            channels: c,
-            pixels: h * w,
-        };
-        (Some(shape), layout::part(shape, false, 5))
-    } else {
-        arguments.expect_result(operand.shape)?;
-        (None, part_len(operand.len(), 5, BYTES, 64))
-    };
+    let (images, part) = split(arguments)?;
     Ok(Box::new(Dequantize { from, images, part }))
+}
+
+/// The images, if the kernel changes their layout, and the elements, pixels or planes of a part.
+fn split(arguments: &Arguments<'_>) -> Result<(Option<ImageShape>, usize), StepError> {
+    let operand = arguments.operand(0)?;
+    let to = arguments.step.kernel.result();
+    if to == Axes::Any {
+        arguments.expect_result(operand.shape)?;
+        return Ok((None, part_len(operand.len(), 5, BYTES, 64)));
+    }
+    let images = layout::images(arguments)?;
+    Ok((Some(images), layout::part(images, to == Axes::Nhwc, 5)))
 }
 
 /// The constant scale and zero point of a (de)quantization of the whole tensor.
