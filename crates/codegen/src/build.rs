@@ -8,7 +8,7 @@ use octofold_ir::{Graph, NodeId, Role, ValueId};
 use octofold_kernels::{Isa, KernelError};
 use octofold_runtime::{
     BlobBuilder, Constant, ConstantIndex, Core, Engine, Kernel, Operand, Plan, PlanError,
-    PlanOutput, PlanParts, PlanValue, Step, ValueIndex, constant_bytes,
+    PlanOutput, PlanParts, PlanValue, StateSlot, Step, ValueIndex, constant_bytes,
 };
 use octofold_tensor::DType;
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ use crate::facts::{Facts, Types};
 use crate::group::Group;
 use crate::layout::channels_last;
 use crate::pack::{Packed, PackedConstant, pack};
-use crate::{CodegenError, CodegenOptions};
+use crate::{CodegenError, CodegenOptions, State};
 
 /// Nodes that become a step.
 struct Choice<'a> {
@@ -60,6 +60,8 @@ pub(crate) fn build(
         })
     });
     let outputs = outputs.collect::<Result<_, CodegenError>>()?;
+    let states = options.states.iter().map(|state| builder.state(state));
+    let states = states.collect::<Result<_, _>>()?;
     let blob = builder.blob.finish().ok_or(PlanError::Memory(0))?;
     let plan = Plan::new(PlanParts {
         name: graph.name().to_owned(),
@@ -78,6 +80,7 @@ pub(crate) fn build(
         values: builder.values.into_values().collect(),
         constants: builder.constants,
         steps,
+        states,
         blob,
     })?;
     Ok(plan)
@@ -221,6 +224,38 @@ impl Builder<'_> {
             len: bytes.len(),
         });
         Ok(ConstantIndex(index))
+    }
+
+    fn state(&mut self, state: &State) -> Result<StateSlot, CodegenError> {
+        let graph = self.graph;
+        let inputs = graph
+            .inputs()
+            .iter()
+            .map(|&input| graph.value(input).name());
+        let outputs = graph.outputs().iter().map(|output| &*output.name);
+        let find = |what: &str, names: Vec<&str>, wanted: &str| {
+            let unknown = || CodegenError::State {
+                state: format!("{}={}", state.output, state.input),
+                reason: format!(
+                    "the graph has no {what} `{wanted}`; it has {}",
+                    names.join(", ")
+                ),
+            };
+            let position = names.iter().position(|&name| name == wanted);
+            position.ok_or_else(unknown)
+        };
+        let initial = state.initial.as_ref().map(|tensor| {
+            self.constant(
+                tensor.dtype(),
+                tensor.shape().to_vec(),
+                &constant_bytes(tensor),
+            )
+        });
+        Ok(StateSlot {
+            input: find("input", inputs.collect(), &state.input)?,
+            output: find("output", outputs.collect(), &state.output)?,
+            initial: initial.transpose()?,
+        })
     }
 
     fn step(&mut self, choice: Choice<'_>) -> Result<Step, CodegenError> {

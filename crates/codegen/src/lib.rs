@@ -14,15 +14,17 @@ mod layout;
 mod pack;
 mod report;
 mod select;
+mod state;
 
 use octofold_ir::{Graph, GraphError};
 use octofold_kernels::{Isa, KernelError};
 use octofold_runtime::{Engine, Plan, PlanError};
 
 pub use report::{Report, StepReport};
+pub use state::State;
 
 /// How a graph is compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CodegenOptions {
     /// The engine whose kernels are used.
     pub engine: Engine,
@@ -31,6 +33,8 @@ pub struct CodegenOptions {
     pub requires: Option<Isa>,
     /// Whether portable operators compute all steps. This is slow, and helps to find faults.
     pub portable: bool,
+    /// The values that sessions keep between runs.
+    pub states: Vec<State>,
 }
 
 impl Default for CodegenOptions {
@@ -39,6 +43,7 @@ impl Default for CodegenOptions {
             engine: Engine::Fbgemm,
             requires: None,
             portable: false,
+            states: Vec::new(),
         }
     }
 }
@@ -58,6 +63,14 @@ pub enum CodegenError {
         /// What the kernels say.
         source: KernelError,
     },
+    /// A state that does not fit the graph.
+    #[error("state {state}: {reason}")]
+    State {
+        /// The output and the input.
+        state: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A graph with more values or constants than a plan can number.
     #[error("the graph is too large for a plan")]
     TooLarge,
@@ -75,7 +88,8 @@ impl From<GraphError> for CodegenError {
 /// Compiles a lowered graph.
 ///
 /// # Errors
-/// When the graph has a cycle, weights cannot be packed, or the plan is refused, which is a bug of the compiler.
+/// When the graph has a cycle, weights cannot be packed, a state names what the graph does not have, or the plan is refused: because a state's
+/// types or shapes differ, or by a bug of the compiler.
 pub fn compile(graph: &Graph, options: &CodegenOptions) -> Result<Plan, CodegenError> {
     let order = graph.order()?;
     let types = facts::Types::new(graph);

@@ -54,6 +54,7 @@ error_codes! {
         Output = "run-output", "the place for an output does not fit it";
         Count = "run-count", "the plan has another number of inputs or outputs";
         View = "run-view", "the bytes of a borrowed tensor do not fit its shape";
+        State = "run-state", "a state is missing, given twice, unknown or does not fit";
         Step = "run-step", "a step fails";
         Budget = "run-budget", "a run would take more memory than the budget allows";
         Memory = "run-memory", "there is not enough memory for a run";
@@ -189,6 +190,40 @@ impl StepError {
     }
 }
 
+/// What is wrong with a state that a session is to go on from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateFault {
+    /// The plan has no state of that name.
+    #[error("is unknown; the plan's states are {known}")]
+    Unknown {
+        /// The names that there are.
+        known: String,
+    },
+    /// A state of the plan is not given.
+    #[error("is missing")]
+    Missing,
+    /// A state is given more than once.
+    #[error("is given twice")]
+    Twice,
+    /// A state of another element type.
+    #[error("has elements of type {found}, expected {expected}")]
+    Type {
+        /// The type that is given.
+        found: DType,
+        /// The type in the plan.
+        expected: DType,
+    },
+    /// A state of another shape.
+    #[error("has the shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// The shape that is given.
+        found: Vec<usize>,
+        /// The shape in the plan.
+        expected: Vec<usize>,
+    },
+}
+
 /// Why a session could not be made, or a plan could not be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -256,6 +291,14 @@ pub enum RunError {
         /// The number of bytes.
         bytes: usize,
     },
+    /// A state that does not fit the plan.
+    #[error("state `{name}` {fault}")]
+    State {
+        /// The state: the name of its input.
+        name: String,
+        /// What is wrong.
+        fault: StateFault,
+    },
     /// A step failed.
     #[error("step {index} `{name}` ({operator} by {kernel}): {source}")]
     Step {
@@ -276,7 +319,7 @@ pub enum RunError {
          --limit memory=BYTES) for a model that is trusted"
     )]
     Budget {
-        /// The bytes of the constants, the arena and the values with tensors of their own.
+        /// The bytes of the constants, the states, the arena and the values with tensors of their own.
         needed: u64,
         /// The budget.
         limit: u64,

@@ -42,11 +42,11 @@ mod values;
 mod view;
 
 pub use blob::{ALIGN, Blob, BlobBuilder};
-pub use error::{BoxError, PlanError, RunError, StepError};
+pub use error::{BoxError, PlanError, RunError, StateFault, StepError};
 pub use octofold_ops::cost;
 pub use plan::{
     Axes, Constant, ConstantIndex, Core, Engine, InputForm, Kernel, Operand, Plan, PlanOutput,
-    PlanParts, PlanValue, Step, Tap, UnknownKernel, ValueIndex,
+    PlanParts, PlanValue, StateSlot, Step, Tap, UnknownKernel, ValueIndex,
 };
 pub use profile::{Profile, StepProfile};
 pub use session::{Session, SessionOptions};

@@ -3,15 +3,19 @@
 //! A session owns everything that a run changes: the arena, the threads, and the [specializations](crate::Specialization) to the shapes of earlier
 //! runs. Any number of sessions can share a plan. After the first run with some shapes, a run allocates only what portable steps need, and
 //! outputs, where the ones of the run before are still in use: a new output of some megabytes is new pages, which cost more than filling it.
+//!
+//! A plan is a pure function. Where it declares [states](crate::StateSlot), the session keeps what one run gives for the next one to read.
 
 mod borrowed;
 mod memory;
+mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use octofold_kernels::Isa;
 use octofold_tensor::{Shape, Tensor};
+use smallvec::SmallVec;
 
 use crate::blob::AlignedBytes;
 use crate::plan::{Core, Operand, Plan, PlanOutput, Tap};
@@ -20,6 +24,7 @@ use crate::specialize::{Action, Specialization};
 use crate::values::tensor_of;
 use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, TensorView};
 use memory::{Context, Memory};
+use state::States;
 
 /// The largest number of shapes that a session remembers.
 const REMEMBERED: usize = 16;
@@ -63,6 +68,7 @@ pub struct Session {
     /// Constants that portable steps, views and outputs use.
     constants: Vec<Option<Tensor>>,
     memory: Memory,
+    states: States,
     /// The most recent first.
     specializations: Vec<Arc<Specialization>>,
     profile: Option<Profile>,
@@ -105,15 +111,17 @@ impl Session {
             return Err(RunError::OtherProcessor { engine, needed });
         }
         let (constants, constant_bytes) = materialize(&plan, options.memory)?;
+        let states = States::new(&plan, options.memory.saturating_sub(constant_bytes))?;
         let mut session = Self {
             isa,
             pool,
             constants,
             memory: Memory {
-                constants: constant_bytes,
+                held: constant_bytes.saturating_add(states.bytes()),
                 budget: options.memory,
                 ..Memory::default()
             },
+            states,
             specializations: Vec::new(),
             profile: None,
             plan,
@@ -140,6 +148,9 @@ impl Session {
     }
 
     /// Runs the plan on inputs by name, in any order; gives the outputs by name, in the plan's order.
+    ///
+    /// An input that [reads a state](crate::StateSlot) need not be given: it gets what the run before gave. If it is given, this run reads that. After a
+    /// run without errors the states are what it gave; after an error, what they were.
     ///
     /// The session keeps a reference to the outputs and overwrites them in the next run, unless they are still in use.
     ///
@@ -177,7 +188,7 @@ impl Session {
             let needed = (made.arena_bytes() as u64)
                 .saturating_add(made.tensor_bytes())
                 .saturating_add(made.table_bytes() as u64)
-                .saturating_add(self.memory.constants);
+                .saturating_add(self.memory.held);
             let limit = self.memory.budget;
             if needed > limit {
                 return Err(RunError::Budget { needed, limit });
@@ -223,7 +234,7 @@ impl Session {
             .iter()
             .map(|output| Ok((output.name.clone(), self.output(output)?.clone())));
         let outputs = outputs.collect::<Result<_, PlanError>>()?;
-        self.end(started);
+        self.end(started)?;
         Ok(outputs)
     }
 
@@ -276,13 +287,19 @@ impl Session {
         tensor.ok_or_else(lost)
     }
 
-    /// Lets the tensors of the run go.
-    fn end(&mut self, started: Instant) {
+    /// Takes the states over and lets the tensors of the run go.
+    fn end(&mut self, started: Instant) -> Result<(), PlanError> {
+        let plan = Arc::clone(&self.plan);
+        let slots = plan.states().iter();
+        let given = slots.map(|slot| Ok(self.output(&plan.outputs()[slot.output])?.clone()));
+        let given = given.collect::<Result<SmallVec<[Tensor; 2]>, PlanError>>()?;
         self.memory.tensors.clear();
+        self.states.advance(&plan, given, &mut self.memory.spare);
         if let Some(profile) = &mut self.profile {
             profile.runs += 1;
             profile.total += started.elapsed();
         }
+        Ok(())
     }
 
     /// The inputs in the plan's order, with their shapes.
@@ -320,6 +337,9 @@ impl Session {
             if found[position].replace(tensor.clone()).is_some() {
                 return Err(fail("is given twice".to_owned()));
             }
+        }
+        for (slot, state) in self.plan.states().iter().zip(self.states.tensors()) {
+            found[slot.input].get_or_insert_with(|| state.clone());
         }
         let mut tensors = Vec::with_capacity(found.len());
         for (tensor, input) in found.into_iter().zip(self.plan.inputs()) {

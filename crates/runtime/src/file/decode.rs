@@ -6,7 +6,7 @@ use octofold_tensor::{DType, Dim, Tensor};
 
 use super::generated as message;
 use crate::plan::{
-    Constant, ConstantIndex, Engine, Operand, PlanOutput, PlanParts, PlanValue, Step,
+    Constant, ConstantIndex, Engine, Operand, PlanOutput, PlanParts, PlanValue, StateSlot, Step,
     UnknownKernel, ValueIndex,
 };
 use crate::values::tensor_of;
@@ -58,6 +58,15 @@ pub(super) fn plan(plan: message::Plan, blob: Blob) -> Result<PlanParts, PlanErr
             .map(constant)
             .collect::<Result<_, _>>()?,
         steps: steps.collect::<Result<_, _>>()?,
+        states: plan
+            .states
+            .into_iter()
+            .map(|state| StateSlot {
+                input: state.input as usize,
+                output: state.output as usize,
+                initial: state.initial.map(ConstantIndex),
+            })
+            .collect(),
         blob,
     })
 }

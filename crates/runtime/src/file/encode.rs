@@ -46,6 +46,15 @@ pub(super) fn plan(parts: &PlanParts) -> Result<message::Plan, PlanError> {
             })
             .collect(),
         steps: parts.steps.iter().map(step).collect(),
+        states: parts
+            .states
+            .iter()
+            .map(|state| message::State {
+                input: state.input as u32,
+                output: state.output as u32,
+                initial: state.initial.map(|constant| constant.0),
+            })
+            .collect(),
     })
 }
 

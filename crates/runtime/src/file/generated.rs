@@ -32,6 +32,22 @@ pub struct Plan {
     /// The steps in the order of execution.
     #[prost(message, repeated, tag = "10")]
     pub steps: ::prost::alloc::vec::Vec<Step>,
+    /// The values that a session keeps between runs.
+    #[prost(message, repeated, tag = "11")]
+    pub states: ::prost::alloc::vec::Vec<State>,
+}
+/// A value that one run gives and the next one reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct State {
+    /// The position of the input that reads it.
+    #[prost(uint32, tag = "1")]
+    pub input: u32,
+    /// The position of the output that gives it.
+    #[prost(uint32, tag = "2")]
+    pub output: u32,
+    /// The position of the constant that the first run reads; zeros if absent.
+    #[prost(uint32, optional, tag = "3")]
+    pub initial: ::core::option::Option<u32>,
 }
 /// One line of the model's metadata.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

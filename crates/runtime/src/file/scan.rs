@@ -26,8 +26,9 @@ macro_rules! kinds {
 }
 
 kinds! {
-    PLAN message::Plan { 5: ENTRY, 7: OUTPUT, 8: VALUE, 9: CONSTANT, 10: STEP }
+    PLAN message::Plan { 5: ENTRY, 7: OUTPUT, 8: VALUE, 9: CONSTANT, 10: STEP, 11: STATE }
     ENTRY message::Entry {}
+    STATE message::State {}
     OPERAND message::Operand {}
     OUTPUT message::Output { 2: OPERAND }
     DIM message::Dim { 4: DIM }

@@ -1,14 +1,14 @@
 //! The checks that every plan passes before it exists.
 //!
 //! In a checked plan, all indices are in range; every value has one producer (an input or a step) and is produced before it is read; all constants
-//! are aligned, inside the blob, and have the length that their sizes require; and each operator has a valid number of
+//! are aligned, inside the blob, and have the length that their sizes require; the input, output and initial values of a state have one type and shape; and each operator has a valid number of
 //! operands. Binding to sizes checks whether a kernel can compute its step, see [`crate::exec`].
 
 use std::collections::HashSet;
 
-use octofold_tensor::DType;
+use octofold_tensor::{DType, Dim};
 
-use super::{Constant, Operand, PlanParts, Step};
+use super::{Constant, ConstantIndex, Operand, PlanParts, Step};
 use crate::{ALIGN, PlanError, StepError};
 
 /// Finds the first fault of a plan.
@@ -51,7 +51,64 @@ pub(super) fn check(parts: &PlanParts) -> Result<(), PlanError> {
             return faulty(format!("output `{}`: {reason}", output.name));
         }
     }
+    check_states(parts).or_else(faulty)
+}
+
+/// Checks that each state has an input and an output of its own and initial values, all of one type and shape.
+fn check_states(parts: &PlanParts) -> Result<(), String> {
+    let mut taken = HashSet::new();
+    for state in &parts.states {
+        let input = parts.inputs.get(state.input);
+        let input =
+            input.ok_or_else(|| format!("state of input {}, which does not exist", state.input))?;
+        let value = &parts.values[input.index()];
+        let fail = |reason: String| Err(format!("state `{}` {reason}", value.name));
+        if !taken.insert(state.input) {
+            return fail("is declared twice".to_owned());
+        }
+        let sizes = value.shape.as_deref().and_then(known_sizes);
+        let Some(sizes) = sizes else {
+            return fail("has sizes that are not known; give its symbols numbers".to_owned());
+        };
+        let of_constant = |index: ConstantIndex| {
+            let constant = parts.constants.get(index.index());
+            constant.map(|constant| (constant.dtype, Some(constant.shape.clone())))
+        };
+        let Some(output) = parts.outputs.get(state.output) else {
+            return fail(format!(
+                "takes output {}, which does not exist",
+                state.output
+            ));
+        };
+        let given = match output.value {
+            Operand::Value(index) => {
+                let value = &parts.values[index.index()];
+                Some((value.dtype, value.shape.as_deref().and_then(known_sizes)))
+            }
+            Operand::Constant(index) => of_constant(index),
+            Operand::Absent => None,
+        };
+        let expected = Some((value.dtype, Some(sizes)));
+        if given != expected {
+            return fail(format!(
+                "takes output `{}` of another type or shape",
+                output.name
+            ));
+        }
+        if state
+            .initial
+            .is_some_and(|index| of_constant(index) != expected)
+        {
+            return fail("has no initial values of its type and shape".to_owned());
+        }
+    }
     Ok(())
+}
+
+/// The sizes of a shape without symbols.
+fn known_sizes(shape: &[Dim]) -> Option<Vec<usize>> {
+    let sizes = shape.iter().map(|dim| usize::try_from(dim.known()?).ok());
+    sizes.collect()
 }
 
 fn check_constant(constant: &Constant, blob_len: usize) -> Result<(), String> {

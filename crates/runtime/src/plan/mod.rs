@@ -115,6 +115,18 @@ pub struct PlanOutput {
     pub value: Operand,
 }
 
+/// A value that a session keeps between runs: what the output gives in one run is what the input reads in the next one. Type and sizes of both
+/// are the same, and the sizes are known numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSlot {
+    /// The position of the input in [`Plan::inputs`]. Its name is that of the state.
+    pub input: usize,
+    /// The position of the output in [`Plan::outputs`].
+    pub output: usize,
+    /// What the first run reads: a constant, or zeros if `None`.
+    pub initial: Option<ConstantIndex>,
+}
+
 /// The parts of a plan, not yet checked; [`Plan::new`] checks them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanParts {
@@ -138,6 +150,8 @@ pub struct PlanParts {
     pub constants: Vec<Constant>,
     /// The steps in the order of execution.
     pub steps: Vec<Step>,
+    /// The values that a session keeps between runs.
+    pub states: Vec<StateSlot>,
     /// The bytes of the constants.
     pub blob: Blob,
 }
@@ -230,6 +244,32 @@ impl Plan {
     /// The steps in the order of execution.
     pub fn steps(&self) -> &[Step] {
         &self.parts.steps
+    }
+
+    /// The values that a session keeps between runs.
+    pub fn states(&self) -> &[StateSlot] {
+        &self.parts.states
+    }
+
+    /// The inputs that a caller gives, with their positions among all inputs: those that read no state.
+    pub fn free_inputs(&self) -> impl Iterator<Item = (usize, &PlanValue)> {
+        let reads = |&(position, _): &(usize, &PlanValue)| {
+            self.states().iter().all(|slot| slot.input != position)
+        };
+        self.inputs().enumerate().filter(reads)
+    }
+
+    /// The outputs that give no state.
+    pub fn free_outputs(&self) -> impl Iterator<Item = &PlanOutput> {
+        let outputs = self.outputs().iter().enumerate();
+        let free = outputs
+            .filter(|&(position, _)| self.states().iter().all(|slot| slot.output != position));
+        free.map(|(_, output)| output)
+    }
+
+    /// The value that reads a state.
+    pub fn state_value(&self, slot: &StateSlot) -> &PlanValue {
+        self.value(self.parts.inputs[slot.input])
     }
 
     /// The observed values, in the order in which a run shows them.

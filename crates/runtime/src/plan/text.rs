@@ -48,7 +48,7 @@ fn attribute(value: &Attribute) -> String {
 }
 
 impl Plan {
-    /// The text form: one line for each input, step and output.
+    /// The text form: one line for each input, state, step and output.
     pub fn to_text(&self) -> String {
         self.to_string()
     }
@@ -105,6 +105,18 @@ impl fmt::Display for Plan {
         )?;
         for input in self.inputs() {
             writeln!(f, "  input %{}: {}", input.name, Type(input))?;
+        }
+        for state in self.states() {
+            let (input, output) = (self.state_value(state), &self.outputs()[state.output]);
+            let initial = match state.initial {
+                None => "zeros".to_owned(),
+                Some(index) => self.operand(Operand::Constant(index)),
+            };
+            writeln!(
+                f,
+                "  state %{} = {initial}, then output {}",
+                input.name, output.name
+            )?;
         }
         for step in self.steps() {
             self.write_step(f, step)?;

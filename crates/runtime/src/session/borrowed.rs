@@ -1,5 +1,6 @@
 //! Running a plan on memory that the caller lends.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use octofold_tensor::{Shape, Tensor};
@@ -12,6 +13,8 @@ use crate::{RunError, TensorView, TensorViewMut};
 
 impl Session {
     /// Runs the plan on borrowed inputs and writes into borrowed outputs, both in the plan's order: the same bits as [`Session::run`].
+    ///
+    /// Inputs that read a [state](crate::StateSlot) and outputs that give one are left out: the session has them.
     ///
     /// Inputs and outputs are copied. From the second run with the same shapes on, nothing is allocated for them or for kernels; portable steps still allocate
     /// their results.
@@ -33,25 +36,32 @@ impl Session {
                 expected,
             }),
         };
-        count("inputs", inputs.len(), self.plan.inputs().len())?;
-        count("outputs", outputs.len(), self.plan.outputs().len())?;
-        for (view, input) in inputs.iter().zip(self.plan.inputs()) {
+        let plan = Arc::clone(&self.plan);
+        count("inputs", inputs.len(), plan.free_inputs().count())?;
+        count("outputs", outputs.len(), plan.free_outputs().count())?;
+        let mut shapes: SmallVec<[Shape; 4]> =
+            SmallVec::from_elem(Shape::new(), plan.inputs().len());
+        for (view, (position, input)) in inputs.iter().zip(plan.free_inputs()) {
             check_input(view, input)?;
+            shapes[position] = Shape::from_slice(view.shape);
         }
-        let shapes: SmallVec<[Shape; 4]> = inputs
-            .iter()
-            .map(|view| Shape::from_slice(view.shape))
-            .collect();
+        for (slot, state) in plan.states().iter().zip(self.states.tensors()) {
+            shapes[slot.input] = Shape::from_slice(state.shape());
+        }
         let specialization = self.specialize(&shapes)?;
         self.begin();
-        for (position, view) in inputs.iter().enumerate() {
+        for (view, (position, _)) in inputs.iter().zip(plan.free_inputs()) {
             self.lend(position, view)?;
         }
+        for (slot, state) in plan.states().iter().zip(self.states.tensors()) {
+            let input = plan.parts().inputs[slot.input];
+            self.memory.keep(input, state.clone());
+        }
         self.run_steps(&specialization, None)?;
-        for (view, output) in outputs.iter_mut().zip(self.plan.outputs()) {
+        for (view, output) in outputs.iter_mut().zip(plan.free_outputs()) {
             take_output(view, &output.name, self.output(output)?)?;
         }
-        self.end(started);
+        self.end(started)?;
         Ok(())
     }
 

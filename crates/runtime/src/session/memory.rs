@@ -54,8 +54,8 @@ pub(super) struct Memory {
     pub(super) live: u64,
     /// The bytes of the inputs, which the caller allocated before the run.
     pub(super) given: u64,
-    /// The bytes of the constants' tensors.
-    pub(super) constants: u64,
+    /// The bytes of the constants' tensors and of the states.
+    pub(super) held: u64,
     /// The budget in bytes.
     pub(super) budget: u64,
 }
@@ -90,7 +90,7 @@ impl Memory {
         let taken = arena
             .saturating_add(spare.fold(0, u64::saturating_add))
             .saturating_add(self.live)
-            .saturating_add(self.constants);
+            .saturating_add(self.held);
         self.budget.saturating_add(self.given).saturating_sub(taken)
     }
 
@@ -324,7 +324,7 @@ fn cut(
 }
 
 /// The bytes of a tensor's elements; for strings, the bytes of the string objects.
-fn bytes_of(tensor: &Tensor) -> u64 {
+pub(super) fn bytes_of(tensor: &Tensor) -> u64 {
     let size = tensor.dtype().size().unwrap_or(size_of::<String>());
     (tensor.len() as u64).saturating_mul(size as u64)
 }
