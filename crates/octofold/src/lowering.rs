@@ -1,6 +1,6 @@
 //! From a reference graph to a plan: lowering for an engine, and compiling.
 
-use octofold_codegen::CodegenOptions;
+use octofold_codegen::{CodegenOptions, State};
 use octofold_ir::Graph;
 use octofold_passes::backend::BackendConfig;
 use octofold_passes::manager::PassRun;
@@ -77,11 +77,16 @@ pub fn compile(graph: &Graph) -> Result<Plan, Error> {
     compile_with(graph, &options)
 }
 
-/// As [`compile`], for an engine and an instruction set.
+/// As [`compile`], for an engine and an instruction set. Without states in the options, the plan has those that the model [declares](State::METADATA).
 ///
 /// # Errors
 /// As [`compile`], and when the graph was prepared for another engine.
 pub fn compile_with(graph: &Graph, options: &CodegenOptions) -> Result<Plan, Error> {
     Provenance::read(graph.metadata()).require_engine(options.engine.name(), "the model")?;
-    Ok(octofold_codegen::compile(graph, options)?)
+    let mut options = options.clone();
+    if options.states.is_empty() {
+        let declared = graph.metadata().get(State::METADATA);
+        options.states = State::declared(declared.map_or("", String::as_str))?;
+    }
+    Ok(octofold_codegen::compile(graph, &options)?)
 }

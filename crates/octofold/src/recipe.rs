@@ -273,7 +273,7 @@ pub fn compile_for(
     let options = CodegenOptions {
         engine: engine_named(&backend.name)?,
         requires,
-        portable: false,
+        ..CodegenOptions::default()
     };
     compile_with(&lowered, &options)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use octofold::codegen::State;
 use octofold::kernels::isa::Isa;
 use octofold::runtime::Engine;
 use octofold::{Provenance, Summary};
@@ -23,6 +24,10 @@ pub(crate) struct Compile {
     /// has kernels for; without --backend, neon and neondot take the engine qnnpack.
     #[arg(long)]
     target: Option<String>,
+    /// A value that sessions keep between runs: the input reads what the output gave in the run before, zeros in the first run. May be given several
+    /// times; replaces the states that the model declares.
+    #[arg(long = "state", value_name = "OUTPUT=INPUT")]
+    states: Vec<String>,
     #[command(flatten)]
     shapes: Shapes,
     /// Print the fate of every node.
@@ -67,6 +72,12 @@ impl Compile {
             false => model.graph.clone(),
         };
         self.quantization.accept_engine(&mut graph)?;
+        if !self.states.is_empty() {
+            let states = self.states.join("\n");
+            graph
+                .metadata_mut()
+                .insert(State::METADATA.to_owned(), states);
+        }
         let backend = self.quantization.backend()?;
         if let ("fbgemm", Some(target @ (Isa::Neon | Isa::NeonDot))) = (&*backend.name, target) {
             bail!(

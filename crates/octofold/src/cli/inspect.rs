@@ -67,6 +67,13 @@ impl Inspect {
                 })
             })
             .collect();
+        let states = plan.states().iter().map(|state| {
+            serde_json::json!({
+                "input": plan.state_value(state).name,
+                "output": plan.outputs()[state.output].name,
+            })
+        });
+        let states: Vec<_> = states.collect();
         println!(
             "{}",
             serde_json::json!({
@@ -77,6 +84,7 @@ impl Inspect {
                 "float_nodes": float,
                 "arena_bytes": report.arena_bytes,
                 "weight_bytes": report.weight_bytes,
+                "states": states,
                 "steps": steps,
             })
         );

@@ -77,7 +77,7 @@ pub(crate) fn compiled_graph(graph: &Graph) -> Result<Plan> {
     let options = CodegenOptions {
         engine,
         requires: Some(Isa::Scalar),
-        portable: false,
+        ..CodegenOptions::default()
     };
     Ok(octofold::compile_with(&lowered, &options)?)
 }

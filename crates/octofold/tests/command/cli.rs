@@ -54,6 +54,43 @@ fn the_algorithm_decides_what_compile_and_quantize_do() {
     );
 }
 
+/// A sum that goes on from run to run: declared by a flag, or by the model.
+#[test]
+fn states_are_declared_by_flag_or_model() {
+    let folder = Folder::new();
+    let model = |header: &str| {
+        format!(
+            "<ir_version: 10, opset_import: [\"\" : 21]{header}>\n\
+             sum (float[2] x, float[2] sum) => (float[2] next) {{ next = Add (sum, x) }}\n"
+        )
+    };
+    let metadata = ", metadata_props: [\"octofold.states\": \"next=sum\"]";
+    for (name, header, flags) in [("flag", "", " --state next=sum"), ("model", metadata, "")] {
+        let file = folder.path(&format!("{name}.onnxtxt"));
+        std::fs::write(file, model(header)).expect("a file");
+        folder.succeeds(&format!("compile {name}.onnxtxt -o {name}.oct{flags}"), &[]);
+        let inspected = folder.json(&format!("inspect {name}.oct --json"), &[]);
+        let states = serde_json::json!([{"input": "sum", "output": "next"}]);
+        assert_eq!(inspected["states"], states, "{name}");
+        let one = octofold::tensor::Tensor::vector(vec![1.0_f32, -2.0]);
+        let file = std::fs::File::create(folder.path("x.npy")).expect("a file");
+        npy::write_npy(file, &one).expect("an input");
+        folder.succeeds(
+            &format!("run {name}.oct --input x=x.npy --output y.npz"),
+            &[],
+        );
+        assert_eq!(
+            npy::read_file(&folder.path("y.npz")).expect("outputs")[0].1,
+            one
+        );
+    }
+    folder.fails(
+        "compile flag.onnxtxt -o flag.oct --state next=nothing",
+        &[],
+        &["no input `nothing`", "x, sum"],
+    );
+}
+
 #[test]
 fn the_own_models_run_on_integers() {
     let folder = Folder::compiled().with_images();
