@@ -287,41 +287,20 @@ mod tests {
         let call = |data: DepthwiseData<'_>, rows, output: usize| {
             depthwise(Isa::Scalar, &shape, &data, rows, &mut vec![0.0; output])
         };
+        let refused = |data| call(data, 0..5, 100).is_err();
         assert_eq!(call(data, 0..5, 100), Ok(()));
         assert!(call(data, 0..6, 100).is_err());
         assert!(call(data, 0..5, 99).is_err());
-        assert!(
-            call(
-                DepthwiseData {
-                    weights: &weights[1..],
-                    ..data
-                },
-                0..5,
-                100
-            )
-            .is_err()
-        );
-        assert!(
-            call(
-                DepthwiseData {
-                    input: &input[1..],
-                    ..data
-                },
-                0..5,
-                100
-            )
-            .is_err()
-        );
-        assert!(
-            call(
-                DepthwiseData {
-                    bias: Some(&weights),
-                    ..data
-                },
-                0..5,
-                100
-            )
-            .is_err()
-        );
+        let part = &weights[1..];
+        assert!(refused(DepthwiseData {
+            weights: part,
+            ..data
+        }));
+        assert!(refused(DepthwiseData {
+            input: &input[1..],
+            ..data
+        }));
+        let bias = Some(&weights[..]);
+        assert!(refused(DepthwiseData { bias, ..data }));
     }
 }

@@ -2,17 +2,11 @@
 
 use std::arch::asm;
 
-use super::Loops;
 use super::caches::{Line, STEP};
+use super::{BYTES, FLOATS, Loops, ROUNDS};
 
-/// Rounds of one call: about 20 to 80 microseconds.
-const ROUNDS: u64 = 4000;
 /// Chains: sums in 24 of 32 registers. Kernels have 16 sums and keep operands in the rest.
 const CHAINS: u64 = 24;
-
-/// Operands of the products: bytes of both signs, and floats whose sums stay far from infinity and from denormal numbers.
-const BYTES: (u32, u32) = (0x7F80_01FE, 0x81FF_7E02);
-const FLOATS: (u32, u32) = (1.01_f32.to_bits(), 0.001_f32.to_bits());
 
 pub(super) fn neon() -> Loops {
     Loops {
@@ -34,7 +28,7 @@ pub(super) fn neondot() -> Loops {
 /// 24 chains of one instruction on the sums `v0` to `v23`, with the operands broadcast in `v30` and `v31`.
 macro_rules! chains {
     ($instruction:literal, $operands:expr) => {{
-        let (x, w): (u32, u32) = $operands;
+        let [x, w] = $operands;
         // SAFETY: the caller has the instructions; they change registers only, and those that a function may change.
         unsafe {
             asm!(
@@ -61,7 +55,7 @@ macro_rules! chains {
 }
 
 /// 24 chains of `smlal`, four products of 16-bit numbers each. `qnnpack/neon.rs` multiplies by a lane, which is as fast; but lanes of 16 bits must
-/// are in the lower registers, where sums are here.
+/// be in the lower registers, where the sums are here.
 fn int8_neon() -> u64 {
     chains!("smlal v\\r\\().4s, v30.4h, v31.4h", BYTES);
     ROUNDS * CHAINS * 4 * 2

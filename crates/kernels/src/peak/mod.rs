@@ -151,6 +151,17 @@ impl Limit {
     }
 }
 
+/// Rounds of one call of the loops in assembly: 20 to 80 microseconds.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const ROUNDS: u64 = 4000;
+
+/// The two operands of products of bytes, four bytes each, of both signs.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const BYTES: [u32; 2] = [0x7F80_01FE, 0x81FF_7E02];
+/// The two operands of products of floats, whose sums stay far from infinity and from denormal numbers.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const FLOATS: [u32; 2] = [1.01_f32.to_bits(), 0.001_f32.to_bits()];
+
 /// One instruction set's loops. Each does a fixed amount of work and says how much.
 struct Loops {
     /// Gives the operations on integers that it did.

@@ -3,18 +3,12 @@
 use std::arch::asm;
 
 use super::caches::{Line, STEP};
-use super::{Loops, scalar};
+use super::{BYTES, FLOATS, Loops, ROUNDS, scalar};
 
-/// Rounds of one call: about 20 microseconds.
-const ROUNDS: u64 = 4000;
 /// Chains of AVX-512: the 24 sums of the tallest tile, of 32 registers.
 const WIDE_CHAINS: u64 = 24;
 /// Chains of AVX2: the 12 sums of the tallest tile, of 16 registers.
 const CHAINS: u64 = 12;
-
-/// Operands of the products: bytes of both signs, and floats whose sums stay far from infinity and from denormal numbers.
-const BYTES: (u32, u32) = (0x7F80_01FE, 0x81FF_7E02);
-const FLOATS: (u32, u32) = (1.01_f32.to_bits(), 0.001_f32.to_bits());
 
 /// For a processor with AVX-512 VNNI, as `Isa::is_supported` finds.
 pub(super) fn avx512vnni() -> Loops {
@@ -50,66 +44,20 @@ pub(super) fn avx2() -> Loops {
     }
 }
 
-/// 24 chains of one instruction on the sums `zmm0` to `zmm23`, with the operands broadcast in `zmm30` and `zmm31`.
-macro_rules! wide_chains {
-    ($instruction:literal, $operands:expr) => {{
-        let (x, w): (u32, u32) = $operands;
-        // SAFETY: the caller has the instructions; they change registers only, and those that a function may change.
-        unsafe {
-            asm!(
-                "vpbroadcastd zmm30, {x:e}",
-                "vpbroadcastd zmm31, {w:e}",
-                ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23",
-                "vpxord zmm\\r, zmm\\r, zmm\\r",
-                ".endr",
-                ".p2align 5",
-                "2:",
-                ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23",
-                concat!($instruction, " zmm\\r, zmm30, zmm31"),
-                ".endr",
-                "dec rcx",
-                "jnz 2b",
-                x = in(reg) x,
-                w = in(reg) w,
-                inout("rcx") ROUNDS => _,
-                clobber_abi("sysv64"),
-                options(nomem, nostack),
-            );
-        }
-    }};
-}
-
-/// 24 chains of `vpdpbusd`, of 64 products each.
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn int8_avx512vnni() -> u64 {
-    wide_chains!("vpdpbusd", BYTES);
-    ROUNDS * WIDE_CHAINS * 64 * 2
-}
-
-/// 24 chains of fused multiply-adds, of 16 products each.
-#[target_feature(enable = "avx512f")]
-fn float_avx512() -> u64 {
-    wide_chains!("vfmadd231ps", FLOATS);
-    ROUNDS * WIDE_CHAINS * 16 * 2
-}
-
-/// 12 chains on the sums `ymm0` to `ymm11`, with the operands broadcast in `ymm14` and `ymm15`. In the instructions, `\r` is the number of the sum.
+/// Chains of instructions on some sums, `$sums`, in which `\r` is the number of a sum. `$broadcast` makes vectors of the operands, `$zero` clears a sum.
 macro_rules! chains {
-    ($operands:expr, $($instruction:literal),+) => {{
-        let (x, w): (u32, u32) = $operands;
+    ($operands:expr, $sums:literal, [$($broadcast:literal),+], $zero:literal, $($instruction:literal),+) => {{
+        let [x, w] = $operands;
         // SAFETY: the caller has the instructions; they change registers only, and those that a function may change.
         unsafe {
             asm!(
-                "vmovd xmm14, {x:e}",
-                "vmovd xmm15, {w:e}",
-                "vpbroadcastd ymm14, xmm14",
-                "vpbroadcastd ymm15, xmm15",
-                ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11",
-                "vpxor ymm\\r, ymm\\r, ymm\\r",
+                $($broadcast,)+
+                concat!(".irp r, ", $sums),
+                $zero,
                 ".endr",
                 ".p2align 5",
                 "2:",
-                ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11",
+                concat!(".irp r, ", $sums),
                 $($instruction,)+
                 ".endr",
                 "dec rcx",
@@ -124,10 +72,55 @@ macro_rules! chains {
     }};
 }
 
+/// 24 chains on the sums `zmm0` to `zmm23`, with the operands broadcast in `zmm30` and `zmm31`.
+macro_rules! wide_chains {
+    ($operands:expr, $instruction:literal) => {
+        chains!(
+            $operands,
+            "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23",
+            ["vpbroadcastd zmm30, {x:e}", "vpbroadcastd zmm31, {w:e}"],
+            "vpxord zmm\\r, zmm\\r, zmm\\r",
+            $instruction
+        )
+    };
+}
+
+/// 12 chains on the sums `ymm0` to `ymm11`, with the operands broadcast in `ymm14` and `ymm15`.
+macro_rules! narrow_chains {
+    ($operands:expr, $($instruction:literal),+) => {
+        chains!(
+            $operands,
+            "0,1,2,3,4,5,6,7,8,9,10,11",
+            [
+                "vmovd xmm14, {x:e}",
+                "vmovd xmm15, {w:e}",
+                "vpbroadcastd ymm14, xmm14",
+                "vpbroadcastd ymm15, xmm15"
+            ],
+            "vpxor ymm\\r, ymm\\r, ymm\\r",
+            $($instruction),+
+        )
+    };
+}
+
+/// 24 chains of `vpdpbusd`, of 64 products each.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn int8_avx512vnni() -> u64 {
+    wide_chains!(BYTES, "vpdpbusd zmm\\r, zmm30, zmm31");
+    ROUNDS * WIDE_CHAINS * 64 * 2
+}
+
+/// 24 chains of fused multiply-adds, of 16 products each.
+#[target_feature(enable = "avx512f")]
+fn float_avx512() -> u64 {
+    wide_chains!(FLOATS, "vfmadd231ps zmm\\r, zmm30, zmm31");
+    ROUNDS * WIDE_CHAINS * 16 * 2
+}
+
 /// 12 chains of `vpmaddwd`, 16 products of 16-bit numbers, and of the `vpaddd` that adds their pairs to the sums.
 #[target_feature(enable = "avx2")]
 fn int8_avx2() -> u64 {
-    chains!(
+    narrow_chains!(
         BYTES,
         "vpmaddwd ymm12, ymm14, ymm15",
         "vpaddd ymm\\r, ymm\\r, ymm12"
@@ -138,7 +131,7 @@ fn int8_avx2() -> u64 {
 /// 12 chains of fused multiply-adds, of 8 products each.
 #[target_feature(enable = "avx2,fma")]
 fn float_avx2() -> u64 {
-    chains!(FLOATS, "vfmadd231ps ymm\\r, ymm14, ymm15");
+    narrow_chains!(FLOATS, "vfmadd231ps ymm\\r, ymm14, ymm15");
     ROUNDS * CHAINS * 8 * 2
 }
 
