@@ -10,10 +10,9 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::Isa;
 use octofold_kernels::peak::Work;
-use octofold_kernels::shared::add::{Operand, add};
+use octofold_kernels::shared::binary::{Operand, add, mul};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
 use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
-use octofold_kernels::shared::mul::mul;
 use octofold_kernels::shared::pool::{
     Averaging, PoolCall, average_pool, global_average_pool, max_pool,
 };

@@ -5,7 +5,8 @@ use octofold_ops::families::{
     OutputQuantization, Product, QLinearConv,
 };
 use octofold_ops::{Inputs, OpError, Operator};
-use octofold_quant::{QParams, QuantType, requantize};
+use octofold_quant::requantize::{self, Operand};
+use octofold_quant::{QParams, QuantType};
 use octofold_tensor::Tensor;
 
 /// A two-dimensional convolution by definition.
@@ -445,15 +446,8 @@ fn a_channels_last_convolution_is_requantized_before_its_residual_is_added() {
         let pairs = own.iter().zip(&residual);
         let expected: Vec<_> = pairs
             .map(|(&q, &r)| {
-                requantize::add(
-                    q,
-                    Y.params,
-                    r as i32,
-                    residual_params,
-                    sum.params,
-                    sum.lo,
-                    sum.hi,
-                )
+                let residual = Operand::new(r as i32, residual_params);
+                requantize::add(Operand::new(q, Y.params), residual, sum.target())
             })
             .collect();
         assert_eq!(

@@ -6,7 +6,8 @@ use octofold_ops::families::{
     PoolKind, Product, Rescale, TableLookup,
 };
 use octofold_ops::{AttributeMap, Described, Inputs, OpError, Operator};
-use octofold_quant::{QParams, QuantType, affine, requantize};
+use octofold_quant::requantize::{self, Operand};
+use octofold_quant::{QParams, QuantType, affine};
 use octofold_tensor::Tensor;
 
 fn run(op: &impl Operator, inputs: &[&Tensor]) -> Result<Tensor, OpError> {
@@ -83,10 +84,7 @@ fn a_linear_layer_requantizes_every_column_by_its_scale() {
 fn sums_and_products_broadcast_bytes() {
     let (a, b) = (byte_sequence(&[2, 3], 41), byte_sequence(&[2, 1], 97));
     for (kind, f) in [
-        (
-            BinaryKind::Add,
-            requantize::add as fn(_, _, _, _, _, _, _) -> i32,
-        ),
+        (BinaryKind::Add, requantize::add as fn(_, _, _) -> i32),
         (BinaryKind::Mul, requantize::mul),
     ] {
         let to = output(0.05, 60);
@@ -97,7 +95,10 @@ fn sums_and_products_broadcast_bytes() {
         let y = run(&op, &[&a, &b]).unwrap();
         let (av, bv) = (a.values::<u8>().unwrap(), b.values::<u8>().unwrap());
         let expected: Vec<_> = (0..6)
-            .map(|i| f(av[i].into(), A, bv[i / 3].into(), B, to.params, 0, 255) as u8)
+            .map(|i| {
+                let (a, b) = (av[i].into(), bv[i / 3].into());
+                f(Operand::new(a, A), Operand::new(b, B), to.target()) as u8
+            })
             .collect();
         assert_eq!(y.values::<u8>().unwrap(), expected);
         // Without the parameters of one operand there is no such operator.

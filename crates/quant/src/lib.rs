@@ -4,7 +4,7 @@
 //! their ranges ([`QuantType`]), scales and zero points ([`QParams`], [`QuantParams`]), how these are
 //! chosen from an observed range ([`choose`]), [`affine`] quantization, [`requantize`] from 32-bit
 //! accumulators, the [`observer`]s that collect ranges, the functions behind lookup tables
-//! ([`functions`], [`table`], [`softmax`]), quantized [`weights`] and biases, the specification
+//! ([`functions`], [`softmax`]), quantized [`weights`] and biases, the specification
 //! of a value ([`spec`]) and the [`metrics`] that judge a quantized model.
 //!
 //! Everything is scalar, portable and deterministic. Observers, fake-quantizers, the interpreter
@@ -23,7 +23,6 @@ pub mod observer;
 mod qparams;
 pub mod requantize;
 pub mod spec;
-pub mod table;
 pub mod weights;
 
 pub use choose::{QuantRange, Scheme};

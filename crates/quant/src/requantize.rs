@@ -42,18 +42,50 @@ pub fn dequantize_accumulator(acc: i32, scale: f32, bias: f32) -> f32 {
     acc as f32 * scale + bias
 }
 
+/// An operand of [`add`] or [`mul`].
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    /// The quantized value.
+    pub value: i32,
+    /// Its scale and zero point.
+    pub params: QParams,
+}
+
+impl Operand {
+    /// A quantized value with its parameters.
+    pub const fn new(value: i32, params: QParams) -> Self {
+        Self { value, params }
+    }
+
+    /// The value less its zero point.
+    const fn steps(self) -> i32 {
+        self.value - self.params.zero_point
+    }
+}
+
+/// What the results of [`add`] and [`mul`] are quantized to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Scale and zero point.
+    pub params: QParams,
+    /// The smallest result, a quantized value.
+    pub lo: i32,
+    /// The largest result.
+    pub hi: i32,
+}
+
 /// The sum of two quantized values: `rne(f32(a - z_a)·f32(s_a/s_y) + f32(b - z_b)·f32(s_b/s_y)) + z_y`.
-pub fn add(a: i32, pa: QParams, b: i32, pb: QParams, to: QParams, lo: i32, hi: i32) -> i32 {
-    let left = (a - pa.zero_point) as f32 * (pa.scale / to.scale);
-    let right = (b - pb.zero_point) as f32 * (pb.scale / to.scale);
-    to_steps(left + right, to.zero_point, lo, hi)
+pub fn add(a: Operand, b: Operand, to: Target) -> i32 {
+    let left = a.steps() as f32 * (a.params.scale / to.params.scale);
+    let right = b.steps() as f32 * (b.params.scale / to.params.scale);
+    to_steps(left + right, to.params.zero_point, to.lo, to.hi)
 }
 
 /// The product of two quantized values: `rne(f32((a - z_a)(b - z_b))·f32(f32(s_a·s_b)/s_y)) + z_y`.
-pub fn mul(a: i32, pa: QParams, b: i32, pb: QParams, to: QParams, lo: i32, hi: i32) -> i32 {
-    let product = (a - pa.zero_point) * (b - pb.zero_point);
-    let ratio = multiplier(pa.scale, pb.scale, to.scale);
-    to_steps(product as f32 * ratio, to.zero_point, lo, hi)
+pub fn mul(a: Operand, b: Operand, to: Target) -> i32 {
+    let product = a.steps() * b.steps();
+    let ratio = multiplier(a.params.scale, b.params.scale, to.params.scale);
+    to_steps(product as f32 * ratio, to.params.zero_point, to.lo, to.hi)
 }
 
 /// The mean of `count` quantized values whose exact sum, zero points subtracted, is `sum`:
@@ -95,26 +127,22 @@ mod tests {
 
     #[test]
     fn a_real_number_survives_addition_within_half_a_step() {
-        let (pa, pb) = (
-            QParams {
-                scale: 0.02,
-                zero_point: 12,
+        let operand = |value, scale, zero_point| Operand::new(value, QParams { scale, zero_point });
+        let to = Target {
+            params: QParams {
+                scale: 0.031,
+                zero_point: 40,
             },
-            QParams {
-                scale: 0.013,
-                zero_point: 130,
-            },
-        );
-        let to = QParams {
-            scale: 0.031,
-            zero_point: 40,
+            lo: 0,
+            hi: 255,
         };
         for a in 0..=255 {
             for b in 0..=255 {
                 let exact = f64::from(a - 12) * f64::from(0.02_f32)
                     + f64::from(b - 130) * f64::from(0.013_f32);
                 let steps = exact / f64::from(0.031_f32) + 40.0;
-                let got = f64::from(add(a, pa, b, pb, to, 0, 255));
+                let got = add(operand(a, 0.02, 12), operand(b, 0.013, 130), to);
+                let got = f64::from(got);
                 assert!(
                     (got - steps.clamp(0.0, 255.0)).abs() <= 0.5 + 1e-4,
                     "{a} + {b}"

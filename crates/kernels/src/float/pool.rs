@@ -6,9 +6,8 @@
 
 use std::ops::Range;
 
-use crate::error::check_len;
 use crate::shared::dispatch::isa_versions;
-use crate::shared::{ImageShape, PoolShape, check_range, product};
+use crate::shared::{ImageShape, PoolShape};
 use crate::{Isa, KernelError};
 
 /// The largest value of each window and channel, for the output rows `rows` of `batch · out_h`.
@@ -88,12 +87,7 @@ fn average_loop(
     let vertical = shape.window_h(row % shape.out_h);
     for (x, output) in output.chunks_exact_mut(shape.channels).enumerate() {
         let horizontal = shape.window_w(x);
-        let count = if count_padding {
-            vertical.padded * horizontal.padded
-        } else {
-            vertical.len * horizontal.len
-        };
-        let count = count.max(1) as f32;
+        let count = vertical.divisor(horizontal, count_padding) as f32;
         output.iter_mut().for_each(|sum| *sum /= count);
     }
 }
@@ -138,24 +132,9 @@ pub fn global_average_pool(
     outputs: Range<usize>,
     output: &mut [f32],
 ) -> Result<(), KernelError> {
-    check_len("the input", shape.len()?, input.len())?;
-    check_range(
-        "outputs",
-        &outputs,
-        product("the output", &[shape.batch, shape.channels])?,
-    )?;
-    check_len("the output", outputs.len(), output.len())?;
-    let mut next = outputs.start;
-    let mut rest = output;
-    while next < outputs.end {
-        let (image, channel) = (next / shape.channels, next % shape.channels);
-        let len = (shape.channels - channel).min(outputs.end - next);
-        let (part, tail) = rest.split_at_mut(len);
-        let start = image * shape.pixels * shape.channels;
-        global_means(isa, shape, &input[start..], channel, part)?;
-        (next, rest) = (next + len, tail);
-    }
-    Ok(())
+    shape.for_each_image(input, outputs, output, |image, channel, output| {
+        global_means(isa, shape, image, channel, output)
+    })
 }
 
 isa_versions!(

@@ -14,12 +14,11 @@
 //! take the whole input and a range of outputs (rows, pixels, planes), and a slice that holds
 //! exactly the outputs of this range. The bytes do not depend on the split.
 
-pub mod add;
+pub mod binary;
 pub mod concat;
 pub(crate) mod dispatch;
 pub mod layout;
 pub mod movement;
-pub mod mul;
 pub mod pool;
 pub mod quantize;
 mod rescale;
@@ -28,9 +27,12 @@ pub mod table_lookup;
 pub(crate) mod testing;
 mod window;
 
+use std::ops::Range;
+
 use octofold_quant::{QParams, QuantType};
 
 use crate::KernelError;
+use crate::error::check_len;
 
 pub use window::PoolShape;
 
@@ -247,6 +249,38 @@ impl ImageShape {
     pub const fn is_empty(&self) -> bool {
         self.batch == 0 || self.channels == 0 || self.pixels == 0
     }
+
+    /// Computes `part` of the `batch · channels` means over all pixels of `[batch, pixels, channels]`.
+    ///
+    /// `means` computes those of one image, from a channel on; it gets the values from this image on, the channel, and the means to write.
+    ///
+    /// # Errors
+    /// For lengths that do not fit, means that do not exist, and what `means` refuses.
+    pub(crate) fn for_each_image<T, U>(
+        &self,
+        input: &[T],
+        part: Range<usize>,
+        mut output: &mut [U],
+        means: impl Fn(&[T], usize, &mut [U]) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        check_len("the input", self.len()?, input.len())?;
+        let count = product("the output", &[self.batch, self.channels])?;
+        check_range("outputs", &part, count)?;
+        check_len("the output", part.len(), output.len())?;
+        let mut next = part.start;
+        while next < part.end {
+            let (image, channel) = (next / self.channels, next % self.channels);
+            let len = (self.channels - channel).min(part.end - next);
+            let (first, rest) = output.split_at_mut(len);
+            means(
+                &input[image * self.pixels * self.channels..],
+                channel,
+                first,
+            )?;
+            (next, output) = (next + len, rest);
+        }
+        Ok(())
+    }
 }
 
 /// The product of sizes, refused where no slice can be that long.
@@ -261,7 +295,7 @@ pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, Kern
 /// Checks that a range of items is in `0..len` and is not reversed.
 pub(crate) fn check_range(
     what: &'static str,
-    range: &std::ops::Range<usize>,
+    range: &Range<usize>,
     len: usize,
 ) -> Result<(), KernelError> {
     if range.start <= range.end && range.end <= len {

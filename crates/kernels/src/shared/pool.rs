@@ -15,8 +15,8 @@ use octofold_quant::requantize::mean_multiplier;
 
 use super::dispatch::isa_versions;
 use super::rescale::Rescaler;
-use super::{PoolShape, Quant8, Reader, Target8, Writer, check_range, product};
-use crate::error::{check_len, check_scratch};
+use super::{ImageShape, PoolShape, Quant8, Reader, Target8, Writer};
+use crate::error::check_scratch;
 use crate::{Isa, KernelError};
 
 /// The arguments of a call that computes a part of a pooling.
@@ -208,7 +208,7 @@ impl Reals {
     /// The quantized means of `count` values from their sums.
     #[inline(always)]
     fn write(self, sums: &[f32], count: usize, output: &mut [u8]) {
-        let count = count.max(1) as f32;
+        let count = count as f32;
         for (y, sum) in output.iter_mut().zip(sums) {
             *y = self.writer.byte(sum / count / self.step);
         }
@@ -258,11 +258,7 @@ fn average_row_loop(averages: Averages<'_>, row: usize, sums: &mut [f32], output
                 }
             }
         }
-        let count = if averaging.count_padding {
-            vertical.padded * horizontal.padded
-        } else {
-            vertical.len * horizontal.len
-        };
+        let count = vertical.divisor(horizontal, averaging.count_padding);
         reals.write(sums, count, output);
     }
 }
@@ -274,36 +270,24 @@ fn average_row_loop(averages: Averages<'_>, row: usize, sums: &mut [f32], output
 /// parameters, and a missing instruction set.
 pub fn global_average_pool(
     isa: Isa,
-    shape: &super::ImageShape,
+    shape: &ImageShape,
     call: PoolCall<'_>,
 ) -> Result<(), KernelError> {
-    check_len("the input", shape.len()?, call.input.len())?;
-    check_range(
-        "outputs",
-        &call.part,
-        product("the output", &[shape.batch, shape.channels])?,
-    )?;
-    check_len("the output", call.part.len(), call.output.len())?;
     check_sum(shape.pixels)?;
     call.from.check()?;
     call.to.check()?;
     let means = Means::new(call.from, call.to);
-    let mut next = call.part.start;
-    let mut rest = call.output;
-    while next < call.part.end {
-        let (image, channel) = (next / shape.channels, next % shape.channels);
-        let len = (shape.channels - channel).min(call.part.end - next);
-        let (part, tail) = rest.split_at_mut(len);
-        let image = &call.input[image * shape.pixels * shape.channels..];
-        global_means(isa, shape, image, means, channel, part)?;
-        (next, rest) = (next + len, tail);
-    }
-    Ok(())
+    shape.for_each_image(
+        call.input,
+        call.part,
+        call.output,
+        |image, channel, output| global_means(isa, shape, image, means, channel, output),
+    )
 }
 
 isa_versions!(
     fn global_means(
-        shape: &super::ImageShape,
+        shape: &ImageShape,
         image: &[u8],
         means: Means,
         channel: usize,
@@ -313,7 +297,7 @@ isa_versions!(
 
 #[inline(always)]
 fn global_means_loop(
-    shape: &super::ImageShape,
+    shape: &ImageShape,
     image: &[u8],
     means: Means,
     channel: usize,
@@ -328,9 +312,10 @@ fn global_means_loop(
         while pixel < shape.pixels {
             let end = (pixel + 257).min(shape.pixels);
             let pixels = (pixel..end).map(|pixel| pixel * shape.channels + channel);
+            // A constant number makes a loop of its own, of whole vectors.
             let small = match output.len() {
-                BLOCK => sum_block(image, pixels, means.flip),
-                len => sum_part(image, pixels, means.flip, len),
+                BLOCK => sum_pixels(image, pixels, means.flip, BLOCK),
+                len => sum_pixels(image, pixels, means.flip, len),
             };
             sums.iter_mut()
                 .zip(small)
@@ -346,22 +331,9 @@ fn global_means_loop(
 /// Channels of a global mean that are summed at a time: two vectors of AVX-512 in 16 bits.
 const BLOCK: usize = 64;
 
-/// The sums of a whole block over at most 257 pixels.
+/// The sums of the first `len` channels of a block over at most 257 pixels.
 #[inline(always)]
-fn sum_block(image: &[u8], pixels: impl Iterator<Item = usize>, flip: u8) -> [u16; BLOCK] {
-    let mut sums = [0; BLOCK];
-    for start in pixels {
-        let values = &image[start..start + BLOCK];
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum += u16::from(value ^ flip);
-        }
-    }
-    sums
-}
-
-/// The same for the first `len` channels of a block.
-#[inline(always)]
-fn sum_part(
+fn sum_pixels(
     image: &[u8],
     pixels: impl Iterator<Item = usize>,
     flip: u8,

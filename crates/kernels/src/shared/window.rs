@@ -205,6 +205,19 @@ impl Axis {
 }
 
 impl Window {
+    /// The number of values by which the sum of a window of this height and the width `horizontal` is divided: at least 1.
+    ///
+    /// With `count_padding` it counts the padding that the shape names, never what is beyond it.
+    #[inline(always)]
+    pub(crate) fn divisor(self, horizontal: Self, count_padding: bool) -> usize {
+        let count = if count_padding {
+            self.padded * horizontal.padded
+        } else {
+            self.len * horizontal.len
+        };
+        count.max(1)
+    }
+
     /// The covered positions of the input.
     #[inline(always)]
     pub(crate) fn positions(self) -> impl Iterator<Item = usize> + Clone {

@@ -7,6 +7,7 @@ mod linear;
 mod pointwise;
 mod pool;
 
+use octofold_quant::requantize::Target;
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::Tensor;
 
@@ -125,6 +126,15 @@ impl OutputQuantization {
             params,
             lo: bound(min),
             hi: bound(max),
+        }
+    }
+
+    /// The parameters and bounds, for the arithmetic of the operator.
+    pub fn target(&self) -> Target {
+        Target {
+            params: self.params,
+            lo: self.lo,
+            hi: self.hi,
         }
     }
 

@@ -1,8 +1,7 @@
 //! Sums, products and functions of quantized values.
 
 use octofold_kernels::KernelError;
-use octofold_kernels::shared::add::{Operand, add};
-use octofold_kernels::shared::mul::mul;
+use octofold_kernels::shared::binary::{Operand, add, mul};
 use octofold_kernels::shared::table_lookup::table_lookup;
 use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;

@@ -3,7 +3,8 @@
 //! The naive one never sees packed weights, folded biases or flipped signs: it sums `(x - zx)·w` over
 //! the taps inside of the image in 64 bits and takes the rest from `octofold_quant::requantize`.
 
-use octofold_quant::{QParams, requantize};
+use octofold_quant::QParams;
+use octofold_quant::requantize::{self, Operand, Target};
 
 use super::super::*;
 use super::guarded::Guarded;
@@ -309,8 +310,13 @@ impl Tester {
                         if let Some(signed) = self.stage.residual() {
                             let r = i32::from(residual[index]);
                             let r = if signed { i32::from(r as i8) } else { r };
-                            let (sum, lo, hi) = (to.quant.params, to.lo, to.hi);
-                            q = requantize::add(q, output_params, r, residual_params, sum, lo, hi);
+                            let own = Operand::new(q, output_params);
+                            let sum = Target {
+                                params: to.quant.params,
+                                lo: to.lo,
+                                hi: to.hi,
+                            };
+                            q = requantize::add(own, Operand::new(r, residual_params), sum);
                         }
                         bytes.push(q as u8);
                     }

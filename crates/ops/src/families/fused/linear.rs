@@ -1,6 +1,7 @@
 //! Convolution and linear layers: exact sums, and what becomes of them.
 
-use octofold_quant::{QParams, requantize};
+use octofold_quant::QParams;
+use octofold_quant::requantize::{self, Operand};
 use octofold_tensor::{DType, Element, Tensor};
 
 use super::{
@@ -250,10 +251,9 @@ impl Operator for FusedConv {
                             sum,
                         },
                     ) => {
-                        let r = values[index];
-                        Finished::Quantized(requantize::add(
-                            q, *y, r, *params, sum.params, sum.lo, sum.hi,
-                        ))
+                        let own = Operand::new(q, *y);
+                        let residual = Operand::new(values[index], *params);
+                        Finished::Quantized(requantize::add(own, residual, sum.target()))
                     }
                     (value, _) => value,
                 };

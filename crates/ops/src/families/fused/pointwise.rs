@@ -1,6 +1,7 @@
 //! Sums, products, concatenation and tables: operators that treat each element by itself.
 
-use octofold_quant::{QParams, QuantType, requantize};
+use octofold_quant::requantize::{self, Operand};
+use octofold_quant::{QParams, QuantType};
 use octofold_tensor::Tensor;
 
 use super::{BinaryForm, BinaryKind, FusedBinary, FusedConcat, TableLookup, quantized_input};
@@ -39,7 +40,7 @@ impl Operator for FusedBinary {
             (&a_values, a.shape()),
             (&b_values, b.shape()),
             &shape,
-            |&a, &b| f(a, pa, b, pb, y.params, y.lo, y.hi),
+            |&a, &b| f(Operand::new(a, pa), Operand::new(b, pb), y.target()),
         );
         Ok(vec![quantized_tensor(y.dtype, &shape, values)?])
     }

@@ -1,7 +1,10 @@
-//! The sum of two quantized tensors: `rne(f32(a - z_a)·f32(s_a/s_y) + f32(b - z_b)·f32(s_b/s_y)) + z_y`.
+//! Sums and products of two quantized tensors.
 //!
-//! The definition is `octofold_quant::requantize::add`: two products and a sum, each rounded to f32. A fused
+//! The definitions are `octofold_quant::requantize::add`, two products and a sum, each rounded to f32, and
+//! `octofold_quant::requantize::mul`, whose factors are integers of at most 9 bits, so that their product is exact in f32. A fused
 //! activation is the bounds of the target.
+
+use octofold_quant::requantize::multiplier;
 
 use super::dispatch::isa_versions;
 use super::{Quant8, Reader, Target8, Writer};
@@ -35,7 +38,7 @@ pub fn add(
 ) -> Result<(), KernelError> {
     check_operands(a, b, to, output)?;
     let scale = to.quant.params.scale;
-    let constants = Constants {
+    let constants = Sum {
         a: a.quant.reader(),
         b: b.quant.reader(),
         ratio_a: a.quant.params.scale / scale,
@@ -48,7 +51,7 @@ pub fn add(
 }
 
 #[derive(Clone, Copy)]
-struct Constants {
+struct Sum {
     a: Reader,
     b: Reader,
     ratio_a: f32,
@@ -56,18 +59,65 @@ struct Constants {
     to: Writer,
 }
 
-isa_versions!(fn add_slices(a: &[u8], b: &[u8], c: Constants, output: &mut [u8]) = add_loop);
+isa_versions!(fn add_slices(a: &[u8], b: &[u8], c: Sum, output: &mut [u8]) = add_loop);
 
 #[inline(always)]
-fn add_loop(a: &[u8], b: &[u8], c: Constants, output: &mut [u8]) {
+fn add_loop(a: &[u8], b: &[u8], c: Sum, output: &mut [u8]) {
     for ((&a, &b), y) in a.iter().zip(b).zip(output) {
         *y =
             c.to.byte(c.a.steps(a) * c.ratio_a + c.b.steps(b) * c.ratio_b);
     }
 }
 
-/// The checks of [`add`] and of [`mul`](super::mul::mul).
-pub(super) fn check_operands(
+/// `output[i] = a[i] · b[i % b.len()]`, on the scale of `to`.
+///
+/// Lengths, repetition and splitting are those of [`add`]. Squeeze-and-excite, `[N, H, W, C]` by
+/// `[N, 1, 1, C]`, is one call an image with the `C` factors of that image as `b`.
+///
+/// # Errors
+/// For lengths that do not fit, refused parameters, and a missing instruction set.
+pub fn mul(
+    isa: Isa,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    to: Target8,
+    output: &mut [u8],
+) -> Result<(), KernelError> {
+    check_operands(a, b, to, output)?;
+    let constants = Product {
+        a: a.quant.reader(),
+        b: b.quant.reader(),
+        ratio: multiplier(
+            a.quant.params.scale,
+            b.quant.params.scale,
+            to.quant.params.scale,
+        ),
+        to: to.writer(),
+    };
+    repeat(a.data, b.data, output, |a, b, output| {
+        mul_slices(isa, a, b, constants, output)
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Product {
+    a: Reader,
+    b: Reader,
+    ratio: f32,
+    to: Writer,
+}
+
+isa_versions!(fn mul_slices(a: &[u8], b: &[u8], c: Product, output: &mut [u8]) = mul_loop);
+
+#[inline(always)]
+fn mul_loop(a: &[u8], b: &[u8], c: Product, output: &mut [u8]) {
+    for ((&a, &b), y) in a.iter().zip(b).zip(output) {
+        *y = c.to.byte(c.a.steps(a) * c.b.steps(b) * c.ratio);
+    }
+}
+
+/// The checks of [`add`] and of [`mul`].
+fn check_operands(
     a: Operand<'_>,
     b: Operand<'_>,
     to: Target8,
@@ -89,7 +139,7 @@ pub(super) fn check_operands(
 /// Calls `kernel` on parts of equal lengths, repeating `b` over the output.
 ///
 /// A short `b` is first unrolled on the stack, so that inner loops are long enough for vectors.
-pub(super) fn repeat(
+fn repeat(
     a: &[u8],
     b: &[u8],
     output: &mut [u8],
@@ -123,31 +173,51 @@ mod tests {
     use super::super::testing::{LENGTHS, Random, params, quants, targets};
     use super::*;
 
-    fn check(a: &[u8], qa: Quant8, b: &[u8], qb: Quant8, to: Target8) {
-        let expected: Vec<u8> = (0..a.len())
-            .map(|i| {
-                let (x, y) = (qa.value(a[i]), qb.value(b[i % b.len()]));
-                requantize::add(x, qa.params, y, qb.params, to.quant.params, to.lo, to.hi) as u8
-            })
+    type Kernel = fn(Isa, Operand<'_>, Operand<'_>, Target8, &mut [u8]) -> Result<(), KernelError>;
+    type Definition = fn(requantize::Operand, requantize::Operand, requantize::Target) -> i32;
+
+    const ADD: (Kernel, Definition) = (add, requantize::add);
+    const MUL: (Kernel, Definition) = (mul, requantize::mul);
+
+    fn check(
+        (kernel, definition): (Kernel, Definition),
+        a: Operand<'_>,
+        b: Operand<'_>,
+        to: Target8,
+    ) {
+        let value = |operand: Operand<'_>, i: usize| {
+            let value = operand.quant.value(operand.data[i % operand.data.len()]);
+            requantize::Operand::new(value, operand.quant.params)
+        };
+        let target = requantize::Target {
+            params: to.quant.params,
+            lo: to.lo,
+            hi: to.hi,
+        };
+        let expected: Vec<u8> = (0..a.data.len())
+            .map(|i| definition(value(a, i), value(b, i), target) as u8)
             .collect();
         for isa in Isa::supported() {
-            let mut output = vec![0xA5; a.len()];
-            let (a, b) = (
-                Operand { data: a, quant: qa },
-                Operand { data: b, quant: qb },
-            );
-            add(isa, a, b, to, &mut output).unwrap();
-            assert_eq!(output, expected, "{isa} {qa:?} {qb:?} {to:?}");
+            let mut output = vec![0xA5; expected.len()];
+            kernel(isa, a, b, to, &mut output).unwrap();
+            assert_eq!(output, expected, "{isa} {:?} {:?} {to:?}", a.quant, b.quant);
         }
     }
 
+    fn operand(data: &[u8], quant: Quant8) -> Operand<'_> {
+        Operand { data, quant }
+    }
+
     #[test]
-    fn every_pair_of_bytes_gives_the_sum_of_quant() {
+    fn every_pair_of_bytes_gives_the_value_of_quant() {
         let a: Vec<u8> = (0..=255).flat_map(|a| [a; 256]).collect();
         let b: Vec<u8> = (0..256).flat_map(|_| 0..=255).collect();
-        for (i, qa) in quants().into_iter().enumerate() {
-            for (j, to) in targets().into_iter().enumerate() {
-                check(&a, qa, &b, quants()[(i + j) % 6], to);
+        for operation in [ADD, MUL] {
+            for (i, qa) in quants().into_iter().enumerate() {
+                for (j, to) in targets().into_iter().enumerate() {
+                    let qb = quants()[(i + j) % 6];
+                    check(operation, operand(&a, qa), operand(&b, qb), to);
+                }
             }
         }
     }
@@ -155,12 +225,19 @@ mod tests {
     #[test]
     fn ties_and_adverse_scales_agree() {
         let a: Vec<u8> = (0..=255).collect();
-        let unit = Quant8::unsigned(params(1.0, 0));
+        let unit = operand(&a, Quant8::unsigned(params(1.0, 0)));
         let half = Target8::full(Quant8::signed(params(2.0, -7)));
-        check(&a, unit, &a, unit, half);
+        check(ADD, unit, unit, half);
         for (small, large) in [(1e-30, 1e30), (1e30, 1e-30), (f32::MIN_POSITIVE, f32::MAX)] {
             let to = Target8::full(Quant8::unsigned(params(large, 3)));
-            check(&a, Quant8::unsigned(params(small, 255)), &a, unit, to);
+            let small = operand(&a, Quant8::unsigned(params(small, 255)));
+            check(ADD, small, unit, to);
+        }
+        // Ratios that are zero, infinite or NaN.
+        for (small, large) in [(1e-30, 1e30), (1e30, 1e-30), (1e30, 1e30)] {
+            let factor = operand(&a, Quant8::unsigned(params(small, 7)));
+            let to = Target8::full(Quant8::unsigned(params(large, 3)));
+            check(MUL, factor, factor, to);
         }
     }
 
@@ -168,13 +245,18 @@ mod tests {
     fn all_lengths_and_repeated_operands_agree() {
         let mut random = Random::new(1);
         let (qa, qb, to) = (quants()[1], quants()[3], targets()[6]);
-        for len in LENGTHS.into_iter().filter(|&len| len > 0) {
-            let a = random.bytes(len * 7);
-            for b_len in [1, len, len * 7] {
-                check(&a, qa, &random.bytes(b_len), qb, to);
+        for operation in [ADD, MUL] {
+            let mut check = |len, b_len| {
+                let (a, b) = (random.bytes(len), random.bytes(b_len));
+                check(operation, operand(&a, qa), operand(&b, qb), to);
+            };
+            for len in LENGTHS.into_iter().filter(|&len| len > 0) {
+                for b_len in [1, len, len * 7] {
+                    check(len * 7, b_len);
+                }
             }
+            check(6000, 600);
         }
-        check(&random.bytes(6000), qa, &random.bytes(600), qb, to);
     }
 
     #[test]
@@ -182,13 +264,7 @@ mod tests {
         let (q, to) = (quants()[0], targets()[0]);
         let call = |a: usize, qa, b: usize, to, y: usize| {
             let (a, b) = (vec![0; a], vec![0; b]);
-            let (a, b) = (
-                Operand {
-                    data: &a,
-                    quant: qa,
-                },
-                Operand { data: &b, quant: q },
-            );
+            let (a, b) = (operand(&a, qa), operand(&b, q));
             add(Isa::Scalar, a, b, to, &mut vec![0; y])
         };
         assert_eq!(call(6, q, 3, to, 6), Ok(()));
