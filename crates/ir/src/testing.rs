@@ -65,8 +65,14 @@ pub struct GraphOptions {
     pub quantize: bool,
 }
 
-/// An image value: its id, channels, and height, which is also the width.
-type Image = (ValueId, usize, usize);
+/// A value that is a batch of square images.
+#[derive(Clone, Copy)]
+struct Image {
+    value: ValueId,
+    channels: usize,
+    /// The height, which is also the width.
+    size: usize,
+}
 
 struct Builder {
     graph: Graph,
@@ -89,11 +95,15 @@ pub fn random_graph(seed: u64, options: GraphOptions) -> Graph {
     let size = 5 + builder.random.below(3);
     let channels = 1 + builder.random.below(3);
     let dims = [Dim::symbol("N"), channels.into(), size.into(), size.into()];
-    let x = builder
+    let value = builder
         .graph
         .add_input("x", TensorType::new(DType::F32, dims))
         .expect("a new name");
-    builder.images.push((x, channels, size));
+    builder.images.push(Image {
+        value,
+        channels,
+        size,
+    });
     while builder.count < options.nodes {
         builder.step(options);
     }
@@ -153,11 +163,17 @@ impl Builder {
     }
 
     fn step(&mut self, options: GraphOptions) {
-        let (x, channels, size) = self.pick();
-        let (value, channels, size) = match self.random.below(14) {
-            0..=2 => self.conv((x, channels, size)),
-            3 => (self.norm(x, channels), channels, size),
-            4 => (self.node(Relu {}, &[x]), channels, size),
+        let image = self.pick();
+        let Image {
+            value: x,
+            channels,
+            size,
+        } = image;
+        let alike = |value| Image { value, ..image };
+        let made = match self.random.below(14) {
+            0..=2 => self.conv(image),
+            3 => alike(self.norm(x, channels)),
+            4 => alike(self.node(Relu {}, &[x])),
             5 => {
                 let low = self.random.between(-1.0, 0.5);
                 let bounds = if self.random.one_in(2) {
@@ -169,11 +185,11 @@ impl Builder {
                     self.constant("min", Tensor::scalar(bounds.0)),
                     self.constant("max", Tensor::scalar(bounds.1)),
                 );
-                (self.node(Clip {}, &[x, min, max]), channels, size)
+                alike(self.node(Clip {}, &[x, min, max]))
             }
-            6 => (self.binary((x, channels, size)), channels, size),
-            7 => self.concat((x, channels, size)),
-            8 if size >= 2 => self.pool((x, channels, size)),
+            6 => alike(self.binary(image)),
+            7 => self.concat(image),
+            8 if size >= 2 => self.pool(image),
             9 => {
                 let shape = [1, channels, 1, 1];
                 let factors = self.random.tensor(&shape, 0.5, 1.5);
@@ -183,7 +199,7 @@ impl Builder {
                 } else {
                     Add {}.into()
                 };
-                (self.node(op, &[x, factors]), channels, size)
+                alike(self.node(op, &[x, factors]))
             }
             10 => {
                 let op: Op = match self.random.below(4) {
@@ -192,51 +208,37 @@ impl Builder {
                     2 => Identity {}.into(),
                     _ => Dropout { seed: None }.into(),
                 };
-                (self.node(op, &[x]), channels, size)
+                alike(self.node(op, &[x]))
             }
             11 => {
                 let pads = self.constant("pads", Tensor::vector(vec![0_i64, 0, 1, 1, 0, 0, 1, 1]));
-                (
-                    self.node(
-                        Pad {
-                            mode: PadMode::Constant,
-                        },
-                        &[x, pads],
-                    ),
+                let pad = Pad {
+                    mode: PadMode::Constant,
+                };
+                Image {
+                    value: self.node(pad, &[x, pads]),
                     channels,
-                    size + 2,
-                )
+                    size: size + 2,
+                }
             }
             12 => {
                 // A product with its own sigmoid: Swish as exporters write it.
                 let sigmoid = self.node(Sigmoid {}, &[x]);
-                (self.node(Mul {}, &[x, sigmoid]), channels, size)
+                alike(self.node(Mul {}, &[x, sigmoid]))
             }
-            _ if options.quantize => (self.quantize(x), channels, size),
+            _ if options.quantize => alike(self.quantize(x)),
             _ => {
                 // There and back again.
-                let moved = self.node(
-                    Transpose {
-                        perm: vec![0, 2, 3, 1],
-                    },
-                    &[x],
-                );
-                (
-                    self.node(
-                        Transpose {
-                            perm: vec![0, 3, 1, 2],
-                        },
-                        &[moved],
-                    ),
-                    channels,
-                    size,
-                )
+                let [there, back] = [vec![0, 2, 3, 1], vec![0, 3, 1, 2]];
+                let moved = self.node(Transpose { perm: there }, &[x]);
+                alike(self.node(Transpose { perm: back }, &[moved]))
             }
         };
-        self.images.push((value, channels, size));
+        self.images.push(made);
     }
 
-    fn conv(&mut self, (x, channels, size): Image) -> Image {
+    fn conv(&mut self, image: Image) -> Image {
+        let (channels, size) = (image.channels, image.size);
         let depthwise = channels > 1 && self.random.one_in(4);
         let (out, group) = if depthwise {
             (channels, channels)
@@ -258,7 +260,7 @@ impl Builder {
         let w = self
             .random
             .tensor(&[out, channels / group, kernel, kernel], -scale, scale);
-        let mut inputs = vec![x, self.constant("w", w)];
+        let mut inputs = vec![image.value, self.constant("w", w)];
         if self.random.one_in(2) {
             let b = self.random.tensor(&[out], -0.5, 0.5);
             inputs.push(self.constant("b", b));
@@ -276,8 +278,11 @@ impl Builder {
             pads: if same { vec![] } else { vec![pad as i64; 4] },
             strides: vec![stride; 2],
         };
-        let y = self.node(conv, &inputs);
-        (y, out, (size + 2 * pad - kernel) / stride as usize + 1)
+        Image {
+            value: self.node(conv, &inputs),
+            channels: out,
+            size: (size + 2 * pad - kernel) / stride as usize + 1,
+        }
     }
 
     fn norm(&mut self, x: ValueId, channels: usize) -> ValueId {
@@ -299,40 +304,46 @@ impl Builder {
         self.node(norm, &inputs)
     }
 
-    fn binary(&mut self, (x, channels, size): Image) -> ValueId {
+    fn binary(&mut self, image: Image) -> ValueId {
         let same: Vec<ValueId> = self
             .images
             .iter()
-            .filter(|image| (image.1, image.2) == (channels, size))
-            .map(|image| image.0)
+            .filter(|other| (other.channels, other.size) == (image.channels, image.size))
+            .map(|other| other.value)
             .collect();
-        let other = same[self.random.below(same.len())];
+        let operands = [image.value, same[self.random.below(same.len())]];
         if self.random.one_in(4) {
-            self.node(Mul {}, &[x, other])
+            self.node(Mul {}, &operands)
         } else {
-            self.node(Add {}, &[x, other])
+            self.node(Add {}, &operands)
         }
     }
 
-    fn concat(&mut self, (x, channels, size): Image) -> Image {
+    fn concat(&mut self, image: Image) -> Image {
+        let Image {
+            value: x,
+            channels,
+            size,
+        } = image;
         let same: Vec<Image> = self
             .images
             .iter()
             .copied()
-            .filter(|image| image.2 == size && image.1 + channels <= 12)
+            .filter(|other| other.size == size && other.channels + channels <= 12)
             .collect();
         if same.is_empty() {
-            return (self.node(Relu {}, &[x]), channels, size);
+            let value = self.node(Relu {}, &[x]);
+            return Image { value, ..image };
         }
-        let (other, more, _) = same[self.random.below(same.len())];
-        (
-            self.node(Concat { axis: 1 }, &[x, other]),
-            channels + more,
+        let other = same[self.random.below(same.len())];
+        Image {
+            value: self.node(Concat { axis: 1 }, &[x, other.value]),
+            channels: channels + other.channels,
             size,
-        )
+        }
     }
 
-    fn pool(&mut self, (x, channels, size): Image) -> Image {
+    fn pool(&mut self, image: Image) -> Image {
         let (kernel_shape, strides) = (vec![2, 2], vec![2, 2]);
         let op: Op = if self.random.one_in(2) {
             MaxPool {
@@ -357,7 +368,11 @@ impl Builder {
             }
             .into()
         };
-        (self.node(op, &[x]), channels, size / 2)
+        Image {
+            value: self.node(op, &[image.value]),
+            channels: image.channels,
+            size: image.size / 2,
+        }
     }
 
     fn quantize(&mut self, x: ValueId) -> ValueId {
@@ -383,7 +398,11 @@ impl Builder {
 
     /// The last value as it is, or behind a classifier; and one more output now and then.
     fn finish(&mut self) {
-        let (last, channels, size) = *self.images.last().expect("the input at least");
+        let &Image {
+            value: last,
+            channels,
+            size,
+        } = self.images.last().expect("the input at least");
         let y = match self.random.below(3) {
             0 => last,
             1 => {
@@ -419,7 +438,7 @@ impl Builder {
         };
         self.graph.add_output(&name, y).expect("the first output");
         if self.random.one_in(3) {
-            let (other, ..) = self.pick();
+            let other = self.pick().value;
             if other != y {
                 self.graph.add_output("also", other).expect("a new name");
             }

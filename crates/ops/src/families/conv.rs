@@ -225,11 +225,22 @@ pub(crate) struct ConvLoops {
     pub(crate) shape: Vec<usize>,
 }
 
-/// For one tap, the rows of output positions along the last axis where the tap is over an element: the flat indices of the first position and
-/// of the element under it. Also the length of the rows and the distance between elements; the distance between positions is 1.
-fn rows_of_tap(slides: &[Slide], tap: &[usize], rows: &mut Vec<(usize, usize)>) -> (usize, usize) {
+/// A row of output positions along the last axis at which a tap is over an element.
+#[derive(Clone, Copy)]
+struct TapRow {
+    /// The flat index of the first position.
+    position: usize,
+    /// The flat index of the element under it.
+    element: usize,
+}
+
+/// Fills `rows` with the rows of one tap. Gives the length of the rows and the distance between elements; the distance between positions is 1.
+fn rows_of_tap(slides: &[Slide], tap: &[usize], rows: &mut Vec<TapRow>) -> (usize, usize) {
     rows.clear();
-    rows.push((0, 0));
+    rows.push(TapRow {
+        position: 0,
+        element: 0,
+    });
     let mut length = 1;
     for (axis, (slide, &tap)) in slides.iter().zip(tap).enumerate() {
         let positions = slide.positions(tap);
@@ -240,15 +251,16 @@ fn rows_of_tap(slides: &[Slide], tap: &[usize], rows: &mut Vec<(usize, usize)>) 
         } else if axis + 1 == slides.len() {
             length = positions.len();
             for row in rows.iter_mut() {
-                row.0 = row.0 * slide.output + positions.start;
-                row.1 = row.1 * slide.input + element(positions.start);
+                row.position = row.position * slide.output + positions.start;
+                row.element = row.element * slide.input + element(positions.start);
             }
         } else {
             let outer = std::mem::take(rows);
-            rows.extend(outer.iter().flat_map(|&(p, e)| {
-                positions
-                    .clone()
-                    .map(move |o| (p * slide.output + o, e * slide.input + element(o)))
+            rows.extend(outer.iter().flat_map(|row| {
+                positions.clone().map(move |position| TapRow {
+                    position: row.position * slide.output + position,
+                    element: row.element * slide.input + element(position),
+                })
             }));
         }
     }
@@ -294,7 +306,7 @@ impl ConvLoops {
                     let x = &x[channel * plane_in..][..plane_in];
                     let filter = (group * self.outputs + output) * self.inputs + input;
                     let weight = w[filter * taps + flat_tap];
-                    for &(position, element) in &rows {
+                    for &TapRow { position, element } in &rows {
                         let sums = &mut sums[position..position + length];
                         if step == 1 {
                             let row = &x[element..element + length];
@@ -565,7 +577,7 @@ impl Operator for ConvTranspose {
                 let plane = (channel / inputs_of_group) * outputs + output;
                 let x = &x_values[channel * plane_in..][..plane_in];
                 let y = &mut y[plane * plane_out..][..plane_out];
-                for &(position, element) in &rows {
+                for &TapRow { position, element } in &rows {
                     let row = y[element..].iter_mut().step_by(step);
                     row.zip(&x[position..position + length])
                         .for_each(|(y, x)| *y += weight * x);

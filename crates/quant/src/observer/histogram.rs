@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ObserveError;
-use super::scan::scan;
+use super::scan::{Scan, scan};
 
 /// The narrowest bins have this exponent, so that scaling by `1/w` is an exact product with a normal number.
 const MIN_EXPONENT: i32 = -120;
@@ -105,7 +105,7 @@ impl Histogram {
                 let bin = &mut self.counts[self.bins / 2];
                 *bin = bin.saturating_sub(found.zeros);
             } else {
-                count_many(&mut self.counts, values, inverse, (found.min, found.max));
+                count_many(&mut self.counts, values, inverse, &found);
             }
         }
         self.zeros = self.zeros.saturating_add(found.zeros);
@@ -240,15 +240,15 @@ const SPARE: usize = 8;
 /// Values whose positions are computed at once.
 const BLOCK: usize = 512;
 
-/// Counts a large batch with extremes `min` and `max` in a table of 32-bit counters, which is small enough for the
+/// Counts a large batch, whose extremes `found` has, in a table of 32-bit counters, which is small enough for the
 /// first cache level.
 ///
 /// An increment has to wait for the one before it on the same counter, and after a ReLU half of the values are
 /// 0. So zeros, whose number is known already, take turns on spare counters.
-fn count_many(counts: &mut [u64], values: &[f32], inverse: f32, (min, max): (f32, f32)) {
+fn count_many(counts: &mut [u64], values: &[f32], inverse: f32, found: &Scan) {
     let half = (counts.len() / 2) as i32;
-    let first = position(min, inverse, half);
-    let last = position(max, inverse, half);
+    let first = position(found.min, inverse, half);
+    let last = position(found.max, inverse, half);
     let used = (last - first + 1).max(1) as usize;
     let mut table = vec![0_u32; used + SPARE];
     let mut positions = [0_u32; BLOCK];

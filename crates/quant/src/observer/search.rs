@@ -30,7 +30,7 @@ pub(super) fn search(histogram: &Histogram, range: QuantRange, scheme: Scheme, e
     let mut search = Search {
         least: density.error(full.params, range),
         best: full,
-        place: (0, 0),
+        place: Place::default(),
         evaluate: |low: i32, high: i32| {
             let choice = Choice::new(shrink(min, low), shrink(max, high), range, scheme, eps);
             (choice, density.error(choice.params, range))
@@ -44,7 +44,7 @@ pub(super) fn search(histogram: &Histogram, range: QuantRange, scheme: Scheme, e
         () if max <= 0.0 => Ends::Low,
         () => Ends::Each,
     };
-    search.around((0, 0), COARSE_UNIT, 0..=COARSE_STEPS, ends);
+    search.around(Place::default(), COARSE_UNIT, 0..=COARSE_STEPS, ends);
     for unit in [COARSE_UNIT / 4, COARSE_UNIT / 16] {
         search.around(search.place, unit, -4..=4, ends);
     }
@@ -72,11 +72,18 @@ enum Ends {
     Each,
 }
 
+/// A position on the grid: how far each end of the range is moved inwards, in units.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    low: i32,
+    high: i32,
+}
+
 /// The best candidate so far and its position on the grid.
 struct Search<F> {
     best: Choice,
     least: f64,
-    place: (i32, i32),
+    place: Place,
     evaluate: F,
 }
 
@@ -84,20 +91,20 @@ impl<F: Fn(i32, i32) -> (Choice, f64)> Search<F> {
     /// Tries a grid of `unit` around `center`.
     fn around(
         &mut self,
-        center: (i32, i32),
+        center: Place,
         unit: i32,
         steps: std::ops::RangeInclusive<i32>,
         ends: Ends,
     ) {
         for i in steps.clone() {
-            let moved = (center.0 + i * unit, center.1 + i * unit);
+            let (low, high) = (center.low + i * unit, center.high + i * unit);
             match ends {
-                Ends::Low => self.try_at(moved.0, 0),
-                Ends::High => self.try_at(0, moved.1),
-                Ends::Both => self.try_at(moved.0, moved.1),
+                Ends::Low => self.try_at(low, 0),
+                Ends::High => self.try_at(0, high),
+                Ends::Both => self.try_at(low, high),
                 Ends::Each => {
                     for j in steps.clone() {
-                        self.try_at(moved.0, center.1 + j * unit);
+                        self.try_at(low, center.high + j * unit);
                     }
                 }
             }
@@ -110,7 +117,7 @@ impl<F: Fn(i32, i32) -> (Choice, f64)> Search<F> {
         }
         let (choice, error) = (self.evaluate)(low, high);
         if error < self.least {
-            (self.best, self.least, self.place) = (choice, error, (low, high));
+            (self.best, self.least, self.place) = (choice, error, Place { low, high });
         }
     }
 }

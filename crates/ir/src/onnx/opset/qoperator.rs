@@ -82,17 +82,18 @@ fn single(cx: &Lowering<'_>, old: &OldNode, slot: usize) -> Result<(), NodeError
     }
 }
 
-/// The results of the file from a real value, by the scale and zero point at two slots; without a zero point it is 0 of the type of `like`.
+/// The results of the file from a real value, by the scale at the slot `scale` and the zero point at the next; without a zero point it is 0 of the type of `like`.
 fn quantize(
     cx: &mut Lowering<'_>,
     old: &OldNode,
     value: ValueId,
-    (scale, zero_point): (usize, usize),
+    scale: usize,
     like: ValueId,
 ) -> Result<(), NodeError> {
     single(cx, old, scale)?;
-    quantized::check_pair(cx, old.input(scale), old.input(zero_point))?;
-    let zero_point = match old.input(zero_point) {
+    let zero_point = old.input(scale + 1);
+    quantized::check_pair(cx, old.input(scale), zero_point)?;
+    let zero_point = match zero_point {
         Some(zero_point) => zero_point,
         None => {
             let zero = match cx.ty(like).dtype {
@@ -113,7 +114,7 @@ fn binary(cx: &mut Lowering<'_>, old: OldNode, op: &str) -> Result<(), NodeError
     let like = bytes(cx, &old, 0)?;
     let operands = [real(cx, &old, 0)?, real(cx, &old, 3)?];
     let value = cx.helper(op, &operands, &[])?;
-    quantize(cx, &old, value, (6, 7), like)
+    quantize(cx, &old, value, 6, like)
 }
 
 /// The condition, `X`, its parameters, `Y`, its parameters, those of the result.
@@ -123,7 +124,7 @@ fn choice(cx: &mut Lowering<'_>, old: OldNode) -> Result<(), NodeError> {
     let like = bytes(cx, &old, 1)?;
     let operands = [old.required(0)?, real(cx, &old, 1)?, real(cx, &old, 4)?];
     let value = cx.helper("Where", &operands, &[])?;
-    quantize(cx, &old, value, (7, 8), like)
+    quantize(cx, &old, value, 7, like)
 }
 
 /// `X`, its parameters, those of the result. The attributes are those of the operator on reals.
@@ -133,7 +134,7 @@ fn unary(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeEr
     let x = real(cx, &old, 0)?;
     let attributes = std::mem::take(&mut old.attributes);
     let value = cx.helper_of(op, &[x], attributes)?;
-    quantize(cx, &old, value, (3, 4), like)
+    quantize(cx, &old, value, 3, like)
 }
 
 /// As [`unary`]; with `channels_last` the channels are the last axis of operand and result.
@@ -160,7 +161,7 @@ fn pool(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeErr
     let attributes = std::mem::take(&mut old.attributes);
     let value = cx.helper_of(op, &[x], attributes)?;
     let value = cx.helper("Transpose", &[value], &[("perm", Attribute::Ints(last))])?;
-    quantize(cx, &old, value, (3, 4), like)
+    quantize(cx, &old, value, 3, like)
 }
 
 /// `opset` says which form of `Softmax` is meant: before 13 the axes from `axis` on are one.
@@ -198,7 +199,7 @@ fn concat(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
         operands.push(real(cx, &old, 2 + 3 * index)?);
     }
     let value = cx.helper("Concat", &operands, &[("axis", Attribute::Int(axis))])?;
-    quantize(cx, &old, value, (0, 1), like)
+    quantize(cx, &old, value, 0, like)
 }
 
 /// `alpha·A'·B' + C`, where `C` is i32 on the scale `alpha·a_scale·b_scale`; a quantized result has a scale and a zero point, a float one neither.
@@ -255,7 +256,7 @@ fn gemm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
         return cx.finish_as("Gemm", &operands, &attributes, &old.outputs);
     }
     let value = cx.helper("Gemm", &operands, &attributes)?;
-    quantize(cx, &old, value, (7, 8), like)
+    quantize(cx, &old, value, 7, like)
 }
 
 /// Constant scales times a factor, when that gives scales.

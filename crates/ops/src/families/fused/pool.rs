@@ -26,7 +26,8 @@ enum Reduction {
 /// Pools the planes of an input; what is read and written is the same for windows and whole planes.
 fn pool(
     inputs: Inputs<'_>,
-    (layout, reduction): (Layout, Reduction),
+    layout: Layout,
+    reduction: Reduction,
     slides: &[Slide],
     count_include_pad: bool,
     rescale: Option<Rescale>,
@@ -143,7 +144,8 @@ impl Operator for FusedPool {
         };
         Ok(vec![pool(
             inputs,
-            (self.layout, reduction),
+            self.layout,
+            reduction,
             &slides,
             self.count_include_pad,
             self.rescale,
@@ -170,7 +172,8 @@ impl Operator for FusedGlobalPool {
         };
         Ok(vec![pool(
             inputs,
-            (self.layout, reduction),
+            self.layout,
+            reduction,
             &slides,
             false,
             self.rescale,
