@@ -24,6 +24,28 @@ const P: QParams = QParams {
     zero_point: 100,
 };
 
+/// A convolution, whose padding leaves it to the stride to make images smaller.
+struct Conv {
+    in_c: usize,
+    out_c: usize,
+    /// The height and width of its kernels.
+    kernel: usize,
+    stride: i64,
+    groups: usize,
+}
+
+impl Conv {
+    fn new(in_c: usize, out_c: usize, kernel: usize, stride: i64) -> Self {
+        Self {
+            in_c,
+            out_c,
+            kernel,
+            stride,
+            groups: 1,
+        }
+    }
+}
+
 struct Net {
     graph: Graph,
     float: bool,
@@ -62,25 +84,15 @@ impl Net {
         Ok(self.graph.node(id).outputs()[0])
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the numbers of a layer")]
-    fn conv(
-        &mut self,
-        x: ValueId,
-        in_c: usize,
-        out_c: usize,
-        kernel: usize,
-        stride: i64,
-        pad: i64,
-        groups: usize,
-        residual: Option<ValueId>,
-    ) -> Result<ValueId> {
-        let w = self.bytes(&[out_c, in_c / groups, kernel, kernel])?;
+    fn conv(&mut self, x: ValueId, layer: Conv, residual: Option<ValueId>) -> Result<ValueId> {
+        let kernel = layer.kernel;
+        let w = self.bytes(&[layer.out_c, layer.in_c / layer.groups, kernel, kernel])?;
         let w = self.constant(w)?;
         let y = OutputQuantization::new(QuantType::Uint8, P, Activation::Relu);
         let mut conv = FusedConv::from_attributes(&mut AttributeMap::default())?;
-        conv.strides = vec![stride; 2];
-        conv.pads = vec![pad; 4];
-        conv.group = groups as i64;
+        conv.strides = vec![layer.stride; 2];
+        conv.pads = vec![(kernel / 2) as i64; 4];
+        conv.group = layer.groups as i64;
         conv.layout = Layout::Nhwc;
         conv.product = match residual {
             _ if self.float => Product::Float(Activation::Relu),
@@ -151,7 +163,7 @@ impl Net {
 
     fn resnet18(&mut self) -> Result<()> {
         let x = self.begin(224)?;
-        let x = self.conv(x, 3, 64, 7, 2, 3, 1, None)?;
+        let x = self.conv(x, Conv::new(3, 64, 7, 2), None)?;
         let y = OutputQuantization::new(QuantType::Uint8, P, Activation::None);
         let pool = FusedPool {
             kind: PoolKind::Max,
@@ -169,13 +181,13 @@ impl Net {
         for (stage, out_c) in [64, 128, 256, 512].into_iter().enumerate() {
             for block in 0..2 {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                let a = self.conv(x, in_c, out_c, 3, stride, 1, 1, None)?;
+                let a = self.conv(x, Conv::new(in_c, out_c, 3, stride), None)?;
                 let skip = if stride == 2 {
-                    self.conv(x, in_c, out_c, 1, 2, 0, 1, None)?
+                    self.conv(x, Conv::new(in_c, out_c, 1, 2), None)?
                 } else {
                     x
                 };
-                x = self.conv(a, out_c, out_c, 3, 1, 1, 1, Some(skip))?;
+                x = self.conv(a, Conv::new(out_c, out_c, 3, 1), Some(skip))?;
                 in_c = out_c;
             }
         }
@@ -184,7 +196,7 @@ impl Net {
 
     fn mobilenet(&mut self) -> Result<()> {
         let x = self.begin(224)?;
-        let mut x = self.conv(x, 3, 32, 3, 2, 1, 1, None)?;
+        let mut x = self.conv(x, Conv::new(3, 32, 3, 2), None)?;
         let mut in_c = 32;
         for (expand, out_c, count, first) in [
             (1, 16, 1, 1),
@@ -199,17 +211,21 @@ impl Net {
                 let stride = if block == 0 { first } else { 1 };
                 let wide = in_c * expand;
                 let a = if expand > 1 {
-                    self.conv(x, in_c, wide, 1, 1, 0, 1, None)?
+                    self.conv(x, Conv::new(in_c, wide, 1, 1), None)?
                 } else {
                     x
                 };
-                let a = self.conv(a, wide, wide, 3, stride, 1, wide, None)?;
+                let depthwise = Conv {
+                    groups: wide,
+                    ..Conv::new(wide, wide, 3, stride)
+                };
+                let a = self.conv(a, depthwise, None)?;
                 let residual = (block > 0).then_some(x);
-                x = self.conv(a, wide, out_c, 1, 1, 0, 1, residual)?;
+                x = self.conv(a, Conv::new(wide, out_c, 1, 1), residual)?;
                 in_c = out_c;
             }
         }
-        let x = self.conv(x, 320, 1280, 1, 1, 0, 1, None)?;
+        let x = self.conv(x, Conv::new(320, 1280, 1, 1), None)?;
         self.end(x, 1280)
     }
 }

@@ -82,9 +82,8 @@ impl Pass for Convert<'_> {
         for layer in layers? {
             insert_layer(graph, &mut patch, &layer, &mut report)?;
         }
-        for (&id, annotation) in &self.annotations.values {
-            let params = params.values[&id];
-            self.insert_activation(graph, &mut patch, id, annotation, params, &mut report)?;
+        for &id in self.annotations.values.keys() {
+            self.insert_activation(graph, &mut patch, id, params.values[&id], &mut report)?;
         }
         rewriter.apply_reported(graph, patch, report)?;
         graph.sweep_constants();
@@ -248,13 +247,12 @@ impl Convert<'_> {
         graph: &Graph,
         patch: &mut Patch,
         id: ValueId,
-        annotation: &ValueAnnotation,
         params: QParams,
         report: &mut PassReport,
     ) -> Result<(), PassError> {
         let value = graph.value(id);
         let name = value.name();
-        let dtype = annotation.spec.dtype;
+        let dtype = self.annotations.values[&id].spec.dtype;
         let real = quantize_dequantize(patch, name, id.into(), dtype, params)?;
         report.applied("quantize", name, format!("{dtype} {params}"));
         if self.annotations.dequantized_outputs.contains(&id) {
