@@ -34,7 +34,7 @@ pub(crate) fn models(file: &str) -> PathBuf {
 
 /// An own model.
 pub(crate) fn load(name: &str) -> Result<Model> {
-    Ok(Model::load(&models(&format!("{name}.onnx")))?)
+    Ok(Model::load(models(&format!("{name}.onnx")))?)
 }
 
 /// Images of an archive of the own models, in batches.

@@ -49,7 +49,7 @@ fn file(name: &str) -> PathBuf {
 }
 
 fn model(name: &str) -> Result<Graph> {
-    Ok(Model::load(&file(&format!("{name}.onnx")))?.graph)
+    Ok(Model::load(file(&format!("{name}.onnx")))?.graph)
 }
 
 fn arrays(name: &str) -> Result<Arrays> {

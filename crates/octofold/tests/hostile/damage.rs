@@ -98,7 +98,7 @@ fn damaged_models_end_in_an_error_or_a_run() {
 
 #[test]
 fn damaged_plans_end_in_an_error_or_a_run() {
-    let model = Model::load(&models("fashion_resnet.onnx")).expect("the own model");
+    let model = Model::load(models("fashion_resnet.onnx")).expect("the own model");
     let (lowered, _) = octofold::lower(&model.graph).expect("a sound graph");
     let plan = octofold::compile(&lowered).expect("a lowered graph");
     let file = plan.to_bytes().expect("a plan");

@@ -52,7 +52,7 @@ fn quantized_resnet20_gives_the_same_bytes_on_both_engines() -> Result<()> {
         "resnet20_qdq_u8s8",
         "resnet20_qoperator_u8s8",
     ] {
-        let model = Model::load(&shared(&format!("models/{name}.onnx")))?;
+        let model = Model::load(shared(&format!("models/{name}.onnx")))?;
         let input = images(&model)?;
         let mut expected = None;
         for engine in Engine::ALL {

@@ -21,7 +21,7 @@ fn shared(file: &str) -> PathBuf {
 }
 
 fn model(name: &str) -> Result<Model> {
-    Ok(Model::load(&shared(&format!("models/{name}.onnx")))?)
+    Ok(Model::load(shared(&format!("models/{name}.onnx")))?)
 }
 
 /// The configuration file of the command line's contract, on the names of resnet20.

@@ -188,7 +188,7 @@ fn the_face_detector_finds_the_same_faces() -> Result<()> {
         ..Preprocess::default()
     };
     let size = [240, 320];
-    let model = Model::load(&shared("models/ultraface_rfb320.onnx"))?;
+    let model = Model::load(shared("models/ultraface_rfb320.onnx"))?;
     let calibration = calibration_images(&files, &preprocess, size, &[240, 280, 340, 420])?;
     let float = plan(&model.graph)?;
     let integer = plan(&quantized(&model, &calibration)?)?;
@@ -245,7 +245,7 @@ fn the_text_detector_takes_pages_of_any_size() -> Result<()> {
         ..Preprocess::default()
     };
     let page = ["ocr_page.jpg"];
-    let model = Model::load(&shared("models/ppocr_v4_det.onnx"))?;
+    let model = Model::load(shared("models/ppocr_v4_det.onnx"))?;
     let calibration = calibration_images(
         &page,
         &preprocess,

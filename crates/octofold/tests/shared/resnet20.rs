@@ -26,7 +26,7 @@ fn quantized_files_run_on_integers() -> Result<()> {
         "resnet20_qdq_u8s8",
         "resnet20_qdq_s8s8_perchannel",
     ] {
-        let model = Model::load(&shared(&format!("models/{name}.onnx")))?;
+        let model = Model::load(shared(&format!("models/{name}.onnx")))?;
         let plan = octofold::compile(&octofold::lower(&model.graph)?.0)?;
         let share = Report::new(&plan, &plan.input_shapes(|_| 1)?)?.integer_mac_share();
         ensure!(
@@ -40,7 +40,7 @@ fn quantized_files_run_on_integers() -> Result<()> {
 /// The bar of the static quantizer: ONNX Runtime's best observer reaches 27.7 dB on this network.
 #[test]
 fn resnet20_keeps_its_accuracy() -> Result<()> {
-    let model = Model::load(&shared("models/resnet20_cifar10.onnx"))?;
+    let model = Model::load(shared("models/resnet20_cifar10.onnx"))?;
     let preprocess = Preprocess {
         array: Some("images".to_owned()),
         scale: 1.0 / 255.0,
