@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use indexmap::IndexMap;
-use octofold_ir::{Graph, GraphError, NodeId};
+use octofold_ir::{Graph, GraphError, NodeId, verify_stage};
 use octofold_tensor::Tensor;
 
 use crate::annotate::Annotations;
@@ -175,6 +175,42 @@ impl Stage {
         }
     }
 
+    /// The stage of a graph before the passes run, and after them; `None` where they change nothing that a stage of a graph says.
+    fn around(self) -> Option<(octofold_ir::Stage, octofold_ir::Stage)> {
+        use octofold_ir::Stage as At;
+        match self {
+            Self::Simplify => Some((At::Imported, At::Simplified)),
+            Self::Fuse | Self::FuseRows => Some((At::Simplified, At::Fused)),
+            Self::Equalize => Some((At::Fused, At::Fused)),
+            Self::Observe => Some((At::Fused, At::Annotated)),
+            Self::Reference => Some((At::Fused, At::Reference)),
+            Self::Lower => Some((At::Annotated, At::Lowered)),
+            Self::Layout => Some((At::Lowered, At::LaidOut)),
+            Self::Annotate | Self::CorrectBiases => None,
+        }
+    }
+
+    /// Whether a graph holds only what is legal before the stage. A graph that was read from text may enter late and hold more.
+    pub fn is_entered_by(self, graph: &Graph) -> bool {
+        self.around()
+            .is_some_and(|(before, _)| before.admits(graph))
+    }
+
+    /// Verifies what is legal at the end of the stage.
+    ///
+    /// # Errors
+    /// The faults that the verifier finds.
+    pub fn verify_end(self, graph: &Graph) -> Result<(), PassError> {
+        let Some((_, after)) = self.around() else {
+            return Ok(());
+        };
+        verify_stage(graph, after).map_err(|source| PassError::Verify {
+            pass: self.name().to_owned(),
+            when: "after",
+            source,
+        })
+    }
+
     /// What the fusing passes of the stage may fuse; everything where nothing limits them.
     fn scope<'a>(self, context: &Context<'a>) -> Option<&'a dyn Scope> {
         match self {
@@ -276,12 +312,17 @@ pub fn run_stages(
     stages: &[Stage],
     context: &Context<'_>,
 ) -> Result<Vec<PassRun>, PassError> {
-    let mut passes = Vec::new();
+    let mut runs = Vec::new();
     for &stage in stages {
-        passes.extend(stage_passes(stage, context)?);
+        let passes = stage_passes(stage, context)?;
+        let passes: Vec<&dyn Pass> = passes.iter().map(|pass| &**pass).collect();
+        let enters = cfg!(debug_assertions) && stage.is_entered_by(graph);
+        runs.extend(run_passes(graph, &passes, ManagerOptions::default())?);
+        if enters {
+            stage.verify_end(graph)?;
+        }
     }
-    let passes: Vec<&dyn Pass> = passes.iter().map(|pass| &**pass).collect();
-    run_passes(graph, &passes, ManagerOptions::default())
+    Ok(runs)
 }
 
 /// The passes of a stage.

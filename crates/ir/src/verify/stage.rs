@@ -164,6 +164,14 @@ impl Stage {
             Form::Nhwc => self == Self::LaidOut,
         }
     }
+
+    /// Whether all operators of a graph are legal at this stage. A graph that was read from text may enter the compiler late, and
+    /// then holds what an earlier stage does not allow.
+    pub fn admits(self, graph: &Graph) -> bool {
+        graph
+            .node_ids()
+            .all(|id| self.allows(Form::of(graph.node(id).op())))
+    }
 }
 
 /// Checks what has to hold at the end of a stage, besides the [structure](super::STRUCTURE).

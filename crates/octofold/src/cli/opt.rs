@@ -84,6 +84,11 @@ impl Opt {
             stop_after_rewrite: self.stop_after_rewrite,
         };
         let mut graph = model.graph.clone();
+        // A model that enters at a later stage holds what the last stage does not allow.
+        let last = pipeline::Stage::ALL.into_iter().rev();
+        let last_stage = last
+            .filter(|stage| self.passes.last().is_some_and(|name| name == stage.name()))
+            .find(|_| pipeline::Stage::Simplify.is_entered_by(&graph));
         let runs = run_passes_with(&mut graph, &passes, options, |pass, graph| {
             if pass == "annotate"
                 && let Ok(annotations) = decide(graph)
@@ -99,6 +104,9 @@ impl Opt {
             }
         });
         let runs = runs.map_err(octofold::Error::from)?;
+        if let Some(stage) = last_stage.filter(|_| runs.len() == passes.len()) {
+            stage.verify_end(&graph).map_err(octofold::Error::from)?;
+        }
         if self.explain {
             for run in &runs {
                 print!("# {}\n{}", run.pass, commented(&run.report.to_string()));
