@@ -327,6 +327,7 @@ folders! {
     fuse_affine = "fuse-affine",
     fuse_quantized_residuals = "fuse-quantized-residuals",
     fuse_residuals = "fuse-residuals",
+    inline_branches = "inline-branches",
     linear_forms = "linear-forms",
     lower_batch_norms = "lower-batch-norms",
     lower_float = "lower-float",

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId, Role, ValueId};
 use octofold_kernels::{Isa, KernelError};
+use octofold_ops::BodyId;
 use octofold_runtime::{
     BlobBuilder, Constant, ConstantIndex, Core, Engine, Kernel, Operand, Plan, PlanError,
     PlanOutput, PlanParts, PlanValue, StateSlot, Step, ValueIndex, constant_bytes,
@@ -13,6 +14,7 @@ use octofold_runtime::{
 use octofold_tensor::DType;
 use rayon::prelude::*;
 
+use crate::bodies::Bodies;
 use crate::facts::{Facts, Types};
 use crate::group::Group;
 use crate::layout::channels_last;
@@ -35,13 +37,16 @@ pub(crate) fn build(
     groups: &[Group],
     options: &CodegenOptions,
 ) -> Result<Plan, CodegenError> {
+    let mut blob = BlobBuilder::default();
+    let mut bodies = Bodies::compile(graph, options, &mut blob)?;
     let mut builder = Builder {
         graph,
         types,
         values: IndexMap::new(),
         constants: Vec::new(),
         constant_of: BTreeMap::new(),
-        blob: BlobBuilder::default(),
+        blob,
+        bodies: &bodies.ids,
         channels_last: channels_last(graph, order, types),
     };
     let inputs = graph
@@ -62,14 +67,19 @@ pub(crate) fn build(
     let outputs = outputs.collect::<Result<_, CodegenError>>()?;
     let states = options.states.iter().map(|state| builder.state(state));
     let states = states.collect::<Result<_, _>>()?;
-    let blob = builder.blob.finish().ok_or(PlanError::Memory(0))?;
+    let Builder {
+        values,
+        constants,
+        blob,
+        ..
+    } = builder;
+    let blob = blob.finish().ok_or(PlanError::Memory(0))?;
+    let least = bodies.requires().max(required(options.engine, &steps));
     let plan = Plan::new(PlanParts {
         name: graph.name().to_owned(),
         engine: options.engine,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        requires: options
-            .requires
-            .unwrap_or_else(|| required(options.engine, &steps)),
+        requires: options.requires.unwrap_or(least),
         metadata: graph
             .metadata()
             .iter()
@@ -77,10 +87,11 @@ pub(crate) fn build(
             .collect(),
         inputs,
         outputs,
-        values: builder.values.into_values().collect(),
-        constants: builder.constants,
+        values: values.into_values().collect(),
+        constants,
         steps,
         states,
+        bodies: bodies.plans(&blob)?,
         blob,
     })?;
     Ok(plan)
@@ -158,6 +169,8 @@ struct Builder<'a> {
     constants: Vec<Constant>,
     constant_of: BTreeMap<ValueId, ConstantIndex>,
     blob: BlobBuilder,
+    /// The positions of the bodies in the plan.
+    bodies: &'a BTreeMap<BodyId, BodyId>,
     channels_last: BTreeSet<ValueId>,
 }
 
@@ -292,7 +305,7 @@ impl Builder<'_> {
         Ok(Step {
             name: last.name().to_owned(),
             sources: sources.cloned().collect(),
-            op: main.op().clone(),
+            op: main.op().clone().with_bodies(|id| self.bodies[&id]),
             kernel,
             inputs,
             outputs,

@@ -7,6 +7,7 @@
 //! the work of a plan.
 #![forbid(unsafe_code)]
 
+mod bodies;
 mod build;
 mod facts;
 mod group;

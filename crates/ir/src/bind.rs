@@ -137,7 +137,11 @@ impl Graph {
         for input in self.inputs().to_vec() {
             let mut ty = self.value(input).ty().clone();
             for dim in ty.shape.iter_mut().flatten() {
-                *dim = substitute(dim, bindings);
+                let bound = |symbol: &Arc<str>| {
+                    let bound = bindings.get(symbol).cloned();
+                    Some(bound.unwrap_or_else(|| Dim::Symbol(symbol.clone())))
+                };
+                *dim = substitute(dim, &bound).unwrap_or_else(|| dim.clone());
             }
             self.set_input_type(input, ty);
         }
@@ -151,14 +155,18 @@ fn fail(input: &str, reason: String) -> GraphError {
     }
 }
 
-/// A dimension with symbols replaced.
-fn substitute(dim: &Dim, bindings: &BTreeMap<Arc<str>, Dim>) -> Dim {
-    let both = |pair: &(Dim, Dim), f: fn(Dim, Dim) -> Dim| {
-        f(substitute(&pair.0, bindings), substitute(&pair.1, bindings))
+/// A dimension with its symbols replaced; `None` when one of them has no replacement.
+pub(crate) fn substitute(
+    dim: &Dim,
+    replacement: &impl Fn(&Arc<str>) -> Option<Dim>,
+) -> Option<Dim> {
+    let both = |pair: &(Dim, Dim), join: fn(Dim, Dim) -> Dim| {
+        let a = substitute(&pair.0, replacement)?;
+        Some(join(a, substitute(&pair.1, replacement)?))
     };
     match dim {
-        Dim::Known(_) => dim.clone(),
-        Dim::Symbol(symbol) => bindings.get(symbol).unwrap_or(dim).clone(),
+        Dim::Known(_) => Some(dim.clone()),
+        Dim::Symbol(symbol) => replacement(symbol),
         Dim::Add(pair) => both(pair, Dim::plus),
         Dim::Sub(pair) => both(pair, Dim::minus),
         Dim::Mul(pair) => both(pair, Dim::times),

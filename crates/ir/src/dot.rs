@@ -122,6 +122,7 @@ fn attribute(value: &Attribute) -> Option<String> {
         Attribute::Floats(x) => format!("{x:?}"),
         Attribute::Strings(x) => format!("{x:?}"),
         Attribute::Tensor(x) => constant(x),
+        Attribute::Body(x) => format!("body {}", x.0),
     };
     (text.len() <= MAX_ATTRIBUTE).then_some(text)
 }

@@ -68,3 +68,18 @@ pub enum GraphError {
         reason: String,
     },
 }
+
+impl GraphError {
+    /// An error of a body as one of the node that runs it.
+    pub(crate) fn in_body(self, node: &str, op: &str) -> Self {
+        let source = match self {
+            Self::Op { node, source, .. } => OpError::Body { node, source },
+            other => OpError::invalid(format!("in its body, {other}")),
+        };
+        Self::Op {
+            node: node.to_owned(),
+            op: op.to_owned(),
+            source: Box::new(source),
+        }
+    }
+}

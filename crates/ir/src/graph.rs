@@ -7,6 +7,7 @@
 //! and stays private: its indices are reused after removals and its order depends on the edit history, while ours are
 //! never reused and [`Graph::order`] depends on the graph alone.
 
+mod bodies;
 #[cfg(test)]
 mod damage;
 mod edges;
@@ -45,6 +46,7 @@ pub struct Graph {
     modules: HashMap<String, String>,
     flow: StableDiGraph<Vertex, usize>,
     folding: FoldingBudget,
+    bodies: Vec<Option<Self>>,
 }
 
 impl Graph {

@@ -10,6 +10,8 @@
 //! integer value may carry quantization parameters in its type: `real = (q - zero_point)·scale`. State is data flow:
 //! an operator with state takes it as an operand and gives it as a result.
 //!
+//! An operator with control flow runs bodies, which are closed graphs of their own that its graph holds.
+//!
 //! A graph does not know passes, kernels or plans.
 #![forbid(unsafe_code)]
 
@@ -32,7 +34,7 @@ mod verify;
 pub use error::GraphError;
 pub use graph::{FoldingBudget, Graph, Node, Output, Use, Value, ValueKind};
 pub use id::{NodeId, ValueId};
-pub use interpret::{interpret, interpret_with};
+pub use interpret::{BodyLimits, interpret, interpret_with, interpret_within};
 pub use octofold_ops::{Op, Role};
 pub use patch::{Patch, PatchValue};
 pub use types::TensorType;

@@ -4,7 +4,7 @@
 //! remove. [`Graph::apply`] checks the whole description and then carries it out, or leaves the graph as it was.
 
 use indexmap::IndexSet;
-use octofold_ops::Op;
+use octofold_ops::{BodyId, Op};
 use octofold_tensor::{Dim, Tensor};
 use smallvec::SmallVec;
 
@@ -50,6 +50,7 @@ pub struct Patch {
     rewired: Vec<(Use, PatchValue)>,
     outputs: Vec<(usize, PatchValue)>,
     inherited: Vec<(PatchValue, ValueId)>,
+    bodies: Vec<Graph>,
 }
 
 impl Patch {
@@ -118,6 +119,13 @@ impl Patch {
         }
     }
 
+    /// Adds a body, for nodes that the patch adds to `graph`; gives the id that it will have.
+    pub fn body(&mut self, graph: &Graph, body: Graph) -> BodyId {
+        let BodyId(next) = graph.next_body();
+        self.bodies.push(body);
+        BodyId(next + self.bodies.len() as u32 - 1)
+    }
+
     /// Replaces a value everywhere: uses and outputs. The new value takes the old one's name, or gets it as an alias.
     pub fn replace(&mut self, old: ValueId, new: impl Into<PatchValue>) {
         self.replaced.push((old, new.into()));
@@ -161,6 +169,9 @@ impl Graph {
         // New nodes come first: they are the only step that can fail after the check, and they are easily taken back.
         let mut ids: Vec<Option<ValueId>> = vec![None; patch.values.len()];
         let mut added = Vec::new();
+        for body in &patch.bodies {
+            self.add_body(body.clone());
+        }
         let result = self.add_new(&patch, &mut ids, &mut added);
         let result = result.and_then(|()| self.check_types(&patch, &ids));
         if let Err(error) = result {
@@ -172,6 +183,7 @@ impl Graph {
                     self.drop_value(id);
                 }
             }
+            self.sweep_bodies();
             return Err(error);
         }
         let resolve = |value: PatchValue| match value {
@@ -227,6 +239,8 @@ impl Graph {
             .flat_map(|&id| self.node(id).inputs().iter().flatten().copied())
             .filter(|&operand| self.value(operand).constant().is_some() && !self.is_output(operand))
             .collect();
+        let mut removed = patch.removed.iter();
+        let frees_bodies = removed.any(|&id| !self.node(id).op().bodies().is_empty());
         for &id in &patch.removed {
             self.remove_node(id);
         }
@@ -241,6 +255,9 @@ impl Graph {
                 self.rename_value(id, names[0].clone());
             }
             self.add_aliases(id, names);
+        }
+        if frees_bodies || !patch.bodies.is_empty() {
+            self.sweep_bodies();
         }
         Ok(added)
     }

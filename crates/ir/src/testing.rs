@@ -3,6 +3,7 @@
 //! The graphs are small convolutional networks with branches, a symbolic batch, and the habits of exporters: batch norms, clips, explicit pads,
 //! dropouts, reshapes. A graph follows from its seed alone.
 
+use octofold_ops::BodyId;
 use octofold_ops::families::{
     Add, AutoPad, AveragePool, BatchNormalization, Clip, Concat, Conv, DequantizeLinear, Dropout,
     Flatten, Gemm, GlobalAveragePool, HardSwish, Identity, MatMul, MaxPool, Mul, Pad, PadMode,
@@ -487,7 +488,7 @@ fn describe(graph: &Graph) -> Vec<String> {
         pieces.push(format!(
             "node {:?} {:?} {inputs:?} {outputs:?} {:?}",
             node.name(),
-            node.op(),
+            node.op().clone().with_bodies(|_| BodyId(0)),
             node.sources()
         ));
     }
@@ -497,5 +498,11 @@ fn describe(graph: &Graph) -> Vec<String> {
             .iter()
             .map(|output| format!("output {:?} {:?}", output.name, name(output.value))),
     );
+    // Ids of bodies do not count, so operators were shown without.
+    for id in graph.order().unwrap_or_default() {
+        for body in graph.node(id).op().bodies() {
+            pieces.extend(graph.body(body).into_iter().flat_map(describe));
+        }
+    }
     pieces
 }

@@ -118,6 +118,11 @@ pub const STRUCTURE: &[Check] = &[
         run: structure::cycles,
     },
     Check {
+        name: "bodies",
+        rule: "Every body that an operator names exists, takes what the operator gives it, and is itself sound.",
+        run: structure::bodies,
+    },
+    Check {
         name: "types",
         rule: "The type of a result is what inference says.",
         run: structure::types,

@@ -10,6 +10,8 @@ pub struct Limits {
     pub import: ImportOptions,
     /// The bytes of memory that a run may take, see [`SessionOptions::memory`].
     pub memory: u64,
+    /// The operations that bodies may take in a run, see [`SessionOptions::operations`].
+    pub operations: u64,
 }
 
 impl Default for Limits {
@@ -17,22 +19,27 @@ impl Default for Limits {
         Self {
             import: ImportOptions::default(),
             memory: SessionOptions::DEFAULT.memory,
+            operations: SessionOptions::DEFAULT.operations,
         }
     }
 }
 
 impl Limits {
-    /// The names of all limits: those of [`Budget::NAMES`], and `memory`.
+    /// The names of all limits: those of [`Budget::NAMES`], `memory` and `operations`.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Budget::NAMES.iter().copied().chain(["memory"])
+        Budget::NAMES
+            .iter()
+            .copied()
+            .chain(["memory", "operations"])
     }
 
     /// Sets the limit of a name. Returns whether there is such a limit.
     pub fn set(&mut self, name: &str, limit: u64) -> bool {
-        if name == "memory" {
-            self.memory = limit;
-            return true;
+        match name {
+            "memory" => self.memory = limit,
+            "operations" => self.operations = limit,
+            _ => return self.import.budget.set(name, limit),
         }
-        self.import.budget.set(name, limit)
+        true
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::{DType, Tensor};
 
-use crate::OpError;
+use crate::{BodyId, OpError};
 
 /// The value of an attribute, in the types of ONNX.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,8 @@ pub enum Attribute {
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Strings(Vec<String>),
+    /// A graph attribute: the body belongs to the graph or plan that holds the operator.
+    Body(BodyId),
 }
 
 impl Attribute {
@@ -38,6 +40,7 @@ impl Attribute {
             Self::Ints(_) => "ints",
             Self::Floats(_) => "floats",
             Self::Strings(_) => "strings",
+            Self::Body(_) => "graph",
         }
     }
 }

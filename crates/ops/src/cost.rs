@@ -3,6 +3,12 @@
 use crate::Op;
 use crate::families::Product;
 
+/// The operations that each step in a body counts as at least: about what starting it takes.
+pub const STEP: u64 = 1 << 10;
+
+/// The operations that the steps of all bodies of a run may take, unless the caller says otherwise: minutes.
+pub const BODY_OPERATIONS: u64 = 1 << 40;
+
 /// The number of multiply-accumulates of a convolution, matrix product or LSTM; 0 for every other operator.
 ///
 /// `operands` are the sizes of the operands by slot, with the sizes of the weights before packing; `result` those of the first result.

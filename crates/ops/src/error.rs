@@ -46,6 +46,20 @@ pub enum OpError {
     /// The result would be larger than memory allows.
     #[error("a result of {0} elements is too large")]
     TooLarge(u128),
+    /// A node of a body could not be computed.
+    #[error("in its body, node `{node}`: {source}")]
+    Body {
+        /// The node's name.
+        node: String,
+        /// What is wrong.
+        source: Box<OpError>,
+    },
+    /// Bodies that would take more operations than the limit.
+    #[error("its bodies take more than {0} operations")]
+    Operations(u64),
+    /// Bodies whose results would take more memory than the limit.
+    #[error("its bodies take more than {0} bytes")]
+    Bytes(u64),
     /// A tensor could not be made or read.
     #[error(transparent)]
     Tensor(#[from] TensorError),

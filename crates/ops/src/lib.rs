@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribute;
+mod body;
 pub mod cost;
 mod error;
 pub mod families;
@@ -19,6 +20,7 @@ mod operator;
 mod role;
 
 pub use attribute::{Attribute, AttributeMap, Attributes};
+pub use body::{Bodies, BodyId};
 pub use error::OpError;
 pub use families::support::{normalize_axes, normalize_axis, within_elements};
 pub use operator::{Arity, Described, Inputs, Op, Operator};

@@ -7,6 +7,7 @@ use octofold_tensor::{Element, Tensor};
 use crate::OpError;
 use crate::attribute::{AttributeMap, Attributes};
 use crate::families::{product::refuse, *};
+use crate::{Bodies, BodyId};
 
 /// An operator's identity and attributes; implemented by [`attributes!`](crate::attributes).
 pub trait Described: Sized {
@@ -167,6 +168,51 @@ macro_rules! operators {
     };
 }
 
+impl Op {
+    /// Computes the outputs, as [`Op::evaluate`] does, for operators with bodies as well.
+    ///
+    /// # Errors
+    /// As [`Operator::evaluate`] and [`Bodies::call`].
+    pub fn evaluate_with(
+        &self,
+        inputs: Inputs<'_>,
+        outputs: usize,
+        bodies: &mut dyn Bodies,
+    ) -> Result<Vec<Tensor>, OpError> {
+        match self {
+            Self::If(op) => op.run(inputs, outputs, bodies),
+            Self::Loop(op) => op.run(inputs, outputs, bodies),
+            Self::Scan(op) => op.run(inputs, outputs, bodies),
+            other => other.evaluate(inputs, outputs),
+        }
+    }
+
+    /// The bodies that the operator runs.
+    pub fn bodies(&self) -> Vec<BodyId> {
+        match self {
+            Self::If(op) => vec![op.then_branch, op.else_branch],
+            Self::Loop(op) => vec![op.body],
+            Self::Scan(op) => vec![op.body],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The operator with other bodies.
+    #[must_use]
+    pub fn with_bodies(mut self, other: impl Fn(BodyId) -> BodyId) -> Self {
+        match &mut self {
+            Self::If(op) => {
+                op.then_branch = other(op.then_branch);
+                op.else_branch = other(op.else_branch);
+            }
+            Self::Loop(op) => op.body = other(op.body),
+            Self::Scan(op) => op.body = other(op.body),
+            _ => {}
+        }
+        self
+    }
+}
+
 // One line a family, in the order of `families`.
 operators! {
     Conv, ConvTranspose,
@@ -186,6 +232,7 @@ operators! {
     Concat, Split, Slice, Gather, GatherElements, GatherND, ScatterND, ScatterElements, Pad, Range, ConstantOfShape,
     TopK, NonZero, CumSum, OneHot, Trilu, EyeLike, Compress, ReverseSequence, NonMaxSuppression, Resize,
     QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, QLinearConv, QLinearMatMul, ConvInteger, MatMulInteger,
+    If, Loop, Scan,
     Observe,
     FusedConv, FusedLinear, FusedBinary, FusedPool, FusedGlobalPool, FusedConcat, TableLookup,
 }

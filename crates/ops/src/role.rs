@@ -45,7 +45,7 @@ impl Op {
             [Activation, Weight, Bias, State, State]: BatchNormalization;
             [Activation, Weight, Bias]: InstanceNormalization, LayerNormalization;
             [Activation, Weight]: PRelu;
-            // Several activations. What takes any number of them has this role for all.
+            // Several activations. What takes any number of them has the last role for the rest.
             [Activation, Activation]: MatMul, Add, Sub, Mul, Div, Pow, Mod, And, Or, Xor, Equal, Less, Greater, LessOrEqual, GreaterOrEqual, FusedBinary;
             [Activation]: Min, Max, Sum, Mean, Concat, FusedConcat;
             [Index, Activation, Activation]: Where;
@@ -68,9 +68,13 @@ impl Op {
             [Index, Index, Parameter]: OneHot;
             [Index]: ConstantOfShape;
             [Parameter, Parameter, Parameter]: Range;
+            // What bodies read, behind the condition and the number of trips.
+            [Index, Activation]: If;
+            [Index, Index, Activation]: Loop;
+            [Activation]: Scan;
         };
         if *self.arity().inputs.end() == usize::MAX {
-            return roles.first().copied();
+            return roles.get(slot).or(roles.last()).copied();
         }
         roles.get(slot).copied()
     }

@@ -1,6 +1,6 @@
 //! Every operand of every operator has a role, and those that passes rely on have the right one.
 
-use octofold_ops::{Attribute, AttributeMap, Op, Role};
+use octofold_ops::{Attribute, AttributeMap, BodyId, Op, Role};
 
 /// An operator with what its attributes must have.
 fn make(domain: &str, name: &str) -> Op {
@@ -18,6 +18,15 @@ fn make(domain: &str, name: &str) -> Op {
         (_, "DepthToSpace") | ("", "SpaceToDepth") => {
             vec![("blocksize", Attribute::Int(2))]
         }
+        ("", "If") => vec![
+            ("then_branch", Attribute::Body(BodyId(0))),
+            ("else_branch", Attribute::Body(BodyId(1))),
+        ],
+        ("", "Loop") => vec![("body", Attribute::Body(BodyId(0)))],
+        ("", "Scan") => vec![
+            ("body", Attribute::Body(BodyId(0))),
+            ("num_scan_inputs", Attribute::Int(1)),
+        ],
         ("octofold", "Observe") => vec![("id", word("x"))],
         ("octofold", "Binary") => vec![("kind", word("add"))],
         ("octofold", "GlobalPool") => vec![("kind", word("max"))],

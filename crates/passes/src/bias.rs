@@ -57,6 +57,10 @@ impl Pass for CorrectBiases<'_> {
         "correct-biases"
     }
 
+    fn enters_bodies(&self) -> bool {
+        false
+    }
+
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let convert = Convert {
             annotations: self.annotations,

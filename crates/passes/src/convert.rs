@@ -69,6 +69,10 @@ impl Pass for Convert<'_> {
         "convert"
     }
 
+    fn enters_bodies(&self) -> bool {
+        false
+    }
+
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut report = PassReport::default();
         let params = self.parameters(graph)?;

@@ -61,6 +61,10 @@ impl Pass for EqualizeLayers {
         "equalize-layers"
     }
 
+    fn enters_bodies(&self) -> bool {
+        false
+    }
+
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let order = rewriter.order(graph)?;
         let weighted = order

@@ -69,7 +69,7 @@ pub fn run_passes_with(
             check(graph, *pass, "before")?;
         }
         let mut rewriter = Rewriter::new(pass.name()).with_limit(left);
-        let result = pass.run(graph, &mut rewriter);
+        let result = run_pass(graph, *pass, &mut rewriter);
         let stopped = result == Err(PassError::Stopped);
         if stopped {
             graph.sweep_constants();
@@ -96,6 +96,21 @@ pub fn run_passes_with(
         }
     }
     Ok(runs)
+}
+
+/// Runs a pass on the bodies of a graph, then on the graph.
+fn run_pass(graph: &mut Graph, pass: &dyn Pass, rewriter: &mut Rewriter) -> Result<(), PassError> {
+    if pass.enters_bodies() {
+        // What bodies fold is taken from the budget of the graph.
+        let mut budget = graph.folding();
+        for body in graph.bodies_mut() {
+            body.set_folding(budget);
+            run_pass(body, pass, rewriter)?;
+            budget = body.folding();
+        }
+        graph.set_folding(budget);
+    }
+    pass.run(graph, rewriter)
 }
 
 /// The last patch of some runs: its number, its pass, and what was reported of it. With [`ManagerOptions::stop_after_rewrite`] it is the one to look at.

@@ -23,6 +23,10 @@ impl Pass for InsertObservers<'_> {
         "insert-observers"
     }
 
+    fn enters_bodies(&self) -> bool {
+        false
+    }
+
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut report = PassReport::default();
         let mut patch = Patch::new();
@@ -55,6 +59,10 @@ pub struct InsertLayerInputObservers<'a> {
 impl Pass for InsertLayerInputObservers<'_> {
     fn name(&self) -> &'static str {
         "insert-layer-input-observers"
+    }
+
+    fn enters_bodies(&self) -> bool {
+        false
     }
 
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {

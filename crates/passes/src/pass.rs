@@ -17,6 +17,12 @@ pub trait Pass: Sync {
     /// # Errors
     /// When the graph refuses a change that the pass takes for right, or the rewriter has reached its limit of patches.
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError>;
+
+    /// Whether the pass also runs on bodies, which it sees before the graph whose operators run them. A pass that follows a table about one
+    /// graph does not.
+    fn enters_bodies(&self) -> bool {
+        true
+    }
 }
 
 /// Declares a pass that applies rules until none applies any more: its name, and the rules in the order of their priority.

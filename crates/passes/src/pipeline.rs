@@ -26,7 +26,7 @@ use crate::pass::{Pass, PassError};
 use crate::rewrite::{Rewriter, Scope};
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
-    ExpandQOperators, FoldConstants,
+    ExpandQOperators, FoldConstants, InlineBranches,
 };
 use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
@@ -94,6 +94,7 @@ impl Stage {
                 &[
                     "expand-qoperators",
                     "fold-constants",
+                    "inline-branches",
                     "eliminate-identities",
                     "canonicalize-windows",
                     "canonicalize",
@@ -387,6 +388,7 @@ fn pass<'a>(
     Ok(match name {
         "expand-qoperators" => Box::new(ExpandQOperators),
         "fold-constants" => Box::new(FoldConstants),
+        "inline-branches" => Box::new(InlineBranches),
         "eliminate-identities" => Box::new(EliminateIdentities),
         "canonicalize-windows" => Box::new(CanonicalizeWindows),
         "canonicalize" => Box::new(Canonicalize),

@@ -83,6 +83,11 @@ impl Blob {
         }
     }
 
+    /// Whether both are the same memory.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether the bytes are part of a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(&*self.0, Source::Mapped { .. })

@@ -56,6 +56,7 @@ error_codes! {
         View = "run-view", "the bytes of a borrowed tensor do not fit its shape";
         State = "run-state", "a state is missing, given twice, unknown or does not fit";
         Step = "run-step", "a step fails";
+        Operations = "run-operations", "the bodies of a plan would take more operations than the limit";
         Budget = "run-budget", "a run would take more memory than the budget allows";
         Memory = "run-memory", "there is not enough memory for a run";
     }
@@ -173,6 +174,9 @@ pub enum StepError {
         /// The budget.
         limit: u64,
     },
+    /// A body failed.
+    #[error("in its body, {0}")]
+    Body(Box<RunError>),
     /// The function that observes a tap returned an error.
     #[error("the observer of `{id}` failed")]
     Tap {
@@ -313,6 +317,11 @@ pub enum RunError {
         /// What is wrong.
         source: Box<StepError>,
     },
+    /// Bodies that would take more operations than the limit.
+    #[error(
+        "the bodies of the plan take more than {0} operations; raise the limit (SessionOptions::operations, --limit operations=NUMBER) for a model that is trusted"
+    )]
+    Operations(u64),
     /// More memory than the budget allows.
     #[error(
         "running the plan with these shapes takes {needed} bytes of memory, the budget is {limit}; raise it (SessionOptions::memory, \

@@ -6,6 +6,7 @@
 //!
 //! A plan is a pure function. Where it declares [states](crate::StateSlot), the session keeps what one run gives for the next one to read.
 
+mod bodies;
 mod borrowed;
 mod memory;
 mod state;
@@ -23,6 +24,7 @@ use crate::pool::Pool;
 use crate::specialize::{Action, Specialization};
 use crate::values::tensor_of;
 use crate::{BoxError, PlanError, Profile, RunError, StepError, StepProfile, TensorView};
+use bodies::{Calls, Limits};
 use memory::{Context, Memory};
 use state::States;
 
@@ -41,6 +43,9 @@ pub struct SessionOptions {
     /// The bytes of memory that a run may take for the constants that portable steps read, the arena, tables, and the values with tensors of their
     /// own. A plan of a few bytes can ask for any amount. The memory that an operator needs while it computes one result is not counted.
     pub memory: u64,
+    /// The elementary operations that the steps of all bodies may take in a run; each step counts at least [`crate::cost::STEP`]. A loop of a few
+    /// bytes may ask for any number of trips.
+    pub operations: u64,
 }
 
 impl SessionOptions {
@@ -50,6 +55,7 @@ impl SessionOptions {
         isa: None,
         allow_portable: false,
         memory: 4 << 30,
+        operations: crate::cost::BODY_OPERATIONS,
     };
 }
 
@@ -72,6 +78,13 @@ pub struct Session {
     /// The most recent first.
     specializations: Vec<Arc<Specialization>>,
     profile: Option<Profile>,
+    /// The sessions of the plan's bodies.
+    bodies: Vec<Self>,
+    /// Whether the plan is the body of another.
+    in_body: bool,
+    limits: Limits,
+    /// The operations that bodies may still take in this run.
+    operations: u64,
 }
 
 /// A function that gets the observed values.
@@ -112,6 +125,8 @@ impl Session {
         }
         let (constants, constant_bytes) = materialize(&plan, options.memory)?;
         let states = States::new(&plan, options.memory.saturating_sub(constant_bytes))?;
+        let left = options.memory.saturating_sub(constant_bytes);
+        let bodies = Self::of_bodies(&plan, options, &pool, left)?;
         let mut session = Self {
             isa,
             pool,
@@ -124,6 +139,13 @@ impl Session {
             states,
             specializations: Vec::new(),
             profile: None,
+            bodies,
+            in_body: false,
+            limits: Limits {
+                memory: options.memory,
+                operations: options.operations,
+            },
+            operations: options.operations,
             plan,
         };
         if let Some(shapes) = session.plan.fixed_input_shapes() {
@@ -254,7 +276,11 @@ impl Session {
     ) -> Result<(), RunError> {
         self.memory.given = self.memory.live;
         let (plan, pool) = (Arc::clone(&self.plan), Arc::clone(&self.pool));
-        let _running = pool.enter();
+        // A body runs on the threads of the session around it.
+        let _running = (!self.in_body).then(|| pool.enter());
+        if !self.in_body {
+            self.operations = self.limits.operations;
+        }
         for (index, step) in plan.steps().iter().enumerate() {
             let began = self.profile.is_some().then(Instant::now);
             self.step(specialization, index, show.as_deref_mut())
@@ -371,7 +397,19 @@ impl Session {
         };
         let step = &self.plan.steps()[index];
         match &specialization.actions[index] {
-            Action::Portable => self.memory.portable(run, step),
+            Action::Portable => {
+                let retained = self.bodies.iter().map(Self::retained);
+                let retained = retained.fold(0, u64::saturating_add);
+                let mut calls = Calls {
+                    memory: self.memory.left().saturating_sub(retained),
+                    sessions: &mut self.bodies,
+                    operations: &mut self.operations,
+                    limits: self.limits,
+                    counts: self.in_body,
+                    failed: None,
+                };
+                self.memory.portable(run, step, &mut calls)
+            }
             Action::View(tap) => {
                 self.memory.view(run, step)?;
                 match (show, tap) {

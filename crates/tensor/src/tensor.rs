@@ -60,6 +60,9 @@ pub enum TensorError {
     /// The product of the sizes overflows.
     #[error("the shape {0:?} has too many elements")]
     TooLarge(Shape),
+    /// Elements that a tensor does not have.
+    #[error("the elements {0:?} are not there, or there is no place for them")]
+    Range(std::ops::Range<usize>),
     /// Another element type was expected.
     #[error("expected elements of type {expected}, found {found}")]
     Type {
@@ -311,6 +314,41 @@ impl Tensor {
                 expected: T::DTYPE,
                 found,
             })
+    }
+
+    /// Copies elements of another tensor of the same element type, those of `range`, to the place `at`. Elements that are shared are copied
+    /// first.
+    ///
+    /// # Errors
+    /// When the element types differ or a range does not exist.
+    pub fn copy_elements(
+        &mut self,
+        at: usize,
+        from: &Self,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), TensorError> {
+        macro_rules! copy {
+            ($($variant:ident)*) => {
+                match (&mut self.data, &from.data) {
+                    $((TensorData::$variant(to), TensorData::$variant(from)) => {
+                        let to = Arc::make_mut(to).get_mut(at..).unwrap_or(&mut []);
+                        let source = from.get(range.clone());
+                        match source.and_then(|source| Some((to.get_mut(..source.len())?, source))) {
+                            Some((to, source)) => {
+                                to.clone_from_slice(source);
+                                Ok(())
+                            }
+                            None => Err(TensorError::Range(range)),
+                        }
+                    })*
+                    (to, from) => Err(TensorError::Type {
+                        found: from.dtype(),
+                        expected: to.dtype(),
+                    }),
+                }
+            };
+        }
+        copy!(F32 F64 F16 BF16 I8 I16 I32 I64 U8 U16 U32 U64 Bool String I4 U4)
     }
 
     /// The same elements in another shape.

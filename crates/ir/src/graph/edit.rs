@@ -1,5 +1,7 @@
 //! The only ways to change a graph. [`Graph::apply`] carries out whole rewrites with them.
 
+use std::collections::BTreeSet;
+
 use octofold_ops::Op;
 use octofold_tensor::{DType, Dim, Tensor};
 use petgraph::Direction;
@@ -74,6 +76,7 @@ impl Graph {
                 outputs: outputs.len(),
             });
         }
+        self.type_bodies(&op, inputs, name)?;
         let mut inferred = self.infer_op(&op, inputs, name).map_err(fail)?;
         inferred.truncate(outputs.len());
         if inferred.len() < outputs.len() {
@@ -142,6 +145,11 @@ impl Graph {
     pub fn refresh_types(&mut self) -> Result<(), GraphError> {
         for id in self.order()? {
             let node = self.node(id);
+            if !node.op.bodies().is_empty() {
+                let (op, inputs, name) = (node.op.clone(), node.inputs.clone(), node.name.clone());
+                self.type_bodies(&op, &inputs, &name)?;
+            }
+            let node = self.node(id);
             let inferred = self.infer_op(&node.op, &node.inputs, &node.name);
             let inferred = inferred.map_err(|source| GraphError::Op {
                 node: node.name.clone(),
@@ -179,7 +187,8 @@ impl Graph {
                 })
             })
             .collect();
-        infer::infer(op, &mut Context::new(&known, prefix))
+        let context = Context::new(&known, prefix);
+        infer::infer(op, &mut context.with_bodies(self.signatures(op)))
     }
 
     fn add_value(
@@ -311,6 +320,42 @@ impl Graph {
             self.node_names.remove(&node.name);
             self.node_names.insert(name.clone(), id);
             node.name = name;
+        }
+    }
+
+    /// Gives all values and nodes other names. An output of a result has its name; any other output gets one that no value has.
+    pub(crate) fn rename_all(
+        &mut self,
+        mut value: impl FnMut(&str) -> String,
+        mut node: impl FnMut(&str) -> String,
+    ) {
+        self.value_names.clear();
+        for (index, found) in self.values.iter_mut().enumerate() {
+            if let Some(found) = found {
+                found.name = value(&found.name);
+                found.aliases.clear();
+                let id = ValueId(index as u32);
+                self.value_names.insert(found.name.clone(), id);
+            }
+        }
+        let mut named = BTreeSet::new();
+        for index in 0..self.outputs.len() {
+            let id = self.outputs[index].value;
+            let result = self.value(id);
+            let takes = result.producer().is_some() && named.insert(id);
+            self.outputs[index].name = if takes {
+                result.name.clone()
+            } else {
+                value(&self.outputs[index].name)
+            };
+        }
+        self.node_names.clear();
+        for (index, found) in self.nodes.iter_mut().enumerate() {
+            if let Some(found) = found {
+                found.name = node(&found.name);
+                let id = NodeId(index as u32);
+                self.node_names.insert(found.name.clone(), id);
+            }
         }
     }
 

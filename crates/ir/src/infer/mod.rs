@@ -14,6 +14,7 @@ mod activation;
 mod binary;
 mod concat;
 mod contents;
+mod control;
 mod conv;
 mod convert;
 mod detection;
@@ -41,7 +42,9 @@ mod softmax;
 mod tests;
 mod transpose;
 
-use octofold_ops::{Op, OpError};
+pub(crate) use control::Entry;
+pub use control::Signature;
+use octofold_ops::{BodyId, Op, OpError};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::TensorType;
@@ -79,6 +82,8 @@ impl From<TensorType> for Inferred {
 #[derive(Debug)]
 pub struct Context<'a> {
     inputs: &'a [Option<Known<'a>>],
+    /// What the bodies of the operator take and give.
+    bodies: Vec<(BodyId, Signature)>,
     /// The name that fresh symbols begin with; unique to the node.
     prefix: &'a str,
     fresh: usize,
@@ -89,9 +94,29 @@ impl<'a> Context<'a> {
     pub fn new(inputs: &'a [Option<Known<'a>>], prefix: &'a str) -> Self {
         Self {
             inputs,
+            bodies: Vec::new(),
             prefix,
             fresh: 0,
         }
+    }
+
+    /// The context for an operator with bodies.
+    #[must_use]
+    pub fn with_bodies(mut self, bodies: Vec<(BodyId, Signature)>) -> Self {
+        self.bodies = bodies;
+        self
+    }
+
+    /// What a body of the operator takes and gives.
+    ///
+    /// # Errors
+    /// When there is no such body.
+    pub fn signature(&self, body: BodyId) -> Result<&Signature, OpError> {
+        let mut bodies = self.bodies.iter();
+        let found = bodies.find(|(id, _)| *id == body);
+        found
+            .map(|(_, signature)| signature)
+            .ok_or_else(|| OpError::invalid("its body does not exist"))
     }
 
     /// The number of inputs, absent ones in between included.
@@ -303,6 +328,9 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::QLinearMatMul(op) => quantized::qlinear_mat_mul(op, cx),
         Op::ConvInteger(op) => quantized::conv_integer(op, cx),
         Op::MatMulInteger(op) => quantized::mat_mul_integer(op, cx),
+        Op::If(op) => control::branches(op, cx),
+        Op::Loop(op) => control::looped(op, cx),
+        Op::Scan(op) => control::scan(op, cx),
         Op::Observe(op) => observe::observe(op, cx),
         Op::FusedConv(op) => fused::fused_conv(op, cx),
         Op::FusedLinear(op) => fused::fused_linear(op, cx),

@@ -2,18 +2,18 @@
 
 use std::collections::HashSet;
 
-use octofold_ops::{Attribute, AttributeMap};
+use octofold_ops::{Attribute, AttributeMap, BodyId};
 
 use super::budget::Budget;
-use super::error::NodeError;
+use super::error::{ExportError, NodeError};
 use super::external_data::ExternalData;
 use super::proto::attribute_proto::AttributeType;
-use super::proto::{AttributeProto, SparseTensorProto};
+use super::proto::{AttributeProto, GraphProto, SparseTensorProto};
 use super::tensor::{read_sparse, read_tensor, tensor_to_proto};
 
 /// Reads the attributes of a node. The tensors of attributes may be in other files, as those of initializers.
-pub(super) fn read_attributes(
-    protos: &[AttributeProto],
+pub(super) fn read_attributes<'a>(
+    protos: impl Iterator<Item = &'a AttributeProto>,
     external: &mut ExternalData,
     budget: &Budget,
 ) -> Result<AttributeMap, NodeError> {
@@ -139,8 +139,12 @@ fn read_attribute(
     })
 }
 
-/// Writes an attribute.
-pub(super) fn write_attribute(name: &str, attribute: &Attribute) -> AttributeProto {
+/// Writes an attribute. Bodies, which belong to the graph, are written by `body`.
+pub(super) fn write_attribute(
+    name: &str,
+    attribute: &Attribute,
+    body: &mut dyn FnMut(BodyId) -> Result<GraphProto, ExportError>,
+) -> Result<AttributeProto, ExportError> {
     let mut proto = AttributeProto {
         name: Some(name.to_owned()),
         ..AttributeProto::default()
@@ -179,7 +183,11 @@ pub(super) fn write_attribute(name: &str, attribute: &Attribute) -> AttributePro
                 .collect();
             AttributeType::Strings
         }
+        Attribute::Body(id) => {
+            proto.g = Some(Box::new(body(*id)?));
+            AttributeType::Graph
+        }
     };
     proto.r#type = Some(ty.into());
-    proto
+    Ok(proto)
 }

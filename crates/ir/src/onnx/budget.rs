@@ -52,6 +52,8 @@ budget! {
     "copied-bytes" copied_bytes: u64 = 1 << 26,
     /// The depth of functions that call functions.
     "calls" calls: usize = 64,
+    /// The trips of a `Loop` that nothing ends before its constant number of trips.
+    "trips" trips: u64 = 1 << 30,
     /// The bytes of a constant that is stored sparsely.
     "sparse-bytes" sparse_bytes: u64 = 1 << 26,
     /// The bytes of any value whose shape is known.

@@ -189,10 +189,30 @@ pub enum NodeError {
     #[error("op_type is empty")]
     NoOperator,
     /// An attribute that holds a graph.
-    #[error(
-        "the subgraph in attribute `{0}` is not supported: control flow is an unsupported part of ONNX"
-    )]
+    #[error("the subgraph in attribute `{0}` is not supported for this operator")]
     Subgraph(String),
+    /// A body that cannot be read.
+    #[error("in the subgraph of attribute `{attribute}`: {source}")]
+    Body {
+        /// The attribute that holds the body.
+        attribute: String,
+        /// What is wrong.
+        source: Box<ImportErrorKind>,
+    },
+    /// A loop that does not end in any time.
+    #[error(
+        "the loop makes {trips} trips, the limit is {limit} ({})",
+        raise("trips")
+    )]
+    Trips {
+        /// The number of trips.
+        trips: i64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Bodies in bodies in bodies, ….
+    #[error("subgraphs are nested deeper than the limit of {0}")]
+    BodyDepth(usize),
     /// An attribute that is missing its value, of a type that does not exist, or given twice.
     #[error("attribute `{name}`: {reason}")]
     Attribute {
@@ -295,6 +315,9 @@ pub enum FunctionError {
         /// How many the function has.
         expected: usize,
     },
+    /// A node of the function that has a body.
+    #[error("node `{0}` has a subgraph: control flow within functions is not supported")]
+    Body(String),
     /// An output that no node of the function gives.
     #[error("the output `{0}` is undefined: not produced by the function")]
     Output(String),
@@ -324,6 +347,9 @@ pub enum ExportError {
         /// The attribute.
         attribute: String,
     },
+    /// An operator names a body that does not exist, or that takes fewer inputs than there are captures.
+    #[error("body {0} does not exist or does not take its captures")]
+    Body(u32),
     /// A graph that is no graph.
     #[error(transparent)]
     Graph(Box<GraphError>),

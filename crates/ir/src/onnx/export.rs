@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
-use octofold_ops::{Attribute, Op};
+use octofold_ops::{Attribute, BodyId, Op};
 use octofold_tensor::{Dim, Tensor};
 use prost::Message;
 
@@ -16,8 +16,8 @@ use super::names::Names;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::tensor_shape_proto::{Dimension, dimension};
 use super::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use super::tensor::tensor_to_proto;
 use crate::{Graph, NodeId, TensorType, ValueId};
@@ -162,65 +162,12 @@ fn entry(key: &str, value: &str) -> StringStringEntryProto {
     }
 }
 
-/// A graph as messages.
+/// A model as messages.
 fn to_model(graph: &Graph, options: &ExportOptions) -> Result<ModelProto, ExportError> {
-    let order = graph.order()?;
-    let mut writer = Writer::new(graph);
-    for &id in &order {
-        writer.node(id)?;
+    let mut proto = Writer::new(graph, options).graph(graph.inputs())?;
+    if graph.name().is_empty() {
+        proto.name = Some("graph".to_owned());
     }
-    for (output, value) in std::mem::take(&mut writer.copies) {
-        let input = writer.value_name(value);
-        let name = writer.node_names.fresh(&format!("{output}/Identity"));
-        writer.push("Identity", &name, vec![input], vec![output], &[]);
-    }
-    let info = |name: &str, ty: &TensorType| ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(type_proto_of(ty)),
-        ..ValueInfoProto::default()
-    };
-    let mut proto = GraphProto {
-        name: Some(
-            if graph.name().is_empty() {
-                "graph"
-            } else {
-                graph.name()
-            }
-            .to_owned(),
-        ),
-        ..GraphProto::default()
-    };
-    for &id in graph.inputs() {
-        let value = graph.value(id);
-        proto.input.push(info(value.name(), value.ty()));
-    }
-    for output in graph.outputs() {
-        proto
-            .output
-            .push(info(&output.name, graph.value(output.value).ty()));
-    }
-    let outputs: BTreeSet<&str> = graph
-        .outputs()
-        .iter()
-        .map(|output| output.name.as_str())
-        .collect();
-    for id in graph.value_ids() {
-        let value = graph.value(id);
-        let name = writer.value_name(id);
-        if let Some(tensor) = value.constant() {
-            if graph.is_output(id) || graph.is_used(id) {
-                proto.initializer.push(tensor_to_proto(&name, tensor));
-            }
-        } else if options.value_info
-            && value.producer().is_some()
-            && !outputs.contains(name.as_str())
-            && value.ty().shape.is_some()
-        {
-            proto.value_info.push(info(&name, value.ty()));
-        }
-    }
-    proto.initializer.append(&mut writer.constants);
-    proto.node = writer.nodes;
     Ok(ModelProto {
         ir_version: Some(IR_VERSION),
         producer_name: Some(PRODUCER.to_owned()),
@@ -241,7 +188,8 @@ fn to_model(graph: &Graph, options: &ExportOptions) -> Result<ModelProto, Export
 
 struct Writer<'a> {
     graph: &'a Graph,
-    /// Values that have another name in the file: outputs under the name that the caller knows.
+    options: &'a ExportOptions,
+    /// Values that have another name in the file: outputs under the name that the caller knows, and captures under their names outside.
     renamed: HashMap<ValueId, String>,
     /// Outputs that need a copy of a value: its name is taken, or the value is no result.
     copies: Vec<(String, ValueId)>,
@@ -252,7 +200,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(graph: &'a Graph) -> Self {
+    fn new(graph: &'a Graph, options: &'a ExportOptions) -> Self {
         let (mut value_names, mut node_names) = (Names::default(), Names::default());
         let mut owners: BTreeMap<&str, ValueId> = BTreeMap::new();
         for id in graph.value_ids() {
@@ -293,6 +241,7 @@ impl<'a> Writer<'a> {
         }
         Self {
             graph,
+            options,
             renamed,
             copies,
             value_names,
@@ -300,6 +249,78 @@ impl<'a> Writer<'a> {
             nodes: Vec::new(),
             constants: Vec::new(),
         }
+    }
+
+    /// The graph as a message, with the inputs given: all of them, or those of a body that are no captures.
+    fn graph(mut self, inputs: &[ValueId]) -> Result<GraphProto, ExportError> {
+        let graph = self.graph;
+        for id in graph.order()? {
+            self.node(id)?;
+        }
+        for (output, value) in std::mem::take(&mut self.copies) {
+            let input = self.value_name(value);
+            let name = self.node_names.fresh(&format!("{output}/Identity"));
+            self.push("Identity", &name, vec![input], vec![output], Vec::new());
+        }
+        let info = |name: &str, ty: &TensorType| ValueInfoProto {
+            name: Some(name.to_owned()),
+            r#type: Some(type_proto_of(ty)),
+            ..ValueInfoProto::default()
+        };
+        let mut proto = GraphProto {
+            name: Some(graph.name().to_owned()),
+            ..GraphProto::default()
+        };
+        for &id in inputs {
+            let value = graph.value(id);
+            proto.input.push(info(value.name(), value.ty()));
+        }
+        for output in graph.outputs() {
+            let ty = graph.value(output.value).ty();
+            proto.output.push(info(&output.name, ty));
+        }
+        let outputs: BTreeSet<&str> = graph
+            .outputs()
+            .iter()
+            .map(|output| output.name.as_str())
+            .collect();
+        for id in graph.value_ids() {
+            let value = graph.value(id);
+            let name = self.value_name(id);
+            if let Some(tensor) = value.constant() {
+                if graph.is_output(id) || graph.is_used(id) {
+                    proto.initializer.push(tensor_to_proto(&name, tensor));
+                }
+            } else if self.options.value_info
+                && value.producer().is_some()
+                && !outputs.contains(name.as_str())
+                && value.ty().shape.is_some()
+            {
+                proto.value_info.push(info(&name, value.ty()));
+            }
+        }
+        proto.initializer.append(&mut self.constants);
+        proto.node = self.nodes;
+        Ok(proto)
+    }
+
+    /// A body as a message, which reads its captures under their names here. All its names differ from those here, as ONNX asks for.
+    fn body(&mut self, id: BodyId, captures: &[String]) -> Result<GraphProto, ExportError> {
+        let missing = || ExportError::Body(id.0);
+        let mut body = self.graph.body(id).ok_or_else(missing)?.clone();
+        body.rename_all(
+            |name| self.value_names.fresh(name),
+            |name| self.node_names.fresh(name),
+        );
+        let own = body.inputs().len().checked_sub(captures.len());
+        let inputs = body.inputs().to_vec();
+        let (inputs, captured) = inputs.split_at(own.ok_or_else(missing)?);
+        let mut writer = Writer::new(&body, self.options);
+        writer.value_names.absorb(&self.value_names);
+        writer.node_names.absorb(&self.node_names);
+        let outer = captured.iter().copied().zip(captures.iter().cloned());
+        writer.renamed.extend(outer);
+        writer.graph(inputs)
     }
 
     fn value_name(&self, id: ValueId) -> String {
@@ -315,17 +336,14 @@ impl<'a> Writer<'a> {
         name: &str,
         inputs: Vec<String>,
         outputs: Vec<String>,
-        attributes: &[(String, Attribute)],
+        attributes: Vec<AttributeProto>,
     ) {
         self.nodes.push(NodeProto {
             input: inputs,
             output: outputs,
             name: Some(name.to_owned()),
             op_type: Some(op.to_owned()),
-            attribute: attributes
-                .iter()
-                .map(|(name, value)| write_attribute(name, value))
-                .collect(),
+            attribute: attributes,
             ..NodeProto::default()
         });
     }
@@ -352,6 +370,8 @@ impl<'a> Writer<'a> {
             .iter()
             .map(|input| input.map(|id| self.value_name(id)).unwrap_or_default())
             .collect();
+        // What bodies read of the graph around them has names in ONNX, and no operands.
+        let captures = inputs.split_off(inputs.len().saturating_sub(captures(op, inputs.len())));
         while inputs.last().is_some_and(String::is_empty) {
             inputs.pop();
         }
@@ -362,9 +382,13 @@ impl<'a> Writer<'a> {
             .collect();
         if let Op::Swish(swish) = op {
             self.swish(id, swish.alpha, inputs, outputs);
-        } else {
-            self.push(op.name(), node.name(), inputs, outputs, &attributes);
+            return Ok(());
         }
+        let attributes = attributes.iter().filter(|(name, _)| name != "captures");
+        let attributes: Result<Vec<_>, _> = attributes
+            .map(|(name, value)| write_attribute(name, value, &mut |id| self.body(id, &captures)))
+            .collect();
+        self.push(op.name(), node.name(), inputs, outputs, attributes?);
         Ok(())
     }
 
@@ -380,16 +404,27 @@ impl<'a> Writer<'a> {
             let product = self.value_names.fresh(&format!("{}.Mul", node.name()));
             let name = self.node_names.fresh(&format!("{}/Scale", node.name()));
             scaled.push(constant);
-            self.push("Mul", &name, scaled, vec![product.clone()], &[]);
+            self.push("Mul", &name, scaled, vec![product.clone()], Vec::new());
             scaled = vec![product];
         }
         let sigmoid = self.value_names.fresh(&format!("{}.Sigmoid", node.name()));
         let name = self.node_names.fresh(&format!("{}/Sigmoid", node.name()));
-        self.push("Sigmoid", &name, scaled, vec![sigmoid.clone()], &[]);
+        self.push("Sigmoid", &name, scaled, vec![sigmoid.clone()], Vec::new());
         let mut factors = inputs;
         factors.push(sigmoid);
-        self.push("Mul", node.name(), factors, outputs, &[]);
+        self.push("Mul", node.name(), factors, outputs, Vec::new());
     }
+}
+
+/// How many of the last operands of an operator are captures of its bodies.
+fn captures(op: &Op, inputs: usize) -> usize {
+    let captures = match op {
+        Op::If(_) => return inputs.saturating_sub(1),
+        Op::Loop(op) => op.captures,
+        Op::Scan(op) => op.captures,
+        _ => 0,
+    };
+    usize::try_from(captures).unwrap_or(0)
 }
 
 /// A number of a float type.

@@ -11,7 +11,7 @@ use prost::Message;
 use super::budget::Budget;
 use super::error::{FunctionError, ImportErrorKind, NodeError};
 use super::names::Names;
-use super::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto};
+use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto};
 
 /// The versions of the opsets of a model or function, by domain.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,9 +70,26 @@ pub(super) struct FlatNode {
     pub(super) node: NodeProto,
     /// The version of the opset of its domain.
     pub(super) version: Option<i64>,
+    /// The values outside of the node's bodies that these read.
+    pub(super) captures: Vec<String>,
 }
 
 impl FlatNode {
+    fn new(node: NodeProto, version: Option<i64>) -> Self {
+        let captures = captured(&node);
+        Self {
+            node,
+            version,
+            captures,
+        }
+    }
+
+    /// The values that the node or its bodies read.
+    pub(super) fn reads(&self) -> impl Iterator<Item = &String> {
+        let operands = self.node.input.iter().filter(|name| !name.is_empty());
+        operands.chain(&self.captures)
+    }
+
     /// An error of this node, with its name.
     pub(super) fn error(&self, source: NodeError) -> ImportErrorKind {
         ImportErrorKind::Node {
@@ -117,70 +134,87 @@ struct Extent {
     depth: usize,
 }
 
-/// Inlines all calls of functions. Every node has a name, which is in `names`.
-pub(super) fn inline(
-    nodes: Vec<NodeProto>,
-    functions: &[FunctionProto],
-    opsets: &Opsets,
-    budget: &Budget,
-    names: &mut Names,
-) -> Result<Vec<FlatNode>, ImportErrorKind> {
-    let mut table: HashMap<Key<'_>, Function<'_>> = HashMap::new();
-    for proto in functions {
-        let own = if proto.opset_import.is_empty() {
-            None
-        } else {
-            Some(Opsets::read(&proto.opset_import)?)
+/// The functions of a model, and what inlining them has taken.
+pub(super) struct Functions<'a> {
+    table: HashMap<Key<'a>, Function<'a>>,
+    extents: HashMap<Key<'a>, Option<Extent>>,
+    opsets: &'a Opsets,
+    budget: &'a Budget,
+    /// The nodes of the graphs that were read, after inlining.
+    nodes: u64,
+    copied: u64,
+    /// The bytes that may be copied.
+    limit: u64,
+}
+
+impl<'a> Functions<'a> {
+    /// The functions of a model that imports `opsets`.
+    pub(super) fn new(
+        functions: &'a [FunctionProto],
+        opsets: &'a Opsets,
+        budget: &'a Budget,
+    ) -> Result<Self, ImportErrorKind> {
+        let mut table: HashMap<Key<'_>, Function<'_>> = HashMap::new();
+        for proto in functions {
+            let own = if proto.opset_import.is_empty() {
+                None
+            } else {
+                Some(Opsets::read(&proto.opset_import)?)
+            };
+            let function = Function { proto, opsets: own };
+            let key = key(proto.domain(), proto.name(), proto.overload());
+            if table.insert(key, function).is_some() {
+                return Err(failure(proto, FunctionError::Duplicate));
+            }
+        }
+        Ok(Self {
+            table,
+            extents: HashMap::new(),
+            opsets,
+            budget,
+            nodes: 0,
+            copied: 0,
+            // A function that is called once takes what it takes in the file.
+            limit: raw_bytes(functions.iter().flat_map(|function| &function.node))
+                .saturating_add(budget.copied_bytes),
+        })
+    }
+
+    /// Inlines all calls in the nodes of a graph. Every node has a name, which is in `names`.
+    pub(super) fn inline(
+        &mut self,
+        nodes: Vec<NodeProto>,
+        names: &mut Names,
+    ) -> Result<Vec<FlatNode>, ImportErrorKind> {
+        let calls = self.budget.calls;
+        for node in &nodes {
+            let extent = extent_of(key_of(node), &self.table, &mut self.extents, calls, calls)?;
+            self.nodes = self.nodes.saturating_add(extent.nodes);
+        }
+        if self.nodes > self.budget.nodes {
+            return Err(ImportErrorKind::Nodes {
+                found: self.nodes,
+                limit: self.budget.nodes,
+            });
+        }
+        let mut inliner = Inliner {
+            table: &self.table,
+            opsets: self.opsets,
+            names,
+            flat: Vec::new(),
+            copied: self.copied,
+            limit: self.limit,
         };
-        let function = Function { proto, opsets: own };
-        if table
-            .insert(
-                key(proto.domain(), proto.name(), proto.overload()),
-                function,
-            )
-            .is_some()
-        {
-            return Err(failure(proto, FunctionError::Duplicate));
+        for node in nodes {
+            let version = self.opsets.version(node.domain());
+            match self.table.get(&key_of(&node)) {
+                None => inliner.flat.push(FlatNode::new(node, version)),
+                Some(function) => inliner.expand(&node, function)?,
+            }
         }
+        self.copied = inliner.copied;
+        Ok(inliner.flat)
     }
-    let mut extents = HashMap::new();
-    let mut total = 0_u64;
-    for node in &nodes {
-        total = total.saturating_add(
-            extent_of(
-                key_of(node),
-                &table,
-                &mut extents,
-                budget.calls,
-                budget.calls,
-            )?
-            .nodes,
-        );
-    }
-    if total > budget.nodes {
-        return Err(ImportErrorKind::Nodes {
-            found: total,
-            limit: budget.nodes,
-        });
-    }
-    let mut inliner = Inliner {
-        table: &table,
-        opsets,
-        names,
-        flat: Vec::new(),
-        copied: 0,
-        // A function that is called once takes what it takes in the file.
-        limit: raw_bytes(functions.iter().flat_map(|function| &function.node))
-            .saturating_add(budget.copied_bytes),
-    };
-    for node in nodes {
-        let version = opsets.version(node.domain());
-        match table.get(&key_of(&node)) {
-            None => inliner.flat.push(FlatNode { node, version }),
-            Some(function) => inliner.expand(&node, function)?,
-        }
-    }
-    Ok(inliner.flat)
 }
 
 fn failure(function: &FunctionProto, source: FunctionError) -> ImportErrorKind {
@@ -188,6 +222,62 @@ fn failure(function: &FunctionProto, source: FunctionError) -> ImportErrorKind {
         function: qualified(function.domain(), function.name()),
         source,
     }
+}
+
+/// The values outside of a node's bodies that these read, in the order of their first use.
+fn captured(node: &NodeProto) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    for body in node
+        .attribute
+        .iter()
+        .filter_map(|attribute| attribute.g.as_deref())
+    {
+        free_names(body, &mut |name| {
+            if seen.insert(name.to_owned()) {
+                found.push(name.to_owned());
+            }
+        });
+    }
+    found
+}
+
+/// The names that a body uses and does not define.
+fn free_names(body: &GraphProto, found: &mut dyn FnMut(&str)) {
+    let results = body.node.iter().flat_map(|node| &node.output);
+    let defined: HashSet<&str> = body
+        .input
+        .iter()
+        .map(|input| input.name())
+        .chain(initializer_names(body))
+        .chain(results.map(String::as_str))
+        .collect();
+    let mut used = |name: &str| {
+        if !name.is_empty() && !defined.contains(name) {
+            found(name);
+        }
+    };
+    for node in &body.node {
+        node.input.iter().for_each(|name| used(name));
+        for body in node
+            .attribute
+            .iter()
+            .filter_map(|attribute| attribute.g.as_deref())
+        {
+            free_names(body, &mut used);
+        }
+    }
+    body.output.iter().for_each(|output| used(output.name()));
+}
+
+/// The names of a graph's constants.
+pub(super) fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
+    let dense = graph.initializer.iter().map(|tensor| tensor.name());
+    let sparse = graph
+        .sparse_initializer
+        .iter()
+        .map(|sparse| sparse.values.as_ref().map_or("", |values| values.name()));
+    dense.chain(sparse)
 }
 
 /// What a node becomes. No call is looked at twice.
@@ -305,17 +395,18 @@ impl Inliner<'_> {
             for attribute in &inner.attribute {
                 node.attribute.extend(bind(attribute, &values));
             }
+            // The names in a body would have to be those of the call, too.
+            if node.attribute.iter().any(|attribute| attribute.g.is_some()) {
+                return Err(failure(proto, FunctionError::Body(name)));
+            }
             self.count(&node)?;
             match self.table.get(&key_of(&node)) {
                 Some(inner) => self.expand(&node, inner)?,
-                None => self.flat.push(FlatNode {
-                    version: function
-                        .opsets
-                        .as_ref()
-                        .unwrap_or(self.opsets)
-                        .version(node.domain()),
-                    node,
-                }),
+                None => {
+                    let opsets = function.opsets.as_ref().unwrap_or(self.opsets);
+                    let version = opsets.version(node.domain());
+                    self.flat.push(FlatNode::new(node, version));
+                }
             }
         }
         for (inner, outer) in copies {
@@ -326,10 +417,7 @@ impl Inliner<'_> {
                 op_type: Some("Identity".to_owned()),
                 ..NodeProto::default()
             };
-            self.flat.push(FlatNode {
-                node,
-                version: Some(NEWEST),
-            });
+            self.flat.push(FlatNode::new(node, Some(NEWEST)));
         }
         let given: HashSet<&String> = proto
             .input

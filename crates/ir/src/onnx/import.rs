@@ -1,5 +1,6 @@
 //! From a file to a [`Graph`].
 
+mod body;
 mod declared;
 mod metadata;
 mod sizes;
@@ -15,7 +16,7 @@ use super::attribute::read_attributes;
 use super::budget::Budget;
 use super::error::{ImportError, ImportErrorKind, NodeError};
 use super::external_data::ExternalData;
-use super::functions::{FlatNode, Opsets, domain_name, inline};
+use super::functions::{FlatNode, Functions, Opsets, domain_name, initializer_names};
 use super::names::Names;
 use super::opset::{self, Lowering, OldNode};
 use super::order::order;
@@ -23,6 +24,7 @@ use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto
 use super::scan::{ScanError, decode};
 use super::tensor::{read_sparse, read_tensor};
 use crate::{Graph, ValueId};
+use body::BodyEntry;
 
 /// The versions of the file format that are read.
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
@@ -114,35 +116,13 @@ pub(crate) fn import_decoded(
     }
     let opsets = Opsets::read(&model.opset_import)?;
     let mut proto = model.graph.take().ok_or(ImportErrorKind::NoGraph)?;
-
-    // Nodes with a name keep it; the others are called after their operator and position.
-    let mut node_names = Names::default();
-    name_nodes(&mut proto.node, &mut node_names);
-    let nodes = std::mem::take(&mut proto.node);
-    let nodes = inline(nodes, &model.functions, &opsets, budget, &mut node_names)?;
-
-    let mut importer = Importer {
+    let mut source = Source {
         budget,
-        graph: Graph::new(proto.name()),
         external,
         extension,
-        values: HashMap::new(),
-        value_names: Names::default(),
-        node_names,
+        functions: Functions::new(&model.functions, &opsets, budget)?,
     };
-    importer.reserve_names(&proto, &nodes)?;
-    importer.add_constants(&proto)?;
-    importer.add_inputs(&proto)?;
-    for index in order(&nodes, &importer.values)? {
-        if let Some(node) = nodes.get(index) {
-            importer
-                .add_node(node)
-                .map_err(|source| node.error(source))?;
-            importer.check_sizes(node)?;
-        }
-    }
-    importer.add_outputs(&proto)?;
-    let mut graph = importer.graph;
+    let mut graph = read_graph(&mut proto, &mut source, None)?;
     // A tied weight may have to be there twice, transposed, however large it is.
     let constants = graph
         .value_ids()
@@ -156,6 +136,51 @@ pub(crate) fn import_decoded(
     graph.set_folding(folding);
     metadata::add(&mut graph, &model, &proto);
     Ok(graph)
+}
+
+/// Reads a graph: that of the model, or a body. What stays in `proto` has no nodes.
+fn read_graph(
+    proto: &mut GraphProto,
+    source: &mut Source<'_>,
+    entry: Option<&BodyEntry<'_>>,
+) -> Result<Graph, ImportErrorKind> {
+    // Nodes with a name keep it; the others are called after their operator and position.
+    let mut node_names = Names::default();
+    name_nodes(&mut proto.node, &mut node_names);
+    let nodes = std::mem::take(&mut proto.node);
+    let nodes = source.functions.inline(nodes, &mut node_names)?;
+    let mut importer = Importer {
+        source,
+        entry,
+        graph: Graph::new(proto.name()),
+        values: HashMap::new(),
+        value_names: Names::default(),
+        node_names,
+    };
+    importer.reserve_names(proto, &nodes)?;
+    importer.add_constants(proto)?;
+    match entry {
+        None => importer.add_inputs(proto)?,
+        Some(entry) => importer.add_body_inputs(proto, entry)?,
+    }
+    for index in order(&nodes, &importer.values)? {
+        if let Some(node) = nodes.get(index) {
+            importer
+                .add_node(node)
+                .map_err(|source| node.error(source))?;
+            importer.check_sizes(node)?;
+        }
+    }
+    importer.add_outputs(proto)?;
+    Ok(importer.graph)
+}
+
+/// What the graphs of a model share.
+struct Source<'a> {
+    budget: &'a Budget,
+    external: ExternalData,
+    extension: Option<&'a Extension>,
+    functions: Functions<'a>,
 }
 
 /// Gives every node a name of its own.
@@ -175,18 +200,18 @@ fn name_nodes(nodes: &mut [NodeProto], names: &mut Names) {
     }
 }
 
-struct Importer<'a> {
-    budget: &'a Budget,
+struct Importer<'a, 'm> {
+    source: &'a mut Source<'m>,
+    /// How a body is entered; `None` for the graph of the model.
+    entry: Option<&'a BodyEntry<'a>>,
     graph: Graph,
-    external: ExternalData,
-    extension: Option<&'a Extension>,
     /// The values of the file, by their names there.
     values: HashMap<String, ValueId>,
     value_names: Names,
     node_names: Names,
 }
 
-impl Importer<'_> {
+impl Importer<'_, '_> {
     /// Takes the names of all values of the file, so that made ones differ from them; finds duplicates.
     fn reserve_names(
         &mut self,
@@ -197,7 +222,10 @@ impl Importer<'_> {
             if name.is_empty() {
                 return Err(ImportErrorKind::Unnamed(what()));
             }
-            if self.value_names.take(name) {
+            // A closed body of the text form has names of its own.
+            let is_file = self.source.extension.is_none();
+            let around = is_file && self.entry.is_some_and(|entry| entry.scope.has(name));
+            if !around && self.value_names.take(name) {
                 return Ok(());
             }
             Err(ImportErrorKind::Duplicate {
@@ -231,7 +259,7 @@ impl Importer<'_> {
         let dense = graph
             .initializer
             .iter()
-            .map(|proto| (proto.name(), read_tensor(proto, &mut self.external)));
+            .map(|proto| (proto.name(), read_tensor(proto, &mut self.source.external)));
         let mut tensors: Vec<_> = dense.collect();
         for proto in &graph.sparse_initializer {
             let name = proto
@@ -239,7 +267,10 @@ impl Importer<'_> {
                 .as_ref()
                 .map(|values| values.name())
                 .unwrap_or_default();
-            tensors.push((name, read_sparse(proto, &mut self.external, self.budget)));
+            tensors.push((
+                name,
+                read_sparse(proto, &mut self.source.external, self.source.budget),
+            ));
         }
         let inputs: HashMap<&str, &ValueInfoProto> = graph
             .input
@@ -292,6 +323,7 @@ impl Importer<'_> {
                 )?;
             }
             let params = self
+                .source
                 .extension
                 .and_then(|extension| extension.quantization.get(name))
                 .cloned();
@@ -316,7 +348,12 @@ impl Importer<'_> {
         let version = flat
             .version
             .ok_or_else(|| NodeError::Domain(node.domain().to_owned()))?;
-        let attributes = read_attributes(&node.attribute, &mut self.external, self.budget)?;
+        let bodies = body::attributes(node);
+        let attributes = node.attribute.iter();
+        let attributes =
+            attributes.filter(|proto| !bodies.iter().any(|&(name, _)| name == proto.name()));
+        let source = &mut *self.source;
+        let attributes = read_attributes(attributes, &mut source.external, source.budget)?;
         let mut inputs = Vec::with_capacity(node.input.len());
         for input in &node.input {
             inputs.push(match input.as_str() {
@@ -336,7 +373,7 @@ impl Importer<'_> {
         while outputs.last().is_some_and(String::is_empty) {
             outputs.pop();
         }
-        let old = OldNode {
+        let mut old = OldNode {
             domain: domain_name(node.domain()).to_owned(),
             op: node.op_type().to_owned(),
             version,
@@ -344,13 +381,16 @@ impl Importer<'_> {
             outputs,
             attributes,
         };
+        if !bodies.is_empty() {
+            self.read_bodies(flat, bodies, &mut old)?;
+        }
         let mut lowering = Lowering::new(
             &mut self.graph,
             &mut self.value_names,
             &mut self.node_names,
             node.name(),
         );
-        if self.extension.is_some() {
+        if self.source.extension.is_some() {
             lowering.allow_own_operators();
             let mut entries = node
                 .metadata_props
@@ -384,7 +424,7 @@ impl Importer<'_> {
     }
 
     fn check_rank(&self, value: &str, rank: usize) -> Result<(), ImportErrorKind> {
-        let limit = self.budget.rank;
+        let limit = self.source.budget.rank;
         if rank <= limit {
             return Ok(());
         }
@@ -405,7 +445,7 @@ impl Importer<'_> {
             let ty = value.ty();
             let rank = ty.rank().unwrap_or(0);
             self.check_rank(output, rank)?;
-            let limit = self.budget.terms;
+            let limit = self.source.budget.terms;
             if !sizes::terms_within(
                 ty.shape
                     .iter()
@@ -423,11 +463,11 @@ impl Importer<'_> {
                 product.saturating_mul(sizes::at_one(dim))
             });
             let bytes = elements.saturating_mul(ty.dtype.size().unwrap_or(1) as u64);
-            if bytes > self.budget.value_bytes {
+            if bytes > self.source.budget.value_bytes {
                 return Err(ImportErrorKind::Size {
                     value: output.clone(),
                     ty: ty.to_string(),
-                    limit: self.budget.value_bytes,
+                    limit: self.source.budget.value_bytes,
                 });
             }
         }
@@ -455,7 +495,7 @@ impl Importer<'_> {
             let shown = output
                 .metadata_props
                 .iter()
-                .find(|entry| self.extension.is_some() && entry.key() == OUTPUT);
+                .find(|entry| self.source.extension.is_some() && entry.key() == OUTPUT);
             let shown = shown.map_or(name, |entry| entry.value());
             self.graph
                 .add_output(shown, id)
@@ -463,13 +503,4 @@ impl Importer<'_> {
         }
         Ok(())
     }
-}
-
-fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
-    let dense = graph.initializer.iter().map(|tensor| tensor.name());
-    let sparse = graph
-        .sparse_initializer
-        .iter()
-        .map(|sparse| sparse.values.as_ref().map_or("", |values| values.name()));
-    dense.chain(sparse)
 }

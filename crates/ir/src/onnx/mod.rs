@@ -6,7 +6,10 @@
 //! form, the one that [`octofold_ops`] knows, and types are inferred. Whatever the bytes are, the result is a graph or an
 //! [`ImportError`] that names the place; nothing panics, and [`Budget`] bounds time and memory.
 //!
-//! Not read: subgraphs (`If`, `Loop`, `Scan`), sequences, maps and optionals, training information, and default values of inputs: an
+//! Bodies of `If`, `Loop` and `Scan` become closed: the values around them that they read become operands. A name that a body defines must not be that
+//! of a value around it, as ONNX asks for.
+//!
+//! Not read: subgraphs of functions, sequences, maps and optionals, training information, and default values of inputs: an
 //! input with an initializer is a constant.
 //!
 //! # Writing

@@ -16,6 +16,11 @@ impl Names {
         self.taken.insert(name.to_owned())
     }
 
+    /// Takes the names that another set has taken.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.taken.extend(other.taken.iter().cloned());
+    }
+
     /// Takes `name`, or the first free one of `name_1`, `name_2`, ….
     pub(super) fn fresh(&mut self, name: &str) -> String {
         if self.take(name) {

@@ -25,7 +25,7 @@ pub(super) fn order(
     let mut readers: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut waiting = vec![0_usize; nodes.len()];
     for (index, node) in nodes.iter().enumerate() {
-        for input in node.node.input.iter().filter(|input| !input.is_empty()) {
+        for input in node.reads() {
             if known.contains_key(input) {
                 continue;
             }
@@ -62,10 +62,8 @@ pub(super) fn order(
     };
     let mut seen = BTreeSet::new();
     while seen.insert(index) {
-        let inputs = nodes
-            .get(index)
-            .map_or(&[] as &[String], |node| &node.node.input);
-        let blocked = inputs.iter().filter_map(|input| {
+        let inputs = nodes.get(index).into_iter().flat_map(FlatNode::reads);
+        let blocked = inputs.filter_map(|input| {
             producers
                 .get(input.as_str())
                 .filter(|_| !known.contains_key(input))

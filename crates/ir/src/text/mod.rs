@@ -21,10 +21,11 @@
 //! - quantization parameters in the type of an input: `uint8[N,4] {scale: 0.5, zero_point: 128} x`;
 //! - comments that begin with `#:`. Behind a node they list the nodes of the model that it stands for, where these are not the node itself; behind
 //!   an output, the name that it has for the caller, where that is not the value's;
+//! - bodies whose captures are operands of the node, `captures` of them;
 //! - types in comments behind nodes, for the reader: parsing infers them.
 //!
 //! Large constants stand in a file of their own with offset, length and checksum. The metadata of a graph are printed, the aliases of its
-//! values are not. Not read: subgraphs, types other than tensors, and elements of 4 bits in braces, which `onnx.parser` misreads.
+//! values are not. Not read: types other than tensors, and elements of 4 bits in braces, which `onnx.parser` misreads.
 
 mod error;
 mod lexer;

@@ -1,7 +1,6 @@
 //! The parser: from tokens to the messages of ONNX, which the importer takes from there.
 //!
-//! Nothing is recursive, and nothing is allocated that the text does not spell out: what cannot nest in our graphs (subgraphs, sequences)
-//! is refused where it begins.
+//! Only bodies nest, to a limit. Nothing is allocated that the text does not spell out.
 
 mod cursor;
 mod model;

@@ -8,7 +8,7 @@ use octofold_tensor::{DType, Dim, Tensor, TensorData};
 use super::lexer::is_number_word;
 use crate::onnx::{IR_VERSION, NEWEST, OPSET, fnv1a64, newer_attribute, tensor_to_proto};
 use crate::types::is_identifier;
-use crate::{Graph, Node, NodeId, TensorType};
+use crate::{Graph, Node, TensorType};
 
 /// Constants of more elements stand in the side data.
 const MAX_INLINE: usize = 16;
@@ -93,10 +93,15 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     fn graph(&mut self) -> fmt::Result {
+        self.header()?;
+        self.closed()
+    }
+
+    /// A graph or body, without the header.
+    fn closed(&mut self) -> fmt::Result {
         let graph = self.graph;
         // A graph with a cycle is printed all the same, so that errors can show it.
         let order = graph.order().unwrap_or_else(|_| graph.node_ids().collect());
-        self.header(&order)?;
         write!(self.out, "{} (", name(graph.name()))?;
         for (index, &id) in graph.inputs().iter().enumerate() {
             let value = graph.value(id);
@@ -119,13 +124,15 @@ impl Printer<'_> {
         self.out.write_str("}\n")
     }
 
-    fn header(&mut self, order: &[NodeId]) -> fmt::Result {
-        let ops = || order.iter().map(|&id| self.graph.node(id).op());
-        let newer = ops().any(|op| {
-            matches!(op, Op::Swish(_)) || newer_attribute(op, &op.attributes()).is_some()
-        });
-        let opset = if newer { NEWEST } else { OPSET };
-        let own = if ops().any(|op| !op.domain().is_empty()) {
+    fn header(&mut self) -> fmt::Result {
+        let newer =
+            |op: &Op| matches!(op, Op::Swish(_)) || newer_attribute(op, &op.attributes()).is_some();
+        let opset = if any_op(self.graph, &newer) {
+            NEWEST
+        } else {
+            OPSET
+        };
+        let own = if any_op(self.graph, &|op| !op.domain().is_empty()) {
             ", \"octofold\" : 1"
         } else {
             ""
@@ -319,7 +326,7 @@ impl Printer<'_> {
             Attribute::Floats(values) => values.first().is_none_or(|x| !x.is_finite()),
             Attribute::Strings(values) => values.is_empty(),
             Attribute::Tensor(_) => true,
-            Attribute::Int(_) | Attribute::String(_) => false,
+            Attribute::Int(_) | Attribute::String(_) | Attribute::Body(_) => false,
         };
         if unclear {
             write!(self.out, ": {}", value.type_name())?;
@@ -356,8 +363,23 @@ impl Printer<'_> {
                 write!(self.out, "{} ", TensorType::of(tensor))?;
                 self.elements(tensor).map(|_| ())
             }
+            Attribute::Body(id) => {
+                let graph = self.graph;
+                if let Some(body) = graph.body(*id) {
+                    self.graph = body;
+                    self.closed()?;
+                    self.graph = graph;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+/// Whether an operator of a graph or its bodies is as asked.
+fn any_op(graph: &Graph, accepts: &dyn Fn(&Op) -> bool) -> bool {
+    graph.node_ids().any(|id| accepts(graph.node(id).op()))
+        || graph.bodies().any(|(_, body)| any_op(body, accepts))
 }
 
 fn separator(index: usize) -> &'static str {

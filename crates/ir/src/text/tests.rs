@@ -294,8 +294,8 @@ fn errors_name_the_place() {
     );
     assert!(error("g (seq(float) x) => (x) {}").contains("`seq` is no type"));
     assert!(
-        error("g (float x) => (x) { y = If <then_branch = t () => () {}> (x) }")
-            .contains("subgraphs")
+        error("g (float x) => (x) { y = Relu <then_branch = t () => () {}> (x) }")
+            .contains("the subgraph in attribute `then_branch`")
     );
     assert!(error("g (float x) => (x) <int4[1] w = {1}> {}").contains("4 bits"));
     assert!(error("g (float x) => (x) <float[2] w = {1}> {}").contains("float_data"));

@@ -171,6 +171,7 @@ impl Stage {
         graph
             .node_ids()
             .all(|id| self.allows(Form::of(graph.node(id).op())))
+            && graph.bodies().all(|(_, body)| self.admits(body))
     }
 }
 
@@ -180,6 +181,11 @@ impl Stage {
 /// All faults that were found.
 pub fn verify_stage(graph: &Graph, stage: Stage) -> Result<(), VerifyError> {
     let mut faults: Vec<Fault> = Vec::new();
+    // A body is at the stage of its graph.
+    for (_, body) in graph.bodies() {
+        let found = verify_stage(body, stage).err();
+        faults.extend(found.into_iter().flat_map(|error| error.faults));
+    }
     for check in Stage::CHECKS {
         if check.applies_at(stage) {
             let mut found = Faults {

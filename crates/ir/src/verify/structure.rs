@@ -145,6 +145,24 @@ pub(super) fn cycles(graph: &Graph, faults: &mut Faults) {
     }
 }
 
+pub(super) fn bodies(graph: &Graph, faults: &mut Faults) {
+    for id in graph.node_ids() {
+        let node = graph.node(id);
+        for body in node.op().bodies() {
+            match graph.body(body).map(super::verify) {
+                None => faults.add(node.name(), format!("body {} does not exist", body.0)),
+                Some(Err(error)) => {
+                    for fault in error.faults {
+                        let place = format!("{}/{}", node.name(), fault.place);
+                        faults.add(&place, format!("{}: {}", fault.check, fault.message));
+                    }
+                }
+                Some(Ok(())) => {}
+            }
+        }
+    }
+}
+
 pub(super) fn types(graph: &Graph, faults: &mut Faults) {
     for id in graph.order().unwrap_or_default() {
         let node = graph.node(id);

@@ -130,6 +130,26 @@ fn a_type_is_what_inference_says() {
 }
 
 #[test]
+fn a_body_has_to_be_sound_and_to_fit() {
+    let source = "g (bool c, float[2] x) => (y) { [if] y = If <then_branch = t () => (a) { a = Relu (x) }, else_branch = e () => (b) { b = Neg (x) }> (c) }";
+    let mut graph = text::parse(source, None).unwrap();
+    verify(&graph).unwrap();
+    let node = graph.node_named("if").unwrap();
+    let (sound, op) = (graph.clone(), graph.node(node).op().clone());
+    graph.break_operator(node, op.with_bodies(|_| octofold_ops::BodyId(7)));
+    let found = found(&graph);
+    assert_eq!(found[0], ("bodies", "if".to_owned()));
+    let mut graph = sound;
+    let body = graph.bodies_mut().next().unwrap();
+    let result = body.outputs()[0].value;
+    body.break_name(result, "other");
+    assert_eq!(
+        super::tests::found(&graph),
+        [("bodies", "if/other".to_owned())]
+    );
+}
+
+#[test]
 fn every_check_has_a_test_above() {
     let names: Vec<&str> = STRUCTURE.iter().map(|check| check.name).collect();
     let tested = [
@@ -140,6 +160,7 @@ fn every_check_has_a_test_above() {
         "arity",
         "edges",
         "cycles",
+        "bodies",
         "types",
     ];
     assert_eq!(names, tested);

@@ -235,7 +235,7 @@ fn attributes_have_the_type_they_say() {
     };
     assert!(
         refusal(&control(branch.clone()))
-            .contains("(If, opset 17): the subgraph in attribute `then_branch` is not supported")
+            .contains("(If, opset 17): attribute `else_branch`: is missing")
     );
     assert!(
         refusal(&control(AttributeProto { g: None, ..branch })).contains("the graph is missing")

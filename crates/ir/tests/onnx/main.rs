@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bodies;
 mod contributed;
 mod export;
 mod external;

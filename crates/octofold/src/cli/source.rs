@@ -42,11 +42,13 @@ impl Execution {
                     .map_err(|error| anyhow!("OCTOFOLD_ISA: {error}"))?,
             ),
         };
+        let limits = self.limits.limits()?;
         Ok(SessionOptions {
             threads: self.threads,
             isa,
             allow_portable: self.allow_portable,
-            memory: self.limits.limits()?.memory,
+            memory: limits.memory,
+            operations: limits.operations,
         })
     }
 }

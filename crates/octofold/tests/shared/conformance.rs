@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 /// How many tests of each list pass; more are welcome, then the number is raised.
-const PASSED: [(&str, usize); 3] = [("tier1", 336), ("tier2", 263), ("tier3", 239)];
+const PASSED: [(&str, usize); 3] = [("tier1", 336), ("tier2", 263), ("tier3", 244)];
 
 fn conformance(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -13,3 +13,4 @@ mod import_conformance;
 mod import_hostile;
 mod import_models;
 mod resnet20;
+mod silero;

@@ -3,6 +3,7 @@
 mod activation;
 mod binary;
 mod concat;
+mod control;
 mod conv;
 mod convert;
 mod detection;
@@ -34,6 +35,7 @@ pub mod window;
 pub use activation::*;
 pub use binary::*;
 pub use concat::*;
+pub use control::*;
 pub use conv::*;
 pub use convert::*;
 pub use detection::*;

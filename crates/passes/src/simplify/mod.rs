@@ -1,5 +1,6 @@
 //! Simplification: fewer and simpler nodes that compute the same function.
 
+mod branches;
 mod canonical;
 mod dead;
 mod duplicates;
@@ -8,6 +9,7 @@ mod identity;
 mod qoperator;
 mod windows;
 
+pub use branches::InlineBranches;
 pub use canonical::Canonicalize;
 pub use dead::EliminateDead;
 pub use duplicates::EliminateDuplicates;

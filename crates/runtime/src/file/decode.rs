@@ -1,18 +1,24 @@
 //! From the message of a file to the parts of a plan. [`crate::Plan::new`] then checks the parts further.
 
+use std::sync::Arc;
+
 use octofold_kernels::Isa;
-use octofold_ops::{Attribute, AttributeMap, Op};
+use octofold_ops::{Attribute, AttributeMap, BodyId, Op};
 use octofold_tensor::{DType, Dim, Tensor};
 
 use super::generated as message;
 use crate::plan::{
-    Constant, ConstantIndex, Engine, Operand, PlanOutput, PlanParts, PlanValue, StateSlot, Step,
-    UnknownKernel, ValueIndex,
+    Constant, ConstantIndex, Engine, Operand, Plan, PlanOutput, PlanParts, PlanValue, StateSlot,
+    Step, UnknownKernel, ValueIndex,
 };
 use crate::values::tensor_of;
 use crate::{Blob, PlanError, StepError};
 
 pub(super) fn plan(plan: message::Plan, blob: Blob) -> Result<PlanParts, PlanError> {
+    // The decoder has bounded how deep bodies are nested.
+    let bodies = plan.bodies.into_iter();
+    let bodies = bodies.map(|body| Ok(Arc::new(Plan::new(self::plan(body, blob.clone())?)?)));
+    let bodies = bodies.collect::<Result<Vec<_>, PlanError>>()?;
     let unknown_engine =
         || PlanError::Format(format!("this program has no engine `{}`", plan.engine));
     let engine = Engine::from_name(&plan.engine).ok_or_else(unknown_engine)?;
@@ -67,6 +73,7 @@ pub(super) fn plan(plan: message::Plan, blob: Blob) -> Result<PlanParts, PlanErr
                 initial: state.initial.map(ConstantIndex),
             })
             .collect(),
+        bodies,
         blob,
     })
 }
@@ -181,6 +188,7 @@ fn attribute_value(value: message::attribute::Value) -> Result<Attribute, StepEr
         Value::Floats(values) => Attribute::Floats(values.values),
         Value::Strings(values) => Attribute::Strings(values.values),
         Value::Tensor(tensor) => Attribute::Tensor(attribute_tensor(&tensor)?),
+        Value::Body(body) => Attribute::Body(BodyId(body)),
     })
 }
 

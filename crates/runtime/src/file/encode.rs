@@ -55,6 +55,11 @@ pub(super) fn plan(parts: &PlanParts) -> Result<message::Plan, PlanError> {
                 initial: state.initial.map(|constant| constant.0),
             })
             .collect(),
+        bodies: parts
+            .bodies
+            .iter()
+            .map(|body| plan(body.parts()))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -169,6 +174,7 @@ fn attribute(name: &str, value: &Attribute) -> message::Attribute {
         Attribute::Strings(values) => Value::Strings(message::Strings {
             values: values.clone(),
         }),
+        Attribute::Body(body) => Value::Body(body.0),
     };
     message::Attribute {
         name: name.to_owned(),

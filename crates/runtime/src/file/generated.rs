@@ -35,6 +35,9 @@ pub struct Plan {
     /// The values that a session keeps between runs.
     #[prost(message, repeated, tag = "11")]
     pub states: ::prost::alloc::vec::Vec<State>,
+    /// The plans that operators with bodies run. Their constants are in the same blob.
+    #[prost(message, repeated, tag = "12")]
+    pub bodies: ::prost::alloc::vec::Vec<Plan>,
 }
 /// A value that one run gives and the next one reads.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -232,7 +235,7 @@ pub struct Step {
 pub struct Attribute {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    #[prost(oneof = "attribute::Value", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "attribute::Value", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub value: ::core::option::Option<attribute::Value>,
 }
 /// Nested message and enum types in `Attribute`.
@@ -253,6 +256,9 @@ pub mod attribute {
         Floats(super::Floats),
         #[prost(message, tag = "8")]
         Strings(super::Strings),
+        /// The position of a body.
+        #[prost(uint32, tag = "9")]
+        Body(u32),
     }
 }
 /// A list of integers.

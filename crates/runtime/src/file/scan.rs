@@ -26,7 +26,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    PLAN message::Plan { 5: ENTRY, 7: OUTPUT, 8: VALUE, 9: CONSTANT, 10: STEP, 11: STATE }
+    PLAN message::Plan { 5: ENTRY, 7: OUTPUT, 8: VALUE, 9: CONSTANT, 10: STEP, 11: STATE, 12: PLAN }
     ENTRY message::Entry {}
     STATE message::State {}
     OPERAND message::Operand {}

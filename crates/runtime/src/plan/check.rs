@@ -20,6 +20,13 @@ pub(super) fn check(parts: &PlanParts) -> Result<(), PlanError> {
             return faulty(format!("constant {index} {reason}"));
         }
     }
+    if parts
+        .bodies
+        .iter()
+        .any(|body| !body.parts().blob.is(&parts.blob))
+    {
+        return faulty("a body has constants of its own".to_owned());
+    }
     let mut given = vec![false; parts.values.len()];
     let mut names = HashSet::new();
     for &input in &parts.inputs {
@@ -160,6 +167,11 @@ fn check_step(parts: &PlanParts, step: &Step, given: &mut [bool]) -> Result<(), 
             "{} does not take {inputs} operands and give {outputs} results",
             step.op.name()
         ));
+    }
+    for body in step.op.bodies() {
+        if body.index() >= parts.bodies.len() {
+            return Err(format!("body {} does not exist", body.0));
+        }
     }
     for &operand in &step.inputs {
         check_operand(parts, operand, given)?;

@@ -14,6 +14,8 @@ mod check;
 mod kernel;
 mod text;
 
+use std::sync::Arc;
+
 pub use octofold_kernels::Engine;
 use octofold_kernels::Isa;
 use octofold_ops::Op;
@@ -152,6 +154,8 @@ pub struct PlanParts {
     pub steps: Vec<Step>,
     /// The values that a session keeps between runs.
     pub states: Vec<StateSlot>,
+    /// The plans that operators with bodies run. Their constants are in the same blob.
+    pub bodies: Vec<Arc<Plan>>,
     /// The bytes of the constants.
     pub blob: Blob,
 }
@@ -239,6 +243,11 @@ impl Plan {
     /// All constants.
     pub fn constants(&self) -> &[Constant] {
         &self.parts.constants
+    }
+
+    /// The bodies, as [`octofold_ops::BodyId`] numbers them.
+    pub fn bodies(&self) -> &[Arc<Self>] {
+        &self.parts.bodies
     }
 
     /// The steps in the order of execution.

@@ -44,6 +44,7 @@ fn attribute(value: &Attribute) -> String {
         Attribute::Floats(values) if values.len() > 4 => format!("[{} floats]", values.len()),
         Attribute::Floats(values) => format!("{values:?}"),
         Attribute::Strings(values) => format!("{values:?}"),
+        Attribute::Body(body) => format!("body {}", body.0),
     }
 }
 

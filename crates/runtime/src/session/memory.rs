@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use octofold_kernels::Isa;
-use octofold_ops::{Inputs, OpError, within_elements};
+use octofold_ops::{Inputs, OpError, cost, within_elements};
 use octofold_tensor::{DType, Tensor};
 use smallvec::SmallVec;
 
 use super::Show;
+use super::bodies::Calls;
 use crate::blob::AlignedBytes;
 use crate::exec::{Call, Work};
 use crate::place::Place;
@@ -82,16 +83,19 @@ impl Memory {
     }
 
     /// The bytes that are left of the budget.
-    fn left(&self) -> u64 {
+    pub(super) fn left(&self) -> u64 {
+        let taken = self.retained().saturating_add(self.live);
+        self.budget.saturating_add(self.given).saturating_sub(taken)
+    }
+
+    /// The bytes that are held between runs. Outputs of the last run that the caller holds as well are counted where they are used.
+    pub(super) fn retained(&self) -> u64 {
         let arena = self.arena.bytes().len() as u64;
-        // Outputs of the last run that only the session holds; the others are counted where they are used.
         let spare = self.spare.iter().flatten();
         let spare = spare.filter(|tensor| !tensor.is_shared()).map(bytes_of);
-        let taken = arena
+        arena
             .saturating_add(spare.fold(0, u64::saturating_add))
-            .saturating_add(self.live)
-            .saturating_add(self.held);
-        self.budget.saturating_add(self.given).saturating_sub(taken)
+            .saturating_add(self.held)
     }
 
     /// The tensor of an operand; values in the arena are copied.
@@ -119,7 +123,12 @@ impl Memory {
     }
 
     /// Runs a step by the portable operator.
-    pub(super) fn portable(&mut self, run: Context<'_>, step: &Step) -> Result<(), StepError> {
+    pub(super) fn portable(
+        &mut self,
+        run: Context<'_>,
+        step: &Step,
+        calls: &mut Calls<'_>,
+    ) -> Result<(), StepError> {
         let operands = step.inputs.iter().map(|&operand| self.tensor(run, operand));
         let operands: SmallVec<[Option<Tensor>; 4]> = operands.collect::<Result<_, _>>()?;
         let references: SmallVec<[Option<&Tensor>; 4]> =
@@ -130,8 +139,12 @@ impl Memory {
         });
         let room = self.left() / sizes.max().unwrap_or(1).max(1);
         let results = within_elements(usize::try_from(room).unwrap_or(usize::MAX), || {
-            step.op.evaluate(Inputs(&references), step.outputs.len())
+            let outputs = step.outputs.len();
+            step.op.evaluate_with(Inputs(&references), outputs, calls)
         });
+        if let Some(error) = calls.failed.take() {
+            return Err(StepError::Body(error));
+        }
         let results = results.map_err(|error| match error {
             OpError::TooLarge(elements) => StepError::Budget {
                 elements,
@@ -139,6 +152,14 @@ impl Memory {
             },
             other => other.into(),
         })?;
+        if calls.counts {
+            let shapes: SmallVec<[Option<&[usize]>; 4]> = references
+                .iter()
+                .map(|operand| operand.map(Tensor::shape))
+                .collect();
+            let made: SmallVec<[&[usize]; 4]> = results.iter().map(Tensor::shape).collect();
+            calls.count(cost::operations(&step.op, &shapes, &made))?;
+        }
         if results.len() < step.outputs.len() {
             return Err(StepError::invalid(format!(
                 "{} results instead of {}",

@@ -6,6 +6,7 @@
 //! is read as it stands. What a form cannot say in the newest one is an error, never a guess.
 
 mod arithmetic;
+pub(super) mod control;
 mod coverage;
 mod dynamic;
 mod encoder;
@@ -90,7 +91,7 @@ impl OldNode {
     }
 
     /// Refuses operands that the operator does not have.
-    fn expect_inputs(&self, most: usize) -> Result<(), NodeError> {
+    pub(super) fn expect_inputs(&self, most: usize) -> Result<(), NodeError> {
         if self.inputs.len() > most {
             return Err(NodeError::Form(format!(
                 "has {} inputs, expected at most {most}",
@@ -295,10 +296,11 @@ impl<'a> Lowering<'a> {
     ) -> Result<(), NodeError> {
         // The operands that every form of the operator has must not be left out.
         let arity = op.arity().inputs;
-        let required = if *arity.end() == usize::MAX {
-            inputs.len().max(*arity.start())
-        } else {
-            *arity.start()
+        let required = match op {
+            // The number of trips and the condition of a loop may be left out.
+            Op::Loop(_) => 0,
+            _ if *arity.end() == usize::MAX => inputs.len().max(*arity.start()),
+            _ => *arity.start(),
         };
         if let Some(slot) =
             (0..required).find(|&slot| inputs.get(slot).copied().flatten().is_none())
@@ -343,7 +345,7 @@ fn attribute_map(attributes: &[(&str, Attribute)]) -> AttributeMap {
 fn since(op: &str) -> i64 {
     match op {
         "Sin" | "Cos" => 7,
-        "Expand" => 8,
+        "Expand" | "Scan" => 8,
         "Erf" | "Sign" | "IsNaN" | "Where" | "ConstantOfShape" | "NonZero" | "OneHot"
         | "EyeLike" | "Compress" | "Scatter" => 9,
         "ThresholdedRelu" | "IsInf" | "Mod" | "Resize" | "ReverseSequence"
@@ -399,6 +401,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
         "BatchNormalization" if version < 14 => arithmetic::batch_normalization(cx, &mut old)?,
         "Dropout" => return arithmetic::dropout(cx, old),
         "Cast" => arithmetic::cast(&mut old)?,
+        "Scan" if version < 9 => control::scan_8(cx, &mut old)?,
 
         "ReduceSum" if version < 13 => shape::axes_to_input(cx, &mut old)?,
         "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
@@ -461,6 +464,7 @@ fn constant(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
         Attribute::Ints(values) => Tensor::vector(values),
         Attribute::String(value) => Tensor::scalar(value),
         Attribute::Strings(values) => Tensor::vector(values),
+        Attribute::Body(_) => return Err(NodeError::attribute("value", "is a graph")),
     };
     let output = old.single_output()?.to_owned();
     cx.named_constant(&output, tensor)

@@ -35,6 +35,8 @@ pub(super) struct Parser<'a> {
     /// Where nodes begin, by name.
     pub(super) node_places: HashMap<String, usize>,
     pub(super) graph_place: usize,
+    /// How many graphs are around the one that is being read.
+    pub(super) depth: usize,
 }
 
 pub(super) type Parsed<T> = Result<T, ParseError>;
@@ -51,6 +53,7 @@ impl<'a> Parser<'a> {
             extension: Extension::default(),
             node_places: HashMap::new(),
             graph_place: at,
+            depth: 0,
         })
     }
 

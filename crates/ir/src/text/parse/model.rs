@@ -8,6 +8,9 @@ use crate::onnx::proto::{
 };
 use crate::onnx::{IR_VERSION, NEWEST, OUTPUT, SOURCES};
 
+/// How deep bodies may be nested: each level takes stack.
+const MAX_DEPTH: usize = 16;
+
 impl Parser<'_> {
     pub(super) fn model(&mut self) -> Parsed<ModelProto> {
         let mut model = ModelProto::default();
@@ -84,8 +87,24 @@ impl Parser<'_> {
     }
 
     pub(super) fn graph(&mut self) -> Parsed<GraphProto> {
+        let name = self.name("the name of a graph")?;
+        self.graph_named(name)
+    }
+
+    /// A body, whose name was passed.
+    pub(super) fn body(&mut self, name: &str) -> Parsed<GraphProto> {
+        if self.depth == MAX_DEPTH {
+            return self.error(format!("graphs are nested deeper than {MAX_DEPTH}"));
+        }
+        self.depth += 1;
+        let body = self.graph_named(name.to_owned());
+        self.depth -= 1;
+        body
+    }
+
+    fn graph_named(&mut self, name: String) -> Parsed<GraphProto> {
         let mut graph = GraphProto {
-            name: Some(self.name("the name of a graph")?),
+            name: Some(name),
             ..GraphProto::default()
         };
         self.expect("(")?;
@@ -129,7 +148,7 @@ impl Parser<'_> {
                 Ok(())
             })?;
         }
-        graph.node = self.nodes(true)?;
+        graph.node = self.nodes(self.depth == 0)?;
         Ok(graph)
     }
 

@@ -91,6 +91,7 @@ impl<'a> Parser<'a> {
                 "floats" => AttributeType::Floats,
                 "strings" => AttributeType::Strings,
                 "tensor" => AttributeType::Tensor,
+                "graph" => AttributeType::Graph,
                 _ => {
                     return Err(self
                         .lexer
@@ -131,11 +132,14 @@ impl<'a> Parser<'a> {
             Token::Name(word) if !is_number_word(word) => {
                 let (word, at) = (*word, self.at);
                 self.advance()?;
-                if self.is("(") || DType::from_name(word).is_none() {
-                    return Err(self.lexer.error(
-                        at,
-                        "expected the value of an attribute; subgraphs are not supported",
-                    ));
+                if self.is("(") {
+                    proto.g = Some(Box::new(self.body(word)?));
+                    proto.r#type = Some(AttributeType::Graph.into());
+                    return Ok(proto);
+                }
+                if DType::from_name(word).is_none() {
+                    let message = "expected the value of an attribute";
+                    return Err(self.lexer.error(at, message));
                 }
                 let (ty, _) = self.type_of(word, at)?;
                 let mut name = String::new();
@@ -152,6 +156,10 @@ impl<'a> Parser<'a> {
             _ => {
                 let at = self.at;
                 match self.literal()? {
+                    Literal::Text(name) if self.is("(") => {
+                        proto.g = Some(Box::new(self.body(&name)?));
+                        AttributeType::Graph
+                    }
                     Literal::Text(text) => {
                         proto.s = Some(text.into_bytes());
                         AttributeType::String

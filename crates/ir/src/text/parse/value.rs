@@ -36,7 +36,8 @@ impl Parser<'_> {
                     .error(at, format!("expected a type, found {}", other.describe())));
             }
         }
-        if let Some(params) = params {
+        // The types of a body's inputs follow from the operands.
+        if let Some(params) = params.filter(|_| self.depth == 0) {
             self.extension
                 .quantization
                 .insert(info.name().to_owned(), Arc::new(params));
