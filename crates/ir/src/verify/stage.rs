@@ -158,7 +158,8 @@ impl Stage {
     pub fn allows(self, form: Form) -> bool {
         match form {
             Form::Onnx => true,
-            Form::Fused => !matches!(self, Self::Imported | Self::Simplified | Self::Reference),
+            // `simplify` gives linear layers their one spelling.
+            Form::Fused => !matches!(self, Self::Imported | Self::Reference),
             Form::Observer => matches!(self, Self::Annotated | Self::Lowered | Self::LaidOut),
             Form::Kernel => matches!(self, Self::Lowered | Self::LaidOut),
             Form::Nhwc => self == Self::LaidOut,

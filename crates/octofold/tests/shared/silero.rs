@@ -39,7 +39,7 @@ fn expected() -> Result<Vec<f32>> {
 }
 
 fn session(name: &str, frozen: Option<(&str, Tensor)>) -> Result<(Session, bool)> {
-    let mut graph = Model::load(&shared("models").join(name))?.graph;
+    let mut graph = Model::load(shared("models").join(name))?.graph;
     if let Some((input, tensor)) = frozen {
         graph = graph.with_frozen_input(input, tensor)?;
     }
@@ -97,7 +97,7 @@ fn a_whole_recording_is_heard_at_once() -> Result<()> {
 
 #[test]
 fn the_interpreter_runs_the_branches_as_well() -> Result<()> {
-    let graph = Model::load(&shared("models/silero_vad_op18_ifless.onnx"))?.graph;
+    let graph = Model::load(shared("models/silero_vad_op18_ifless.onnx"))?.graph;
     let mut state = Tensor::new([2, 1, 128], vec![0.0_f32; 256])?;
     let mut found = Vec::new();
     for window in windows()?.into_iter().take(3) {
