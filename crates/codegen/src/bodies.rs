@@ -25,6 +25,11 @@ impl Bodies {
         options: &CodegenOptions,
         blob: &mut BlobBuilder,
     ) -> Result<Self, CodegenError> {
+        // States are kept between runs of the whole plan.
+        let options = &CodegenOptions {
+            states: Vec::new(),
+            ..options.clone()
+        };
         let mut bodies = Self {
             ids: BTreeMap::new(),
             parts: Vec::new(),

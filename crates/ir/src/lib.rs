@@ -37,7 +37,7 @@ pub use id::{NodeId, ValueId};
 pub use interpret::{BodyLimits, interpret, interpret_with, interpret_within};
 pub use octofold_ops::{Op, Role};
 pub use patch::{Patch, PatchValue};
-pub use types::TensorType;
+pub use types::{TensorType, ValueType};
 pub use verify::{
     Check, Fault, Form, STAGES, STRUCTURE, Stage, StageCheck, VerifyError, verify, verify_stage,
 };

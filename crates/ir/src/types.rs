@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use octofold_ops::OpError;
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim, Tensor};
 
@@ -82,6 +83,36 @@ impl fmt::Display for TensorType {
         match &self.quantization {
             Some(params) => write!(f, " {params}"),
             None => Ok(()),
+        }
+    }
+}
+
+/// The type of a value that enters or leaves a body. Bodies of ONNX hand on sequences and optionals as well; graphs hold tensors only so far.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ValueType {
+    /// A tensor.
+    Tensor(TensorType),
+    /// Any number of values of one type.
+    Sequence(Box<Self>),
+    /// A value, or none.
+    Optional(Box<Self>),
+}
+
+impl ValueType {
+    /// The type of a tensor.
+    ///
+    /// # Errors
+    /// When the value is no tensor.
+    pub fn tensor(&self) -> Result<&TensorType, OpError> {
+        match self {
+            Self::Tensor(ty) => Ok(ty),
+            Self::Sequence(_) => Err(OpError::Unsupported(
+                "a sequence as a value of a body".to_owned(),
+            )),
+            Self::Optional(_) => Err(OpError::Unsupported(
+                "an optional as a value of a body".to_owned(),
+            )),
         }
     }
 }

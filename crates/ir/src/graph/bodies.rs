@@ -7,7 +7,7 @@ use octofold_ops::{BodyId, Op, OpError};
 
 use super::Graph;
 use crate::infer::{Entry, Signature};
-use crate::{GraphError, TensorType, ValueId};
+use crate::{GraphError, TensorType, ValueId, ValueType};
 
 /// How often the types of states are inferred anew before they have to be settled. Each time some sizes are given up; when a rank
 /// is, its sizes are gone as well.
@@ -75,7 +75,7 @@ impl Graph {
     }
 
     fn signature(&self) -> Signature {
-        let ty = |id: ValueId| self.value(id).ty().clone();
+        let ty = |id: ValueId| ValueType::Tensor(self.value(id).ty().clone());
         Signature {
             inputs: self.inputs.iter().map(|&id| ty(id)).collect(),
             outputs: self.outputs.iter().map(|output| ty(output.value)).collect(),

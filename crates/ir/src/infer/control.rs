@@ -13,16 +13,16 @@ use octofold_tensor::{DType, Dim};
 
 use super::helpers::{differ, expect, typed};
 use super::{Context, Inferred};
-use crate::TensorType;
 use crate::bind::substitute;
+use crate::{TensorType, ValueType};
 
 /// What a body takes and gives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signature {
     /// The types of the inputs.
-    pub inputs: Vec<TensorType>,
+    pub inputs: Vec<ValueType>,
     /// The types of the outputs.
-    pub outputs: Vec<TensorType>,
+    pub outputs: Vec<ValueType>,
 }
 
 /// The values that a body gives back to itself, trip by trip.
@@ -129,7 +129,9 @@ impl Entry {
         let mut widened = false;
         for state in 0..self.states.count {
             let (input, output) = (self.states.input + state, self.states.output + state);
-            let (Some(before), Some(after)) = (body.inputs.get(input), body.outputs.get(output))
+            let tensor = |types: &[ValueType], at: usize| types.get(at)?.tensor().ok().cloned();
+            let (Some(before), Some(after)) =
+                (tensor(&body.inputs, input), tensor(&body.outputs, output))
             else {
                 continue;
             };
@@ -200,21 +202,26 @@ impl Exit {
 }
 
 /// The types with which a body's outputs leave it.
-fn exits(cx: &Context<'_>, op: &Op, body: BodyId) -> Result<Vec<Exit>, OpError> {
+fn exits<'a>(cx: &'a Context<'_>, op: &Op, body: BodyId) -> Result<Vec<Exit>, OpError> {
     let signature = cx.signature(body)?;
+    let tensors = |types: &'a [ValueType]| {
+        let types = types.iter().map(ValueType::tensor);
+        types.collect::<Result<Vec<&TensorType>, _>>()
+    };
+    let (inputs, outputs) = (tensors(&signature.inputs)?, tensors(&signature.outputs)?);
     let operands: Vec<Option<&TensorType>> = (0..cx.len())
         .map(|slot| cx.optional(slot).map(|known| known.ty))
         .collect();
     let entry = Entry::new(op, &operands)?;
-    if signature.inputs.len() != entry.types.len() {
+    if inputs.len() != entry.types.len() {
         return Err(OpError::invalid(format!(
             "a body takes {} inputs, it is given {}",
-            signature.inputs.len(),
+            inputs.len(),
             entry.types.len()
         )));
     }
     let mut bindings: BTreeMap<Arc<str>, Option<Dim>> = BTreeMap::new();
-    for (index, (declared, given)) in signature.inputs.iter().zip(&entry.types).enumerate() {
+    for (index, (declared, given)) in inputs.iter().zip(&entry.types).enumerate() {
         let refuse = || {
             OpError::invalid(format!(
                 "input {index} of a body is of type {declared}, it is given {given}"
@@ -250,9 +257,8 @@ fn exits(cx: &Context<'_>, op: &Op, body: BodyId) -> Result<Vec<Exit>, OpError> 
     }
     let states = entry.states;
     for state in 0..states.count {
-        let before = &signature.inputs[states.input + state];
-        let after = signature
-            .outputs
+        let before = inputs[states.input + state];
+        let after = outputs
             .get(states.output + state)
             .ok_or_else(|| OpError::invalid(format!("a body does not give state {state}")))?;
         let refuse = || {
@@ -280,7 +286,7 @@ fn exits(cx: &Context<'_>, op: &Op, body: BodyId) -> Result<Vec<Exit>, OpError> 
         }
     }
     let leave = |dim: &Dim| substitute(dim, &|symbol| bindings.get(symbol).cloned().flatten());
-    let outputs = signature.outputs.iter().map(|ty| Exit {
+    let outputs = outputs.iter().map(|ty| Exit {
         dtype: ty.dtype,
         dims: ty
             .shape

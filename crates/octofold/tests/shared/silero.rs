@@ -2,12 +2,14 @@
 //! 1.32 (`silero.json`: `silero_vad_op18_ifless.onnx` with one thread, each window after the last 64 samples of the window before).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use octofold::codegen::{CodegenOptions, State};
 use octofold::ir::{Op, interpret};
 use octofold::runtime::{Session, SessionOptions};
 use octofold::tensor::Tensor;
-use octofold::{Model, compile, lower};
+use octofold::{Model, compile, compile_with, fix_shape, lower};
 
 const WINDOW: usize = 512;
 const BEFORE: usize = 64;
@@ -83,6 +85,42 @@ fn a_network_with_two_branches_hears_what_onnx_runtime_hears() -> Result<()> {
         compare(&found, &expected()?)?;
     }
     Ok(())
+}
+
+/// The session carries the state itself. Halfway it is saved, and a second session goes on from there.
+#[test]
+fn a_session_carries_the_state() -> Result<()> {
+    let graph = Model::load(shared("models/silero_vad_op18_ifless.onnx"))?.graph;
+    let graph = fix_shape(&graph, "input", &[1, (BEFORE + WINDOW) as i64])?;
+    let graph = fix_shape(&graph, "state", &[2, 1, 128])?;
+    let options = CodegenOptions {
+        states: vec![State {
+            output: "stateN".to_owned(),
+            input: "state".to_owned(),
+            initial: None,
+        }],
+        ..CodegenOptions::default()
+    };
+    let plan = Arc::new(compile_with(&lower(&graph)?.0, &options)?);
+    let mut session = Session::new(Arc::clone(&plan), SessionOptions::default())?;
+    let windows = windows()?;
+    let half = windows.len() / 2;
+    let mut found = Vec::new();
+    for (index, window) in windows.into_iter().enumerate() {
+        if index == half {
+            let saved = session.state();
+            session = Session::new(Arc::clone(&plan), SessionOptions::default())?;
+            let states = saved
+                .iter()
+                .map(|(name, state)| (name.as_str(), state.clone()));
+            session.restore_state(&states.collect::<Vec<_>>())?;
+        }
+        let input = Tensor::new([1, BEFORE + WINDOW], window)?;
+        let rate = Tensor::scalar(16_000_i64);
+        let outputs = session.run(&[("input", input), ("sr", rate)])?;
+        found.push(outputs[0].1.values::<f32>()?[0]);
+    }
+    compare(&found, &expected()?)
 }
 
 #[test]

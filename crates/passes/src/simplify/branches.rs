@@ -18,6 +18,17 @@ impl Pass for InlineBranches {
     }
 
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        // A branch may hold an `If` whose condition is known once the branch is part of the graph.
+        while self.sweep(graph, rewriter)? {}
+        graph.sweep_constants();
+        Ok(())
+    }
+}
+
+impl InlineBranches {
+    /// Goes through the graph once; `false` when nothing was inlined.
+    fn sweep(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<bool, PassError> {
+        let mut inlined = false;
         for id in rewriter.order(graph)? {
             let Some((condition, branch)) = known_branch(graph, id) else {
                 continue;
@@ -33,9 +44,9 @@ impl Pass for InlineBranches {
             rewriter.apply(graph, patch)?;
             let text = format!("the condition is {condition}");
             rewriter.report.applied("inline", &name, text);
+            inlined = true;
         }
-        graph.sweep_constants();
-        Ok(())
+        Ok(inlined)
     }
 }
 
