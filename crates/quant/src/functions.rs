@@ -1,6 +1,6 @@
 //! Scalar functions in f64 that give the same bits on every machine.
 //!
-//! Lookup tables ([`crate::table`]) and the float steps of the interpreter are built from these. The elementary
+//! Lookup tables and the float steps of the interpreter are built from these. The elementary
 //! functions are those of the `libm` crate (a pure-Rust port of musl's), never of the platform's
 //! mathematical library, whose last bits differ from system to system. Activation functions follow the
 //! definitions of the ONNX operators of the same names. All are total: out of the domain they give NaN or infinities.

@@ -4,7 +4,7 @@
 //! their ranges ([`QuantType`]), scales and zero points ([`QParams`], [`QuantParams`]), how these are
 //! chosen from an observed range ([`choose`]), [`affine`] quantization, [`requantize`] from 32-bit
 //! accumulators, the [`observer`]s that collect ranges, the functions behind lookup tables
-//! ([`functions`], [`softmax`]), quantized [`weights`] and biases, the specification
+//! ([`functions`]), quantized [`weights`] and biases, the specification
 //! of a value ([`spec`]) and the [`metrics`] that judge a quantized model.
 //!
 //! Everything is scalar, portable and deterministic. Observers, fake-quantizers, the interpreter

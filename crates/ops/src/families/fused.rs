@@ -203,7 +203,7 @@ attributes! {
     /// optional `residual` of the shape of the result. Output: [N, O, OH, OW] or [N, OH, OW, O].
     ///
     /// - [`Product::Float`]: everything is f32.
-    /// - [`Product::Integer`]: `x` is u8 or s8, `w` s8 (or u8) with zero point 0; what becomes of the sums is its [`Outcome`]. A residual is u8 or s8,
+    /// - [`Product::Integer`]: `x` is u8 or s8, `w` s8 (or u8) with zero point 0; what becomes of the sums is its [`Outcome`](super::Outcome). A residual is u8 or s8,
     ///   and the type of `own` is that of `sum`.
     "octofold" "Conv" inputs(2..=4)
     pub struct FusedConv {
