@@ -246,14 +246,16 @@ impl Block<'_> {
             let column = group * geometry.columns + pixel * shape.stride_w + tap * shape.dilation_w;
             self.lines.wrapping_add(column * COLUMN).cast_const()
         };
-        let walk = Walk {
+        let taps = Taps {
             quads: geometry.quads,
             width: shape.kernel_w,
+        };
+        let steps = Steps {
             vector: shape.stride_w * COLUMN,
             quarter: WIDTH,
         };
         // SAFETY: passed on from the caller.
-        unsafe { sums(walk, place, weights, bias) }
+        unsafe { sums(taps, steps, place, weights, bias) }
     }
 
     /// The weights for the output that is `down` rows below.
@@ -303,11 +305,16 @@ unsafe fn wide_sums<const T: usize, const SIZE: usize, const STRIDE: usize>(
     acc
 }
 
-/// A kernel's groups of four rows and its columns, and the bytes from one vector and from one quarter of interleaved input to the next.
+/// The groups of four rows and the columns of a kernel.
 #[derive(Clone, Copy)]
-struct Walk {
+struct Taps {
     quads: usize,
     width: usize,
+}
+
+/// The bytes from one vector and from one quarter of interleaved input to the next. Small enough to be passed in registers, as [`Taps`] is.
+#[derive(Clone, Copy)]
+struct Steps {
     vector: usize,
     quarter: usize,
 }
@@ -320,17 +327,13 @@ struct Walk {
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn sums<const T: usize>(
-    walk: Walk,
+    taps: Taps,
+    steps: Steps,
     place: impl Fn(usize, usize) -> *const u8,
     weights: *const u8,
     bias: [__m512i; 4],
 ) -> [[__m512i; 4]; T] {
-    let Walk {
-        quads,
-        width,
-        vector,
-        quarter,
-    } = walk;
+    let (Taps { quads, width }, Steps { vector, quarter }) = (taps, steps);
     let mut acc = [bias; T];
     for group in 0..quads {
         for tap in 0..width {
@@ -386,14 +389,12 @@ unsafe fn narrow_sums<const T: usize, const COUNT: usize>(
         };
         lines.wrapping_add((group * stride + phase) * 4 * QUARTER + before * COUNT)
     };
-    let walk = Walk {
-        quads,
-        width,
+    let steps = Steps {
         vector: WIDTH,
         quarter: QUARTER,
     };
     // SAFETY: passed on from the caller.
-    unsafe { sums(walk, place, weights, bias) }
+    unsafe { sums(Taps { quads, width }, steps, place, weights, bias) }
 }
 
 /// `COUNT` bytes, over and over.
