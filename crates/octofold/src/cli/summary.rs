@@ -19,6 +19,10 @@ pub(crate) fn print_summary(summary: &Summary, output: &Path) {
         100.0 * summary.integer_share
     );
     match summary.float_nodes {
+        // Nodes without products are not counted where nothing was quantized.
+        0 if summary.integer_share == 0.0 => {
+            println!("`octofold check MODEL` says why");
+        }
         0 => println!("no node of {} computes in float", summary.nodes),
         float => println!(
             "{float} of {} nodes compute in float; `octofold inspect {output}` says why",
