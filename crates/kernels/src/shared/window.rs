@@ -56,7 +56,8 @@ impl PoolShape {
         product("the output", &[self.batch, self.out_h])
     }
 
-    /// The bytes of scratch memory that [`max_pool`](super::pool::max_pool) and [`average_pool`](super::pool::average_pool) need, whatever the rows: a number for each element of a row of the input, and
+    /// The bytes of scratch memory that [`max_pool`](super::pool::max_pool) and [`average_pool`](super::pool::average_pool) need, whatever
+    /// the rows: a number for each element of a row of the input, and
     /// for each channel of a window.
     ///
     /// # Errors
