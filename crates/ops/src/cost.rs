@@ -9,7 +9,7 @@ pub const STEP: u64 = 1 << 10;
 /// The operations that the steps of all bodies of a run may take, unless the caller says otherwise: minutes.
 pub const BODY_OPERATIONS: u64 = 1 << 40;
 
-/// The number of multiply-accumulates of a convolution, matrix product or LSTM; 0 for every other operator.
+/// The number of multiply-accumulates of a convolution, matrix product or recurrent layer; 0 for every other operator.
 ///
 /// `operands` are the sizes of the operands by slot, with the sizes of the weights before packing; `result` those of the first result.
 pub fn macs(op: &Op, operands: &[Option<&[usize]>], result: &[usize]) -> u64 {
@@ -41,7 +41,7 @@ pub fn macs(op: &Op, operands: &[Option<&[usize]>], result: &[usize]) -> u64 {
             depth(0, 1)
         }
         // Each row of a time step is multiplied by the weights and by the recurrent weights of each direction.
-        Op::Lstm(_) => {
+        Op::Lstm(_) | Op::Gru(_) | Op::Rnn(_) => {
             let steps = operand(0).and_then(|x| x.get(..2)).map_or(0, elements);
             let weights = operand(1).map_or(0, elements);
             let recurrent = operand(2).map_or(0, elements);

@@ -224,7 +224,7 @@ operators! {
     Sin, Cos,
     Add, Sub, Mul, Div, Pow, Mod, Min, Max, Sum, Mean, And, Or, Xor, Equal, Less, Greater, LessOrEqual, GreaterOrEqual, Where,
     Softmax, LogSoftmax,
-    Lstm,
+    Lstm, Gru, Rnn,
     ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceSumSquare,
     ArgMax, ArgMin,
     Reshape, Flatten, Squeeze, Unsqueeze, Transpose, Identity, Dropout, Shape, Size, Cast, CastLike, Expand, Tile,

@@ -42,6 +42,7 @@ impl Op {
             [Activation, Weight, Parameter, Parameter]: ConvInteger;
             [Activation, Activation, Parameter, Parameter]: MatMulInteger;
             [Activation, Weight, Weight, Bias, Index, State, State, Weight]: Lstm;
+            [Activation, Weight, Weight, Bias, Index, State]: Gru, Rnn;
             [Activation, Weight, Bias, State, State]: BatchNormalization;
             [Activation, Weight, Bias]: InstanceNormalization, LayerNormalization;
             [Activation, Weight]: PRelu;

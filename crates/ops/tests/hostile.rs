@@ -1,7 +1,7 @@
 //! Operators on input that nobody checked: random attributes, types and shapes, extreme ones among them, must give a result or an
 //! error, never a panic, a hang or an allocation of absurd size.
 
-use octofold_ops::families::Lstm;
+use octofold_ops::families::{Recurrent, RecurrentLayer};
 use octofold_ops::{Attribute, AttributeMap, Inputs, Op};
 use octofold_tensor::{DType, Tensor, bf16, f16};
 
@@ -182,7 +182,7 @@ impl Source {
                 Attribute::Strings(names.collect())
             }
             // Not a word, as that of our own operators.
-            "lstm_layout" => Attribute::Int(self.pick(&[0, 1, 1, 2])),
+            "recurrent_layout" => Attribute::Int(self.pick(&[0, 1, 1, 2])),
             "clip"
             | "alpha"
             | "beta"
@@ -303,7 +303,30 @@ const ATTRIBUTES: &[(&str, &[&str])] = &[
             "direction",
             "hidden_size",
             "input_forget",
-            "lstm_layout",
+            "recurrent_layout",
+        ],
+    ),
+    (
+        "GRU",
+        &[
+            "activation_alpha",
+            "activations",
+            "clip",
+            "direction",
+            "hidden_size",
+            "linear_before_reset",
+            "recurrent_layout",
+        ],
+    ),
+    (
+        "RNN",
+        &[
+            "activation_beta",
+            "activations",
+            "clip",
+            "direction",
+            "hidden_size",
+            "recurrent_layout",
         ],
     ),
     ("BatchNormalization", &["epsilon"]),
@@ -421,37 +444,39 @@ fn random_op(source: &mut Source) -> Option<Op> {
         );
         if required || !source.chance(keep) {
             let value = source.attribute(attribute);
-            map.insert(attribute.trim_start_matches("lstm_"), value);
+            map.insert(attribute.trim_start_matches("recurrent_"), value);
         }
     }
     Op::from_attributes(domain, name, map).ok()
 }
 
 /// Inputs that fit, but for one size now and then; shapes at random never do.
-fn lstm_inputs(source: &mut Source, lstm: &Lstm) -> Vec<Option<Tensor>> {
+fn recurrent_inputs(source: &mut Source, layer: Recurrent<'_>) -> Vec<Option<Tensor>> {
     let dtype = source.pick(&[DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16]);
     let (steps, batch, input) = (source.pick(&[0, 1, 3]), source.pick(&[0, 1, 2]), 2);
-    let (hidden, directions) = (source.pick(&[1, 2]), lstm.direction.count());
+    let (hidden, directions) = (source.pick(&[1, 2]), layer.direction.count());
     let mut x = [steps, batch, input];
     let mut state = [directions, batch, hidden];
-    if lstm.layout {
+    if layer.layout {
         x.swap(0, 1);
         state.swap(0, 1);
     }
-    let shapes: [&[usize]; 8] = [
-        &x,
-        &[directions, 4 * hidden, input],
-        &[directions, 4 * hidden, hidden],
-        &[directions, 8 * hidden],
-        &[batch],
-        &state,
-        &state,
-        &[directions, 3 * hidden],
+    let lines = layer.gates * hidden;
+    let mut shapes = vec![
+        x.to_vec(),
+        vec![directions, lines, input],
+        vec![directions, lines, hidden],
+        vec![directions, 2 * lines],
+        vec![batch],
     ];
-    let count = 3 + (source.next() % 6) as usize;
+    shapes.extend(vec![state.to_vec(); layer.states]);
+    if layer.states == 2 {
+        shapes.push(vec![directions, 3 * hidden]);
+    }
+    let count = 3 + source.next() as usize % (shapes.len() - 2);
     let inputs = shapes.into_iter().take(count).enumerate();
     let inputs = inputs.map(|(index, shape)| {
-        let mut shape = shape.to_vec();
+        let mut shape = shape;
         if !source.mild && source.chance(6) {
             let axis = (source.next() % shape.len() as u64) as usize;
             shape[axis] = source.pick(&[0, 1, 3]);
@@ -472,8 +497,14 @@ fn lstm_inputs(source: &mut Source, lstm: &Lstm) -> Vec<Option<Tensor>> {
 }
 
 fn random_inputs(source: &mut Source, op: &Op) -> Vec<Option<Tensor>> {
-    if let Op::Lstm(lstm) = op {
-        return lstm_inputs(source, lstm);
+    let layer = match op {
+        Op::Lstm(op) => Some(op.recurrent()),
+        Op::Gru(op) => Some(op.recurrent()),
+        Op::Rnn(op) => Some(op.recurrent()),
+        _ => None,
+    };
+    if let Some(layer) = layer {
+        return recurrent_inputs(source, layer);
     }
     let arity = op.arity().inputs;
     let span = arity.end().min(&9) - arity.start().min(&9);

@@ -1,6 +1,6 @@
 //! Recurrent layers against the formulas of ONNX, written down one number at a time.
 
-use octofold_ops::families::{Direction, Lstm};
+use octofold_ops::families::{Direction, Gru, Lstm, Rnn};
 use octofold_ops::{Inputs, Operator};
 use octofold_tensor::Tensor;
 
@@ -274,4 +274,157 @@ fn what_does_not_fit_is_refused() {
         },
         &good
     ));
+}
+
+fn gru(direction: Direction, linear_before_reset: bool) -> Gru {
+    Gru {
+        activation_alpha: Vec::new(),
+        activation_beta: Vec::new(),
+        activations: Vec::new(),
+        clip: None,
+        direction,
+        hidden_size: None,
+        layout: false,
+        linear_before_reset,
+    }
+}
+
+/// The inputs of a layer of `gates` gates and one state. The lengths are 4, 2 and 0.
+fn inputs_of_one_state(directions: usize, gates: usize) -> [Tensor; 6] {
+    [
+        some(&[STEPS, BATCH, INPUT], 1),
+        some(&[directions, gates * HIDDEN, INPUT], 2),
+        some(&[directions, gates * HIDDEN, HIDDEN], 3),
+        some(&[directions, 2 * gates * HIDDEN], 4),
+        Tensor::vector(vec![4_i32, 2, 0]),
+        some(&[directions, BATCH, HIDDEN], 5),
+    ]
+}
+
+/// The sums that a unit of one gate has before a step: over the inputs with their bias, and over given states with theirs.
+struct Sums<'a> {
+    inputs: &'a [Tensor; 6],
+    gates: usize,
+    direction: usize,
+    /// The beginning of the row's input.
+    x: usize,
+}
+
+impl Sums<'_> {
+    fn at(&self, index: usize, place: usize) -> f64 {
+        f64::from(floats(&self.inputs[index])[place])
+    }
+
+    fn of_inputs(&self, gate: usize, unit: usize) -> f64 {
+        let line = (self.direction * self.gates + gate) * HIDDEN + unit;
+        let bias = (2 * self.direction * self.gates + gate) * HIDDEN + unit;
+        let products = (0..INPUT).map(|i| self.at(0, self.x + i) * self.at(1, line * INPUT + i));
+        products.sum::<f64>() + self.at(3, bias)
+    }
+
+    fn of_states(&self, gate: usize, unit: usize, h: &[f64]) -> f64 {
+        let line = (self.direction * self.gates + gate) * HIDDEN + unit;
+        let bias = ((2 * self.direction + 1) * self.gates + gate) * HIDDEN + unit;
+        let products = (0..HIDDEN).map(|i| h[i] * self.at(2, line * HIDDEN + i));
+        products.sum::<f64>() + self.at(3, bias)
+    }
+}
+
+/// `y` and `y_h` of a layer of one state. `next` gives the new state of a unit from its sums and all old states.
+fn walk(
+    inputs: &[Tensor; 6],
+    gates: usize,
+    reverse: &[bool],
+    next: impl Fn(&Sums<'_>, usize, &[f64]) -> f64,
+) -> [Vec<f64>; 2] {
+    let n = reverse.len();
+    let mut y = vec![0.0; STEPS * n * BATCH * HIDDEN];
+    let mut last = vec![0.0; n * BATCH * HIDDEN];
+    for (direction, &reverse) in reverse.iter().enumerate() {
+        for (row, length) in [4, 2, 0].into_iter().enumerate() {
+            let place = (direction * BATCH + row) * HIDDEN;
+            let initial = &floats(&inputs[5])[place..][..HIDDEN];
+            let mut h: Vec<f64> = initial.iter().map(|&h| h.into()).collect();
+            for count in 0..length {
+                let step = if reverse { length - 1 - count } else { count };
+                let x = (step * BATCH + row) * INPUT;
+                let sums = Sums {
+                    inputs,
+                    gates,
+                    direction,
+                    x,
+                };
+                h = (0..HIDDEN).map(|unit| next(&sums, unit, &h)).collect();
+                y[((step * n + direction) * BATCH + row) * HIDDEN..][..HIDDEN].copy_from_slice(&h);
+            }
+            last[place..][..HIDDEN].copy_from_slice(&h);
+        }
+    }
+    [y, last]
+}
+
+#[test]
+fn gated_units_follow_the_formulas_before_and_after_the_reset() {
+    for (direction, reverse) in [
+        (Direction::Forward, &[false][..]),
+        (Direction::Reverse, &[true]),
+        (Direction::Bidirectional, &[false, true]),
+    ] {
+        let inputs = inputs_of_one_state(reverse.len(), 3);
+        for linear_before_reset in [false, true] {
+            let next = |sums: &Sums<'_>, unit: usize, h: &[f64]| {
+                let gate = |gate, unit| {
+                    logistic(sums.of_inputs(gate, unit) + sums.of_states(gate, unit, h))
+                };
+                let new = if linear_before_reset {
+                    sums.of_inputs(2, unit) + gate(1, unit) * sums.of_states(2, unit, h)
+                } else {
+                    let reset: Vec<f64> = (0..HIDDEN).map(|i| gate(1, i) * h[i]).collect();
+                    sums.of_inputs(2, unit) + sums.of_states(2, unit, &reset)
+                };
+                let z = gate(0, unit);
+                (1.0 - z) * new.tanh() + z * h[unit]
+            };
+            let expected = walk(&inputs, 3, reverse, next);
+            let given: Vec<_> = inputs.iter().map(Some).collect();
+            let op = gru(direction, linear_before_reset);
+            let found = op.evaluate(Inputs(&given), 2).unwrap();
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close(floats(found), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_of_one_gate_follow_the_formula() {
+    let inputs = inputs_of_one_state(2, 1);
+    let op = Rnn {
+        activation_alpha: Vec::new(),
+        activation_beta: Vec::new(),
+        activations: vec!["Tanh".to_owned(), "Relu".to_owned()],
+        clip: Some(1.5),
+        direction: Direction::Bidirectional,
+        hidden_size: Some(HIDDEN as i64),
+        layout: false,
+    };
+    let next = |sums: &Sums<'_>, unit: usize, h: &[f64]| {
+        let sum = sums.of_inputs(0, unit) + sums.of_states(0, unit, h);
+        let sum = sum.clamp(-1.5, 1.5);
+        if sums.direction == 0 {
+            sum.tanh()
+        } else {
+            sum.max(0.0)
+        }
+    };
+    let expected = walk(&inputs, 1, &[false, true], next);
+    let given: Vec<_> = inputs.iter().map(Some).collect();
+    let found = op.evaluate(Inputs(&given), 2).unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_close(floats(found), expected);
+    }
+    // Weights of another number of gates.
+    let other = inputs_of_one_state(2, 3);
+    let given: Vec<_> = other.iter().map(Some).collect();
+    assert!(op.evaluate(Inputs(&given), 2).is_err());
 }

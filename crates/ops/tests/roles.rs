@@ -79,6 +79,8 @@ fn roles_are_those_of_the_names_of_onnx() {
         ("Conv", &[A, W, B][..]),
         // X, W, R, B, sequence_lens, initial_h, initial_c, P.
         ("LSTM", &[A, W, W, B, I, S, S, W]),
+        // X, W, R, B, sequence_lens, initial_h.
+        ("GRU", &[A, W, W, B, I, S]),
         // X, scale, B, input_mean, input_var.
         ("BatchNormalization", &[A, W, B, S, S]),
         // x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B.

@@ -44,6 +44,7 @@ mod transpose;
 
 pub(crate) use control::Entry;
 pub use control::Signature;
+use octofold_ops::families::RecurrentLayer;
 use octofold_ops::{BodyId, Op, OpError};
 use octofold_tensor::{Dim, Tensor};
 
@@ -271,7 +272,9 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::Where(op) => binary::r#where(op, cx),
         Op::Softmax(op) => softmax::softmax(op, cx),
         Op::LogSoftmax(op) => softmax::log_softmax(op, cx),
-        Op::Lstm(op) => recurrent::lstm(op, cx),
+        Op::Lstm(op) => recurrent::recurrent(op.recurrent(), cx),
+        Op::Gru(op) => recurrent::recurrent(op.recurrent(), cx),
+        Op::Rnn(op) => recurrent::recurrent(op.recurrent(), cx),
         Op::ReduceSum(op) => reduce::reduce_sum(op, cx),
         Op::ReduceMean(op) => reduce::reduce_mean(op, cx),
         Op::ReduceMax(op) => reduce::reduce_max(op, cx),

@@ -1,7 +1,7 @@
 //! Types of recurrent layers.
 
 use octofold_ops::OpError;
-use octofold_ops::families::Lstm;
+use octofold_ops::families::Recurrent;
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{differ, expect, float, optional_dims, typed};
@@ -39,13 +39,20 @@ fn agree(size: &mut Option<Dim>, found: &Dim, index: usize) -> Result<(), OpErro
     }
 }
 
-pub(super) fn lstm(op: &Lstm, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+/// The results of `LSTM`, `GRU` and `RNN`. Operands: input, weights, recurrent weights, bias, lengths, initial states, and peepholes.
+pub(super) fn recurrent(op: Recurrent<'_>, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
     op.check()?;
     let dtype = float(cx, 0)?.ty.dtype;
     for index in [1, 2] {
         cx.required(index)?;
     }
-    for index in [1, 2, 3, 5, 6, 7] {
+    let states = 5..5 + op.states;
+    let peepholes = states.end;
+    for index in [1, 2, 3]
+        .into_iter()
+        .chain(states.clone())
+        .chain([peepholes])
+    {
         expect(cx, index, dtype)?;
     }
     expect(cx, 4, DType::I32)?;
@@ -75,7 +82,7 @@ pub(super) fn lstm(op: &Lstm, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
     if let Some([size]) = axes(cx, 4)? {
         agree(&mut batch, size, 4)?;
     }
-    for index in [5, 6] {
+    for index in states {
         if let Some([first, second, size]) = axes(cx, index)? {
             let (count, of_batch) = if op.layout {
                 (second, first)
@@ -88,12 +95,13 @@ pub(super) fn lstm(op: &Lstm, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
         }
     }
     let gates = |factor: i64| hidden.clone().map(|hidden| hidden.times(factor));
-    for (index, factor) in [(1, 4), (2, 4)] {
+    let lines = op.gates as i64;
+    for (index, factor) in [(1, lines), (2, lines)] {
         if let Some([_, size, _]) = axes(cx, index)? {
             agree(&mut gates(factor), size, index)?;
         }
     }
-    for (index, factor) in [(3, 8), (7, 3)] {
+    for (index, factor) in [(3, 2 * lines), (peepholes, 3)] {
         if let Some([count, size]) = axes(cx, index)? {
             agree(&mut counted, count, index)?;
             agree(&mut gates(factor), size, index)?;
@@ -114,12 +122,14 @@ pub(super) fn lstm(op: &Lstm, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
             shape(&[&directions, batch, hidden]),
         )
     };
-    Ok(vec![y.into(), state.clone().into(), state.into()])
+    let mut results = vec![y.into()];
+    results.resize(1 + op.states, state.into());
+    Ok(results)
 }
 
 #[cfg(test)]
 mod tests {
-    use octofold_ops::families::Direction;
+    use octofold_ops::families::{Direction, Gru, Lstm, RecurrentLayer};
 
     use super::super::Known;
     use super::*;
@@ -139,7 +149,7 @@ mod tests {
     }
 
     /// The shapes of the results for the types of the inputs; the last input has lengths.
-    fn shapes(op: &Lstm, types: &[TensorType]) -> Result<Vec<Vec<Dim>>, OpError> {
+    fn shapes(op: &dyn RecurrentLayer, types: &[TensorType]) -> Result<Vec<Vec<Dim>>, OpError> {
         let known = types.iter().map(|ty| {
             Some(Known {
                 ty,
@@ -148,7 +158,7 @@ mod tests {
             })
         });
         let known: Vec<_> = known.collect();
-        let out = lstm(op, &mut Context::new(&known, "node"))?;
+        let out = recurrent(op.recurrent(), &mut Context::new(&known, "node"))?;
         Ok(out.into_iter().filter_map(|out| out.ty.shape).collect())
     }
 
@@ -188,6 +198,37 @@ mod tests {
         let found = shapes(&op, &types(x, 1, l.clone())).unwrap();
         assert_eq!(found[0], [l.clone(), n, 1.into(), 32.into()]);
         assert_eq!(found[1], [l, 1.into(), 32.into()]);
+    }
+
+    #[test]
+    fn layers_of_three_gates_have_one_state() {
+        let op = Gru {
+            activation_alpha: Vec::new(),
+            activation_beta: Vec::new(),
+            activations: Vec::new(),
+            clip: None,
+            direction: Direction::Forward,
+            hidden_size: None,
+            layout: false,
+            linear_before_reset: true,
+        };
+        let x = floats(&[7.into(), 2.into(), 64.into()]);
+        let weights = |rows: i64, columns: i64| floats(&[1.into(), rows.into(), columns.into()]);
+        let bias = |size: i64| floats(&[1.into(), size.into()]);
+        let found = shapes(
+            &op,
+            &[x.clone(), weights(96, 64), weights(96, 32), bias(192)],
+        )
+        .unwrap();
+        assert_eq!(
+            found,
+            [
+                vec![7.into(), 1.into(), 2.into(), 32.into()],
+                vec![1.into(), 2.into(), 32.into()]
+            ]
+        );
+        assert!(shapes(&op, &[x.clone(), weights(128, 64), weights(128, 32)]).is_err());
+        assert!(shapes(&op, &[x, weights(96, 64), weights(96, 32), bias(256)]).is_err());
     }
 
     #[test]

@@ -504,6 +504,26 @@ fn recurrent_layers_leave_out_results_and_come_back_as_they_were() {
             assert_eq!(result(&read, &[2, 2, 3]), result(&graph, &[2, 2, 3]));
         }
     }
+    for (operator, lines) in [("GRU", 6), ("RNN", 2)] {
+        let weights = [
+            ("w", counted(&[1, lines, 3])),
+            ("r", counted(&[1, lines, 2])),
+        ];
+        let x = value("x", DType::F32, &[2, 2, 3]);
+        let made = node(operator, &["x", "w", "r"], &["y", "h"], &[]);
+        for opset in [7, 14, 22] {
+            let model = model(
+                opset,
+                std::slice::from_ref(&x),
+                &weights,
+                std::slice::from_ref(&made),
+                &["h"],
+            );
+            assert_eq!(operators(&graph(&model)), [operator]);
+        }
+        let model = model(6, &[x], &weights, &[made], &["h"]);
+        assert!(refusal(&model).contains("before opset 7 is not supported"));
+    }
     assert!(operators(&graph(&layer(14, &["y"], &[int("layout", 0)]))) == ["LSTM"]);
     assert!(refusal(&layer(13, &["y"], &[int("layout", 0)])).contains("before opset 14"));
     assert!(refusal(&layer(6, &["y"], &[])).contains("before opset 7 is not supported"));

@@ -423,7 +423,7 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
         "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "QLinearMatMul" => {
             quantized::check(cx, &old)?
         }
-        "LSTM" if version < 14 => recurrent::lstm(&old)?,
+        "LSTM" | "GRU" | "RNN" if version < 14 => recurrent::layer(&old)?,
         _ => {}
     }
     cx.finish(old)
