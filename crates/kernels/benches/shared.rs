@@ -12,6 +12,7 @@ use octofold_kernels::Isa;
 use octofold_kernels::peak::Work;
 use octofold_kernels::shared::binary::{Operand, add, mul};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
+use octofold_kernels::shared::expand::{Axis, expand};
 use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use octofold_kernels::shared::pool::{
     Averaging, PoolCall, average_pool, global_average_pool, max_pool,
@@ -81,8 +82,19 @@ fn elementwise(c: &mut Criterion) {
     all(c, "add", LEN, 2 * LEN, LEN, |isa| {
         add(isa, of(&a), other(&b), TO, &mut y)
     });
-    all(c, "add_channels", LEN, LEN, LEN, |isa| {
-        add(isa, of(&a), other(&b[..64]), TO, &mut y)
+    all(c, "add_one", LEN, LEN, LEN, |isa| {
+        add(isa, of(&a), other(&b[..1]), TO, &mut y)
+    });
+    // One value for each row of 49 bytes.
+    let rows = [
+        Axis {
+            size: LEN / 49,
+            step: 1,
+        },
+        Axis { size: 49, step: 0 },
+    ];
+    all(c, "expand_rows", LEN, LEN / 49, LEN, |isa| {
+        expand(isa, &rows, &a, &mut y)
     });
     all(c, "mul", LEN, 2 * LEN, LEN, |isa| {
         mul(isa, of(&a), other(&b), TO, &mut y)

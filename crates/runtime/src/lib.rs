@@ -23,7 +23,6 @@
 #![deny(unsafe_code)]
 
 mod blob;
-pub mod broadcast;
 mod error;
 mod exec;
 pub mod file;

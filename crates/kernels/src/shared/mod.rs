@@ -17,6 +17,7 @@
 pub mod binary;
 pub mod concat;
 pub(crate) mod dispatch;
+pub mod expand;
 pub mod layout;
 pub mod movement;
 pub mod pool;

@@ -8,7 +8,7 @@ use octofold_ops::Op;
 use octofold_ops::families::{BinaryForm, BinaryKind, FusedBinary, FusedPool, Layout, PoolKind};
 use octofold_tensor::DType;
 
-use super::elementwise::{Blocks, blocks};
+use super::broadcast::Broadcast;
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
@@ -17,7 +17,7 @@ use crate::values::{numbers, numbers_mut};
 struct Arithmetic {
     op: Binary,
     clamp: Bounds,
-    blocks: Blocks,
+    broadcast: Broadcast<2>,
 }
 
 /// The work of a float sum, difference, product or quotient.
@@ -43,34 +43,25 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     for operand in operands.iter().chain([&arguments.result()]) {
         operand.expect(DType::F32)?;
     }
-    let blocks = blocks(
-        arguments.result().shape,
-        operands.map(|operand| operand.shape),
-        4,
-    )
-    .ok_or_else(|| arguments.wrong_operator())?;
-    Ok(Box::new(Arithmetic { op, clamp, blocks }))
+    let broadcast =
+        Broadcast::new(arguments.result(), operands).ok_or_else(|| arguments.wrong_operator())?;
+    Ok(Box::new(Arithmetic {
+        op,
+        clamp,
+        broadcast,
+    }))
 }
 
 impl Work for Arithmetic {
     fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let (a, b) = (
-            numbers::<f32>(call.operand(0))?,
-            numbers::<f32>(call.operand(1))?,
-        );
-        let swapped = self.blocks.large == 1;
-        let isa = call.isa;
-        self.blocks.run(
-            call.pool,
-            [a, b],
-            numbers_mut(only(outputs)?)?,
-            |large, small, output| {
-                let (a, b) = if swapped {
-                    (small, large)
-                } else {
-                    (large, small)
-                };
-                binary(isa, self.op, a, b, self.clamp, output)
+        self.broadcast.run(
+            (call.isa, call.pool),
+            [call.operand(0), call.operand(1)],
+            only(outputs)?,
+            |[a, b], output| {
+                let (a, b) = (numbers(a)?, numbers(b)?);
+                let output = numbers_mut(output)?;
+                Ok(binary(call.isa, self.op, a, b, self.clamp, output)?)
             },
         )
     }

@@ -5,6 +5,7 @@
 //! the bytes. Outputs are split into contiguous parts by shape alone, so that results do not depend on the number of threads.
 
 mod arguments;
+mod broadcast;
 mod concat;
 mod conv;
 mod dynamic;
