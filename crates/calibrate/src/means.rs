@@ -111,15 +111,16 @@ impl Sum {
         let count = self.samples as f64;
         let mean = |&sum: &f64| (sum / count) as f32;
         match (self.channels_last, self.shape.as_slice()) {
-            (true, &[height, width, channels]) => {
-                let pixels = height * width;
+            (true, [sizes @ .., channels]) => {
+                let (pixels, channels) = (sizes.iter().product(), *channels);
                 let values = (0..channels).flat_map(|c| {
                     let plane = self.values.iter().skip(c).step_by(channels);
                     plane.take(pixels).map(mean)
                 });
-                Tensor::new([1, channels, height, width], values.collect()).ok()
+                let shape = [1, channels].into_iter().chain(sizes.iter().copied());
+                Tensor::new(shape, values.collect()).ok()
             }
-            (true, _) => None,
+            (true, []) => None,
             (false, shape) => {
                 let shape = std::iter::once(1).chain(shape.iter().copied());
                 Tensor::new(shape, self.values.iter().map(mean).collect()).ok()

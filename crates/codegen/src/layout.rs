@@ -6,7 +6,6 @@ use octofold_ir::{Graph, Node, NodeId, Op, ValueId};
 use octofold_ops::families::Layout;
 
 use crate::facts::Types;
-use crate::select::TO_NHWC;
 
 /// The values whose images are channels-last: results of operators with that layout, of transposes to it, and of elementwise operators on such
 /// images.
@@ -18,14 +17,18 @@ pub(crate) fn channels_last(
     let mut found = BTreeSet::new();
     for &id in order {
         let node = graph.node(id);
-        match channels_last_result(node) {
+        let operand = node
+            .input(0)
+            .is_some_and(|operand| found.contains(&operand));
+        match channels_last_result(node, operand) {
             Some(true) => found.extend(node.outputs()),
             Some(false) => {}
             // The result of an elementwise operator has the order of its operands.
             None => {
                 let mut operands = node.inputs().iter().flatten();
                 if operands.any(|operand| found.contains(operand)) {
-                    let is_image = |&&result: &&ValueId| types.ty(result).rank() == Some(4);
+                    let rank = |result| types.ty(result).rank();
+                    let is_image = |&&result: &&ValueId| rank(result).is_some_and(|rank| rank > 2);
                     found.extend(node.outputs().iter().filter(is_image));
                 }
             }
@@ -34,13 +37,14 @@ pub(crate) fn channels_last(
     found
 }
 
-/// Whether an operator gives channels-last images whatever its operands are; `None` where that depends on them.
-fn channels_last_result(node: &Node) -> Option<bool> {
+/// Whether an operator gives channels-last images; `None` where that depends on all of its operands. `operand` says whether the first one is such images.
+fn channels_last_result(node: &Node, operand: bool) -> Option<bool> {
     match node.op() {
         Op::FusedConv(op) => Some(op.layout == Layout::Nhwc),
         Op::FusedPool(op) => Some(op.layout == Layout::Nhwc),
         Op::FusedGlobalPool(op) => Some(op.layout == Layout::Nhwc),
-        Op::Transpose(op) => Some(op.perm == TO_NHWC),
+        // With one spatial axis, both changes of layout are the same permutation.
+        Op::Transpose(op) => Some(!operand && op.perm == Layout::Nhwc.permutation(op.perm.len())),
         Op::Reshape(_)
         | Op::Flatten(_)
         | Op::Squeeze(_)

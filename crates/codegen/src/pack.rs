@@ -239,20 +239,20 @@ fn linear_shape(weights: &[usize]) -> Result<LinearShape, KernelError> {
 /// The shape of a convolution for packing. Packing does not depend on the image, so this is the smallest image that the kernel fits into.
 fn conv_shape(op: &FusedConv, weights: &[usize]) -> Result<ConvShape, KernelError> {
     let bad = KernelError::Shape("the weights and attributes describe no convolution");
-    let &[out_c, group_in, kernel_h, kernel_w] = weights else {
-        return Err(bad);
-    };
-    let size = |values: &[i64], position: usize| {
-        values
-            .get(position)
-            .and_then(|&value| usize::try_from(value).ok())
+    // Images of one axis have the height 1.
+    let (out_c, group_in, [kernel_h, kernel_w], dilations) = match (weights, &*op.dilations) {
+        (&[out_c, group_in, kernel], &[dilation]) => (out_c, group_in, [1, kernel], [1, dilation]),
+        (&[out_c, group_in, height, width], &[vertical, horizontal]) => {
+            (out_c, group_in, [height, width], [vertical, horizontal])
+        }
+        _ => return Err(bad),
     };
     let numbers = (
-        size(&op.dilations, 0),
-        size(&op.dilations, 1),
+        usize::try_from(dilations[0]),
+        usize::try_from(dilations[1]),
         usize::try_from(op.group),
     );
-    let (Some(dilation_h), Some(dilation_w), Ok(groups)) = numbers else {
+    let (Ok(dilation_h), Ok(dilation_w), Ok(groups)) = numbers else {
         return Err(bad);
     };
     let reach = |kernel: usize, dilation: usize| {

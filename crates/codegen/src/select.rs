@@ -15,10 +15,6 @@ use crate::facts::{Facts, is_byte};
 /// A kernel, or why there is none.
 pub(crate) type Selection = Result<Kernel, String>;
 
-/// The axes of channels-last images in the order of channels-first ones, and back.
-pub(crate) const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
-const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
-
 /// Chooses the kernel that computes a node alone.
 pub(crate) fn select(facts: Facts<'_>) -> Selection {
     check_sizes(facts)?;
@@ -195,10 +191,8 @@ fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {
     check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
     constant_weights(facts)?;
     let shape = facts.constant(1).map_or(&[][..], |weights| weights.shape());
-    let depthwise = op.group > 1
-        && shape.len() == 4
-        && shape[1] == 1
-        && i64::try_from(shape[0]) == Ok(op.group);
+    let depthwise =
+        op.group > 1 && shape.len() > 2 && shape[1] == 1 && i64::try_from(shape[0]) == Ok(op.group);
     if let Product::Integer(product) = &op.product {
         integer(facts, product)?;
         return Ok(match depthwise {
@@ -279,10 +273,11 @@ fn transpose(facts: Facts<'_>, perm: &[i64]) -> Selection {
         return Ok(Core::View.into());
     }
     check(is_moved(facts), "no kernel moves its elements")?;
-    let (from, to) = match perm {
-        perm if perm == TO_NHWC => (Axes::Nchw, Axes::Nhwc),
-        perm if perm == TO_NCHW => (Axes::Nhwc, Axes::Nchw),
-        _ => return Ok(Core::Move.into()),
+    let is_to = |layout: Layout| perm.len() > 2 && perm == layout.permutation(perm.len());
+    let (from, to) = match () {
+        () if is_to(Layout::Nhwc) => (Axes::Nchw, Axes::Nhwc),
+        () if is_to(Layout::Nchw) => (Axes::Nhwc, Axes::Nchw),
+        () => return Ok(Core::Move.into()),
     };
     let kernel = Kernel::new(Core::Transpose, InputForm::AsIs(from), to);
     Ok(kernel.unwrap_or(Core::Move.into()))

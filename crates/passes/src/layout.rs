@@ -1,6 +1,6 @@
-//! Layout: the operators that have kernels compute on [N, H, W, C], and conversions are explicit.
+//! Layout: the operators that have kernels compute on [N, D1, …, C], and conversions are explicit.
 //!
-//! One walk in topological order decides in which layouts each value of rank 4 exists. An operator with a layout attribute takes and gives NHWC. An
+//! One walk in topological order decides in which layouts each batch of images exists, whatever its number of spatial axes. An operator with a layout attribute takes and gives NHWC. An
 //! operator that works in any layout follows its operands; any other takes and gives NCHW. Where a value is needed in a layout in which it does not
 //! exist, a `Transpose` is inserted, once for each value. So conversions between kernels cancel, an input is converted after it became bytes, and only
 //! conversions at the edges remain.
@@ -8,16 +8,13 @@
 use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Role, Use, ValueId};
+use octofold_ops::Operator;
 use octofold_ops::families::{CoordinateTransformation, Layout, NhwcDepthToSpace, Transpose};
 use octofold_tensor::Tensor;
 
 use crate::pass::{Pass, PassError, PassReport};
 use crate::rewrite::Rewriter;
 use crate::support;
-
-/// The axes of NHWC in NCHW order, and back.
-const TO_NHWC: [i64; 4] = [0, 2, 3, 1];
-const TO_NCHW: [i64; 4] = [0, 3, 1, 2];
 
 /// Makes lowered operators NHWC.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +71,12 @@ impl Walk<'_> {
         support::rank(self.graph, value)
     }
 
+    /// The rank of a batch of images; `None` for other values.
+    fn image_rank(&self, value: ValueId) -> Option<usize> {
+        self.rank(value)
+            .filter(|rank| support::IMAGE_RANKS.contains(rank))
+    }
+
     fn wish(&self, id: NodeId) -> Wish {
         let node = self.graph.node(id);
         let images = || {
@@ -81,7 +84,7 @@ impl Walk<'_> {
                 .iter()
                 .flatten()
                 .copied()
-                .filter(|&value| self.rank(value) == Some(4))
+                .filter(|&value| self.image_rank(value).is_some())
         };
         let all_images = || {
             // An operand of lower rank than the images would be broadcast along other axes, unless it is a single number.
@@ -92,10 +95,9 @@ impl Walk<'_> {
                     .known_shape()
                     .is_some_and(|shape| shape.iter().product::<usize>() == 1)
             };
-            node.inputs()
-                .iter()
-                .flatten()
-                .all(|&value| self.rank(value) == Some(4) || single(value))
+            let rank = self.image_rank(support::result(self.graph, id));
+            let mut operands = node.inputs().iter().flatten();
+            rank.is_some() && operands.all(|&value| self.rank(value) == rank || single(value))
         };
         match node.op() {
             Op::FusedConv(_) | Op::FusedPool(_) | Op::FusedGlobalPool(_) => Wish::Nhwc,
@@ -161,7 +163,8 @@ impl Walk<'_> {
                 (0..*shape.first()? as i64 / numbers).collect()
             }
         };
-        axes.iter_mut().for_each(nhwc_axis);
+        let rank = self.image_rank(node.input(0)?)?;
+        axes.iter_mut().for_each(|axis| nhwc_axis(axis, rank));
         Some(axes)
     }
 
@@ -173,7 +176,7 @@ impl Walk<'_> {
                 let result_is_image = node
                     .outputs()
                     .first()
-                    .is_some_and(|&value| self.rank(value) == Some(4));
+                    .is_some_and(|&value| self.image_rank(value).is_some());
                 result_is_image
                     && node
                         .inputs()
@@ -205,7 +208,7 @@ impl Walk<'_> {
             // Weights and bias have no layout; single numbers need none.
             let is_image = node.op().role(slot) == Some(Role::Activation);
             inputs.push(value.map(|value| {
-                if is_image && self.rank(value) == Some(4) {
+                if is_image && self.image_rank(value).is_some() {
                     self.in_nhwc(value)
                 } else {
                     value.into()
@@ -218,9 +221,10 @@ impl Walk<'_> {
             inputs[3] = Some(self.patch.constant(name, Tensor::vector(axes)));
         }
         let result = node.outputs()[0];
+        let rank = self.rank(result).unwrap_or_default();
         let made = self.patch.node(
             node.name(),
-            with_layout(node.op()),
+            with_layout(node.op(), rank),
             inputs,
             node.sources().to_vec(),
         );
@@ -241,17 +245,15 @@ impl Walk<'_> {
             return existing;
         }
         let name = self.graph.value(value).name();
+        let op = transpose_to(Layout::Nhwc, self.rank(value).unwrap_or_default());
         let converted = match self
             .graph
             .value(value)
             .constant()
-            .and_then(transposed_constant)
+            .and_then(|tensor| transposed(tensor, &op))
         {
             Some(tensor) => self.patch.constant(format!("{name}.nhwc"), tensor),
             None => {
-                let op = Transpose {
-                    perm: TO_NHWC.to_vec(),
-                };
                 let converted =
                     self.patch
                         .node(format!("{name}.to_nhwc"), op, [Some(value.into())], vec![]);
@@ -270,9 +272,7 @@ impl Walk<'_> {
         }
         let name = self.graph.value(value).name();
         let source = self.in_nhwc(value);
-        let op = Transpose {
-            perm: TO_NCHW.to_vec(),
-        };
+        let op = transpose_to(Layout::Nchw, self.rank(value).unwrap_or_default());
         let converted = self
             .patch
             .node(format!("{name}.to_nchw"), op, [Some(source)], vec![]);
@@ -293,17 +293,28 @@ impl Walk<'_> {
     }
 }
 
+/// The `Transpose` of images of a rank from the other layout.
+fn transpose_to(layout: Layout, rank: usize) -> Transpose {
+    let perm = layout.permutation(rank);
+    Transpose { perm }
+}
+
 /// The axis of NHWC that an axis of NCHW becomes.
-fn nhwc_axis(axis: &mut i64) {
-    let positive = if *axis < 0 { *axis + 4 } else { *axis };
-    *axis = TO_NHWC
+fn nhwc_axis(axis: &mut i64, rank: usize) {
+    let positive = if *axis < 0 {
+        *axis + rank as i64
+    } else {
+        *axis
+    };
+    let permutation = Layout::Nhwc.permutation(rank);
+    *axis = permutation
         .iter()
         .position(|&from| from == positive)
         .map_or(*axis, |position| position as i64);
 }
 
-/// The operator for NHWC operands.
-fn with_layout(op: &Op) -> Op {
+/// The operator for NHWC operands, with a result of rank `rank`.
+fn with_layout(op: &Op, rank: usize) -> Op {
     let mut op = op.clone();
     match &mut op {
         Op::DepthToSpace(blocks) => {
@@ -313,28 +324,26 @@ fn with_layout(op: &Op) -> Op {
         // Scales and sizes keep their order, and say which axes they are of.
         Op::Resize(resize) => {
             if resize.axes.is_empty() {
-                resize.axes = vec![0, 1, 2, 3];
+                resize.axes = (0..rank as i64).collect();
             }
-            resize.axes.iter_mut().for_each(nhwc_axis);
+            resize
+                .axes
+                .iter_mut()
+                .for_each(|axis| nhwc_axis(axis, rank));
         }
         Op::FusedConv(conv) => conv.layout = Layout::Nhwc,
         Op::FusedPool(pool) => pool.layout = Layout::Nhwc,
         Op::FusedGlobalPool(pool) => pool.layout = Layout::Nhwc,
-        Op::FusedConcat(concat) => nhwc_axis(&mut concat.axis),
-        Op::Concat(concat) => nhwc_axis(&mut concat.axis),
+        Op::FusedConcat(concat) => nhwc_axis(&mut concat.axis, rank),
+        Op::Concat(concat) => nhwc_axis(&mut concat.axis, rank),
         _ => {}
     }
     op
 }
 
-/// A constant of rank 4 in NHWC.
-fn transposed_constant(tensor: &Tensor) -> Option<Tensor> {
-    let op: Op = Transpose {
-        perm: TO_NHWC.to_vec(),
-    }
-    .into();
-    op.evaluate(octofold_ops::Inputs(&[Some(tensor)]), 1)
-        .ok()?
-        .into_iter()
-        .next()
+/// A constant that a `Transpose` moved.
+fn transposed(tensor: &Tensor, op: &Transpose) -> Option<Tensor> {
+    let operands = [Some(tensor)];
+    let moved = op.evaluate(octofold_ops::Inputs(&operands), 1).ok()?;
+    moved.into_iter().next()
 }

@@ -1,10 +1,15 @@
 //! Small functions that many rules need.
 
+use std::ops::RangeInclusive;
+
 use octofold_ir::{Graph, NodeId, TensorType, ValueId};
 use octofold_ops::families::{FusedLinear, Product};
 use octofold_tensor::{DType, Dim, Tensor};
 
 use crate::rewrite::Skip;
+
+/// The ranks of the batches of images that kernels compute.
+pub(crate) const IMAGE_RANKS: RangeInclusive<usize> = 3..=4;
 
 /// The elements of a float constant.
 pub(crate) fn floats(graph: &Graph, value: ValueId) -> Option<&[f32]> {
@@ -45,6 +50,19 @@ pub(crate) fn rank(graph: &Graph, value: ValueId) -> Option<usize> {
 /// The rank of a node's first operand, when it is known.
 pub(crate) fn operand_rank(graph: &Graph, node: NodeId) -> Option<usize> {
     rank(graph, graph.node(node).input(0)?)
+}
+
+/// The number of spatial axes of the images that a convolution or pool reads.
+///
+/// # Errors
+/// When no kernel moves over as many axes.
+pub(crate) fn image_axes(graph: &Graph, node: NodeId) -> Result<usize, Skip> {
+    match operand_rank(graph, node) {
+        Some(rank) if IMAGE_RANKS.contains(&rank) => Ok(rank - 2),
+        _ => Err(Skip::because(
+            "only convolutions and pools over one or two axes have kernels",
+        )),
+    }
 }
 
 /// The element type of a value.

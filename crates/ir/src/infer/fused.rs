@@ -6,7 +6,7 @@ use octofold_ops::OpError;
 use octofold_ops::families::real::{dtype_of, quant_type_of};
 use octofold_ops::families::{
     BinaryForm, FusedBinary, FusedConcat, FusedConv, FusedGlobalPool, FusedLinear, FusedPool,
-    Layout, Outcome, OutputQuantization, Product, TableLookup, pooled_shape,
+    Outcome, OutputQuantization, Product, TableLookup, pooled_shape,
 };
 use octofold_quant::{QParams, QuantParams};
 use octofold_tensor::{DType, Dim};
@@ -99,17 +99,15 @@ pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inf
     check_layer(cx, &op.product, w.and_then(|w| w.first()))?;
     let shape = match (dims(cx.required(0)?), w) {
         (Some(x), Some(w)) => {
-            let sizes = op.shape().output(&op.layout.to_nchw(x)?, w, None)?;
-            let mut sizes = sizes
-                .into_iter()
-                .map(|size| size.unwrap_or_else(|| cx.fresh()));
-            let nchw = std::array::from_fn(|_| sizes.next().unwrap_or(Dim::Known(1)));
-            op.layout.arrange(nchw).to_vec()
+            let sizes = op.layout.channels_first(x)?;
+            let sizes = op.shape().output(&sizes, w, None)?.into_iter();
+            let sizes = sizes.map(|size| size.unwrap_or_else(|| cx.fresh()));
+            op.layout.arrange(sizes.collect())
         }
-        _ => (0..4).map(|_| cx.fresh()).collect(),
+        _ => (0..op.strides.len() + 2).map(|_| cx.fresh()).collect(),
     };
     if let Some(residual) = optional_dims(cx, 3)
-        && (residual.len() != 4 || residual.iter().zip(&shape).any(|(a, b)| differ(a, b)))
+        && (residual.len() != shape.len() || residual.iter().zip(&shape).any(|(a, b)| differ(a, b)))
     {
         return Err(OpError::invalid(
             "the residual has not the shape of the result",
@@ -154,11 +152,10 @@ pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Result<Vec<Inf
     check_operand(cx, 0, op.rescale.map(|rescale| rescale.x))?;
     let window = op.window()?;
     let shape = match optional_dims(cx, 0) {
-        None => (0..4).map(|_| cx.fresh()).collect(),
+        None => (0..window.axes.len() + 2).map(|_| cx.fresh()).collect(),
         Some(x) => {
-            let pooled = pooled_shape(&window, &op.layout.to_nchw(x)?)?;
-            // Back from batch, channels, height, width.
-            op.layout.arrange(Layout::Nchw.to_nchw(&pooled)?).to_vec()
+            let sizes = op.layout.channels_first(x)?;
+            op.layout.arrange(pooled_shape(&window, &sizes)?)
         }
     };
     result(op.rescale.map(|rescale| rescale.y), Some(shape))
@@ -169,17 +166,15 @@ pub(super) fn fused_global_pool(
     cx: &mut Context<'_>,
 ) -> Result<Vec<Inferred>, OpError> {
     check_operand(cx, 0, op.rescale.map(|rescale| rescale.x))?;
-    let (batch, channels) = match optional_dims(cx, 0) {
-        None => (cx.fresh(), cx.fresh()),
+    let shape = match optional_dims(cx, 0) {
+        None => None,
         Some(x) => {
-            let [batch, channels, _, _] = op.layout.to_nchw(x)?;
-            (batch, channels)
+            let mut shape = op.layout.channels_first(x)?;
+            shape[2..].fill(Dim::Known(1));
+            Some(op.layout.arrange(shape))
         }
     };
-    let shape = op
-        .layout
-        .arrange([batch, channels, Dim::Known(1), Dim::Known(1)]);
-    result(op.rescale.map(|rescale| rescale.y), Some(shape.to_vec()))
+    result(op.rescale.map(|rescale| rescale.y), shape)
 }
 
 pub(super) fn fused_concat(

@@ -94,11 +94,11 @@ impl Field for Activation {
 }
 
 word_attribute! {
-    /// The order of the axes of a batch of images.
+    /// The order of the axes of a batch of images, whatever the number of spatial axes.
     pub enum Layout {
-        /// Batch, channels, height, width: the order of ONNX.
+        /// Batch, channels, spatial axes: the order of ONNX.
         Nchw = "nchw",
-        /// Batch, height, width, channels: the order of the kernels.
+        /// Batch, spatial axes, channels: the order of the kernels.
         Nhwc = "nhwc",
     }
 }
@@ -197,19 +197,19 @@ impl Field for OutputQuantization {
 }
 
 attributes! {
-    /// A two-dimensional convolution with bias, residual sum and activation: `act(conv(x, w) + bias + residual)`.
+    /// A convolution over any number of axes with bias, residual sum and activation: `act(conv(x, w) + bias + residual)`.
     ///
-    /// Inputs: `x` [N, C, H, W] (or [N, H, W, C] with `layout = nhwc`), `w` [O, C/group, KH, KW] in either layout, optional `bias` `[O]`,
-    /// optional `residual` of the shape of the result. Output: [N, O, OH, OW] or [N, OH, OW, O].
+    /// Inputs: `x` [N, C, D1, …] (or [N, D1, …, C] with `layout = nhwc`), `w` [O, C/group, K1, …] in either layout, optional `bias` `[O]`,
+    /// optional `residual` of the shape of the result. Output: [N, O, O1, …] or [N, O1, …, O].
     ///
     /// - [`Product::Float`]: everything is f32.
     /// - [`Product::Integer`]: `x` is u8 or s8, `w` s8 (or u8) with zero point 0; what becomes of the sums is its [`Outcome`](super::Outcome). A residual is u8 or s8,
     ///   and the type of `own` is that of `sum`.
     "octofold" "Conv" inputs(2..=4)
     pub struct FusedConv {
-        /// The steps between output pixels, vertical and horizontal.
+        /// The steps between output pixels, one a spatial axis.
         strides: Vec<i64> = vec![1, 1],
-        /// The borders: top, left, bottom, right.
+        /// The borders: all begins, then all ends.
         pads: Vec<i64> = vec![0, 0, 0, 0],
         /// The distances of the kernel's taps.
         dilations: Vec<i64> = vec![1, 1],
@@ -336,19 +336,19 @@ word_attribute! {
 }
 
 attributes! {
-    /// Two-dimensional pooling in either layout. Of bytes, it is `requantize::mean`, or the maximum moved by `requantize::rescale`.
+    /// Pooling over any number of axes in either layout. Of bytes, it is `requantize::mean`, or the maximum moved by `requantize::rescale`.
     ///
-    /// Input: [N, C, H, W] or [N, H, W, C]. The output size follows from explicit pads, rounded down, or up with `ceil_mode`,
+    /// Input: [N, C, D1, …] or [N, D1, …, C]. The output size follows from explicit pads, rounded down, or up with `ceil_mode`,
     /// as in ONNX `MaxPool` and `AveragePool`.
     "octofold" "Pool" inputs(1..=1)
     pub struct FusedPool {
         /// Maximum or mean.
         kind: PoolKind,
-        /// The window: height, width.
+        /// The window, one size a spatial axis.
         kernel_shape: Vec<i64>,
         /// The steps between windows.
         strides: Vec<i64> = vec![1, 1],
-        /// The borders: top, left, bottom, right.
+        /// The borders: all begins, then all ends.
         pads: Vec<i64> = vec![0, 0, 0, 0],
         /// The distances of the window's taps.
         dilations: Vec<i64> = vec![1, 1],
@@ -364,7 +364,7 @@ attributes! {
 }
 
 attributes! {
-    /// The maximum or mean over height and width, in either layout: [N, C, H, W] to [N, C, 1, 1], or [N, H, W, C] to [N, 1, 1, C].
+    /// The maximum or mean over all spatial axes, in either layout: [N, C, D1, …] to [N, C, 1, …], or [N, D1, …, C] to [N, 1, …, C].
     "octofold" "GlobalPool" inputs(1..=1)
     pub struct FusedGlobalPool {
         /// Maximum or mean.
@@ -400,28 +400,39 @@ attributes! {
 }
 
 impl Layout {
-    /// The axes of a shape of rank 4 as batch, channels, height, width.
+    /// The sizes of a shape as batch, channels, spatial axes.
     ///
     /// # Errors
-    /// When the rank is another.
-    pub fn to_nchw<T: Clone>(self, shape: &[T]) -> Result<[T; 4], OpError> {
-        match (self, shape) {
-            (Self::Nchw, [n, c, h, w]) | (Self::Nhwc, [n, h, w, c]) => {
-                Ok([n.clone(), c.clone(), h.clone(), w.clone()])
-            }
-            _ => Err(OpError::invalid(format!(
-                "an image batch of rank {}",
-                shape.len()
-            ))),
+    /// When there is no spatial axis.
+    pub fn channels_first<T: Clone>(self, shape: &[T]) -> Result<Vec<T>, OpError> {
+        if shape.len() < 3 {
+            let rank = shape.len();
+            return Err(OpError::invalid(format!("an image batch of rank {rank}")));
         }
+        let mut sizes = shape.to_vec();
+        if self == Self::Nhwc {
+            sizes[1..].rotate_right(1);
+        }
+        Ok(sizes)
     }
 
-    /// Batch, channels, height and width in the order of this layout.
-    pub fn arrange<T>(self, [n, c, h, w]: [T; 4]) -> [T; 4] {
-        match self {
-            Self::Nchw => [n, c, h, w],
-            Self::Nhwc => [n, h, w, c],
+    /// Batch, channels and spatial axes in the order of this layout.
+    pub fn arrange<T>(self, mut sizes: Vec<T>) -> Vec<T> {
+        if self == Self::Nhwc && sizes.len() > 2 {
+            sizes[1..].rotate_left(1);
         }
+        sizes
+    }
+
+    /// The permutation of a `Transpose` from the other layout to this one.
+    pub fn permutation(self, rank: usize) -> Vec<i64> {
+        let mut axes: Vec<i64> = (0..rank as i64).collect();
+        match self {
+            Self::Nhwc => axes = self.arrange(axes),
+            Self::Nchw if rank > 2 => axes[1..].rotate_right(1),
+            Self::Nchw => {}
+        }
+        axes
     }
 
     /// Where the elements of a batch of images are.

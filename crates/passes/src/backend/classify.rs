@@ -64,10 +64,6 @@ pub(super) fn classify(
         return Err(format!("{name} does not compute f32"));
     }
     let is_constant = |value| graph.value(value).constant().is_some();
-    let rank = |slot: usize| {
-        node.input(slot)
-            .and_then(|value| support::rank(graph, value))
-    };
     let weighted = |class, what: &str| {
         if node.weights().is_some_and(is_constant) && node.bias().is_none_or(is_constant) {
             Ok(class)
@@ -80,8 +76,8 @@ pub(super) fn classify(
         POINTWISE.contains(&name) || capability.is_some_and(|capability| capability.lists(name))
     };
     match node.op() {
-        Op::Conv(_) | Op::FusedConv(_) if rank(0) != Some(4) => {
-            Err("only two-dimensional convolutions have an integer kernel".to_owned())
+        Op::Conv(_) | Op::FusedConv(_) if support::image_axes(graph, id).is_err() => {
+            Err("only convolutions over one or two axes have an integer kernel".to_owned())
         }
         Op::Conv(_) | Op::FusedConv(_) => {
             weighted(OpClass::Conv, "weight or bias of the convolution")
@@ -92,8 +88,8 @@ pub(super) fn classify(
         Op::MaxPool(_) if node.outputs().len() > 1 => {
             Err("the indices of a max pool have no integer kernel".to_owned())
         }
-        Op::MaxPool(_) | Op::AveragePool(_) if rank(0) != Some(4) => {
-            Err("only two-dimensional pools have an integer kernel".to_owned())
+        Op::MaxPool(_) | Op::AveragePool(_) if support::image_axes(graph, id).is_err() => {
+            Err("only pools over one or two axes have an integer kernel".to_owned())
         }
         Op::MaxPool(_) | Op::GlobalMaxPool(_) => Ok(OpClass::MaxPool),
         Op::AveragePool(_) | Op::GlobalAveragePool(_) => Ok(OpClass::AveragePool),

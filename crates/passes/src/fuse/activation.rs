@@ -65,21 +65,16 @@ fn compose(first: Activation, second: Activation) -> Activation {
     }
 }
 
-/// A two-dimensional f32 convolution with explicit pads as a fused operator. Attributes that are left out get their defaults.
+/// An f32 convolution with explicit pads as a fused operator. Attributes that are left out get their defaults.
 pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<FusedConv, Skip> {
-    let image = support::operand_type(graph, id, 0);
-    if image.and_then(|ty| ty.rank()) != Some(4) {
-        return Err(Skip::because(
-            "only two-dimensional convolutions have kernels",
-        ));
-    }
+    let axes = support::image_axes(graph, id)?;
     if conv.auto_pad != AutoPad::NotSet {
         return Err(Skip::because("the pads are not explicit"));
     }
     Ok(FusedConv {
-        strides: support::list_or(&conv.strides, 2, 1),
-        pads: support::list_or(&conv.pads, 4, 0),
-        dilations: support::list_or(&conv.dilations, 2, 1),
+        strides: support::list_or(&conv.strides, axes, 1),
+        pads: support::list_or(&conv.pads, 2 * axes, 0),
+        dilations: support::list_or(&conv.dilations, axes, 1),
         group: conv.group,
         layout: Layout::Nchw,
         product: Product::default(),

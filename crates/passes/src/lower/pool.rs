@@ -12,9 +12,7 @@ use crate::{op, support, symbols};
 
 /// Our own pool operator for an ONNX one, without quantization.
 pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
-    if support::operand_rank(graph, id) != Some(4) {
-        return Err(Skip::because("only two-dimensional pools have kernels"));
-    }
+    let axes = support::image_axes(graph, id)?;
     let explicit = |auto_pad| {
         if auto_pad == AutoPad::NotSet {
             Ok(())
@@ -36,9 +34,9 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
             FusedPool {
                 kind: PoolKind::Max,
                 kernel_shape: pool.kernel_shape.clone(),
-                strides: support::list_or(&pool.strides, 2, 1),
-                pads: support::list_or(&pool.pads, 4, 0),
-                dilations: support::list_or(&pool.dilations, 2, 1),
+                strides: support::list_or(&pool.strides, axes, 1),
+                pads: support::list_or(&pool.pads, 2 * axes, 0),
+                dilations: support::list_or(&pool.dilations, axes, 1),
                 ceil_mode: pool.ceil_mode,
                 count_include_pad: false,
                 layout: Layout::Nchw,
@@ -51,9 +49,9 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
             FusedPool {
                 kind: PoolKind::Average,
                 kernel_shape: pool.kernel_shape.clone(),
-                strides: support::list_or(&pool.strides, 2, 1),
-                pads: support::list_or(&pool.pads, 4, 0),
-                dilations: support::list_or(&pool.dilations, 2, 1),
+                strides: support::list_or(&pool.strides, axes, 1),
+                pads: support::list_or(&pool.pads, 2 * axes, 0),
+                dilations: support::list_or(&pool.dilations, axes, 1),
                 ceil_mode: pool.ceil_mode,
                 count_include_pad: pool.count_include_pad,
                 layout: Layout::Nchw,

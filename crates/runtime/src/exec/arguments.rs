@@ -1,8 +1,8 @@
 //! The arguments that bind a kernel to its step: the sizes and types of operands, packed constants and results.
 
 use octofold_kernels::conv::RowStride;
-use octofold_kernels::shared::{Quant8, Target8};
-use octofold_ops::families::OutputQuantization;
+use octofold_kernels::shared::{ImageShape, Quant8, Target8};
+use octofold_ops::families::{Layout, OutputQuantization};
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::{DType, Shape};
 use smallvec::SmallVec;
@@ -186,13 +186,26 @@ impl Argument<'_> {
         Ok(quant)
     }
 
-    /// The four sizes of a batch of images.
-    pub(crate) fn image(&self) -> Result<[usize; 4], StepError> {
-        let rank = self.shape.len();
-        self.shape.try_into().map_err(|_| {
-            StepError::invalid(format!(
-                "an operand of rank {rank} where a kernel takes images"
-            ))
+    /// Batch, height, width and channels of images in a layout. Images of one axis have the height 1.
+    pub(crate) fn image(&self, layout: Layout) -> Result<[usize; 4], StepError> {
+        match (self.shape, layout) {
+            (&[n, w, c], Layout::Nhwc) | (&[n, c, w], Layout::Nchw) => Ok([n, 1, w, c]),
+            (&[n, h, w, c], Layout::Nhwc) | (&[n, c, h, w], Layout::Nchw) => Ok([n, h, w, c]),
+            (shape, _) => Err(StepError::invalid(format!(
+                "an operand of rank {} where a kernel takes images",
+                shape.len()
+            ))),
+        }
+    }
+
+    /// Batch, channels and pixels of images in a layout, whatever the number of their axes.
+    pub(crate) fn pixels(&self, layout: Layout) -> Result<ImageShape, StepError> {
+        let sizes = layout.channels_first(self.shape);
+        let sizes = sizes.map_err(|error| StepError::invalid(error.to_string()))?;
+        Ok(ImageShape {
+            batch: sizes[0],
+            channels: sizes[1],
+            pixels: sizes[2..].iter().product(),
         })
     }
 

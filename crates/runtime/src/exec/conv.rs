@@ -168,16 +168,20 @@ pub(super) fn conv_shape(
     if op.layout != Layout::Nhwc {
         return Err(arguments.wrong_operator());
     }
-    let image = arguments.operand(0)?.image()?;
-    let [batch, in_h, in_w, in_c] = match layouts.0 {
-        Layout::Nhwc => image,
-        Layout::Nchw => [image[0], image[2], image[3], image[1]],
+    let operand = arguments.operand(0)?;
+    let [batch, in_h, in_w, in_c] = operand.image(layouts.0)?;
+    let (out_c, group_in, kernel_h, kernel_w) = match *arguments.step.weights {
+        [out_c, group_in, kernel_w] => (out_c, group_in, 1, kernel_w),
+        [out_c, group_in, kernel_h, kernel_w] => (out_c, group_in, kernel_h, kernel_w),
+        _ => {
+            return Err(StepError::invalid(
+                "the weights of a convolution have three or four axes",
+            ));
+        }
     };
-    let &[out_c, group_in, kernel_h, kernel_w] = &*arguments.step.weights else {
-        return Err(StepError::invalid(
-            "the weights of a convolution have four axes",
-        ));
-    };
+    if operand.shape.len() != arguments.step.weights.len() {
+        return Err(arguments.wrong_operator());
+    }
     let groups = usize::try_from(op.group).map_err(|_| arguments.wrong_operator())?;
     if groups.checked_mul(group_in) != Some(in_c) {
         return Err(StepError::invalid(format!(
@@ -209,10 +213,11 @@ pub(super) fn conv_shape(
     let (Some(out_h), Some(out_w)) = (shape.out_h(), shape.out_w()) else {
         return Err(arguments.wrong_operator());
     };
-    arguments.expect_result(&match layouts.1 {
-        Layout::Nhwc => [batch, out_h, out_w, out_c],
-        Layout::Nchw => [batch, out_c, out_h, out_w],
-    })?;
+    let mut result = vec![batch, out_c, out_h, out_w];
+    if operand.shape.len() == 3 {
+        result.remove(2);
+    }
+    arguments.expect_result(&layouts.1.arrange(result))?;
     Ok(shape)
 }
 

@@ -138,7 +138,7 @@ impl Sizes {
                 }
             }
             Self::Depthwise(shape) => {
-                let row = result.image()?[2] * shape.out_c;
+                let row = result.image(Layout::Nhwc)?[2] * shape.out_c;
                 let rows = (result.len() / row.max(1)).max(1);
                 // A part has enough rows to be worth a thread.
                 let rows_a_part = match threads {

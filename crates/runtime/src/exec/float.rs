@@ -194,17 +194,11 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
-    let [batch, height, width, channels] = operand.image()?;
-    arguments.expect_result(&[batch, 1, 1, channels])?;
-    let pixels = height * width;
+    let shape = super::pool::pooled_images(arguments)?;
     Ok(Box::new(GlobalAverage {
-        shape: ImageShape {
-            batch,
-            channels,
-            pixels,
-        },
         // Each part reads its channels of all pixels. It has as many channels as the kernel sums at a time, because skipped cache lines are fetched anyway.
-        part: part_len(batch * channels, 4 * pixels, BYTES, 64),
+        part: part_len(shape.batch * shape.channels, 4 * shape.pixels, BYTES, 64),
+        shape,
     }))
 }
 

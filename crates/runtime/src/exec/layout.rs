@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 use octofold_kernels::shared::{ImageShape, layout};
 use octofold_ops::Op;
+use octofold_ops::families::Layout as Order;
 
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
@@ -30,8 +31,8 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let operand = arguments.operand(0)?;
     arguments.result().expect(operand.dtype)?;
     let to_nhwc = arguments.step.kernel.result() == Axes::Nhwc;
-    let perm = if to_nhwc { [0, 2, 3, 1] } else { [0, 3, 1, 2] };
-    if op.perm != perm {
+    let order = if to_nhwc { Order::Nhwc } else { Order::Nchw };
+    if op.perm != order.permutation(operand.shape.len()) {
         return Err(arguments.wrong_operator());
     }
     let shape = images(arguments)?;
@@ -50,18 +51,16 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
 
 /// The images of a step that changes their layout to that of its kernel's results.
 pub(super) fn images(arguments: &Arguments<'_>) -> Result<ImageShape, StepError> {
-    let [batch, a, b, c] = arguments.operand(0)?.image()?;
-    let (channels, pixels, result) = match arguments.step.kernel.result() {
-        Axes::Nhwc => (a, b * c, [batch, b, c, a]),
-        Axes::Nchw => (c, a * b, [batch, c, a, b]),
+    let (from, to) = match arguments.step.kernel.result() {
+        Axes::Nhwc => (Order::Nchw, Order::Nhwc),
+        Axes::Nchw => (Order::Nhwc, Order::Nchw),
         Axes::Any => return Err(arguments.wrong_operator()),
     };
-    arguments.expect_result(&result)?;
-    Ok(ImageShape {
-        batch,
-        channels,
-        pixels,
-    })
+    let operand = arguments.operand(0)?;
+    let sizes = from.channels_first(operand.shape);
+    let sizes = sizes.map_err(|_| arguments.wrong_operator())?;
+    arguments.expect_result(&to.arrange(sizes))?;
+    operand.pixels(from)
 }
 
 /// The pixels (to channels-last) or planes (to channels-first) of a part.

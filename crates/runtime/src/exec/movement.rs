@@ -332,7 +332,11 @@ fn blocks(
     mode: BlockOrder,
     order: [usize; 4],
 ) -> Result<Offsets, StepError> {
-    let shape = arguments.operand(0)?.image()?;
+    let shape: [usize; 4] = arguments
+        .operand(0)?
+        .shape
+        .try_into()
+        .map_err(|_| arguments.wrong_operator())?;
     let stride = strides(&shape);
     let [n, c, h, w] = order.map(|axis| (shape[axis], stride[axis]));
     let block = usize::try_from(blocksize).ok().filter(|&b| b > 0);

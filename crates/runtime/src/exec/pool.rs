@@ -10,11 +10,13 @@ use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, Resca
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 
-/// `[vertical, horizontal]` sizes from an attribute.
+/// `[vertical, horizontal]` sizes from an attribute. Images of one axis have the vertical size 1.
 pub(super) fn pair(values: &[i64], what: &str) -> Result<[usize; 2], StepError> {
-    let fail = || StepError::invalid(format!("{what} {values:?} are not two sizes"));
-    let &[a, b] = values else {
-        return Err(fail());
+    let fail = || StepError::invalid(format!("{what} {values:?} are not one or two sizes"));
+    let [a, b] = match *values {
+        [width] => [1, width],
+        [height, width] => [height, width],
+        _ => return Err(fail()),
     };
     Ok([
         usize::try_from(a).map_err(|_| fail())?,
@@ -22,11 +24,15 @@ pub(super) fn pair(values: &[i64], what: &str) -> Result<[usize; 2], StepError> 
     ])
 }
 
-/// `[top, left, bottom, right]` pads from an attribute.
+/// `[top, left, bottom, right]` pads from an attribute. Images of one axis have none at the top and the bottom.
 pub(super) fn pads(values: &[i64]) -> Result<[usize; 4], StepError> {
-    let fail = || StepError::invalid(format!("pads {values:?} are not four sizes"));
+    let fail = || StepError::invalid(format!("pads {values:?} are not two or four sizes"));
     let sizes: Result<Vec<usize>, _> = values.iter().map(|&value| usize::try_from(value)).collect();
-    sizes.map_err(|_| fail())?.try_into().map_err(|_| fail())
+    match *sizes.map_err(|_| fail())? {
+        [left, right] => Ok([0, left, 0, right]),
+        [top, left, bottom, right] => Ok([top, left, bottom, right]),
+        _ => Err(fail()),
+    }
 }
 
 /// The sizes of a channels-last pooling with explicit pads.
@@ -37,8 +43,8 @@ pub(super) fn pool_shape(
     if op.layout != Layout::Nhwc {
         return Err(arguments.wrong_operator());
     }
-    let [batch, in_h, in_w, channels] = arguments.operand(0)?.image()?;
-    let [out_n, out_h, out_w, out_c] = arguments.result().image()?;
+    let [batch, in_h, in_w, channels] = arguments.operand(0)?.image(op.layout)?;
+    let [out_n, out_h, out_w, out_c] = arguments.result().image(op.layout)?;
     if (out_n, out_c) != (batch, channels) {
         return Err(StepError::invalid("pooling keeps batch and channels"));
     }
@@ -71,7 +77,7 @@ pub(super) fn whole_window(
     op: &FusedGlobalPool,
     arguments: &Arguments<'_>,
 ) -> Result<FusedPool, StepError> {
-    let [_, height, width, _] = arguments.operand(0)?.image()?;
+    let [_, height, width, _] = arguments.operand(0)?.image(op.layout)?;
     Ok(FusedPool {
         kind: op.kind,
         kernel_shape: vec![height as i64, width as i64],
@@ -83,6 +89,17 @@ pub(super) fn whole_window(
         layout: op.layout,
         rescale: op.rescale,
     })
+}
+
+/// The channels-last images of a global pooling, whose result is checked.
+pub(super) fn pooled_images(arguments: &Arguments<'_>) -> Result<ImageShape, StepError> {
+    let operand = arguments.operand(0)?;
+    let images = operand.pixels(Layout::Nhwc)?;
+    let mut result = vec![1; operand.shape.len()];
+    let last = result.len() - 1;
+    (result[0], result[last]) = (images.batch, images.channels);
+    arguments.expect_result(&result)?;
+    Ok(images)
 }
 
 /// The number of output rows of a part, enough to be worth a thread.
@@ -182,18 +199,12 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
         return Err(arguments.wrong_operator());
     };
     let operand = arguments.operand(0)?;
-    let [batch, height, width, channels] = operand.image()?;
-    arguments.expect_result(&[batch, 1, 1, channels])?;
-    let pixels = height * width;
+    let shape = pooled_images(arguments)?;
     Ok(Box::new(GlobalAverage {
-        shape: ImageShape {
-            batch,
-            channels,
-            pixels,
-        },
         from: operand.quant(x)?,
         target: arguments.target(&y)?,
-        part: part_len(batch * channels, pixels, BYTES, 64),
+        part: part_len(shape.batch * shape.channels, shape.pixels, BYTES, 64),
+        shape,
     }))
 }
 

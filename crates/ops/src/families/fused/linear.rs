@@ -201,19 +201,11 @@ impl Operator for FusedConv {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         self.product.check_residual(inputs.optional(3).is_some())?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
-        let [batch, channels, height, width] = self.layout.to_nchw(x.shape())?;
-        let loops = self
-            .shape()
-            .loops(&[batch, channels, height, width], w.shape(), None)?;
+        let sizes = self.layout.channels_first(x.shape())?;
+        let loops = self.shape().loops(&sizes, w.shape(), None)?;
         let count = w.shape()[0];
         let [x_values, w_values] = operands(&self.product, inputs)?;
-        let nchw = [
-            loops.shape[0],
-            loops.shape[1],
-            loops.shape[2],
-            loops.shape[3],
-        ];
-        let shape = self.layout.arrange(nchw);
+        let shape = self.layout.arrange(loops.shape.clone());
         if shape.contains(&0) {
             return Ok(vec![output(&self.product, 0).tensor(&shape)?]);
         }
@@ -221,19 +213,16 @@ impl Operator for FusedConv {
             Layout::Nchw => x_values,
             Layout::Nhwc if x_values.is_empty() => x_values,
             Layout::Nhwc => {
-                let (row, plane) = (
-                    (width * channels) as isize,
-                    (height * width * channels) as isize,
-                );
-                let strides = [plane, 1, row, channels as isize];
-                copy_strided(&x_values, 0, &[batch, channels, height, width], &strides)
+                let (channels, pixels) = (sizes[1], sizes[2..].iter().product::<usize>());
+                let strides = [(pixels * channels) as isize, 1, channels as isize];
+                copy_strided(&x_values, 0, &[sizes[0], channels, pixels], &strides)
             }
         };
         let finish = Finish::new(&self.product, inputs, count)?;
         let residual = self.residual(inputs, &shape)?;
         let activation = self.product.activation().unwrap_or_default();
         let mut y = output(&self.product, checked_elements(&shape)?);
-        let planes = self.layout.planes(batch, count);
+        let planes = self.layout.planes(sizes[0], count);
         loops.run(&x_values, &w_values, |batch, channel, sums| {
             for (position, &sum) in sums.iter().enumerate() {
                 let index = planes.index(batch, channel, sums.len(), position);

@@ -33,12 +33,13 @@ fn pool(
     rescale: Option<Rescale>,
 ) -> Result<Tensor, OpError> {
     let x = inputs.required(0)?;
-    let [batch, channels, _, _] = layout.to_nchw(x.shape())?;
-    let (size_in, size_out) = match slides {
-        [h, w] => (checked_elements(&[h.input, w.input])?, [h.output, w.output]),
-        _ => return Err(OpError::invalid("pooling of images moves over two axes")),
-    };
-    let shape = layout.arrange([batch, channels, size_out[0], size_out[1]]);
+    let mut shape = layout.channels_first(x.shape())?;
+    let (batch, channels) = (shape[0], shape[1]);
+    let size_in = checked_elements(&shape[2..])?;
+    shape.truncate(2);
+    shape.extend(slides.iter().map(|slide| slide.output));
+    let size_out = checked_elements(&shape[2..])?;
+    let shape = layout.arrange(shape);
     let mut y = Output::new(
         checked_elements(&shape)?,
         rescale.map(|rescale| rescale.y.dtype),
@@ -54,7 +55,7 @@ fn pool(
     if shape.contains(&0) {
         return y.tensor(&shape);
     }
-    let (planes, size_out) = (layout.planes(batch, channels), size_out[0] * size_out[1]);
+    let planes = layout.planes(batch, channels);
     let mut failed = None;
     for_each_window(slides, |view| {
         let count = if count_include_pad {
@@ -117,12 +118,8 @@ impl FusedPool {
     /// The checked window.
     ///
     /// # Errors
-    /// When an attribute is out of range, or there are not two axes.
+    /// When an attribute is out of range, or the lists have different numbers of axes.
     pub fn window(&self) -> Result<Window, OpError> {
-        if self.kernel_shape.len() != 2 {
-            let reason = format!("has {} axes, not 2", self.kernel_shape.len());
-            return Err(OpError::attribute("kernel_shape", reason));
-        }
         let attributes = WindowAttributes {
             auto_pad: AutoPad::NotSet,
             dilations: &self.dilations,
@@ -136,8 +133,8 @@ impl FusedPool {
 
 impl Operator for FusedPool {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
-        let slides = self.window()?.over(&[height, width])?;
+        let sizes = self.layout.channels_first(inputs.required(0)?.shape())?;
+        let slides = self.window()?.over(&sizes[2..])?;
         let reduction = match self.kind {
             PoolKind::Max => Reduction::Max,
             PoolKind::Average => Reduction::WindowMean(SumOrder::of(&slides)),
@@ -155,7 +152,7 @@ impl Operator for FusedPool {
 
 impl Operator for FusedGlobalPool {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        let [_, _, height, width] = self.layout.to_nchw(inputs.required(0)?.shape())?;
+        let sizes = self.layout.channels_first(inputs.required(0)?.shape())?;
         let whole = |size: usize| Slide {
             input: size,
             output: 1,
@@ -165,7 +162,7 @@ impl Operator for FusedGlobalPool {
             begin: 0,
             end: 0,
         };
-        let slides = [whole(height), whole(width)];
+        let slides: Vec<Slide> = sizes[2..].iter().map(|&size| whole(size)).collect();
         let reduction = match self.kind {
             PoolKind::Max => Reduction::Max,
             PoolKind::Average => Reduction::ExactMean,
