@@ -126,7 +126,13 @@ impl Finder<'_> {
         let after = self.transpose_after(main, Axes::Nchw)?;
         let mut before = Vec::new();
         let mut input = InputForm::AsIs(Axes::Nhwc);
+        // The planes of volumes are not images of their own while their channels are first.
+        let volume = self
+            .facts(main)
+            .shape(0)
+            .is_none_or(|shape| shape.len() > 4);
         if core == Core::QConvDepthwise
+            && !volume
             && let Some(transpose) = self.transpose_before(main, Axes::Nhwc)
         {
             before.push(transpose);

@@ -237,54 +237,21 @@ fn linear_shape(weights: &[usize]) -> Result<LinearShape, KernelError> {
 }
 
 /// The shape of a convolution for packing. Packing does not depend on the image, so this is the smallest image that the kernel fits into.
-fn conv_shape(op: &FusedConv, weights: &[usize]) -> Result<ConvShape, KernelError> {
+pub(crate) fn conv_shape(op: &FusedConv, weights: &[usize]) -> Result<ConvShape, KernelError> {
     let bad = KernelError::Shape("the weights and attributes describe no convolution");
-    // Images of one axis have the height 1.
-    let (out_c, group_in, [kernel_h, kernel_w], dilations) = match (weights, &*op.dilations) {
-        (&[out_c, group_in, kernel], &[dilation]) => (out_c, group_in, [1, kernel], [1, dilation]),
-        (&[out_c, group_in, height, width], &[vertical, horizontal]) => {
-            (out_c, group_in, [height, width], [vertical, horizontal])
-        }
-        _ => return Err(bad),
+    let reach = |(&kernel, &dilation): (&usize, &i64)| {
+        let dilation = usize::try_from(dilation).ok()?;
+        kernel.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)
     };
-    let numbers = (
-        usize::try_from(dilations[0]),
-        usize::try_from(dilations[1]),
-        usize::try_from(op.group),
-    );
-    let (Ok(dilation_h), Ok(dilation_w), Ok(groups)) = numbers else {
-        return Err(bad);
+    let images = || {
+        let &[_, group_in, ref kernel @ ..] = weights else {
+            return None;
+        };
+        let channels = usize::try_from(op.group).ok()?.checked_mul(group_in);
+        let sizes = kernel.iter().zip(&op.dilations).map(reach);
+        [Some(1), channels].into_iter().chain(sizes).collect()
     };
-    let reach = |kernel: usize, dilation: usize| {
-        kernel
-            .saturating_sub(1)
-            .checked_mul(dilation)?
-            .checked_add(1)
-    };
-    let sizes = (
-        reach(kernel_h, dilation_h),
-        reach(kernel_w, dilation_w),
-        groups.checked_mul(group_in),
-    );
-    let (Some(in_h), Some(in_w), Some(in_c)) = sizes else {
-        return Err(bad);
-    };
-    Ok(ConvShape {
-        batch: 1,
-        in_h,
-        in_w,
-        in_c,
-        out_c,
-        kernel_h,
-        kernel_w,
-        stride_h: 1,
-        stride_w: 1,
-        dilation_h,
-        dilation_w,
-        pad_top: 0,
-        pad_left: 0,
-        pad_bottom: 0,
-        pad_right: 0,
-        groups,
-    })
+    let images: Vec<usize> = images().ok_or(bad.clone())?;
+    let sizes = octofold_runtime::conv_shape(op, weights, &images);
+    sizes.map(|(shape, _)| shape).map_err(|_| bad)
 }

@@ -11,6 +11,7 @@ use octofold_runtime::{Axes, Core, InputForm, Kernel};
 use octofold_tensor::{DType, Dim};
 
 use crate::facts::{Facts, is_byte};
+use crate::pack::conv_shape;
 
 /// A kernel, or why there is none.
 pub(crate) type Selection = Result<Kernel, String>;
@@ -190,9 +191,8 @@ fn one_scale(facts: Facts<'_>, block_size: i64) -> Result<(), String> {
 fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {
     check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
     constant_weights(facts)?;
-    let shape = facts.constant(1).map_or(&[][..], |weights| weights.shape());
-    let depthwise =
-        op.group > 1 && shape.len() > 2 && shape[1] == 1 && i64::try_from(shape[0]) == Ok(op.group);
+    let weights = facts.constant(1).map_or(&[][..], |weights| weights.shape());
+    let depthwise = conv_shape(op, weights).is_ok_and(|shape| shape.is_depthwise());
     if let Product::Integer(product) = &op.product {
         integer(facts, product)?;
         return Ok(match depthwise {

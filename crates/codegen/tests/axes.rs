@@ -13,7 +13,7 @@ use octofold_tensor::{DType, Tensor};
 use proptest::prelude::*;
 use support::{Builder, Exactness, Random, check, output};
 
-const AXES: usize = 2;
+const AXES: usize = 3;
 
 /// A window along one axis.
 #[derive(Clone, Copy, Debug)]

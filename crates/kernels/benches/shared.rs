@@ -138,6 +138,8 @@ fn pooling(c: &mut Criterion) {
         pad_left: kernel / 2,
         pad_bottom: kernel / 2,
         pad_right: kernel / 2,
+        depth: Depth::ONE,
+        out_d: 1,
     };
     for (name, shape) in [
         ("3x3_s2_64_112", shape(112, 64, 3, 2)),

@@ -9,7 +9,7 @@ use octofold_tensor::{DType, Dim, Tensor};
 use crate::rewrite::Skip;
 
 /// The ranks of the batches of images that kernels compute.
-pub(crate) const IMAGE_RANKS: RangeInclusive<usize> = 3..=4;
+pub(crate) const IMAGE_RANKS: RangeInclusive<usize> = 3..=5;
 
 /// The elements of a float constant.
 pub(crate) fn floats(graph: &Graph, value: ValueId) -> Option<&[f32]> {
@@ -60,7 +60,7 @@ pub(crate) fn image_axes(graph: &Graph, node: NodeId) -> Result<usize, Skip> {
     match operand_rank(graph, node) {
         Some(rank) if IMAGE_RANKS.contains(&rank) => Ok(rank - 2),
         _ => Err(Skip::because(
-            "only convolutions and pools over one or two axes have kernels",
+            "only convolutions and pools over one to three axes have kernels",
         )),
     }
 }

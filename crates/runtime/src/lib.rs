@@ -42,6 +42,7 @@ mod view;
 
 pub use blob::{ALIGN, Blob, BlobBuilder};
 pub use error::{BoxError, PlanError, RunError, StateFault, StepError};
+pub use exec::conv_shape;
 pub use octofold_ops::cost;
 pub use plan::{
     Axes, Constant, ConstantIndex, Core, Engine, InputForm, Kernel, Operand, Plan, PlanOutput,

@@ -23,4 +23,4 @@ pub use output::{
     Activations, Float, OutputSlice, OutputStage, Quantized, Residual, RowStride, fold_bias,
 };
 pub use prepared::{ConvCall, PreparedConv, pack};
-pub use shape::{ConvShape, LinearShape};
+pub use shape::{ConvShape, Depth, LinearShape};

@@ -15,6 +15,7 @@ pub(crate) struct Run {
     pub(crate) first: usize,
     pub(crate) len: usize,
     pub(crate) image: usize,
+    /// Line of the output image.
     pub(crate) y: usize,
     /// Column of the first pixel.
     pub(crate) x: usize,
@@ -22,7 +23,7 @@ pub(crate) struct Run {
 
 /// Cuts a range of flattened output pixels into runs along output rows.
 pub(crate) fn runs(sizes: &CheckedShape, pixels: Range<usize>) -> impl Iterator<Item = Run> {
-    let (out_h, out_w) = (sizes.out_h, sizes.out_w);
+    let (lines, out_w) = (sizes.out_lines, sizes.out_w);
     let mut at = pixels.start;
     std::iter::from_fn(move || {
         if at >= pixels.end {
@@ -32,8 +33,8 @@ pub(crate) fn runs(sizes: &CheckedShape, pixels: Range<usize>) -> impl Iterator<
         let run = Run {
             first: at - pixels.start,
             len: (out_w - x).min(pixels.end - at),
-            image: at / out_w / out_h,
-            y: at / out_w % out_h,
+            image: at / out_w / lines,
+            y: at / out_w % lines,
             x,
         };
         at += run.len;
@@ -52,6 +53,20 @@ pub(crate) fn tap_position(
 ) -> Option<usize> {
     let position = (out * stride + tap * dilation).checked_sub(pad)?;
     (position < size).then_some(position)
+}
+
+impl CheckedShape {
+    /// The line of the input of all images that is under line `tap` of the kernel, for line `y` of an output image; `None` in the padding.
+    pub(crate) fn input_line(&self, image: usize, y: usize, tap: usize) -> Option<usize> {
+        let (shape, depth) = (&self.shape, &self.shape.depth);
+        let (plane, y) = (y / self.out_h, y % self.out_h);
+        let (tap_z, tap_y) = (tap / shape.kernel_h, tap % shape.kernel_h);
+        let (stride, dilation) = (shape.stride_h, shape.dilation_h);
+        let y = tap_position(y, stride, tap_y, dilation, shape.pad_top, shape.in_h)?;
+        let (stride, dilation) = (depth.stride, depth.dilation);
+        let z = tap_position(plane, stride, tap_z, dilation, depth.pad_front, depth.input)?;
+        Some(image * self.in_lines + z * shape.in_h + y)
+    }
 }
 
 /// Fills `entries` with `first`, `first + step`, and so on. Additions only: compilers make vectors of them, which is what the tables of short
@@ -80,20 +95,19 @@ pub(crate) fn offset_table(sizes: &CheckedShape, pixels: Range<usize>, table: &m
         return;
     }
     for run in runs(sizes, pixels) {
-        for tap_y in 0..shape.kernel_h {
-            let (stride, dilation) = (shape.stride_h, shape.dilation_h);
-            let y = tap_position(run.y, stride, tap_y, dilation, shape.pad_top, shape.in_h);
+        for tap_y in 0..sizes.kernel_lines {
+            let line = sizes.input_line(run.image, run.y, tap_y);
             for tap_x in 0..shape.kernel_w {
                 let start = (tap_y * shape.kernel_w + tap_x) * count + run.first;
                 let entries = &mut table[start..start + run.len];
-                let Some(y) = y else {
+                let Some(line) = line else {
                     entries.fill(OUTSIDE);
                     continue;
                 };
                 let inside = inside(shape, &run, tap_x);
                 entries[..inside.start].fill(OUTSIDE);
                 entries[inside.end..].fill(OUTSIDE);
-                let row = (run.image * shape.in_h + y) * shape.in_w;
+                let row = line * shape.in_w;
                 let x = (run.x + inside.start) * shape.stride_w + tap_x * shape.dilation_w;
                 // Where no pixel is inside, the column may be in the padding, and is not used.
                 let first = (row + x)

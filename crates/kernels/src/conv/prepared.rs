@@ -47,7 +47,7 @@ pub struct PreparedConv {
 enum Driver {
     Fbgemm(fbgemm::Layout),
     FbgemmDepthwise,
-    Qnnpack(qnnpack::Indirection),
+    Qnnpack(Box<qnnpack::Indirection>),
     QnnpackDepthwise,
 }
 
@@ -83,7 +83,7 @@ impl PreparedConv {
                 qnnpack::packed_len(&sizes)?,
                 match sizes.depthwise {
                     true => Driver::QnnpackDepthwise,
-                    false => Driver::Qnnpack(qnnpack::Indirection::new(&sizes)?),
+                    false => Driver::Qnnpack(Box::new(qnnpack::Indirection::new(&sizes)?)),
                 },
             ),
         };

@@ -46,6 +46,37 @@ pub struct ConvShape {
     pub pad_right: usize,
     /// Groups of channels, each of which is convolved on its own.
     pub groups: usize,
+    /// A third axis, of planes above each other.
+    pub depth: Depth,
+}
+
+/// How a window moves over a third axis: the planes of a volume, each of which has a height and a width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Depth {
+    /// Planes of the input.
+    pub input: usize,
+    /// Planes of the kernel.
+    pub kernel: usize,
+    /// Distance between two outputs, in inputs.
+    pub stride: usize,
+    /// Distance between two taps, in inputs.
+    pub dilation: usize,
+    /// Planes of padding before the first.
+    pub pad_front: usize,
+    /// Planes of padding behind the last.
+    pub pad_back: usize,
+}
+
+impl Depth {
+    /// Images of one plane.
+    pub const ONE: Self = Self {
+        input: 1,
+        kernel: 1,
+        stride: 1,
+        dilation: 1,
+        pad_front: 0,
+        pad_back: 0,
+    };
 }
 
 impl ConvShape {
@@ -68,6 +99,7 @@ impl ConvShape {
             pad_bottom: 0,
             pad_right: 0,
             groups: 1,
+            depth: Depth::ONE,
         }
     }
 
@@ -98,7 +130,14 @@ impl ConvShape {
         out_size(padded, self.kernel_w, self.dilation_w, self.stride_w)
     }
 
-    /// The number of output pixels of all images, `batch · out_h · out_w`.
+    /// The planes of the output, or `None` for sizes that describe no convolution.
+    pub fn out_d(&self) -> Option<usize> {
+        let depth = &self.depth;
+        let padded = padded(depth.input, depth.pad_front, depth.pad_back)?;
+        out_size(padded, depth.kernel, depth.dilation, depth.stride)
+    }
+
+    /// The number of output pixels of all images, `batch · out_d · out_h · out_w`.
     ///
     /// # Errors
     /// When the sizes describe no convolution, or one too large to address.
@@ -123,7 +162,13 @@ impl ConvShape {
     pub(crate) fn is_pointwise(&self) -> bool {
         let ones = [self.kernel_h, self.kernel_w, self.stride_h, self.stride_w];
         let pads = [self.pad_top, self.pad_left, self.pad_bottom, self.pad_right];
-        ones == [1; 4] && pads == [0; 4]
+        ones == [1; 4] && pads == [0; 4] && self.depth == Depth::ONE
+    }
+
+    /// Whether each group has one channel, and the images one plane.
+    pub fn is_depthwise(&self) -> bool {
+        let channels = (self.in_c, self.out_c) == (self.groups, self.groups);
+        self.groups > 1 && channels && self.depth == Depth::ONE
     }
 
     /// Checks the sizes and derives what the drivers need.
@@ -141,6 +186,10 @@ impl ConvShape {
             self.dilation_h,
             self.dilation_w,
             self.groups,
+            self.depth.input,
+            self.depth.kernel,
+            self.depth.stride,
+            self.depth.dilation,
         ];
         if sizes.contains(&0) {
             return Err(KernelError::Shape("a size is zero"));
@@ -150,7 +199,8 @@ impl ConvShape {
         }
         let too_small = KernelError::Shape("the kernel is larger than the padded input");
         let out_h = self.out_h().ok_or(too_small.clone())?;
-        let out_w = self.out_w().ok_or(too_small)?;
+        let out_w = self.out_w().ok_or(too_small.clone())?;
+        let out_d = self.out_d().ok_or(too_small)?;
         // Coordinates in the padded input, so that no position of a tap overflows either.
         product(
             "the padded height",
@@ -160,26 +210,36 @@ impl ConvShape {
             "the padded width",
             &[self.in_w + self.pad_left + self.pad_right],
         )?;
-        let input_len = product("the input", &[self.batch, self.in_h, self.in_w, self.in_c])?;
-        let pixels = product("the output", &[self.batch, out_h, out_w])?;
+        let depth = &self.depth;
+        product(
+            "the padded depth",
+            &[depth.input + depth.pad_front + depth.pad_back],
+        )?;
+        let in_lines = product("the input", &[depth.input, self.in_h])?;
+        let input_len = product("the input", &[self.batch, in_lines, self.in_w, self.in_c])?;
+        let out_lines = product("the output", &[out_d, out_h])?;
+        let pixels = product("the output", &[self.batch, out_lines, out_w])?;
         product("the output", &[pixels, self.out_c])?;
         let group_in = self.in_c / self.groups;
         let group_out = self.out_c / self.groups;
-        let taps = product("the kernel", &[self.kernel_h, self.kernel_w])?;
+        let kernel_lines = product("the kernel", &[depth.kernel, self.kernel_h])?;
+        let taps = product("the kernel", &[kernel_lines, self.kernel_w])?;
         let k = product("the kernel", &[taps, group_in])?;
         product("the weights", &[k, self.out_c])?;
-        let depthwise = self.groups > 1 && group_in == 1 && group_out == 1;
         Ok(CheckedShape {
             shape: *self,
             out_h,
             out_w,
+            in_lines,
+            out_lines,
+            kernel_lines,
             pixels,
             input_len,
             group_in,
             group_out,
             taps,
             k,
-            depthwise,
+            depthwise: self.is_depthwise(),
         })
     }
 }
@@ -208,6 +268,12 @@ pub(crate) struct CheckedShape {
     pub(crate) shape: ConvShape,
     pub(crate) out_h: usize,
     pub(crate) out_w: usize,
+    /// Lines of an input image: of all its planes.
+    pub(crate) in_lines: usize,
+    /// Lines of an output image.
+    pub(crate) out_lines: usize,
+    /// Lines of the kernel: of all its planes.
+    pub(crate) kernel_lines: usize,
     /// Output pixels of all images.
     pub(crate) pixels: usize,
     pub(crate) input_len: usize,

@@ -2,7 +2,7 @@
 //! (kernel row, kernel column, channel of the group) padded to a multiple of four, the order of the packed weights.
 
 use super::conv::Chunk;
-use crate::conv::pixels::{runs, tap_position};
+use crate::conv::pixels::runs;
 
 /// Gathers the patches of one group and fills the table of their offsets.
 pub(super) fn gather_patches(
@@ -19,17 +19,16 @@ pub(super) fn gather_patches(
     }
     let line_len = shape.kernel_w * channels;
     for run in runs(sizes, chunk.pixels.clone()) {
-        for tap_y in 0..shape.kernel_h {
+        for tap_y in 0..sizes.kernel_lines {
             let first = run.first * depth + tap_y * line_len;
-            let (stride, dilation) = (shape.stride_h, shape.dilation_h);
-            let y = tap_position(run.y, stride, tap_y, dilation, shape.pad_top, shape.in_h);
+            let input_line = sizes.input_line(run.image, run.y, tap_y);
             for i in 0..run.len {
                 let line = &mut patches[first + i * depth..][..line_len];
-                let Some(y) = y else {
+                let Some(input_line) = input_line else {
                     line.fill(chunk.zero);
                     continue;
                 };
-                let row = (run.image * shape.in_h + y) * shape.in_w;
+                let row = input_line * shape.in_w;
                 let at = (run.x + i) * shape.stride_w;
                 for (tap_x, piece) in line.chunks_exact_mut(channels).enumerate() {
                     let x = (at + tap_x * shape.dilation_w).checked_sub(shape.pad_left);

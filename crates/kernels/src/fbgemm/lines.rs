@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::conv::Chunk;
 use crate::conv::offsets::{EXTRA, OUTSIDE};
-use crate::conv::pixels::{Run, fill_steps, runs, tap_position};
+use crate::conv::pixels::{Run, fill_steps, runs};
 use crate::conv::shape::ConvShape;
 
 /// Bytes of an extra row, for runs of `quads` groups of four.
@@ -31,15 +31,13 @@ pub(super) fn line_table(
     let mut extra = first_extra;
     for run in runs(chunk.sizes, chunk.pixels.clone()) {
         let inside = inside_columns(shape, &run);
-        for tap in 0..shape.kernel_h {
+        for tap in 0..chunk.sizes.kernel_lines {
             let entries = &mut table[tap * count + run.first..][..run.len];
-            let (stride, dilation) = (shape.stride_h, shape.dilation_h);
-            let y = tap_position(run.y, stride, tap, dilation, shape.pad_top, shape.in_h);
-            let Some(y) = y else {
+            let Some(line) = chunk.sizes.input_line(run.image, run.y, tap) else {
                 entries.fill(OUTSIDE);
                 continue;
             };
-            let row = (run.image * shape.in_h + y) * shape.in_w;
+            let row = line * shape.in_w;
             // Pixels whose run of whole groups of four is in the input. It is addressed with 32 bits.
             let first = (row + run.x * shape.stride_w) * channels;
             let (pad, step) = (shape.pad_left * channels, shape.stride_w * channels);

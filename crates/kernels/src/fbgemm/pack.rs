@@ -56,8 +56,8 @@ impl Reading {
         let adjacent = shape.groups == 1 && shape.dilation_w == 1;
         let (source, taps, depth) = if sizes.group_in.is_multiple_of(4) {
             (Source::Taps, sizes.taps, sizes.group_in)
-        } else if adjacent && line <= Self::LONGEST && shape.kernel_h <= 64 {
-            (Source::Lines, shape.kernel_h, line)
+        } else if adjacent && line <= Self::LONGEST && sizes.kernel_lines <= 64 {
+            (Source::Lines, sizes.kernel_lines, line)
         } else {
             (Source::Patches, 1, sizes.k)
         };

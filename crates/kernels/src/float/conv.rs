@@ -1,6 +1,6 @@
 //! Float convolution, channels-last: the drivers, from checked arguments to tiles.
 //!
-//! `y[p][o] = clamp(Σ_k patch[p][k] · w[k][o] + bias[o] + residual[p][o])`, with `k` over kernel rows, kernel columns and
+//! `y[p][o] = clamp(Σ_k patch[p][k] · w[k][o] + bias[o] + residual[p][o])`, with `k` over kernel planes, rows, columns and
 //! input channels of the group, in this order; see `micro` for how it is rounded. Taps outside of the image are zeros that are
 //! multiplied like all others.
 //!

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::conv::ConvShape;
+use crate::conv::{ConvShape, Depth};
 use crate::error::check_len;
 use crate::shared::{PoolShape, product};
 use crate::{Bounds, Isa, KernelError};
@@ -96,7 +96,8 @@ pub fn depthwise(
 /// The windows of a depthwise convolution are those of a pooling.
 fn windows(shape: &ConvShape) -> Result<PoolShape, KernelError> {
     shape.pixels()?;
-    if shape.in_c != shape.groups || shape.out_c != shape.groups {
+    let channels = (shape.in_c, shape.out_c) == (shape.groups, shape.groups);
+    if !channels || shape.depth != Depth::ONE {
         return Err(KernelError::Shape("the convolution is not depthwise"));
     }
     let none = KernelError::Shape("the kernel is larger than the padded input");
@@ -117,6 +118,8 @@ fn windows(shape: &ConvShape) -> Result<PoolShape, KernelError> {
         pad_left: shape.pad_left,
         pad_bottom: shape.pad_bottom,
         pad_right: shape.pad_right,
+        depth: Depth::ONE,
+        out_d: 1,
     };
     windows.check()?;
     Ok(windows)
@@ -126,7 +129,7 @@ fn windows(shape: &ConvShape) -> Result<PoolShape, KernelError> {
 fn row_scalar(shape: &PoolShape, data: &DepthwiseData<'_>, row: usize, output: &mut [f32]) {
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
-    let vertical = shape.window_h(row % shape.out_h);
+    let vertical = shape.lines(row).vertical;
     for (x, output) in output.chunks_exact_mut(channels).enumerate() {
         let horizontal = shape.window_w(x);
         output.fill(0.0);

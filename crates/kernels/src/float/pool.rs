@@ -84,10 +84,9 @@ fn average_loop(
 ) {
     output.fill(0.0);
     for_each_value(shape, input, row, output, |sum, value| *sum += value);
-    let vertical = shape.window_h(row % shape.out_h);
+    let lines = shape.lines(row);
     for (x, output) in output.chunks_exact_mut(shape.channels).enumerate() {
-        let horizontal = shape.window_w(x);
-        let count = vertical.divisor(horizontal, count_padding) as f32;
+        let count = lines.divisor(shape.window_w(x), count_padding) as f32;
         output.iter_mut().for_each(|sum| *sum /= count);
     }
 }
@@ -102,13 +101,12 @@ fn for_each_value(
     fold: impl Fn(&mut f32, f32),
 ) {
     let channels = shape.channels;
-    let base = row / shape.out_h * shape.in_h;
-    let vertical = shape.window_h(row % shape.out_h);
+    let lines = shape.lines(row);
     for (x, output) in output.chunks_exact_mut(channels).enumerate() {
         let horizontal = shape.window_w(x);
-        for y in vertical.positions() {
+        for line in lines.positions() {
             for x in horizontal.positions() {
-                let start = ((base + y) * shape.in_w + x) * channels;
+                let start = (line * shape.in_w + x) * channels;
                 let values = &input[start..start + channels];
                 output
                     .iter_mut()
@@ -165,6 +163,7 @@ fn global_loop(shape: &ImageShape, image: &[f32], channel: usize, output: &mut [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conv::Depth;
     use crate::shared::testing::Random;
 
     const SHAPE: PoolShape = PoolShape {
@@ -184,6 +183,8 @@ mod tests {
         pad_left: 0,
         pad_bottom: 0,
         pad_right: 1,
+        depth: Depth::ONE,
+        out_d: 1,
     };
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) unsafe fn run(
     // SAFETY: every bit pattern is a u32.
     let (_, table, _) = unsafe { table.align_to_mut::<u32>() };
     let output = call.output.rows(channels.len());
-    let image_len = shape.in_h * shape.in_w * shape.in_c;
+    let image_len = sizes.in_lines * shape.in_w * shape.in_c;
     let mut start = pixels.start;
     while start < pixels.end {
         let (image, first) = (start / indirection.pixels, start % indirection.pixels);

@@ -47,8 +47,8 @@ impl Indirection {
     /// When offsets cannot name the extra rows.
     pub(crate) fn new(sizes: &CheckedShape) -> Result<Self, KernelError> {
         let shape = &sizes.shape;
-        let pixels = sizes.out_h * sizes.out_w;
-        let in_pixels = shape.in_h * shape.in_w;
+        let pixels = sizes.out_lines * sizes.out_w;
+        let in_pixels = sizes.in_lines * shape.in_w;
         let entries = pixels.saturating_mul(sizes.taps);
         let kept = entries <= KEPT;
         let strip = if kept {

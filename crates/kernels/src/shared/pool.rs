@@ -54,7 +54,7 @@ pub fn max_pool(isa: Isa, shape: &PoolShape, call: PoolCall<'_>) -> Result<(), K
     for (row, output) in call.part.zip(call.output.chunks_exact_mut(width)) {
         max_row(isa, maxima, row, columns, output)?;
         rescaler.run_in_place(isa, output)?;
-        if empty_columns || shape.window_h(row % shape.out_h).len == 0 {
+        if empty_columns || shape.lines(row).len() == 0 {
             fill_empty(shape, call.to, row, output);
         }
     }
@@ -77,7 +77,7 @@ struct Maxima<'a> {
 
 /// Writes the lower bound where a window holds only padding.
 fn fill_empty(shape: &PoolShape, to: Target8, row: usize, output: &mut [u8]) {
-    let no_rows = shape.window_h(row % shape.out_h).len == 0;
+    let no_rows = shape.lines(row).len() == 0;
     for (x, output) in output.chunks_exact_mut(shape.channels).enumerate() {
         if no_rows || shape.window_w(x).len == 0 {
             output.fill(to.lo as u8);
@@ -95,19 +95,20 @@ isa_versions!(
 fn max_row_loop(maxima: Maxima<'_>, row: usize, columns: &mut [u8], output: &mut [u8]) {
     let Maxima { shape, input, flip } = maxima;
     let channels = shape.channels;
-    let base = row / shape.out_h * shape.in_h;
     let len = columns.len();
-    let values = |y: usize| &input[(base + y) * len..][..len];
-    let window = shape.window_h(row % shape.out_h);
-    if window.len == 3 {
-        let [top, middle, bottom] = [0, 1, 2].map(|tap| values(window.start + tap * window.step));
+    let values = |line: usize| &input[line * len..][..len];
+    let lines = shape.lines(row);
+    let mut positions = lines.positions();
+    let mut next = || positions.next().map(values).unwrap_or_default();
+    if lines.len() == 3 {
+        let [top, middle, bottom] = [next(), next(), next()];
         for (((best, &a), &b), &c) in columns.iter_mut().zip(top).zip(middle).zip(bottom) {
             *best = (a ^ flip).max(b ^ flip).max(c ^ flip);
         }
     } else {
         columns.fill(0);
-        for y in window.positions() {
-            for (best, &value) in columns.iter_mut().zip(values(y)) {
+        for line in lines.positions() {
+            for (best, &value) in columns.iter_mut().zip(values(line)) {
                 *best = (*best).max(value ^ flip);
             }
         }
@@ -177,7 +178,7 @@ struct Averages<'a> {
 }
 
 /// How the values of a window become a mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Averaging {
     /// Whether the divisor counts the padding that the shape names (never what is beyond it).
     pub count_padding: bool,
@@ -230,15 +231,14 @@ fn average_row_loop(averages: Averages<'_>, row: usize, sums: &mut [f32], output
         reals,
     } = averages;
     let channels = shape.channels;
-    let base = row / shape.out_h * shape.in_h;
-    let vertical = shape.window_h(row % shape.out_h);
+    let lines = shape.lines(row);
     let (columns, sums) = sums.split_at_mut(shape.in_w * channels);
     let width = columns.len();
-    let input_row = |y: usize| &input[(base + y) * width..][..width];
+    let input_row = |line: usize| &input[line * width..][..width];
     if averaging.columns_first {
         columns.fill(0.0);
-        for y in vertical.positions() {
-            reals.add(columns, input_row(y));
+        for line in lines.positions() {
+            reals.add(columns, input_row(line));
         }
     }
     for (x, output) in output.chunks_exact_mut(channels).enumerate() {
@@ -252,13 +252,13 @@ fn average_row_loop(averages: Averages<'_>, row: usize, sums: &mut [f32], output
                     .for_each(|(sum, column)| *sum += column);
             }
         } else {
-            for y in vertical.positions() {
+            for line in lines.positions() {
                 for x in horizontal.positions() {
-                    reals.add(sums, &input_row(y)[x * channels..][..channels]);
+                    reals.add(sums, &input_row(line)[x * channels..][..channels]);
                 }
             }
         }
-        let count = vertical.divisor(horizontal, averaging.count_padding);
+        let count = lines.divisor(horizontal, averaging.count_padding);
         reals.write(sums, count, output);
     }
 }

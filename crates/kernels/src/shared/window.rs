@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{check_range, product};
 use crate::KernelError;
+use crate::conv::Depth;
 use crate::error::check_len;
 
 /// The sizes of a pooling over `[batch, in_h, in_w, channels]`.
@@ -44,16 +45,20 @@ pub struct PoolShape {
     pub pad_bottom: usize,
     /// Columns of padding at the right.
     pub pad_right: usize,
+    /// A third axis, of planes above each other.
+    pub depth: Depth,
+    /// Planes of the output.
+    pub out_d: usize,
 }
 
 impl PoolShape {
-    /// Rows of output pixels, `batch · out_h`: the unit in which the work is split.
+    /// Rows of output pixels, `batch · out_d · out_h`: the unit in which the work is split.
     ///
     /// # Errors
     /// For sizes that describe no pooling.
     pub fn rows(&self) -> Result<usize, KernelError> {
         self.check()?;
-        product("the output", &[self.batch, self.out_h])
+        product("the output", &[self.batch, self.out_d, self.out_h])
     }
 
     /// The bytes of scratch memory that [`max_pool`](super::pool::max_pool) and [`average_pool`](super::pool::average_pool) need, whatever
@@ -87,24 +92,38 @@ impl PoolShape {
             self.stride_w,
             self.dilation_h,
             self.dilation_w,
+            self.out_d,
+            self.depth.input,
+            self.depth.kernel,
+            self.depth.stride,
+            self.depth.dilation,
         ];
         if positive.contains(&0) {
             return Err(KernelError::Shape("a size is zero"));
         }
-        let pads = [self.pad_top, self.pad_left, self.pad_bottom, self.pad_right];
+        let pads = [
+            self.pad_top,
+            self.pad_left,
+            self.pad_bottom,
+            self.pad_right,
+            self.depth.pad_front,
+            self.depth.pad_back,
+        ];
         // Positions are sums of two products of two such numbers, in i64.
         if positive.iter().chain(&pads).any(|&size| size >= 1 << 30) {
             return Err(KernelError::TooLarge { what: "a size" });
         }
-        product(
-            "the input",
-            &[self.batch, self.in_h, self.in_w, self.channels],
-        )?;
-        product(
-            "the output",
-            &[self.batch, self.out_h, self.out_w, self.channels],
-        )?;
+        self.input_len()?;
+        let sizes = [self.batch, self.out_d, self.out_h, self.out_w];
+        let pixels = product("the output", &sizes)?;
+        product("the output", &[pixels, self.channels])?;
         Ok(())
+    }
+
+    fn input_len(&self) -> Result<usize, KernelError> {
+        let sizes = [self.batch, self.depth.input, self.in_h, self.in_w];
+        let pixels = product("the input", &sizes)?;
+        product("the input", &[pixels, self.channels])
     }
 
     /// Checks the lengths of the input and of the output rows `rows`.
@@ -115,23 +134,36 @@ impl PoolShape {
         output: usize,
     ) -> Result<(), KernelError> {
         check_range("output rows", rows, self.rows()?)?;
-        let expected = [self.batch, self.in_h, self.in_w, self.channels];
-        check_len("the input", product("the input", &expected)?, input)?;
+        check_len("the input", self.input_len()?, input)?;
         let expected = [rows.len(), self.out_w, self.channels];
         check_len("the output", product("the output", &expected)?, output)
     }
 
-    /// The vertical extent of the windows of output row `y` of an image.
+    /// The lines of the input under the windows of an output row.
     #[inline(always)]
-    pub(crate) fn window_h(&self, y: usize) -> Window {
-        Axis {
+    pub(crate) fn lines(&self, row: usize) -> Lines {
+        let vertical = Axis {
             kernel: self.kernel_h,
             dilation: self.dilation_h,
             size: self.in_h,
             before: self.pad_top,
             after: self.pad_bottom,
+        };
+        let depth = &self.depth;
+        let planes = Axis {
+            kernel: depth.kernel,
+            dilation: depth.dilation,
+            size: depth.input,
+            before: depth.pad_front,
+            after: depth.pad_back,
+        };
+        let plane = row / self.out_h;
+        Lines {
+            planes: planes.window(plane % self.out_d * depth.stride),
+            vertical: vertical.window(row % self.out_h * self.stride_h),
+            image: plane / self.out_d * depth.input,
+            height: self.in_h,
         }
-        .window(y * self.stride_h)
     }
 
     /// The horizontal extent of the windows of output column `x`.
@@ -205,20 +237,49 @@ impl Axis {
     }
 }
 
-impl Window {
-    /// The number of values by which the sum of a window of this height and the width `horizontal` is divided: at least 1.
+/// The lines of the input under the windows of an output row: some lines of some planes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lines {
+    planes: Window,
+    /// The lines of a plane.
+    pub(crate) vertical: Window,
+    /// The first plane of the image.
+    image: usize,
+    /// Lines of a plane.
+    height: usize,
+}
+
+impl Lines {
+    /// The number of lines.
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        self.planes.len * self.vertical.len
+    }
+
+    /// The lines, counted from the first line of the input.
+    #[inline(always)]
+    pub(crate) fn positions(self) -> impl Iterator<Item = usize> + Clone {
+        self.planes.positions().flat_map(move |plane| {
+            let first = (self.image + plane) * self.height;
+            self.vertical.positions().map(move |y| first + y)
+        })
+    }
+
+    /// The number of values by which the sum of a window over these lines and the width `horizontal` is divided: at least 1.
     ///
     /// With `count_padding` it counts the padding that the shape names, never what is beyond it.
     #[inline(always)]
-    pub(crate) fn divisor(self, horizontal: Self, count_padding: bool) -> usize {
+    pub(crate) fn divisor(self, horizontal: Window, count_padding: bool) -> usize {
         let count = if count_padding {
-            self.padded * horizontal.padded
+            self.planes.padded * self.vertical.padded * horizontal.padded
         } else {
-            self.len * horizontal.len
+            self.len() * horizontal.len
         };
         count.max(1)
     }
+}
 
+impl Window {
     /// The covered positions of the input.
     #[inline(always)]
     pub(crate) fn positions(self) -> impl Iterator<Item = usize> + Clone {

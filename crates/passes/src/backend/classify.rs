@@ -77,7 +77,7 @@ pub(super) fn classify(
     };
     match node.op() {
         Op::Conv(_) | Op::FusedConv(_) if support::image_axes(graph, id).is_err() => {
-            Err("only convolutions over one or two axes have an integer kernel".to_owned())
+            Err("only convolutions over one to three axes have an integer kernel".to_owned())
         }
         Op::Conv(_) | Op::FusedConv(_) => {
             weighted(OpClass::Conv, "weight or bias of the convolution")
@@ -89,7 +89,7 @@ pub(super) fn classify(
             Err("the indices of a max pool have no integer kernel".to_owned())
         }
         Op::MaxPool(_) | Op::AveragePool(_) if support::image_axes(graph, id).is_err() => {
-            Err("only pools over one or two axes have an integer kernel".to_owned())
+            Err("only pools over one to three axes have an integer kernel".to_owned())
         }
         Op::MaxPool(_) | Op::GlobalMaxPool(_) => Ok(OpClass::MaxPool),
         Op::AveragePool(_) | Op::GlobalAveragePool(_) => Ok(OpClass::AveragePool),

@@ -186,18 +186,6 @@ impl Argument<'_> {
         Ok(quant)
     }
 
-    /// Batch, height, width and channels of images in a layout. Images of one axis have the height 1.
-    pub(crate) fn image(&self, layout: Layout) -> Result<[usize; 4], StepError> {
-        match (self.shape, layout) {
-            (&[n, w, c], Layout::Nhwc) | (&[n, c, w], Layout::Nchw) => Ok([n, 1, w, c]),
-            (&[n, h, w, c], Layout::Nhwc) | (&[n, c, h, w], Layout::Nchw) => Ok([n, h, w, c]),
-            (shape, _) => Err(StepError::invalid(format!(
-                "an operand of rank {} where a kernel takes images",
-                shape.len()
-            ))),
-        }
-    }
-
     /// Batch, channels and pixels of images in a layout, whatever the number of their axes.
     pub(crate) fn pixels(&self, layout: Layout) -> Result<ImageShape, StepError> {
         let sizes = layout.channels_first(self.shape);

@@ -14,9 +14,8 @@ use octofold_ops::families::{
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::DType;
 
-use super::pool::{pads, pair};
 use super::split::{self, Parts};
-use super::{Arguments, Call, Work, only};
+use super::{Arguments, Call, Work, only, window};
 use crate::StepError;
 use crate::plan::{Axes, Core};
 use crate::pool::Columns;
@@ -114,7 +113,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         signed,
         stage,
         channels,
-        channels_first: channels_first.then_some(rows / shape.batch),
+        channels_first: channels_first.then_some(rows / input.shape[0]),
     }))
 }
 
@@ -132,8 +131,9 @@ pub(crate) fn writes_strided_rows(arguments: &Arguments<'_>) -> bool {
 
 /// Whether there are many more weights than activations, so that splitting the channels reads less than splitting the rows.
 fn has_many_weights(shape: &ConvShape) -> bool {
-    let weights = shape.kernel_h * shape.kernel_w * (shape.in_c / shape.groups) * shape.out_c;
-    let input = shape.batch * shape.in_h * shape.in_w * shape.in_c;
+    let taps = shape.depth.kernel * shape.kernel_h * shape.kernel_w;
+    let weights = taps * (shape.in_c / shape.groups) * shape.out_c;
+    let input = shape.batch * shape.depth.input * shape.in_h * shape.in_w * shape.in_c;
     shape.groups == 1 && weights / 8 > input
 }
 
@@ -168,55 +168,10 @@ pub(super) fn conv_shape(
     if op.layout != Layout::Nhwc {
         return Err(arguments.wrong_operator());
     }
-    let operand = arguments.operand(0)?;
-    let [batch, in_h, in_w, in_c] = operand.image(layouts.0)?;
-    let (out_c, group_in, kernel_h, kernel_w) = match *arguments.step.weights {
-        [out_c, group_in, kernel_w] => (out_c, group_in, 1, kernel_w),
-        [out_c, group_in, kernel_h, kernel_w] => (out_c, group_in, kernel_h, kernel_w),
-        _ => {
-            return Err(StepError::invalid(
-                "the weights of a convolution have three or four axes",
-            ));
-        }
-    };
-    if operand.shape.len() != arguments.step.weights.len() {
-        return Err(arguments.wrong_operator());
-    }
-    let groups = usize::try_from(op.group).map_err(|_| arguments.wrong_operator())?;
-    if groups.checked_mul(group_in) != Some(in_c) {
-        return Err(StepError::invalid(format!(
-            "{groups} groups of {group_in} channels where the operand has {in_c}"
-        )));
-    }
-    let [stride_h, stride_w] = pair(&op.strides, "strides")?;
-    let [dilation_h, dilation_w] = pair(&op.dilations, "dilations")?;
-    let [pad_top, pad_left, pad_bottom, pad_right] = pads(&op.pads)?;
-    let shape = ConvShape {
-        batch,
-        in_h,
-        in_w,
-        in_c,
-        out_c,
-        kernel_h,
-        kernel_w,
-        stride_h,
-        stride_w,
-        dilation_h,
-        dilation_w,
-        pad_top,
-        pad_left,
-        pad_bottom,
-        pad_right,
-        groups,
-    };
+    let images = layouts.0.channels_first(arguments.operand(0)?.shape);
+    let images = images.map_err(|_| arguments.wrong_operator())?;
+    let (shape, result) = window::conv_shape(op, &arguments.step.weights, &images)?;
     shape.pixels()?;
-    let (Some(out_h), Some(out_w)) = (shape.out_h(), shape.out_w()) else {
-        return Err(arguments.wrong_operator());
-    };
-    let mut result = vec![batch, out_c, out_h, out_w];
-    if operand.shape.len() == 3 {
-        result.remove(2);
-    }
     arguments.expect_result(&layouts.1.arrange(result))?;
     Ok(shape)
 }

@@ -80,7 +80,7 @@ impl Sizes {
             (Op::FusedConv(op), Core::FConv) => Ok(Self::Conv(conv(op)?)),
             (Op::FusedConv(op), Core::FConvDepthwise) => {
                 let shape = conv(op)?;
-                match shape.groups == shape.in_c && shape.out_c == shape.in_c && !has_residual {
+                match shape.is_depthwise() && !has_residual {
                     true => Ok(Self::Depthwise(shape)),
                     false => Err(arguments.wrong_operator()),
                 }
@@ -138,7 +138,7 @@ impl Sizes {
                 }
             }
             Self::Depthwise(shape) => {
-                let row = result.image(Layout::Nhwc)?[2] * shape.out_c;
+                let row = shape.out_w().unwrap_or(1) * shape.out_c;
                 let rows = (result.len() / row.max(1)).max(1);
                 // A part has enough rows to be worth a thread.
                 let rows_a_part = match threads {

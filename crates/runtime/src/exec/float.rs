@@ -5,7 +5,7 @@ use octofold_kernels::float::elementwise::{Binary, binary, clip};
 use octofold_kernels::float::pool::{average_pool, global_average_pool, max_pool};
 use octofold_kernels::shared::{ImageShape, PoolShape};
 use octofold_ops::Op;
-use octofold_ops::families::{BinaryForm, BinaryKind, FusedBinary, FusedPool, Layout, PoolKind};
+use octofold_ops::families::{BinaryForm, BinaryKind, FusedBinary, Layout, PoolKind};
 use octofold_tensor::DType;
 
 use super::broadcast::Broadcast;
@@ -128,26 +128,19 @@ struct Pool {
 
 /// The work of a float `FusedPool`, or of a `FusedGlobalPool` by the maximum.
 pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let whole;
-    let op: &FusedPool = match &arguments.step.op {
-        Op::FusedPool(op) => op,
-        Op::FusedGlobalPool(op) => {
-            whole = super::pool::whole_window(op, arguments)?;
-            &whole
-        }
+    let (kind, count_padding) = match &arguments.step.op {
+        Op::FusedPool(op) if op.rescale.is_none() => (op.kind, op.count_include_pad),
+        Op::FusedGlobalPool(op) if op.rescale.is_none() => (op.kind, false),
         _ => return Err(arguments.wrong_operator()),
     };
-    if op.rescale.is_some() {
-        return Err(arguments.wrong_operator());
-    }
     arguments.operand(0)?.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
-    let shape = super::pool::pool_shape(op, arguments)?;
+    let shape = super::pool::pool_shape(arguments)?;
     // Refuses invalid sizes.
     shape.rows()?;
     Ok(Box::new(Pool {
-        kind: op.kind,
-        count_padding: op.count_include_pad,
+        kind,
+        count_padding,
         part: super::pool::part(&shape),
         shape,
     }))

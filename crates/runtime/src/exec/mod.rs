@@ -20,11 +20,13 @@ mod planes;
 mod pool;
 mod quantize;
 mod split;
+mod window;
 
 pub(crate) use arguments::{Argument, Arguments, ResultLayout};
 pub(crate) use concat::places as concat_places;
 pub(crate) use conv::writes_strided_rows;
 pub(crate) use movement::slice_start;
+pub use window::conv_shape;
 
 use std::fmt;
 

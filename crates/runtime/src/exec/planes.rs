@@ -58,6 +58,10 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         }
     };
     arguments.result().expect(DType::F32)?;
+    if input.shape.len() > 4 {
+        // The kernels' images would be planes of all channels.
+        return Err(arguments.wrong_operator());
+    }
     let shape = conv_shape(op, arguments, (Layout::Nchw, Layout::Nchw))?;
     let channels = shape.out_c;
     arguments.expect_packed(&[

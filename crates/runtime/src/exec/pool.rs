@@ -5,90 +5,29 @@ use octofold_kernels::shared::pool::{
 };
 use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::{FusedGlobalPool, FusedPool, Layout, PoolKind, Rescale, SumOrder};
+use octofold_ops::families::{FusedPool, Layout, PoolKind, Rescale, SumOrder};
 
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Call, Work, only, part_len, window};
 use crate::StepError;
 
-/// `[vertical, horizontal]` sizes from an attribute. Images of one axis have the vertical size 1.
-pub(super) fn pair(values: &[i64], what: &str) -> Result<[usize; 2], StepError> {
-    let fail = || StepError::invalid(format!("{what} {values:?} are not one or two sizes"));
-    let [a, b] = match *values {
-        [width] => [1, width],
-        [height, width] => [height, width],
-        _ => return Err(fail()),
-    };
-    Ok([
-        usize::try_from(a).map_err(|_| fail())?,
-        usize::try_from(b).map_err(|_| fail())?,
-    ])
-}
-
-/// `[top, left, bottom, right]` pads from an attribute. Images of one axis have none at the top and the bottom.
-pub(super) fn pads(values: &[i64]) -> Result<[usize; 4], StepError> {
-    let fail = || StepError::invalid(format!("pads {values:?} are not two or four sizes"));
-    let sizes: Result<Vec<usize>, _> = values.iter().map(|&value| usize::try_from(value)).collect();
-    match *sizes.map_err(|_| fail())? {
-        [left, right] => Ok([0, left, 0, right]),
-        [top, left, bottom, right] => Ok([top, left, bottom, right]),
-        _ => Err(fail()),
+/// The sizes of a channels-last `FusedPool`, or of a `FusedGlobalPool`, with a checked result.
+pub(super) fn pool_shape(arguments: &Arguments<'_>) -> Result<PoolShape, StepError> {
+    let operand = arguments.operand(0)?;
+    match &arguments.step.op {
+        Op::FusedPool(op) if op.layout == Layout::Nhwc => {
+            let images = op.layout.channels_first(operand.shape);
+            let images = images.map_err(|_| arguments.wrong_operator())?;
+            let (shape, result) = window::pool_shape(op, &images)?;
+            arguments.expect_result(&op.layout.arrange(result))?;
+            Ok(shape)
+        }
+        Op::FusedGlobalPool(op) if op.layout == Layout::Nhwc => {
+            let images = pooled_images(arguments)?;
+            let width = operand.shape[operand.shape.len() - 2];
+            window::whole_images(&images, width)
+        }
+        _ => Err(arguments.wrong_operator()),
     }
-}
-
-/// The sizes of a channels-last pooling with explicit pads.
-pub(super) fn pool_shape(
-    op: &FusedPool,
-    arguments: &Arguments<'_>,
-) -> Result<PoolShape, StepError> {
-    if op.layout != Layout::Nhwc {
-        return Err(arguments.wrong_operator());
-    }
-    let [batch, in_h, in_w, channels] = arguments.operand(0)?.image(op.layout)?;
-    let [out_n, out_h, out_w, out_c] = arguments.result().image(op.layout)?;
-    if (out_n, out_c) != (batch, channels) {
-        return Err(StepError::invalid("pooling keeps batch and channels"));
-    }
-    let [kernel_h, kernel_w] = pair(&op.kernel_shape, "kernel sizes")?;
-    let [stride_h, stride_w] = pair(&op.strides, "strides")?;
-    let [dilation_h, dilation_w] = pair(&op.dilations, "dilations")?;
-    let [pad_top, pad_left, pad_bottom, pad_right] = pads(&op.pads)?;
-    Ok(PoolShape {
-        batch,
-        in_h,
-        in_w,
-        channels,
-        out_h,
-        out_w,
-        kernel_h,
-        kernel_w,
-        stride_h,
-        stride_w,
-        dilation_h,
-        dilation_w,
-        pad_top,
-        pad_left,
-        pad_bottom,
-        pad_right,
-    })
-}
-
-/// A global pooling, as a pooling whose window is the whole image.
-pub(super) fn whole_window(
-    op: &FusedGlobalPool,
-    arguments: &Arguments<'_>,
-) -> Result<FusedPool, StepError> {
-    let [_, height, width, _] = arguments.operand(0)?.image(op.layout)?;
-    Ok(FusedPool {
-        kind: op.kind,
-        kernel_shape: vec![height as i64, width as i64],
-        strides: vec![1, 1],
-        pads: vec![0; 4],
-        dilations: vec![1, 1],
-        ceil_mode: false,
-        count_include_pad: false,
-        layout: op.layout,
-        rescale: op.rescale,
-    })
 }
 
 /// The channels-last images of a global pooling, whose result is checked.
@@ -104,11 +43,17 @@ pub(super) fn pooled_images(arguments: &Arguments<'_>) -> Result<ImageShape, Ste
 
 /// The number of output rows of a part, enough to be worth a thread.
 pub(super) fn part(shape: &PoolShape) -> usize {
-    let window = shape.kernel_h.saturating_mul(shape.kernel_w);
-    let cost = window
-        .saturating_mul(shape.out_w)
-        .saturating_mul(shape.channels);
-    part_len(shape.batch.saturating_mul(shape.out_h), cost, 4 * BYTES, 1)
+    let sizes = [
+        shape.depth.kernel,
+        shape.kernel_h,
+        shape.kernel_w,
+        shape.out_w,
+        shape.channels,
+    ];
+    let cost = sizes.into_iter().fold(1, usize::saturating_mul);
+    let rows = [shape.batch, shape.out_d, shape.out_h];
+    let rows = rows.into_iter().fold(1, usize::saturating_mul);
+    part_len(rows, cost, 4 * BYTES, 1)
 }
 
 #[derive(Debug)]
@@ -124,35 +69,35 @@ struct Pool {
 
 /// The work of a `FusedPool`, or of a `FusedGlobalPool` by the maximum, of bytes.
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let whole;
-    let op = match &arguments.step.op {
-        Op::FusedPool(op) => op,
-        Op::FusedGlobalPool(op) => {
-            whole = whole_window(op, arguments)?;
-            &whole
-        }
+    let (kind, rescale, averaging) = match &arguments.step.op {
+        Op::FusedPool(op) => (op.kind, op.rescale, averaging(op)),
+        Op::FusedGlobalPool(op) => (op.kind, op.rescale, Averaging::default()),
         _ => return Err(arguments.wrong_operator()),
     };
-    let Some(Rescale { x, y }) = op.rescale else {
+    let Some(Rescale { x, y }) = rescale else {
         return Err(arguments.wrong_operator());
     };
-    let shape = pool_shape(op, arguments)?;
+    let shape = pool_shape(arguments)?;
     // Refuses invalid sizes.
     shape.rows()?;
-    let dilated = shape.dilation_h > 1 || shape.dilation_w > 1;
-    let order = SumOrder::of_window(shape.stride_w, dilated);
     Ok(Box::new(Pool {
-        kind: op.kind,
-        averaging: Averaging {
-            count_padding: op.count_include_pad,
-            columns_first: order == SumOrder::Columns,
-        },
+        kind,
+        averaging,
         from: arguments.operand(0)?.quant(x)?,
         target: arguments.target(&y)?,
         part: part(&shape),
         scratch: shape.scratch_len()?,
         shape,
     }))
+}
+
+fn averaging(op: &FusedPool) -> Averaging {
+    let stride = op.strides.last().map_or(1, |&stride| stride as usize);
+    let dilated = op.dilations.iter().any(|&dilation| dilation > 1);
+    Averaging {
+        count_padding: op.count_include_pad,
+        columns_first: SumOrder::of_window(stride, dilated) == SumOrder::Columns,
+    }
 }
 
 impl Work for Pool {

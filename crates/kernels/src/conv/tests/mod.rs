@@ -144,6 +144,11 @@ fn ties_and_multipliers_of_any_size() {
 #[test]
 fn convolutions_with_any_border() {
     let base = ConvShape::pointwise(7, 9, 8, 20).with_kernel(3, 1, 1);
+    let volume = |depth| ConvShape {
+        batch: 2,
+        depth: Depth { input: 4, ..depth },
+        ..ConvShape::pointwise(5, 3, 8, 20).with_kernel(3, 1, 1)
+    };
     let shapes = [
         base,
         ConvShape { batch: 3, ..base },
@@ -195,6 +200,20 @@ fn convolutions_with_any_border() {
             pad_right: 12,
             ..base
         },
+        volume(Depth::ONE),
+        volume(Depth {
+            kernel: 3,
+            pad_front: 1,
+            pad_back: 1,
+            ..Depth::ONE
+        }),
+        volume(Depth {
+            kernel: 2,
+            stride: 2,
+            dilation: 2,
+            pad_front: 3,
+            ..Depth::ONE
+        }),
     ];
     for shape in shapes {
         // 3 channels are gathered, 8 read in place, 24 in groups of both kinds.

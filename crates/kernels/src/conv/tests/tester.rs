@@ -250,7 +250,7 @@ impl Tester {
         let mut random =
             Random(shape.in_c as u64 * 1000 + shape.out_c as u64 + shape.in_w as u64 * 7);
         let group_in = shape.in_c / shape.groups;
-        let depth = group_in * shape.kernel_h * shape.kernel_w;
+        let depth = group_in * shape.depth.kernel * shape.kernel_h * shape.kernel_w;
         let pixels = shape.pixels().expect("a valid shape");
         let draw = |extremes: [u8; 2], random: &mut Random| match self.values {
             Values::Any => random.next() as u8,
@@ -258,7 +258,8 @@ impl Tester {
             Values::Largest => extremes[1],
         };
         let (low, high) = if self.signed { (0x80, 0x7F) } else { (0, 255) };
-        let input_len = shape.batch * shape.in_h * shape.in_w * shape.in_c;
+        let in_lines = shape.depth.input * shape.in_h;
+        let input_len = shape.batch * in_lines * shape.in_w * shape.in_c;
         let input: Vec<u8> = (0..input_len)
             .map(|_| draw([low, high], &mut random))
             .collect();
@@ -354,21 +355,28 @@ impl Tester {
     fn naive(&self, input: &[u8], weights: &[i8], zero: i32, pixel: usize, channel: usize) -> i64 {
         let shape = &self.shape;
         let (out_h, out_w) = (shape.out_h().expect("valid"), shape.out_w().expect("valid"));
-        let (image, y, x) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
+        let out_d = shape.out_d().expect("valid");
+        let (plane, y, x) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
+        let (image, z, depth) = (plane / out_d, plane % out_d, &shape.depth);
         let (group_in, group_out) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
         let first = channel / group_out * group_in;
         let mut sum = 0_i64;
         for i in 0..group_in {
-            for ky in 0..shape.kernel_h {
+            for line in 0..depth.kernel * shape.kernel_h {
+                let (kz, ky) = (line / shape.kernel_h, line % shape.kernel_h);
                 for kx in 0..shape.kernel_w {
+                    let iz =
+                        (z * depth.stride + kz * depth.dilation) as i64 - depth.pad_front as i64;
                     let iy =
                         (y * shape.stride_h + ky * shape.dilation_h) as i64 - shape.pad_top as i64;
                     let ix =
                         (x * shape.stride_w + kx * shape.dilation_w) as i64 - shape.pad_left as i64;
-                    let inside = (0..shape.in_h as i64).contains(&iy)
+                    let inside = (0..depth.input as i64).contains(&iz)
+                        && (0..shape.in_h as i64).contains(&iy)
                         && (0..shape.in_w as i64).contains(&ix);
                     let value = if inside {
-                        let row = (image * shape.in_h + iy as usize) * shape.in_w + ix as usize;
+                        let plane = image * depth.input + iz as usize;
+                        let row = (plane * shape.in_h + iy as usize) * shape.in_w + ix as usize;
                         let byte = input[row * shape.in_c + first + i];
                         if self.signed {
                             i32::from(byte as i8)
@@ -378,8 +386,8 @@ impl Tester {
                     } else {
                         zero
                     };
-                    let weight = weights
-                        [((channel * group_in + i) * shape.kernel_h + ky) * shape.kernel_w + kx];
+                    let lines = (channel * group_in + i) * depth.kernel * shape.kernel_h;
+                    let weight = weights[(lines + line) * shape.kernel_w + kx];
                     sum += i64::from(value - zero) * i64::from(weight);
                 }
             }

@@ -48,7 +48,7 @@ fn for_each_patch(
 ) {
     let channels = shape.channels;
     let base = row / shape.out_h * shape.in_h;
-    let vertical = shape.window_h(row % shape.out_h);
+    let vertical = shape.lines(row).vertical;
     // Pixels whose windows are inside of the row.
     let reach = (shape.kernel_w - 1) * shape.dilation_w + 1;
     let inner_end = (shape.in_w + shape.pad_left)

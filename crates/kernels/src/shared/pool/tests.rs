@@ -5,6 +5,7 @@ use octofold_quant::requantize;
 use super::super::ImageShape;
 use super::super::testing::{Random, quants, targets};
 use super::*;
+use crate::conv::Depth;
 
 const PLAIN: PoolShape = PoolShape {
     batch: 1,
@@ -23,6 +24,8 @@ const PLAIN: PoolShape = PoolShape {
     pad_left: 1,
     pad_bottom: 1,
     pad_right: 1,
+    depth: Depth::ONE,
+    out_d: 1,
 };
 
 fn shapes() -> Vec<PoolShape> {
