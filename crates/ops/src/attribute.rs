@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::{DType, Tensor};
 
-use crate::{BodyId, OpError};
+use crate::{BodyId, OpError, bail_attribute};
 
 /// The value of an attribute, in the types of ONNX.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,8 +224,8 @@ impl Field for QParams {
                 // Only the operator knows the type that bounds the zero point; i32 checks the scale.
                 Ok(Some(Self::new(scale, zero_point, QuantType::Int32)?))
             }
-            (None, _) => Err(OpError::attribute(&scale_name, "is missing")),
-            (_, None) => Err(OpError::attribute(&zero_point_name, "is missing")),
+            (None, _) => bail_attribute!(&scale_name, "is missing"),
+            (_, None) => bail_attribute!(&zero_point_name, "is missing"),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use octofold_tensor::{DType, Shape, Tensor};
 
-use crate::OpError;
 use crate::attribute::{Attribute, AttributeMap, Attributes, Field};
+use crate::{OpError, bail_attribute};
 
 /// Which of the bodies of its graph or plan an operator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,10 +25,7 @@ impl Field for BodyId {
         match map.take(name) {
             None => Ok(None),
             Some(Attribute::Body(body)) => Ok(Some(body)),
-            Some(other) => Err(OpError::attribute(
-                name,
-                format!("expected graph, found {}", other.type_name()),
-            )),
+            Some(other) => bail_attribute!(name, "expected graph, found {}", other.type_name()),
         }
     }
 }

@@ -82,3 +82,15 @@ impl OpError {
         Self::Invalid(reason.into())
     }
 }
+
+/// Returns an [`OpError::Invalid`] with a formatted reason.
+#[macro_export]
+macro_rules! bail {
+    ($($reason:tt)*) => { return Err($crate::OpError::invalid(format!($($reason)*)).into()) };
+}
+
+/// Returns an [`OpError::Attribute`]: the attribute's name, and a formatted reason.
+#[macro_export]
+macro_rules! bail_attribute {
+    ($name:expr, $($reason:tt)*) => { return Err($crate::OpError::attribute($name, format!($($reason)*)).into()) };
+}

@@ -3,6 +3,7 @@
 //! An exported model must run anywhere, and the reference QDQ graph has standard semantics only.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ops::bail;
 use octofold_ops::families::{
     Activation, Add, AutoPad, BinaryForm, BinaryKind, Clip, Conv, FusedBinary, FusedConv,
     FusedLinear, Gemm, MatMul, Mul, Product, Relu, Sigmoid,
@@ -43,10 +44,8 @@ impl Rewrite for ExpandOne {
                 form: BinaryForm::Float(last),
             }) => Ok(expand_binary(graph, id, *kind, *last)),
             Op::Swish(op) if op.alpha == 1.0 => Ok(expand_swish(graph, id)),
-            Op::Swish(_) => Err(Skip::because(
-                "a Swish with a factor is younger than the opset that we write",
-            )),
-            _ => Err(Skip::because("an integer operator has no ONNX form")),
+            Op::Swish(_) => bail!("a Swish with a factor is younger than the opset that we write"),
+            _ => bail!("an integer operator has no ONNX form"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! is multiplied into the scales and a transpose into the integers, so that the layer gets an integer kernel.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{DequantizeLinear, Gemm};
 use octofold_quant::QuantParams;
 use octofold_tensor::{Element, Tensor};
@@ -53,7 +54,7 @@ impl Rewrite for LinearForm {
             },
         };
         if gemm.transA {
-            return Err(Skip::because("the first operand is transposed"));
+            bail!("the first operand is transposed");
         }
         let rank = |value: ValueId| support::rank(graph, value);
         // A vector has no rows to keep; numpy's rule for it is the portable operator's.

@@ -3,7 +3,7 @@
 //! A body belongs to the graph whose operators name it, and is closed: what it reads of that graph are operands of the operator. So it is a
 //! graph like any other: it can be verified, rewritten, run and compiled alone.
 
-use octofold_ops::{BodyId, Op, OpError};
+use octofold_ops::{BodyId, Op, OpError, bail};
 
 use super::Graph;
 use crate::infer::{Entry, Signature};
@@ -131,11 +131,11 @@ impl Graph {
             .collect();
         let types = entry.types(&names);
         if types.len() != names.len() {
-            return Err(OpError::invalid(format!(
+            bail!(
                 "a body takes {} inputs, it is given {}",
                 names.len(),
                 types.len()
-            )));
+            );
         }
         for (id, ty) in self.inputs.clone().into_iter().zip(types) {
             self.set_input_type(id, ty);

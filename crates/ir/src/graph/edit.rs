@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use octofold_ops::Op;
-use octofold_tensor::{DType, Dim, Tensor};
+use octofold_tensor::Tensor;
 use petgraph::Direction;
 use petgraph::visit::EdgeRef;
 use smallvec::SmallVec;
@@ -11,9 +11,6 @@ use smallvec::SmallVec;
 use super::{Graph, Node, Output, Use, Value, ValueKind, Vertex};
 use crate::infer::{self, Context, Inferred, Known};
 use crate::{GraphError, NodeId, TensorType, ValueId};
-
-/// The largest integer tensor whose symbolic contents are followed.
-const MAX_CONTENTS: usize = 64;
 
 impl Graph {
     /// Adds an input of the graph.
@@ -33,7 +30,7 @@ impl Graph {
     pub fn add_constant(&mut self, name: &str, tensor: Tensor) -> Result<ValueId, GraphError> {
         let inferred = Inferred {
             ty: TensorType::of(&tensor),
-            contents: constant_contents(&tensor),
+            contents: infer::constant_contents(&tensor),
         };
         self.add_value(name, inferred, ValueKind::Constant(tensor))
     }
@@ -225,7 +222,7 @@ impl Graph {
     pub(crate) fn freeze(&mut self, id: ValueId, tensor: Tensor) {
         if let Some(Some(value)) = self.values.get_mut(id.index()) {
             value.ty = TensorType::of(&tensor);
-            value.contents = constant_contents(&tensor);
+            value.contents = infer::constant_contents(&tensor);
             value.kind = ValueKind::Constant(tensor);
             self.inputs.retain(|&input| input != id);
         }
@@ -368,31 +365,5 @@ impl Graph {
                 }
             }
         }
-    }
-}
-
-/// The elements of a small integer constant as numbers.
-fn constant_contents(tensor: &Tensor) -> Option<Vec<Dim>> {
-    if tensor.rank() > 1 || tensor.len() > MAX_CONTENTS {
-        return None;
-    }
-    match tensor.dtype() {
-        DType::I64 => Some(
-            tensor
-                .values::<i64>()
-                .ok()?
-                .iter()
-                .map(|&x| Dim::Known(x))
-                .collect(),
-        ),
-        DType::I32 => Some(
-            tensor
-                .values::<i32>()
-                .ok()?
-                .iter()
-                .map(|&x| Dim::Known(x.into()))
-                .collect(),
-        ),
-        _ => None,
     }
 }

@@ -10,7 +10,7 @@ use octofold_tensor::{DType, Dim};
 use super::elementwise::is_number;
 use super::helpers::{broadcast, dims, expect, input, one, typed};
 use super::sizes::is_size;
-use super::{Context, Inferred, contents};
+use super::{Context, Inferred, Types, contents};
 
 /// The shape that all inputs from `first` on broadcast to; `None` when the rank of one is not known.
 fn broadcast_from(cx: &Context<'_>, first: usize) -> Result<Option<Vec<Dim>>, OpError> {
@@ -57,7 +57,7 @@ fn combine(
     (accept, expected): (fn(DType) -> bool, &'static str),
     result: Option<DType>,
     f: fn(&Dim, &Dim) -> Option<Dim>,
-) -> Result<Vec<Inferred>, OpError> {
+) -> Types {
     let dtype = input(cx, 0, accept, expected)?.ty.dtype;
     for index in 1..cx.len().max(least) {
         cx.required(index)?;
@@ -100,7 +100,7 @@ fn decided(a: &Dim, b: &Dim, f: fn(i64, i64) -> bool) -> Option<Dim> {
 
 macro_rules! binary {
     ($($name:ident $type:ident: $least:literal $operands:ident $result:expr => $f:expr;)*) => {$(
-        pub(super) fn $name(_op: &$type, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+        pub(super) fn $name(_op: &$type, cx: &mut Context<'_>) -> Types {
             combine(cx, $least, $operands, $result, $f)
         }
     )*};
@@ -124,17 +124,17 @@ binary! {
     greater_or_equal GreaterOrEqual: 2 NUMBERS Some(DType::Bool) => |a, b| decided(a, b, |a, b| a >= b);
 }
 
-pub(super) fn mean(_op: &Mean, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn mean(_op: &Mean, cx: &mut Context<'_>) -> Types {
     combine(cx, 1, (DType::is_float, "a float type"), None, |_, _| None)
 }
 
-pub(super) fn pow(_op: &Pow, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn pow(_op: &Pow, cx: &mut Context<'_>) -> Types {
     let base = input(cx, 0, is_number, "a numeric type")?;
     input(cx, 1, is_number, "a numeric type")?;
     Ok(one(base.ty.dtype, broadcast_from(cx, 0)?))
 }
 
-pub(super) fn r#mod(_op: &Mod, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn r#mod(_op: &Mod, cx: &mut Context<'_>) -> Types {
     combine(cx, 2, NUMBERS, None, |a, b| {
         if let (Some(_), Some(_)) = (a.known(), b.known()) {
             // The attribute counts; the operator itself is run.
@@ -148,7 +148,7 @@ pub(super) fn r#mod(_op: &Mod, cx: &mut Context<'_>) -> Result<Vec<Inferred>, Op
     })
 }
 
-pub(super) fn r#where(_op: &Where, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn r#where(_op: &Where, cx: &mut Context<'_>) -> Types {
     let (condition, x, y) = (cx.required(0)?, cx.required(1)?, cx.required(2)?);
     expect(cx, 0, DType::Bool)?;
     expect(cx, 2, x.ty.dtype)?;

@@ -1,15 +1,15 @@
 //! Types of joining and dividing.
 
 use octofold_ops::families::{Concat, Split};
-use octofold_ops::{OpError, normalize_axis};
+use octofold_ops::{OpError, bail, bail_attribute, normalize_axis};
 use octofold_tensor::Dim;
 
 use super::contents::List;
 use super::helpers::{dims, expect};
 use super::shape::moved;
-use super::{Context, Inferred, contents, sizes};
+use super::{Context, Inferred, Types, contents, sizes};
 
-pub(super) fn concat(op: &Concat, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn concat(op: &Concat, cx: &mut Context<'_>) -> Types {
     let first = cx.required(0)?;
     let mut ty = moved(first, None);
     let mut shape: Option<Vec<Dim>> = None;
@@ -28,11 +28,11 @@ pub(super) fn concat(op: &Concat, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
         shape = Some(match shape {
             None => dims.to_vec(),
             Some(shape) if shape.len() != dims.len() => {
-                return Err(OpError::invalid(format!(
+                bail!(
                     "input {index} is of rank {}, not {}",
                     dims.len(),
                     shape.len()
-                )));
+                );
             }
             Some(shape) => {
                 let pairs = shape.into_iter().zip(dims).enumerate();
@@ -59,7 +59,7 @@ pub(super) fn concat(op: &Concat, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
     Ok(vec![Inferred { ty, contents }])
 }
 
-pub(super) fn split(op: &Split, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn split(op: &Split, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let dims = dims(x);
     let axis = dims
@@ -68,10 +68,7 @@ pub(super) fn split(op: &Split, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     let size = dims.zip(axis).map(|(dims, axis)| dims[axis].clone());
     let parts: Vec<Option<Dim>> = match (contents::list(cx, 1)?, op.num_outputs) {
         (List::Known(_) | List::Unknown(_), Some(_)) => {
-            return Err(OpError::attribute(
-                "num_outputs",
-                "does not go with the input `split`",
-            ));
+            bail_attribute!("num_outputs", "does not go with the input `split`");
         }
         (List::Known(parts), None) => {
             let total = parts.iter().try_fold(0_i64, |sum, &part| {
@@ -83,9 +80,7 @@ pub(super) fn split(op: &Split, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
             });
             let known = size.as_ref().and_then(Dim::known);
             if total.is_none_or(|total| known.is_some_and(|size| size != total)) {
-                return Err(OpError::invalid(format!(
-                    "the parts {parts:?} do not add up to the size of the axis"
-                )));
+                bail!("the parts {parts:?} do not add up to the size of the axis");
             }
             parts
                 .into_iter()
@@ -101,10 +96,7 @@ pub(super) fn split(op: &Split, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
             ));
         }
         (List::Absent, None) => {
-            return Err(OpError::attribute(
-                "num_outputs",
-                "is missing, and so is the input `split`",
-            ));
+            bail_attribute!("num_outputs", "is missing, and so is the input `split`");
         }
         (List::Absent, Some(count)) => {
             // Checks the number.

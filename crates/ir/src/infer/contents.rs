@@ -4,7 +4,7 @@
 //! [`Dim`], and any other operator by running it when all of its inputs are known ([`complete`]).
 
 use octofold_ops::families::{Cast, Expand};
-use octofold_ops::{Inputs, Op, OpError, Operator};
+use octofold_ops::{Inputs, Op, OpError, Operator, bail};
 use octofold_tensor::{DType, Dim, Tensor};
 
 use super::{Context, Inferred, Known};
@@ -55,10 +55,7 @@ pub(super) fn expect_integers(known: Known<'_>, index: usize) -> Result<(), OpEr
 pub(super) fn numbers(known: Known<'_>, index: usize) -> Result<Option<Vec<Dim>>, OpError> {
     expect_integers(known, index)?;
     if known.ty.rank().is_some_and(|rank| rank > 1) {
-        return Err(OpError::invalid(format!(
-            "input {index} is no list but {}",
-            known.ty
-        )));
+        bail!("input {index} is no list but {}", known.ty);
     }
     if let Some(contents) = known.contents {
         return Ok(Some(contents.to_vec()));
@@ -95,10 +92,7 @@ pub(super) fn scalar(known: Known<'_>, index: usize) -> Result<Option<Dim>, OpEr
     match numbers(known, index)?.as_deref() {
         None => Ok(None),
         Some([number]) => Ok(Some(number.clone())),
-        Some(numbers) => Err(OpError::invalid(format!(
-            "input {index} holds {} elements, not one",
-            numbers.len()
-        ))),
+        Some(numbers) => bail!("input {index} holds {} elements, not one", numbers.len()),
     }
 }
 
@@ -116,6 +110,13 @@ fn integers(tensor: &Tensor) -> Option<Vec<i64>> {
         ),
         _ => None,
     }
+}
+
+/// The numbers of a small list that is constant.
+pub(crate) fn constant_contents(tensor: &Tensor) -> Option<Vec<Dim>> {
+    let small = tensor.rank() <= 1 && tensor.len() <= MAX;
+    let numbers = integers(tensor).filter(|_| small)?;
+    Some(numbers.into_iter().map(Dim::Known).collect())
 }
 
 /// What a small input holds, with its shape, when it is known at all.

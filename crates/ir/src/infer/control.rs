@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use octofold_ops::families::{If, Loop, Scan, ScanSide, Slots};
-use octofold_ops::{BodyId, Op, OpError};
+use octofold_ops::{BodyId, Op, OpError, bail};
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{differ, expect, typed};
-use super::{Context, Inferred};
+use super::{Context, Inferred, Types};
 use crate::bind::substitute;
 use crate::{TensorType, ValueType};
 
@@ -167,7 +167,7 @@ impl Exit {
     fn or(self, other: Self, what: &str) -> Result<Self, OpError> {
         if self.dtype != other.dtype {
             let (a, b) = (self.dtype, other.dtype);
-            return Err(OpError::invalid(format!("{what} is of type {a} or {b}")));
+            bail!("{what} is of type {a} or {b}");
         }
         let dims = match (self.dims, other.dims) {
             (Some(a), Some(b)) if a.len() == b.len() => {
@@ -214,11 +214,11 @@ fn exits<'a>(cx: &'a Context<'_>, op: &Op, body: BodyId) -> Result<Vec<Exit>, Op
         .collect();
     let entry = Entry::new(op, &operands)?;
     if inputs.len() != entry.types.len() {
-        return Err(OpError::invalid(format!(
+        bail!(
             "a body takes {} inputs, it is given {}",
             inputs.len(),
             entry.types.len()
-        )));
+        );
     }
     let mut bindings: BTreeMap<Arc<str>, Option<Dim>> = BTreeMap::new();
     for (index, (declared, given)) in inputs.iter().zip(&entry.types).enumerate() {
@@ -296,17 +296,17 @@ fn exits<'a>(cx: &'a Context<'_>, op: &Op, body: BodyId) -> Result<Vec<Exit>, Op
     Ok(outputs.collect())
 }
 
-pub(super) fn branches(op: &If, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn branches(op: &If, cx: &mut Context<'_>) -> Types {
     expect(cx, 0, DType::Bool)?;
     let wrapped = Op::from(op.clone());
     let then = exits(cx, &wrapped, op.then_branch)?;
     let other = exits(cx, &wrapped, op.else_branch)?;
     if then.len() != other.len() {
-        return Err(OpError::invalid(format!(
+        bail!(
             "the branches give {} and {} outputs",
             then.len(),
             other.len()
-        )));
+        );
     }
     let both = then.into_iter().zip(other).enumerate();
     let both = both.map(|(slot, (then, other))| then.or(other, &format!("output {slot}")));
@@ -314,16 +314,14 @@ pub(super) fn branches(op: &If, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     Ok(both.into_iter().map(|exit| exit.inferred(cx)).collect())
 }
 
-pub(super) fn looped(op: &Loop, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn looped(op: &Loop, cx: &mut Context<'_>) -> Types {
     expect(cx, 0, DType::I64)?;
     expect(cx, 1, DType::Bool)?;
     let mut exits = exits(cx, &op.clone().into(), op.body)?.into_iter();
     match exits.next() {
         Some(condition) if condition.dtype == DType::Bool => {}
         _ => {
-            return Err(OpError::invalid(
-                "a body gives no boolean as its first output",
-            ));
+            bail!("a body gives no boolean as its first output");
         }
     }
     let slots = op.slots(cx.len())?;
@@ -332,7 +330,7 @@ pub(super) fn looped(op: &Loop, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     results(cx, exits, slots, stack)
 }
 
-pub(super) fn scan(op: &Scan, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn scan(op: &Scan, cx: &mut Context<'_>) -> Types {
     let exits = exits(cx, &op.clone().into(), op.body)?.into_iter();
     let slots = op.slots(cx.len())?;
     let mut trips: Option<Dim> = None;
@@ -344,10 +342,10 @@ pub(super) fn scan(op: &Scan, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
         let axis = op.axis(ScanSide::Input, index, dims.len())?.axis;
         match &trips {
             Some(trips) if differ(trips, &dims[axis]) => {
-                return Err(OpError::invalid(format!(
+                bail!(
                     "operands of {trips} and {} elements are scanned together",
                     dims[axis]
-                )));
+                );
             }
             Some(trips) if trips.known().is_some() => {}
             _ => trips = Some(dims[axis].clone()),
@@ -376,7 +374,7 @@ fn results(
     exits: impl Iterator<Item = Exit>,
     slots: Slots,
     stack: impl Fn(usize, Exit) -> Result<Exit, OpError>,
-) -> Result<Vec<Inferred>, OpError> {
+) -> Types {
     let mut results = Vec::new();
     for (index, exit) in exits.enumerate() {
         let exit = match index.checked_sub(slots.states) {

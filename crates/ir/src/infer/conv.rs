@@ -5,7 +5,7 @@ use octofold_ops::families::{Conv, ConvShape, ConvTranspose};
 use octofold_tensor::Dim;
 
 use super::helpers::{dims, expect, filled, float, one, optional_dims};
-use super::{Context, Inferred};
+use super::{Context, Types};
 
 /// The shape of a convolution of inputs `x` and `w` with the bias at `bias`; `None` when not even the rank is known.
 pub(super) fn convolved(
@@ -41,17 +41,14 @@ fn partial(
     Some(filled(cx, sizes))
 }
 
-pub(super) fn conv(op: &Conv, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn conv(op: &Conv, cx: &mut Context<'_>) -> Types {
     let dtype = float(cx, 0)?.ty.dtype;
     expect(cx, 1, dtype)?;
     expect(cx, 2, dtype)?;
     Ok(one(dtype, convolved(&op.shape(), cx, [0, 1, 2])?))
 }
 
-pub(super) fn conv_transpose(
-    op: &ConvTranspose,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn conv_transpose(op: &ConvTranspose, cx: &mut Context<'_>) -> Types {
     let x = float(cx, 0)?;
     let dtype = x.ty.dtype;
     expect(cx, 1, dtype)?;

@@ -1,13 +1,13 @@
 //! Types of changes of the element type.
 
 use octofold_ops::OpError;
-use octofold_ops::families::{Cast, CastLike};
 use octofold_tensor::DType;
 
 use super::helpers::typed;
-use super::{Context, Inferred, contents};
+use super::{Context, Inferred, Types, contents};
 
-fn converted(cx: &Context<'_>, to: DType) -> Result<Vec<Inferred>, OpError> {
+/// The operand with elements of another type.
+pub(super) fn converted(cx: &Context<'_>, to: DType) -> Types {
     let x = cx.required(0)?;
     let from = x.ty.dtype;
     if from == DType::String && to == DType::Bool {
@@ -32,10 +32,6 @@ fn converted(cx: &Context<'_>, to: DType) -> Result<Vec<Inferred>, OpError> {
     Ok(vec![Inferred { ty, contents }])
 }
 
-pub(super) fn cast(op: &Cast, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
-    converted(cx, op.to)
-}
-
-pub(super) fn cast_like(_op: &CastLike, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn cast_like(cx: &Context<'_>) -> Types {
     converted(cx, cx.required(1)?.ty.dtype)
 }

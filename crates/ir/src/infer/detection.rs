@@ -1,16 +1,13 @@
 //! Types of object detection.
 
-use octofold_ops::OpError;
+use octofold_ops::bail;
 use octofold_ops::families::NonMaxSuppression;
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{dims, expect, one};
-use super::{Context, Inferred, sizes};
+use super::{Context, Types, sizes};
 
-pub(super) fn non_max_suppression(
-    _op: &NonMaxSuppression,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn non_max_suppression(_op: &NonMaxSuppression, cx: &mut Context<'_>) -> Types {
     let (boxes, scores) = (cx.required(0)?, cx.required(1)?);
     for (index, dtype) in [DType::F32, DType::F32, DType::I64, DType::F32, DType::F32]
         .into_iter()
@@ -20,10 +17,7 @@ pub(super) fn non_max_suppression(
     }
     for known in [boxes, scores] {
         if known.ty.rank().is_some_and(|rank| rank != 3) {
-            return Err(OpError::invalid(format!(
-                "expected rank 3, found {}",
-                known.ty
-            )));
+            bail!("expected rank 3, found {}", known.ty);
         }
     }
     if let (Some([batches, count, numbers]), Some([score_batches, _, score_count])) =

@@ -2,24 +2,21 @@
 
 use std::sync::Arc;
 
-use octofold_ops::OpError;
 use octofold_ops::families::real::{dtype_of, quant_type_of};
 use octofold_ops::families::{
     BinaryForm, FusedBinary, FusedConcat, FusedConv, FusedGlobalPool, FusedLinear, FusedPool,
     Outcome, OutputQuantization, Product, TableLookup, pooled_shape,
 };
+use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_quant::{QParams, QuantParams};
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{broadcast, bytes, differ, dims, expect, optional_dims, typed};
 use super::matmul::product;
-use super::{Context, Inferred};
+use super::{Context, Types};
 
 /// The result: bytes with parameters, or f32.
-fn result(
-    y: Option<OutputQuantization>,
-    shape: Option<Vec<Dim>>,
-) -> Result<Vec<Inferred>, OpError> {
+fn result(y: Option<OutputQuantization>, shape: Option<Vec<Dim>>) -> Types {
     let ty = match y {
         None => typed(DType::F32, shape),
         Some(y) => {
@@ -80,21 +77,19 @@ fn check_bias(cx: &Context<'_>, dtype: DType, count: Option<&Dim>) -> Result<(),
     match (optional_dims(cx, 2), count) {
         (Some([size]), Some(count)) if !differ(size, count) => Ok(()),
         (None, _) | (Some([_]), None) => Ok(()),
-        _ => Err(OpError::invalid(
-            "the bias has not one number for each output channel",
-        )),
+        _ => bail!("the bias has not one number for each output channel"),
     }
 }
 
 /// The type of what a layer with weights gives.
-fn layer_result(product: &Product, shape: Option<Vec<Dim>>) -> Result<Vec<Inferred>, OpError> {
+fn layer_result(product: &Product, shape: Option<Vec<Dim>>) -> Types {
     match product.outcome() {
         Some(Outcome::Accumulators) => Ok(vec![typed(DType::I32, shape).into()]),
         _ => result(product.y(), shape),
     }
 }
 
-pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Types {
     let w = dims(cx.required(1)?);
     check_layer(cx, &op.product, w.and_then(|w| w.first()))?;
     let shape = match (dims(cx.required(0)?), w) {
@@ -109,32 +104,22 @@ pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Result<Vec<Inf
     if let Some(residual) = optional_dims(cx, 3)
         && (residual.len() != shape.len() || residual.iter().zip(&shape).any(|(a, b)| differ(a, b)))
     {
-        return Err(OpError::invalid(
-            "the residual has not the shape of the result",
-        ));
+        bail!("the residual has not the shape of the result");
     }
     layer_result(&op.product, Some(shape))
 }
 
-pub(super) fn fused_linear(
-    op: &FusedLinear,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn fused_linear(op: &FusedLinear, cx: &mut Context<'_>) -> Types {
     let w = dims(cx.required(1)?);
     if w.is_some_and(|w| w.len() != 2) {
-        return Err(OpError::invalid(
-            "the weights of a linear layer have two axes",
-        ));
+        bail!("the weights of a linear layer have two axes");
     }
     check_layer(cx, &op.product, w.and_then(|w| w.last()))?;
     let shape = product(dims(cx.required(0)?), w)?;
     layer_result(&op.product, shape)
 }
 
-pub(super) fn fused_binary(
-    op: &FusedBinary,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn fused_binary(op: &FusedBinary, cx: &mut Context<'_>) -> Types {
     let (a, b, y) = match op.form {
         BinaryForm::Float(_) => (None, None, None),
         BinaryForm::Bytes { a, b, y } => (Some(a), Some(b), Some(y)),
@@ -148,7 +133,7 @@ pub(super) fn fused_binary(
     result(y, shape)
 }
 
-pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Types {
     check_operand(cx, 0, op.rescale.map(|rescale| rescale.x))?;
     let window = op.window()?;
     let shape = match optional_dims(cx, 0) {
@@ -161,10 +146,7 @@ pub(super) fn fused_pool(op: &FusedPool, cx: &mut Context<'_>) -> Result<Vec<Inf
     result(op.rescale.map(|rescale| rescale.y), Some(shape))
 }
 
-pub(super) fn fused_global_pool(
-    op: &FusedGlobalPool,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn fused_global_pool(op: &FusedGlobalPool, cx: &mut Context<'_>) -> Types {
     check_operand(cx, 0, op.rescale.map(|rescale| rescale.x))?;
     let shape = match optional_dims(cx, 0) {
         None => None,
@@ -177,10 +159,7 @@ pub(super) fn fused_global_pool(
     result(op.rescale.map(|rescale| rescale.y), shape)
 }
 
-pub(super) fn fused_concat(
-    op: &FusedConcat,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn fused_concat(op: &FusedConcat, cx: &mut Context<'_>) -> Types {
     cx.required(0)?;
     let types = (0..cx.len()).map(|index| Ok(quant_type_of(bytes(cx, index)?.ty.dtype)));
     let types: Option<Vec<_>> = types
@@ -197,19 +176,14 @@ pub(super) fn fused_concat(
             .ok()
             .filter(|&axis| axis < own.len());
         let Some(axis) = axis else {
-            return Err(OpError::attribute(
-                "axis",
-                format!("{} is out of range", op.axis),
-            ));
+            bail_attribute!("axis", "{} is out of range", op.axis);
         };
         let Some(sum) = &mut shape else {
             shape = Some(own.to_vec());
             continue;
         };
         if sum.len() != own.len() || (0..own.len()).any(|i| i != axis && differ(&sum[i], &own[i])) {
-            return Err(OpError::invalid(format!(
-                "input {index} does not concatenate with the others"
-            )));
+            bail!("input {index} does not concatenate with the others");
         }
         for (i, (sum, own)) in sum.iter_mut().zip(own).enumerate() {
             if i == axis {
@@ -222,15 +196,12 @@ pub(super) fn fused_concat(
     result(Some(op.y), shape)
 }
 
-pub(super) fn table_lookup(
-    _op: &TableLookup,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn table_lookup(_op: &TableLookup, cx: &mut Context<'_>) -> Types {
     let (x, table) = (bytes(cx, 0)?, bytes(cx, 1)?);
     match dims(table) {
         None => {}
         Some([size]) if !differ(size, &Dim::Known(256)) => {}
-        Some(_) => return Err(OpError::invalid("a table has 256 entries")),
+        Some(_) => bail!("a table has 256 entries"),
     }
     Ok(vec![typed(table.ty.dtype, x.ty.shape.clone()).into()])
 }

@@ -3,14 +3,14 @@
 use octofold_ops::families::{
     Gather, GatherElements, GatherND, ScatterElements, ScatterND, ScatterReduction,
 };
-use octofold_ops::{OpError, Operator, normalize_axis};
+use octofold_ops::{OpError, Operator, bail, normalize_axis};
 use octofold_tensor::Dim;
 
 use super::contents::expect_integers;
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input};
 use super::shape::{moved, rearranged};
-use super::{Context, Inferred, Known, sizes};
+use super::{Context, Known, Types, sizes};
 
 /// Data and indices.
 fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
@@ -19,7 +19,7 @@ fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
     Ok((x, indices))
 }
 
-pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Types {
     let (x, indices) = operands(cx)?;
     let Some(from) = dims(x) else {
         return Ok(vec![moved(x, None).into()]);
@@ -47,18 +47,16 @@ fn check_elements(x: Known<'_>, indices: Known<'_>, axis: i64) -> Result<(), OpE
         other != axis && matches!((a.known(), b.known()), (Some(a), Some(b)) if b > a)
     };
     if from.len() != at.len() || from.iter().zip(at).enumerate().any(larger) {
-        return Err(OpError::invalid(format!(
+        bail!(
             "indices {} do not fit {} along axis {axis}",
-            indices.ty, x.ty
-        )));
+            indices.ty,
+            x.ty
+        );
     }
     Ok(())
 }
 
-pub(super) fn gather_elements(
-    op: &GatherElements,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn gather_elements(op: &GatherElements, cx: &mut Context<'_>) -> Types {
     let (x, indices) = operands(cx)?;
     check_elements(x, indices, op.axis)?;
     rearranged(op, cx, &[0], indices.ty.shape.clone())
@@ -92,7 +90,7 @@ fn tuples<'a>(x: Known<'a>, indices: Known<'a>, batch: i64) -> Result<Option<Tup
     Ok(Some((tuples, slice.ok_or_else(fail)?)))
 }
 
-pub(super) fn gather_nd(op: &GatherND, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn gather_nd(op: &GatherND, cx: &mut Context<'_>) -> Types {
     let (x, indices) = operands(cx)?;
     let shape: Option<Vec<Dim>> = tuples(x, indices, op.batch_dims)?
         .map(|(tuples, slice)| tuples.iter().chain(slice).cloned().collect());
@@ -108,11 +106,7 @@ fn check_reduction(cx: &Context<'_>, reduction: ScatterReduction) -> Result<(), 
 }
 
 /// The data with some elements replaced by updates; contents are known where nothing is reduced.
-fn scattered<O: Operator>(
-    op: &O,
-    cx: &Context<'_>,
-    reduction: ScatterReduction,
-) -> Result<Vec<Inferred>, OpError> {
+fn scattered<O: Operator>(op: &O, cx: &Context<'_>, reduction: ScatterReduction) -> Types {
     let shape = cx.required(0)?.ty.shape.clone();
     let mut results = rearranged(op, cx, &[0, 2], shape)?;
     if reduction != ScatterReduction::None {
@@ -121,16 +115,14 @@ fn scattered<O: Operator>(
     Ok(results)
 }
 
-pub(super) fn scatter_nd(op: &ScatterND, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn scatter_nd(op: &ScatterND, cx: &mut Context<'_>) -> Types {
     let (x, indices) = operands(cx)?;
     let updates = cx.required(2)?;
     expect(cx, 2, x.ty.dtype)?;
     check_reduction(cx, op.reduction)?;
     if let (Some((tuples, slice)), Some(updates)) = (tuples(x, indices, 0)?, dims(updates)) {
         if updates.len() != tuples.len() + slice.len() {
-            return Err(OpError::invalid(
-                "the updates have another rank than indices and data ask for",
-            ));
+            bail!("the updates have another rank than indices and data ask for");
         }
         for (a, b) in tuples.iter().chain(slice).zip(updates) {
             sizes::same(a, b)?;
@@ -139,10 +131,7 @@ pub(super) fn scatter_nd(op: &ScatterND, cx: &mut Context<'_>) -> Result<Vec<Inf
     scattered(op, cx, op.reduction)
 }
 
-pub(super) fn scatter_elements(
-    op: &ScatterElements,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn scatter_elements(op: &ScatterElements, cx: &mut Context<'_>) -> Types {
     let (x, indices) = operands(cx)?;
     let updates = cx.required(2)?;
     expect(cx, 2, x.ty.dtype)?;
@@ -150,7 +139,7 @@ pub(super) fn scatter_elements(
     check_elements(x, indices, op.axis)?;
     if let (Some(indices), Some(updates)) = (dims(indices), dims(updates)) {
         if indices.len() != updates.len() {
-            return Err(OpError::invalid("indices and updates differ in rank"));
+            bail!("indices and updates differ in rank");
         }
         for (a, b) in indices.iter().zip(updates) {
             sizes::same(a, b)?;

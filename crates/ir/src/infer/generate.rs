@@ -1,14 +1,14 @@
 //! Types of tensors made out of sizes and single values.
 
 use octofold_ops::families::{ConstantOfShape, EyeLike, OneHot, Range};
-use octofold_ops::{OpError, normalize_axis};
+use octofold_ops::{bail, bail_attribute, normalize_axis};
 use octofold_tensor::{DType, Dim, TensorData};
 
 use super::contents::List;
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input, one, typed};
 use super::sizes::is_size;
-use super::{Context, Inferred, Known, contents};
+use super::{Context, Inferred, Known, Types, contents};
 use crate::TensorType;
 
 /// The one float of a constant.
@@ -22,7 +22,7 @@ fn float(known: Known<'_>) -> Option<f64> {
     }
 }
 
-pub(super) fn range(_op: &Range, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn range(_op: &Range, cx: &mut Context<'_>) -> Types {
     let inputs = [cx.required(0)?, cx.required(1)?, cx.required(2)?];
     let dtype = input(cx, 0, is_number, "a numeric type")?.ty.dtype;
     expect(cx, 1, dtype)?;
@@ -48,7 +48,7 @@ pub(super) fn range(_op: &Range, cx: &mut Context<'_>) -> Result<Vec<Inferred>, 
         return Ok(one(dtype, Some(vec![count])));
     };
     let count = match delta.known() {
-        Some(0) => return Err(OpError::invalid("a range with delta 0")),
+        Some(0) => bail!("a range with delta 0"),
         Some(step) if step != i64::MIN => {
             let distance = if step > 0 {
                 limit.minus(start.clone())
@@ -76,20 +76,14 @@ pub(super) fn range(_op: &Range, cx: &mut Context<'_>) -> Result<Vec<Inferred>, 
     }])
 }
 
-pub(super) fn constant_of_shape(
-    op: &ConstantOfShape,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn constant_of_shape(op: &ConstantOfShape, cx: &mut Context<'_>) -> Types {
     let target = cx.required(0)?;
     let dtype = op
         .value
         .as_ref()
         .map_or(DType::F32, octofold_tensor::Tensor::dtype);
     if let Some(value) = op.value.as_ref().filter(|value| value.len() != 1) {
-        return Err(OpError::attribute(
-            "value",
-            format!("holds {} elements, not one", value.len()),
-        ));
+        bail_attribute!("value", "holds {} elements, not one", value.len());
     }
     let shape = match contents::numbers(target, 0)? {
         Some(shape) => Some(shape),
@@ -104,15 +98,12 @@ pub(super) fn constant_of_shape(
     Ok(one(dtype, shape))
 }
 
-pub(super) fn one_hot(op: &OneHot, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn one_hot(op: &OneHot, cx: &mut Context<'_>) -> Types {
     let indices = input(cx, 0, is_number, "a numeric type")?;
     let depth = input(cx, 1, is_number, "a numeric type")?;
     let values = cx.required(2)?;
     if values.ty.known_shape().is_some_and(|shape| shape != [2]) {
-        return Err(OpError::invalid(format!(
-            "values {} are not two",
-            values.ty
-        )));
+        bail!("values {} are not two", values.ty);
     }
     let size = match depth.ty.dtype {
         DType::I64 | DType::I32 => contents::scalar(depth, 1)?,
@@ -129,23 +120,17 @@ pub(super) fn one_hot(op: &OneHot, cx: &mut Context<'_>) -> Result<Vec<Inferred>
     Ok(one(values.ty.dtype, Some(shape)))
 }
 
-pub(super) fn eye_like(op: &EyeLike, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn eye_like(op: &EyeLike, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let dtype = op.dtype.unwrap_or(x.ty.dtype);
     if !is_number(dtype) && dtype != DType::Bool {
-        return Err(OpError::attribute(
-            "dtype",
-            format!("{dtype} is neither numeric nor bool"),
-        ));
+        bail_attribute!("dtype", "{dtype} is neither numeric nor bool");
     }
     let shape = match dims(x) {
         None => vec![cx.fresh(), cx.fresh()],
         Some(dims) if dims.len() == 2 => dims.to_vec(),
         Some(_) => {
-            return Err(OpError::invalid(format!(
-                "expected a matrix, found {}",
-                x.ty
-            )));
+            bail!("expected a matrix, found {}", x.ty);
         }
     };
     Ok(vec![TensorType::new(dtype, shape).into()])

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use octofold_ops::OpError;
+use octofold_ops::{OpError, bail};
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim};
 
@@ -12,6 +12,11 @@ use crate::TensorType;
 /// The one output of an operator.
 pub(super) fn one(dtype: DType, shape: Option<Vec<Dim>>) -> Vec<Inferred> {
     vec![typed(dtype, shape).into()]
+}
+
+/// The one output of an operator that keeps type and shape of an input.
+pub(super) fn same(x: Known<'_>) -> Vec<Inferred> {
+    one(x.ty.dtype, x.ty.shape.clone())
 }
 
 /// A type without quantization parameters.
@@ -114,9 +119,7 @@ pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, OpError> {
         (a, b) if a == one => Ok(b),
         (a, b) if b == one => Ok(a),
         (a, b) => match (a.known(), b.known()) {
-            (Some(_), Some(_)) => Err(OpError::invalid(format!(
-                "sizes {a} and {b} do not broadcast"
-            ))),
+            (Some(_), Some(_)) => bail!("sizes {a} and {b} do not broadcast"),
             (Some(_), None) => Ok(a),
             (None, Some(_)) => Ok(b),
             (None, None) => Ok(a.max(b)),

@@ -1,11 +1,11 @@
 //! Types of matrix products.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{Gemm, MatMul};
+use octofold_ops::{OpError, bail};
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{broadcast, differ, dims, expect, input, one, optional_dims};
-use super::{Context, Inferred};
+use super::{Context, Types};
 
 fn has_products(dtype: DType) -> bool {
     dtype.is_float() || matches!(dtype, DType::I32 | DType::I64 | DType::U32 | DType::U64)
@@ -33,9 +33,7 @@ pub(super) fn product(a: Option<&[Dim]>, b: Option<&[Dim]>) -> Result<Option<Vec
         [batch @ .., k, n] => (batch, k, Some(n)),
     };
     if differ(k, inner) {
-        return Err(OpError::invalid(format!(
-            "a product of {k} columns with {inner} rows"
-        )));
+        bail!("a product of {k} columns with {inner} rows");
     }
     let mut shape = broadcast(a_batch, b_batch)?;
     shape.extend(m.cloned());
@@ -43,33 +41,28 @@ pub(super) fn product(a: Option<&[Dim]>, b: Option<&[Dim]>) -> Result<Option<Vec
     Ok(Some(shape))
 }
 
-pub(super) fn mat_mul(_op: &MatMul, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn mat_mul(_op: &MatMul, cx: &mut Context<'_>) -> Types {
     let a = input(cx, 0, has_products, PRODUCTS)?;
     expect(cx, 1, a.ty.dtype)?;
     Ok(one(a.ty.dtype, product(dims(a), dims(cx.required(1)?))?))
 }
 
-pub(super) fn gemm(op: &Gemm, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn gemm(op: &Gemm, cx: &mut Context<'_>) -> Types {
     let a = input(cx, 0, has_products, PRODUCTS)?;
     let b = cx.required(1)?;
     expect(cx, 1, a.ty.dtype)?;
     expect(cx, 2, a.ty.dtype)?;
     let matrix = |dims: Option<&[Dim]>, transposed: bool| match dims {
-        None => Ok(None),
+        None => Ok::<_, OpError>(None),
         Some([rows, columns]) if !transposed => Ok(Some((rows.clone(), columns.clone()))),
         Some([rows, columns]) => Ok(Some((columns.clone(), rows.clone()))),
-        Some(dims) => Err(OpError::invalid(format!(
-            "an operand of rank {}, not 2",
-            dims.len()
-        ))),
+        Some(dims) => bail!("an operand of rank {}, not 2", dims.len()),
     };
     let (a_sizes, b_sizes) = (matrix(dims(a), op.transA)?, matrix(dims(b), op.transB)?);
     if let (Some((_, k)), Some((inner, _))) = (&a_sizes, &b_sizes)
         && differ(k, inner)
     {
-        return Err(OpError::invalid(format!(
-            "a product of {k} columns with {inner} rows"
-        )));
+        bail!("a product of {k} columns with {inner} rows");
     }
     let m = a_sizes.map_or_else(|| cx.fresh(), |(m, _)| m);
     let n = b_sizes.map_or_else(|| cx.fresh(), |(_, n)| n);
@@ -77,9 +70,7 @@ pub(super) fn gemm(op: &Gemm, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
     if let Some(c) = optional_dims(cx, 2) {
         let out = broadcast(c, &shape)?;
         if out.len() > 2 || out.iter().zip(&shape).any(|(a, b)| differ(a, b)) {
-            return Err(OpError::invalid(
-                "the third operand does not broadcast to the product",
-            ));
+            bail!("the third operand does not broadcast to the product");
         }
     }
     Ok(one(a.ty.dtype, Some(shape)))

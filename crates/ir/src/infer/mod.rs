@@ -25,7 +25,6 @@ mod generate;
 mod helpers;
 mod matmul;
 mod norm;
-mod observe;
 mod pad;
 mod pool;
 mod quantize;
@@ -37,15 +36,15 @@ mod select;
 mod shape;
 mod sizes;
 mod slice;
-mod softmax;
 #[cfg(test)]
 mod tests;
 mod transpose;
 
+pub(crate) use contents::constant_contents;
 pub(crate) use control::Entry;
 pub use control::Signature;
-use octofold_ops::families::RecurrentLayer;
-use octofold_ops::{BodyId, Op, OpError};
+use octofold_ops::families::{ArgMax, ArgMin, LogSoftmax, RecurrentLayer, Softmax};
+use octofold_ops::{BodyId, Op, OpError, bail};
 use octofold_tensor::{Dim, Tensor};
 
 use crate::TensorType;
@@ -78,6 +77,9 @@ impl From<TensorType> for Inferred {
         Self { ty, contents: None }
     }
 }
+
+/// What is known of the outputs of an operator, or why it refuses its inputs.
+type Types = Result<Vec<Inferred>, OpError>;
 
 /// The inputs of an inference, and the source of fresh symbols.
 #[derive(Debug)]
@@ -170,17 +172,13 @@ fn bound(output: &mut Inferred, cx: &mut Context<'_>) -> Result<(), OpError> {
     for dim in shape {
         match dim.known() {
             Some(size) if size < 0 => {
-                return Err(OpError::invalid(format!(
-                    "an output would have the size {size}"
-                )));
+                bail!("an output would have the size {size}");
             }
             Some(size) => {
                 count = count.map(|count| count.saturating_mul(size.unsigned_abs().into()))
             }
             None if sizes::overflows(dim) => {
-                return Err(OpError::invalid(format!(
-                    "an output would have the size {dim}"
-                )));
+                bail!("an output would have the size {dim}");
             }
             None => count = None,
         }
@@ -203,7 +201,7 @@ fn bound(output: &mut Inferred, cx: &mut Context<'_>) -> Result<(), OpError> {
 }
 
 /// The inference of each operator. There is no arm for the rest, so that a new operator is a compiler's error here.
-fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+fn family(op: &Op, cx: &mut Context<'_>) -> Types {
     match op {
         Op::Conv(op) => conv::conv(op, cx),
         Op::ConvTranspose(op) => conv::conv_transpose(op, cx),
@@ -218,39 +216,38 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::AveragePool(op) => pool::average_pool(op, cx),
         Op::GlobalMaxPool(op) => pool::global_max_pool(op, cx),
         Op::GlobalAveragePool(op) => pool::global_average_pool(op, cx),
-        Op::Relu(op) => activation::relu(op, cx),
-        Op::LeakyRelu(op) => activation::leaky_relu(op, cx),
+        Op::Relu(_) => activation::relu(cx),
+        Op::LeakyRelu(_)
+        | Op::Sigmoid(_)
+        | Op::HardSigmoid(_)
+        | Op::HardSwish(_)
+        | Op::Tanh(_)
+        | Op::Erf(_)
+        | Op::Gelu(_)
+        | Op::Elu(_)
+        | Op::Selu(_)
+        | Op::Celu(_)
+        | Op::Softplus(_)
+        | Op::Softsign(_)
+        | Op::Mish(_)
+        | Op::Swish(_)
+        | Op::ThresholdedRelu(_)
+        | Op::Exp(_)
+        | Op::Log(_)
+        | Op::Sqrt(_)
+        | Op::Reciprocal(_)
+        | Op::Floor(_)
+        | Op::Ceil(_)
+        | Op::Round(_)
+        | Op::Sin(_)
+        | Op::Cos(_) => elementwise::float_function(cx),
+        Op::IsNaN(_) | Op::IsInf(_) => elementwise::test(cx),
         Op::PRelu(op) => activation::prelu(op, cx),
-        Op::Sigmoid(op) => activation::sigmoid(op, cx),
-        Op::HardSigmoid(op) => activation::hard_sigmoid(op, cx),
-        Op::HardSwish(op) => activation::hard_swish(op, cx),
-        Op::Tanh(op) => activation::tanh(op, cx),
-        Op::Erf(op) => activation::erf(op, cx),
-        Op::Gelu(op) => activation::gelu(op, cx),
-        Op::Elu(op) => activation::elu(op, cx),
-        Op::Selu(op) => activation::selu(op, cx),
-        Op::Celu(op) => activation::celu(op, cx),
-        Op::Softplus(op) => activation::softplus(op, cx),
-        Op::Softsign(op) => activation::softsign(op, cx),
-        Op::Mish(op) => activation::mish(op, cx),
-        Op::Swish(op) => activation::swish(op, cx),
-        Op::ThresholdedRelu(op) => activation::thresholded_relu(op, cx),
         Op::Clip(op) => activation::clip(op, cx),
         Op::Abs(op) => elementwise::abs(op, cx),
         Op::Neg(op) => elementwise::neg(op, cx),
-        Op::Exp(op) => elementwise::exp(op, cx),
-        Op::Log(op) => elementwise::log(op, cx),
-        Op::Sqrt(op) => elementwise::sqrt(op, cx),
-        Op::Reciprocal(op) => elementwise::reciprocal(op, cx),
-        Op::Floor(op) => elementwise::floor(op, cx),
-        Op::Ceil(op) => elementwise::ceil(op, cx),
-        Op::Round(op) => elementwise::round(op, cx),
         Op::Sign(op) => elementwise::sign(op, cx),
         Op::Not(op) => elementwise::not(op, cx),
-        Op::IsNaN(op) => elementwise::is_nan(op, cx),
-        Op::IsInf(op) => elementwise::is_inf(op, cx),
-        Op::Sin(op) => elementwise::sin(op, cx),
-        Op::Cos(op) => elementwise::cos(op, cx),
         Op::Add(op) => binary::add(op, cx),
         Op::Sub(op) => binary::sub(op, cx),
         Op::Mul(op) => binary::mul(op, cx),
@@ -270,8 +267,9 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::LessOrEqual(op) => binary::less_or_equal(op, cx),
         Op::GreaterOrEqual(op) => binary::greater_or_equal(op, cx),
         Op::Where(op) => binary::r#where(op, cx),
-        Op::Softmax(op) => softmax::softmax(op, cx),
-        Op::LogSoftmax(op) => softmax::log_softmax(op, cx),
+        Op::Softmax(Softmax { axis }) | Op::LogSoftmax(LogSoftmax { axis }) => {
+            norm::softmax(*axis, cx)
+        }
         Op::Lstm(op) => recurrent::recurrent(op.recurrent(), cx),
         Op::Gru(op) => recurrent::recurrent(op.recurrent(), cx),
         Op::Rnn(op) => recurrent::recurrent(op.recurrent(), cx),
@@ -285,19 +283,20 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::ReduceLogSum(op) => reduce::reduce_log_sum(op, cx),
         Op::ReduceLogSumExp(op) => reduce::reduce_log_sum_exp(op, cx),
         Op::ReduceSumSquare(op) => reduce::reduce_sum_square(op, cx),
-        Op::ArgMax(op) => reduce::arg_max(op, cx),
-        Op::ArgMin(op) => reduce::arg_min(op, cx),
+        Op::ArgMax(ArgMax { axis, keepdims, .. }) | Op::ArgMin(ArgMin { axis, keepdims, .. }) => {
+            reduce::position(cx, *axis, *keepdims)
+        }
         Op::Reshape(op) => shape::reshape(op, cx),
         Op::Flatten(op) => shape::flatten(op, cx),
         Op::Squeeze(op) => shape::squeeze(op, cx),
         Op::Unsqueeze(op) => shape::unsqueeze(op, cx),
         Op::Transpose(op) => transpose::transpose(op, cx),
-        Op::Identity(op) => shape::identity(op, cx),
         Op::Dropout(op) => shape::dropout(op, cx),
         Op::Shape(op) => shape::shape(op, cx),
         Op::Size(op) => shape::size(op, cx),
-        Op::Cast(op) => convert::cast(op, cx),
-        Op::CastLike(op) => convert::cast_like(op, cx),
+        Op::Identity(_) | Op::Observe(_) => shape::identity(cx),
+        Op::Cast(op) => convert::converted(cx, op.to),
+        Op::CastLike(_) => convert::cast_like(cx),
         Op::Expand(op) => shape::expand(op, cx),
         Op::Tile(op) => shape::tile(op, cx),
         Op::DepthToSpace(op) => transpose::depth_to_space(op, cx),
@@ -334,7 +333,6 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
         Op::If(op) => control::branches(op, cx),
         Op::Loop(op) => control::looped(op, cx),
         Op::Scan(op) => control::scan(op, cx),
-        Op::Observe(op) => observe::observe(op, cx),
         Op::FusedConv(op) => fused::fused_conv(op, cx),
         Op::FusedLinear(op) => fused::fused_linear(op, cx),
         Op::FusedBinary(op) => fused::fused_binary(op, cx),

@@ -1,22 +1,21 @@
-//! Types of normalizations: that of the input.
+//! Types of normalizations and softmax: that of the input.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{
     BatchNormalization, InstanceNormalization, LayerNormalization, LpNormalization, Lrn,
 };
+use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_tensor::{DType, Dim};
 
-use super::helpers::{broadcast, differ, dims, float, one, optional_dims, typed};
-use super::{Context, Inferred, Known};
+use super::helpers::{broadcast, differ, dims, float, optional_dims, same, typed};
+use super::{Context, Known, Types};
 
 /// The float input 0, of at least `rank` axes when these are known.
 fn ranked<'a>(cx: &Context<'a>, rank: usize) -> Result<Known<'a>, OpError> {
     let x = float(cx, 0)?;
     match dims(x) {
-        Some(dims) if dims.len() < rank => Err(OpError::invalid(format!(
-            "an input of rank {}, not at least {rank}",
-            dims.len()
-        ))),
+        Some(dims) if dims.len() < rank => {
+            bail!("an input of rank {}, not at least {rank}", dims.len())
+        }
         _ => Ok(x),
     }
 }
@@ -36,16 +35,10 @@ fn check_channels(cx: &Context<'_>, inputs: impl Iterator<Item = usize>) -> Resu
             (Some(dims), _) => dims.len() == 1,
         };
         if !fits {
-            return Err(OpError::invalid(format!(
-                "input {index} has not one number a channel"
-            )));
+            bail!("input {index} has not one number a channel");
         }
     }
     Ok(())
-}
-
-fn same(x: Known<'_>) -> Vec<Inferred> {
-    one(x.ty.dtype, x.ty.shape.clone())
 }
 
 fn check_axis(axis: i64, x: Known<'_>) -> Result<Option<usize>, OpError> {
@@ -56,17 +49,17 @@ fn check_axis(axis: i64, x: Known<'_>) -> Result<Option<usize>, OpError> {
     if (-rank..rank).contains(&axis) {
         Ok(Some(axis.rem_euclid(rank) as usize))
     } else {
-        Err(OpError::attribute(
-            "axis",
-            format!("{axis} is out of range for rank {rank}"),
-        ))
+        bail_attribute!("axis", "{axis} is out of range for rank {rank}")
     }
 }
 
-pub(super) fn batch_normalization(
-    op: &BatchNormalization,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn softmax(axis: i64, cx: &Context<'_>) -> Types {
+    let x = float(cx, 0)?;
+    check_axis(axis, x)?;
+    Ok(same(x))
+}
+
+pub(super) fn batch_normalization(op: &BatchNormalization, cx: &mut Context<'_>) -> Types {
     if op.training_mode {
         return Err(OpError::Unsupported(
             "BatchNormalization in training mode".to_owned(),
@@ -77,19 +70,13 @@ pub(super) fn batch_normalization(
     Ok(same(x))
 }
 
-pub(super) fn instance_normalization(
-    _op: &InstanceNormalization,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn instance_normalization(_op: &InstanceNormalization, cx: &mut Context<'_>) -> Types {
     let x = ranked(cx, 2)?;
     check_channels(cx, 1..3)?;
     Ok(same(x))
 }
 
-pub(super) fn layer_normalization(
-    op: &LayerNormalization,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn layer_normalization(op: &LayerNormalization, cx: &mut Context<'_>) -> Types {
     let x = ranked(cx, 1)?;
     let axis = check_axis(op.axis, x)?;
     float(cx, 1)?;
@@ -108,9 +95,7 @@ pub(super) fn layer_normalization(
                 if extra.iter().any(|size| differ(size, &one))
                     || out.iter().zip(normalized).any(|(a, b)| differ(a, b))
                 {
-                    return Err(OpError::invalid(format!(
-                        "input {index} does not broadcast to the input"
-                    )));
+                    bail!("input {index} does not broadcast to the input");
                 }
             }
             let sizes = shape.iter().enumerate();
@@ -135,22 +120,16 @@ pub(super) fn layer_normalization(
     Ok(out)
 }
 
-pub(super) fn lp_normalization(
-    op: &LpNormalization,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn lp_normalization(op: &LpNormalization, cx: &mut Context<'_>) -> Types {
     if !(1..=2).contains(&op.p) {
-        return Err(OpError::attribute(
-            "p",
-            format!("{} is neither 1 nor 2", op.p),
-        ));
+        bail_attribute!("p", "{} is neither 1 nor 2", op.p);
     }
     let x = ranked(cx, 1)?;
     check_axis(op.axis, x)?;
     Ok(same(x))
 }
 
-pub(super) fn lrn(op: &Lrn, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn lrn(op: &Lrn, cx: &mut Context<'_>) -> Types {
     op.channels()?;
     Ok(same(ranked(cx, 2)?))
 }

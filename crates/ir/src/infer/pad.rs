@@ -1,15 +1,15 @@
 //! Types of `Pad`.
 
 use octofold_ops::families::Pad;
-use octofold_ops::{OpError, normalize_axes};
+use octofold_ops::{bail, normalize_axes};
 use octofold_tensor::Dim;
 
 use super::contents::List;
 use super::helpers::{dims, expect};
 use super::shape::moved;
-use super::{Context, Inferred, contents};
+use super::{Context, Types, contents};
 
-pub(super) fn pad(_op: &Pad, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn pad(_op: &Pad, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let pads = contents::numbers(cx.required(1)?, 1)?;
     expect(cx, 2, x.ty.dtype)?;
@@ -27,11 +27,7 @@ pub(super) fn pad(_op: &Pad, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpEr
         return Ok(vec![moved(x, Some(shape)).into()]);
     };
     if pads.len() != 2 * axes.len() {
-        return Err(OpError::invalid(format!(
-            "{} pads for {} axes",
-            pads.len(),
-            axes.len()
-        )));
+        bail!("{} pads for {} axes", pads.len(), axes.len());
     }
     let mut shape = dims.to_vec();
     for (i, &axis) in axes.iter().enumerate() {
@@ -43,10 +39,7 @@ pub(super) fn pad(_op: &Pad, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpEr
             .known()
             .is_some_and(|size| size.saturating_add(cut(before)).saturating_add(cut(after)) < 0)
         {
-            return Err(OpError::invalid(format!(
-                "pads {before} and {after} do not fit size {}",
-                dims[axis]
-            )));
+            bail!("pads {before} and {after} do not fit size {}", dims[axis]);
         }
         shape[axis] = padded;
     }

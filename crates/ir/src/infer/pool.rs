@@ -1,14 +1,14 @@
 //! Types of pooling.
 
-use octofold_ops::OpError;
 use octofold_ops::families::window::Window;
 use octofold_ops::families::{
     AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool, pooled_shape,
 };
+use octofold_ops::{OpError, bail};
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{channel_quantization, dims, float, input, one, typed};
-use super::{Context, Inferred, Known};
+use super::{Context, Known, Types};
 
 /// The shape of a pooled input; of fresh sizes when even its rank is not known.
 fn pooled(window: &Window, x: Known<'_>, cx: &mut Context<'_>) -> Result<Vec<Dim>, OpError> {
@@ -18,7 +18,7 @@ fn pooled(window: &Window, x: Known<'_>, cx: &mut Context<'_>) -> Result<Vec<Dim
     }
 }
 
-pub(super) fn max_pool(op: &MaxPool, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn max_pool(op: &MaxPool, cx: &mut Context<'_>) -> Types {
     let window = op.window()?;
     let x = input(
         cx,
@@ -31,10 +31,7 @@ pub(super) fn max_pool(op: &MaxPool, cx: &mut Context<'_>) -> Result<Vec<Inferre
     Ok(vec![y.into(), typed(DType::I64, Some(shape)).into()])
 }
 
-pub(super) fn average_pool(
-    op: &AveragePool,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn average_pool(op: &AveragePool, cx: &mut Context<'_>) -> Types {
     let window = op.window()?;
     let x = float(cx, 0)?;
     Ok(one(x.ty.dtype, Some(pooled(&window, x, cx)?)))
@@ -45,20 +42,14 @@ fn global(x: Known<'_>) -> Result<Option<Vec<Dim>>, OpError> {
         return Ok(None);
     };
     if dims.len() < 2 {
-        return Err(OpError::invalid(format!(
-            "global pooling of an input of rank {}",
-            dims.len()
-        )));
+        bail!("global pooling of an input of rank {}", dims.len());
     }
     let mut shape = vec![Dim::Known(1); dims.len()];
     shape[..2].clone_from_slice(&dims[..2]);
     Ok(Some(shape))
 }
 
-pub(super) fn global_max_pool(
-    _op: &GlobalMaxPool,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn global_max_pool(_op: &GlobalMaxPool, cx: &mut Context<'_>) -> Types {
     let x = input(
         cx,
         0,
@@ -69,10 +60,7 @@ pub(super) fn global_max_pool(
     Ok(vec![y.into()])
 }
 
-pub(super) fn global_average_pool(
-    _op: &GlobalAveragePool,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn global_average_pool(_op: &GlobalAveragePool, cx: &mut Context<'_>) -> Types {
     let x = float(cx, 0)?;
     Ok(one(x.ty.dtype, global(x)?))
 }

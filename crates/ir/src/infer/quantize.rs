@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use octofold_ops::OpError;
 use octofold_ops::families::real::{dtype_of, quant_type_of};
 use octofold_ops::families::{
     DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear, ScaleGrid, constant_params,
 };
+use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_quant::{QuantParams, QuantType};
 use octofold_tensor::DType;
 
 use super::helpers::{dims, expect, float, input, one, optional_dims, typed};
-use super::{Context, Inferred};
+use super::{Context, Types};
 
 /// The parameters at inputs `scale` and `scale + 1` of elements of type `dtype`, when they are constant.
 /// Without a grid, which takes known ranks, only a single pair is known to apply.
@@ -51,10 +51,7 @@ pub(super) fn known_params(
 /// How the scales at input 1 apply to input 0, when both ranks are known.
 fn grid(cx: &Context<'_>, axis: i64, block_size: i64) -> Result<Option<ScaleGrid>, OpError> {
     if block_size < 0 {
-        return Err(OpError::attribute(
-            "block_size",
-            format!("{block_size} is negative"),
-        ));
+        bail_attribute!("block_size", "{block_size} is negative");
     }
     match (optional_dims(cx, 0), optional_dims(cx, 1)) {
         (Some(x), Some(scale)) => ScaleGrid::new(x, scale, axis, block_size).map(Some),
@@ -71,17 +68,14 @@ fn check_lengths(cx: &Context<'_>) -> Result<(), OpError> {
             .try_fold(1_usize, |product, &size| product.checked_mul(size))
     };
     match (count(1), count(2)) {
-        (Some(scales), Some(zero_points)) if scales != zero_points => Err(OpError::invalid(
-            format!("{scales} scales and {zero_points} zero points"),
-        )),
+        (Some(scales), Some(zero_points)) if scales != zero_points => {
+            bail!("{scales} scales and {zero_points} zero points")
+        }
         _ => Ok(()),
     }
 }
 
-pub(super) fn quantize_linear(
-    op: &QuantizeLinear,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn quantize_linear(op: &QuantizeLinear, cx: &mut Context<'_>) -> Types {
     let accepts = |dtype: DType| dtype.is_float() || dtype == DType::I32;
     let x = input(cx, 0, accepts, "float or int32")?;
     float(cx, 1)?;
@@ -93,10 +87,7 @@ pub(super) fn quantize_linear(
     Ok(vec![y.into()])
 }
 
-pub(super) fn dequantize_linear(
-    op: &DequantizeLinear,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn dequantize_linear(op: &DequantizeLinear, cx: &mut Context<'_>) -> Types {
     let x = input(
         cx,
         0,
@@ -112,10 +103,7 @@ pub(super) fn dequantize_linear(
     Ok(one(result, x.ty.shape.clone()))
 }
 
-pub(super) fn dynamic_quantize_linear(
-    _op: &DynamicQuantizeLinear,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn dynamic_quantize_linear(_op: &DynamicQuantizeLinear, cx: &mut Context<'_>) -> Types {
     let x = input(cx, 0, |dtype| dtype == DType::F32, "float")?;
     let shape = dims(x).map(<[_]>::to_vec);
     Ok(vec![

@@ -1,8 +1,8 @@
 //! Types of the integer operators of ONNX.
 
-use octofold_ops::OpError;
 use octofold_ops::families::real::{dtype_of, quant_type_of};
 use octofold_ops::families::{ConvInteger, MatMulInteger, QLinearConv, QLinearMatMul};
+use octofold_ops::{OpError, bail};
 use octofold_quant::QuantType;
 use octofold_tensor::{DType, Dim};
 
@@ -10,7 +10,7 @@ use super::conv::convolved;
 use super::helpers::{bytes, differ, dims, expect, float, one, optional_dims, typed};
 use super::matmul::product;
 use super::quantize::known_params;
-use super::{Context, Inferred};
+use super::{Context, Types};
 
 /// The number of parameters that all elements share.
 const ONE: Dim = Dim::Known(1);
@@ -21,9 +21,7 @@ fn check_count(cx: &Context<'_>, index: usize, count: Option<&Dim>) -> Result<()
         return Ok(());
     };
     if differ(size, &ONE) && differ(size, count) {
-        return Err(OpError::invalid(format!(
-            "input {index} has {size} elements, not {count}"
-        )));
+        bail!("input {index} has {size} elements, not {count}");
     }
     Ok(())
 }
@@ -51,7 +49,7 @@ fn check_operand(cx: &Context<'_>, index: usize, count: Option<&Dim>) -> Result<
 }
 
 /// The result of bytes with its scale and zero point at inputs 6 and 7.
-fn result(cx: &Context<'_>, shape: Option<Vec<Dim>>) -> Result<Vec<Inferred>, OpError> {
+fn result(cx: &Context<'_>, shape: Option<Vec<Dim>>) -> Types {
     float(cx, 6)?;
     let dtype = match bytes(cx, 7)?.ty.dtype {
         DType::U8 => QuantType::Uint8,
@@ -81,10 +79,7 @@ fn rows_and_columns<'a>(
     (rows, columns)
 }
 
-pub(super) fn qlinear_conv(
-    op: &QLinearConv,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn qlinear_conv(op: &QLinearConv, cx: &mut Context<'_>) -> Types {
     check_operand(cx, 0, Some(&ONE))?;
     check_operand(cx, 3, optional_dims(cx, 3).and_then(<[Dim]>::first))?;
     expect(cx, 8, DType::I32)?;
@@ -92,10 +87,7 @@ pub(super) fn qlinear_conv(
     result(cx, shape)
 }
 
-pub(super) fn qlinear_mat_mul(
-    _op: &QLinearMatMul,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn qlinear_mat_mul(_op: &QLinearMatMul, cx: &mut Context<'_>) -> Types {
     let (rows, columns) = rows_and_columns(cx, 0, 3);
     check_operand(cx, 0, rows)?;
     check_operand(cx, 3, columns)?;
@@ -112,10 +104,7 @@ fn check_integers(cx: &Context<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-pub(super) fn conv_integer(
-    op: &ConvInteger,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn conv_integer(op: &ConvInteger, cx: &mut Context<'_>) -> Types {
     check_integers(cx)?;
     check_count(cx, 2, Some(&ONE))?;
     check_count(cx, 3, optional_dims(cx, 1).and_then(<[Dim]>::first))?;
@@ -126,10 +115,7 @@ pub(super) fn conv_integer(
     ))
 }
 
-pub(super) fn mat_mul_integer(
-    _op: &MatMulInteger,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn mat_mul_integer(_op: &MatMulInteger, cx: &mut Context<'_>) -> Types {
     check_integers(cx)?;
     let (rows, columns) = rows_and_columns(cx, 0, 1);
     check_count(cx, 2, rows)?;

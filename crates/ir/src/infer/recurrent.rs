@@ -1,11 +1,11 @@
 //! Types of recurrent layers.
 
-use octofold_ops::OpError;
 use octofold_ops::families::Recurrent;
+use octofold_ops::{OpError, bail};
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{differ, expect, float, optional_dims, typed};
-use super::{Context, Inferred};
+use super::{Context, Types};
 
 /// The dimensions of an input of a given rank, when its rank is known.
 ///
@@ -28,9 +28,9 @@ fn axes<'a, const N: usize>(
 /// Sets a size, or checks it against what it was set to.
 fn agree(size: &mut Option<Dim>, found: &Dim, index: usize) -> Result<(), OpError> {
     match size {
-        Some(size) if differ(size, found) => Err(OpError::invalid(format!(
-            "input {index} has the size {found} where others have {size}"
-        ))),
+        Some(size) if differ(size, found) => {
+            bail!("input {index} has the size {found} where others have {size}")
+        }
         Some(_) => Ok(()),
         None => {
             *size = Some(found.clone());
@@ -40,7 +40,7 @@ fn agree(size: &mut Option<Dim>, found: &Dim, index: usize) -> Result<(), OpErro
 }
 
 /// The results of `LSTM`, `GRU` and `RNN`. Operands: input, weights, recurrent weights, bias, lengths, initial states, and peepholes.
-pub(super) fn recurrent(op: Recurrent<'_>, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn recurrent(op: Recurrent<'_>, cx: &mut Context<'_>) -> Types {
     op.check()?;
     let dtype = float(cx, 0)?.ty.dtype;
     for index in [1, 2] {

@@ -1,16 +1,16 @@
 //! Types of reductions.
 
 use octofold_ops::families::{
-    ArgMax, ArgMin, ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceMax, ReduceMean,
-    ReduceMin, ReduceProd, ReduceSum, ReduceSumSquare,
+    ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceMax, ReduceMean, ReduceMin,
+    ReduceProd, ReduceSum, ReduceSumSquare,
 };
-use octofold_ops::{OpError, normalize_axes, normalize_axis};
+use octofold_ops::{normalize_axes, normalize_axis};
 use octofold_tensor::{DType, Dim};
 
 use super::contents::List;
 use super::elementwise::is_number;
 use super::helpers::{dims, input, one, typed};
-use super::{Context, Inferred, contents};
+use super::{Context, Inferred, Types, contents};
 
 /// The shape without some axes, or with size 1 there.
 fn without(dims: &[Dim], axes: &[usize], keepdims: bool) -> Vec<Dim> {
@@ -30,7 +30,7 @@ fn reduced(
     noop: bool,
     flags: bool,
     fold: Option<fn(Dim, Dim) -> Dim>,
-) -> Result<Vec<Inferred>, OpError> {
+) -> Types {
     let accept = |dtype: DType| is_number(dtype) || (flags && dtype == DType::Bool);
     let x = input(cx, 0, accept, "a numeric type")?;
     let list = contents::list(cx, 1)?;
@@ -72,7 +72,7 @@ fn reduced(
 
 macro_rules! reductions {
     ($($name:ident $type:ident $flags:literal $fold:expr;)*) => {$(
-        pub(super) fn $name(op: &$type, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+        pub(super) fn $name(op: &$type, cx: &mut Context<'_>) -> Types {
             reduced(cx, op.keepdims, op.noop_with_empty_axes, $flags, $fold)
         }
     )*};
@@ -91,19 +91,12 @@ reductions! {
     reduce_sum_square ReduceSumSquare false None;
 }
 
-fn position(cx: &Context<'_>, axis: i64, keepdims: bool) -> Result<Vec<Inferred>, OpError> {
+/// The position of an extreme element along an axis.
+pub(super) fn position(cx: &Context<'_>, axis: i64, keepdims: bool) -> Types {
     let x = input(cx, 0, is_number, "a numeric type")?;
     let Some(dims) = dims(x) else {
         return Ok(one(DType::I64, None));
     };
     let axis = normalize_axis(axis, dims.len())?;
     Ok(one(DType::I64, Some(without(dims, &[axis], keepdims))))
-}
-
-pub(super) fn arg_max(op: &ArgMax, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
-    position(cx, op.axis, op.keepdims)
-}
-
-pub(super) fn arg_min(op: &ArgMin, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
-    position(cx, op.axis, op.keepdims)
 }

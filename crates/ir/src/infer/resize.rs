@@ -1,12 +1,12 @@
 //! Types of `Resize`.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{CoordinateTransformation, Resize, ResizeMode};
+use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{dims, expect, filled, input, typed};
-use super::{Context, Inferred, Known};
+use super::{Context, Known, Types};
 
 /// An optional input; absent, too, when it is known to have no elements.
 fn given<'a>(cx: &Context<'a>, index: usize) -> Option<Known<'a>> {
@@ -18,17 +18,14 @@ fn given<'a>(cx: &Context<'a>, index: usize) -> Option<Known<'a>> {
     })
 }
 
-pub(super) fn resize(op: &Resize, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn resize(op: &Resize, cx: &mut Context<'_>) -> Types {
     let x = input(cx, 0, |dtype| dtype != DType::String, "a number type")?;
     let crops = op.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
     if crops {
         cx.required(1)?;
     }
     if op.antialias && op.mode == ResizeMode::Nearest {
-        return Err(OpError::attribute(
-            "antialias",
-            "does not go with the mode `nearest`",
-        ));
+        bail_attribute!("antialias", "does not go with the mode `nearest`");
     }
     let (scales, sizes) = (given(cx, 2), given(cx, 3));
     if scales.is_some() {
@@ -57,7 +54,7 @@ pub(super) fn resize(op: &Resize, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
             Some(sizes) => op.resized(x_dims, None, Some(sizes))?.sizes,
             None => unknown(op, x_dims.len())?,
         },
-        _ => return Err(OpError::invalid("a Resize has either scales or sizes")),
+        _ => bail!("a Resize has either scales or sizes"),
     };
     let shape = filled(cx, shape);
     // Picking the nearest elements keeps what they mean, unless the quantized axis itself changes.

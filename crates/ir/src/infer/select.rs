@@ -1,15 +1,15 @@
 //! Types of choosing elements.
 
 use octofold_ops::families::{Compress, CumSum, NonZero, ReverseSequence, TopK, Trilu};
-use octofold_ops::{OpError, normalize_axis};
+use octofold_ops::{bail, bail_attribute, normalize_axis};
 use octofold_tensor::{DType, Dim};
 
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input, one, typed};
 use super::shape::moved;
-use super::{Context, Inferred, contents};
+use super::{Context, Types, contents};
 
-pub(super) fn top_k(op: &TopK, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn top_k(op: &TopK, cx: &mut Context<'_>) -> Types {
     let x = input(cx, 0, is_number, "a numeric type")?;
     let k = contents::scalar(cx.required(1)?, 1)?;
     let shape = match dims(x) {
@@ -19,9 +19,7 @@ pub(super) fn top_k(op: &TopK, cx: &mut Context<'_>) -> Result<Vec<Inferred>, Op
             if let (Some(size), Some(k)) = (dims[axis].known(), k.as_ref().and_then(Dim::known))
                 && !(0..=size).contains(&k)
             {
-                return Err(OpError::invalid(format!(
-                    "{k} of {size} elements are wanted"
-                )));
+                bail!("{k} of {size} elements are wanted");
             }
             let mut shape = dims.to_vec();
             shape[axis] = k.unwrap_or_else(|| cx.fresh());
@@ -34,7 +32,7 @@ pub(super) fn top_k(op: &TopK, cx: &mut Context<'_>) -> Result<Vec<Inferred>, Op
     ])
 }
 
-pub(super) fn non_zero(_op: &NonZero, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn non_zero(_op: &NonZero, cx: &mut Context<'_>) -> Types {
     let x = input(
         cx,
         0,
@@ -46,7 +44,7 @@ pub(super) fn non_zero(_op: &NonZero, cx: &mut Context<'_>) -> Result<Vec<Inferr
     Ok(one(DType::I64, Some(vec![rank, count])))
 }
 
-pub(super) fn cum_sum(_op: &CumSum, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn cum_sum(_op: &CumSum, cx: &mut Context<'_>) -> Types {
     let x = input(cx, 0, is_number, "a numeric type")?;
     let axis = contents::scalar(cx.required(1)?, 1)?.and_then(|axis| axis.known());
     if let (Some(axis), Some(rank)) = (axis, x.ty.rank()) {
@@ -55,22 +53,19 @@ pub(super) fn cum_sum(_op: &CumSum, cx: &mut Context<'_>) -> Result<Vec<Inferred
     Ok(one(x.ty.dtype, x.ty.shape.clone()))
 }
 
-pub(super) fn trilu(_op: &Trilu, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn trilu(_op: &Trilu, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     if let Some(k) = cx.optional(1) {
         contents::scalar(k, 1)?;
     }
     if x.ty.rank().is_some_and(|rank| rank < 2) {
-        return Err(OpError::invalid(format!(
-            "expected matrices, found {}",
-            x.ty
-        )));
+        bail!("expected matrices, found {}", x.ty);
     }
     // Zeros outside of the triangle mean something else in quantized matrices.
     Ok(one(x.ty.dtype, x.ty.shape.clone()))
 }
 
-pub(super) fn compress(op: &Compress, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn compress(op: &Compress, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     cx.required(1)?;
     expect(cx, 1, DType::Bool)?;
@@ -87,23 +82,17 @@ pub(super) fn compress(op: &Compress, cx: &mut Context<'_>) -> Result<Vec<Inferr
     Ok(vec![moved(x, shape).into()])
 }
 
-pub(super) fn reverse_sequence(
-    op: &ReverseSequence,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn reverse_sequence(op: &ReverseSequence, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     contents::expect_integers(cx.required(1)?, 1)?;
     if !matches!((op.batch_axis, op.time_axis), (0, 1) | (1, 0)) {
-        return Err(OpError::attribute(
+        bail_attribute!(
             "time_axis",
-            "batch_axis and time_axis must be 0 and 1, or 1 and 0",
-        ));
+            "batch_axis and time_axis must be 0 and 1, or 1 and 0"
+        );
     }
     if x.ty.rank().is_some_and(|rank| rank < 2) {
-        return Err(OpError::invalid(format!(
-            "expected rank 2 or more, found {}",
-            x.ty
-        )));
+        bail!("expected rank 2 or more, found {}", x.ty);
     }
     Ok(vec![moved(x, x.ty.shape.clone()).into()])
 }

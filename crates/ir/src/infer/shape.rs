@@ -1,15 +1,15 @@
 //! Types of operators that change shapes or give them.
 
 use octofold_ops::families::{
-    Dropout, Expand, Flatten, Identity, Reshape, Shape, Size, Squeeze, Tile, Unsqueeze,
+    Dropout, Expand, Flatten, Reshape, Shape, Size, Squeeze, Tile, Unsqueeze,
 };
-use octofold_ops::{OpError, Operator, normalize_axes, normalize_axis};
+use octofold_ops::{OpError, Operator, bail, normalize_axes, normalize_axis};
 use octofold_quant::QuantParams;
 use octofold_tensor::{DType, Dim};
 
 use super::contents::List;
 use super::helpers::{broadcast, dims, expect, one, typed};
-use super::{Context, Inferred, Known, contents, sizes};
+use super::{Context, Inferred, Known, Types, contents, sizes};
 use crate::TensorType;
 
 /// The type of what an operator makes of the elements of `x` by moving them: parameters of single channels are lost with their axis.
@@ -31,7 +31,7 @@ pub(super) fn rearranged<O: Operator>(
     cx: &Context<'_>,
     data: &[usize],
     shape: Option<Vec<Dim>>,
-) -> Result<Vec<Inferred>, OpError> {
+) -> Types {
     let contents = shape
         .as_ref()
         .and_then(|shape| contents::moved(op, cx, data, shape));
@@ -47,7 +47,7 @@ fn kept(x: Known<'_>, shape: Option<Vec<Dim>>) -> Vec<Inferred> {
     }]
 }
 
-pub(super) fn reshape(op: &Reshape, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn reshape(op: &Reshape, cx: &mut Context<'_>) -> Types {
     let (x, target) = (cx.required(0)?, cx.required(1)?);
     let Some(target) = contents::numbers(target, 1)? else {
         let rank = match contents::list(cx, 1)? {
@@ -66,7 +66,7 @@ pub(super) fn reshape(op: &Reshape, cx: &mut Context<'_>) -> Result<Vec<Inferred
     for (axis, size) in target.iter().enumerate() {
         shape.push(match size.known() {
             Some(-1) if open.is_some() => {
-                return Err(OpError::invalid("a shape with two open sizes"));
+                bail!("a shape with two open sizes");
             }
             Some(-1) => {
                 open = Some(axis);
@@ -79,16 +79,14 @@ pub(super) fn reshape(op: &Reshape, cx: &mut Context<'_>) -> Result<Vec<Inferred
                 None => cx.fresh(),
             },
             Some(size) if size < 0 => {
-                return Err(OpError::invalid(format!("the size {size} is negative")));
+                bail!("the size {size} is negative");
             }
             _ => size.clone(),
         });
     }
     if let Some(axis) = open {
         if op.allowzero && target.contains(&Dim::Known(0)) {
-            return Err(OpError::invalid(
-                "a shape with allowzero may not hold both 0 and -1",
-            ));
+            bail!("a shape with allowzero may not hold both 0 and -1");
         }
         let quotient = from
             .map(|from| sizes::quotient(from, &shape))
@@ -100,16 +98,13 @@ pub(super) fn reshape(op: &Reshape, cx: &mut Context<'_>) -> Result<Vec<Inferred
         if let (Some(before), Some(after)) = (before.known(), after.known())
             && before != after
         {
-            return Err(OpError::invalid(format!(
-                "{} does not reshape to {target:?}",
-                x.ty
-            )));
+            bail!("{} does not reshape to {target:?}", x.ty);
         }
     }
     Ok(kept(x, Some(shape)))
 }
 
-pub(super) fn flatten(op: &Flatten, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn flatten(op: &Flatten, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let Some(dims) = dims(x) else {
         let shape = vec![cx.fresh(), cx.fresh()];
@@ -128,7 +123,7 @@ pub(super) fn flatten(op: &Flatten, cx: &mut Context<'_>) -> Result<Vec<Inferred
     ))
 }
 
-pub(super) fn squeeze(_op: &Squeeze, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn squeeze(_op: &Squeeze, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let list = contents::list(cx, 1)?;
     let Some(dims) = dims(x) else {
@@ -151,10 +146,7 @@ pub(super) fn squeeze(_op: &Squeeze, cx: &mut Context<'_>) -> Result<Vec<Inferre
         .iter()
         .find(|&&axis| dims[axis].known().is_some_and(|size| size != 1))
     {
-        return Err(OpError::invalid(format!(
-            "axis {axis} of {} is not of size 1",
-            x.ty
-        )));
+        bail!("axis {axis} of {} is not of size 1", x.ty);
     }
     let shape = (0..dims.len())
         .filter(|axis| !axes.contains(axis))
@@ -162,7 +154,7 @@ pub(super) fn squeeze(_op: &Squeeze, cx: &mut Context<'_>) -> Result<Vec<Inferre
     Ok(kept(x, Some(shape.collect())))
 }
 
-pub(super) fn unsqueeze(_op: &Unsqueeze, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn unsqueeze(_op: &Unsqueeze, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     cx.required(1)?;
     let list = contents::list(cx, 1)?;
@@ -191,7 +183,7 @@ pub(super) fn unsqueeze(_op: &Unsqueeze, cx: &mut Context<'_>) -> Result<Vec<Inf
     Ok(kept(x, Some(shape)))
 }
 
-pub(super) fn identity(_op: &Identity, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn identity(cx: &Context<'_>) -> Types {
     let x = cx.required(0)?;
     Ok(vec![Inferred {
         ty: x.ty.clone(),
@@ -199,7 +191,7 @@ pub(super) fn identity(_op: &Identity, cx: &mut Context<'_>) -> Result<Vec<Infer
     }])
 }
 
-pub(super) fn dropout(_op: &Dropout, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn dropout(_op: &Dropout, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     expect(cx, 2, DType::Bool)?;
     Ok(vec![
@@ -208,7 +200,7 @@ pub(super) fn dropout(_op: &Dropout, cx: &mut Context<'_>) -> Result<Vec<Inferre
     ])
 }
 
-pub(super) fn shape(op: &Shape, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn shape(op: &Shape, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let Some(dims) = dims(x) else {
         let count = cx.fresh();
@@ -222,7 +214,7 @@ pub(super) fn shape(op: &Shape, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     }])
 }
 
-pub(super) fn size(_op: &Size, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn size(_op: &Size, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     Ok(vec![Inferred {
         ty: typed(DType::I64, Some(Vec::new())),
@@ -230,7 +222,7 @@ pub(super) fn size(_op: &Size, cx: &mut Context<'_>) -> Result<Vec<Inferred>, Op
     }])
 }
 
-pub(super) fn expand(op: &Expand, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn expand(op: &Expand, cx: &mut Context<'_>) -> Types {
     let (x, target) = (cx.required(0)?, cx.required(1)?);
     let target = match contents::numbers(target, 1)? {
         Some(target) => Some(target),
@@ -245,13 +237,13 @@ pub(super) fn expand(op: &Expand, cx: &mut Context<'_>) -> Result<Vec<Inferred>,
         return Ok(vec![moved(x, None).into()]);
     };
     if let Some(size) = target.iter().filter_map(Dim::known).find(|&size| size < 0) {
-        return Err(OpError::invalid(format!("the size {size} is negative")));
+        bail!("the size {size} is negative");
     }
     let shape = broadcast(dims, &target)?;
     rearranged(op, cx, &[0], Some(shape))
 }
 
-pub(super) fn tile(op: &Tile, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn tile(op: &Tile, cx: &mut Context<'_>) -> Types {
     let (x, repeats) = (cx.required(0)?, cx.required(1)?);
     let repeats = contents::numbers(repeats, 1)?;
     let shape = match (dims(x), repeats) {
@@ -259,18 +251,14 @@ pub(super) fn tile(op: &Tile, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpE
         (Some(dims), None) => Some(dims.iter().map(|_| cx.fresh()).collect::<Vec<_>>()),
         (Some(dims), Some(repeats)) => {
             if repeats.len() != dims.len() {
-                return Err(OpError::invalid(format!(
-                    "{} repeats for {}",
-                    repeats.len(),
-                    x.ty
-                )));
+                bail!("{} repeats for {}", repeats.len(), x.ty);
             }
             if let Some(count) = repeats
                 .iter()
                 .filter_map(Dim::known)
                 .find(|&count| count < 0)
             {
-                return Err(OpError::invalid(format!("the repeat {count} is negative")));
+                bail!("the repeat {count} is negative");
             }
             Some(
                 dims.iter()

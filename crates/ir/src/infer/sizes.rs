@@ -1,6 +1,6 @@
 //! Arithmetic on the sizes of shapes, known or symbolic.
 
-use octofold_ops::OpError;
+use octofold_ops::{OpError, bail};
 use octofold_tensor::{Dim, DimError, Symbols};
 
 /// The largest number of terms of an expression that is followed.
@@ -52,7 +52,7 @@ pub(super) fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
 pub(super) fn same(a: &Dim, b: &Dim) -> Result<Dim, OpError> {
     match (a.known(), b.known()) {
         (Some(x), Some(y)) if x != y => {
-            Err(OpError::invalid(format!("the sizes {a} and {b} differ")))
+            bail!("the sizes {a} and {b} differ")
         }
         (None, Some(_)) => Ok(b.clone()),
         _ => Ok(a.clone()),
@@ -110,9 +110,7 @@ pub(super) fn quotient(whole: &[Dim], parts: &[Dim]) -> Result<Option<Dim>, OpEr
         return Ok(Some(product(&rest).times(number_64 / divisor_64)));
     }
     if open.is_empty() && rest.is_empty() {
-        return Err(OpError::invalid(format!(
-            "{number} elements do not divide into parts of {divisor}"
-        )));
+        bail!("{number} elements do not divide into parts of {divisor}");
     }
     let left = product(&rest).times(number_64);
     Ok(Some(left.floor_div(product(&open).times(divisor_64))))

@@ -1,14 +1,14 @@
 //! Types of `Slice`.
 
 use octofold_ops::families::Slice;
-use octofold_ops::{OpError, normalize_axes};
+use octofold_ops::{OpError, bail, normalize_axes};
 use octofold_tensor::Dim;
 
 use super::contents::List;
 use super::helpers::dims;
 use super::shape::{moved, rearranged};
 use super::sizes::is_size;
-use super::{Context, Inferred, contents};
+use super::{Context, Types, contents};
 
 /// An end of a range: an index that may be cut to an axis.
 fn end(index: &Dim, size: &Dim) -> Option<Dim> {
@@ -32,7 +32,7 @@ fn count(size: &Dim, start: &Dim, stop: &Dim, step: i64) -> Result<Option<Dim>, 
     }
     let far = i64::from(i32::MAX);
     match step {
-        0 => Err(OpError::invalid("a slice with step 0")),
+        0 => bail!("a slice with step 0"),
         1.. => {
             let (Some(from), Some(to)) = (end(start, size), end(stop, size)) else {
                 return Ok(None);
@@ -61,7 +61,7 @@ fn count(size: &Dim, start: &Dim, stop: &Dim, step: i64) -> Result<Option<Dim>, 
     }
 }
 
-pub(super) fn slice(op: &Slice, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn slice(op: &Slice, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let starts = contents::numbers(cx.required(1)?, 1)?;
     let ends = contents::numbers(cx.required(2)?, 2)?;
@@ -74,7 +74,7 @@ pub(super) fn slice(op: &Slice, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
         List::Known(axes) => Some(normalize_axes(&axes, dims.len())?),
         List::Absent => match lengths {
             [Some(count), _] | [_, Some(count)] if count > dims.len() => {
-                return Err(OpError::invalid(format!("{count} ranges for {}", x.ty)));
+                bail!("{count} ranges for {}", x.ty);
             }
             [Some(count), _] | [_, Some(count)] => Some((0..count).collect()),
             _ => None,
@@ -89,9 +89,7 @@ pub(super) fn slice(op: &Slice, cx: &mut Context<'_>) -> Result<Vec<Inferred>, O
     let steps = steps.or(|| vec![1; axes.len()]);
     let wrong = |count: Option<usize>| count.is_some_and(|count| count != axes.len());
     if lengths.into_iter().any(wrong) || wrong(steps.as_ref().map(Vec::len)) {
-        return Err(OpError::invalid(
-            "starts, ends, axes and steps differ in length",
-        ));
+        bail!("starts, ends, axes and steps differ in length");
     }
     let mut shape = dims.to_vec();
     for (i, &axis) in axes.iter().enumerate() {

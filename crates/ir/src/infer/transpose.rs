@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use octofold_ops::OpError;
 use octofold_ops::families::{DepthToSpace, NhwcDepthToSpace, SpaceToDepth, Transpose};
+use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_quant::QuantParams;
 use octofold_tensor::Dim;
 
 use super::helpers::{dims, typed};
 use super::shape::moved;
-use super::{Context, Inferred, Known, contents};
+use super::{Context, Inferred, Known, Types, contents};
 
-pub(super) fn transpose(op: &Transpose, cx: &mut Context<'_>) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn transpose(op: &Transpose, cx: &mut Context<'_>) -> Types {
     let x = cx.required(0)?;
     let Some(dims) = dims(x) else {
         // The permutation gives the rank.
@@ -35,10 +35,7 @@ pub(super) fn transpose(op: &Transpose, cx: &mut Context<'_>) -> Result<Vec<Infe
 /// The sizes of a batch of images, when the rank is known.
 fn images<'a>(x: Known<'a>, blocksize: i64) -> Result<Option<&'a [Dim; 4]>, OpError> {
     if blocksize < 1 || blocksize > i64::from(i32::MAX) {
-        return Err(OpError::attribute(
-            "blocksize",
-            format!("{blocksize} is out of range"),
-        ));
+        bail_attribute!("blocksize", "{blocksize} is out of range");
     }
     let Some(dims) = dims(x) else {
         return Ok(None);
@@ -52,9 +49,7 @@ fn images<'a>(x: Known<'a>, blocksize: i64) -> Result<Option<&'a [Dim; 4]>, OpEr
 /// A size divided by a number that must divide it.
 fn divided(dim: &Dim, by: i64) -> Result<Dim, OpError> {
     match dim.known() {
-        Some(size) if size % by != 0 => Err(OpError::invalid(format!(
-            "the size {size} is no multiple of {by}"
-        ))),
+        Some(size) if size % by != 0 => bail!("the size {size} is no multiple of {by}"),
         _ => Ok(dim.clone().floor_div(by)),
     }
 }
@@ -64,7 +59,7 @@ fn reblocked(
     cx: &mut Context<'_>,
     blocksize: i64,
     shape: impl Fn(&[Dim; 4]) -> Result<Vec<Dim>, OpError>,
-) -> Result<Vec<Inferred>, OpError> {
+) -> Types {
     let x = cx.required(0)?;
     let shape = match images(x, blocksize)? {
         None => (0..4).map(|_| cx.fresh()).collect(),
@@ -73,10 +68,7 @@ fn reblocked(
     Ok(vec![moved(x, Some(shape)).into()])
 }
 
-pub(super) fn depth_to_space(
-    op: &DepthToSpace,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn depth_to_space(op: &DepthToSpace, cx: &mut Context<'_>) -> Types {
     let times = |size: &Dim| size.clone().times(op.blocksize);
     reblocked(cx, op.blocksize, |[n, c, h, w]| {
         let channels = divided(c, op.blocksize * op.blocksize)?;
@@ -84,10 +76,7 @@ pub(super) fn depth_to_space(
     })
 }
 
-pub(super) fn nhwc_depth_to_space(
-    op: &NhwcDepthToSpace,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn nhwc_depth_to_space(op: &NhwcDepthToSpace, cx: &mut Context<'_>) -> Types {
     let times = |size: &Dim| size.clone().times(op.blocksize);
     reblocked(cx, op.blocksize, |[n, h, w, c]| {
         let channels = divided(c, op.blocksize * op.blocksize)?;
@@ -95,10 +84,7 @@ pub(super) fn nhwc_depth_to_space(
     })
 }
 
-pub(super) fn space_to_depth(
-    op: &SpaceToDepth,
-    cx: &mut Context<'_>,
-) -> Result<Vec<Inferred>, OpError> {
+pub(super) fn space_to_depth(op: &SpaceToDepth, cx: &mut Context<'_>) -> Types {
     let b = op.blocksize;
     reblocked(cx, b, |[n, c, h, w]| {
         let channels = c.clone().times(b * b);

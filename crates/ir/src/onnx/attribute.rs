@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use octofold_ops::{Attribute, AttributeMap, BodyId};
+use octofold_ops::{Attribute, AttributeMap, BodyId, bail_attribute};
 
 use super::budget::Budget;
 use super::error::{ExportError, NodeError};
@@ -22,10 +22,10 @@ pub(super) fn read_attributes<'a>(
     for proto in protos {
         let name = proto.name();
         if name.is_empty() {
-            return Err(NodeError::attribute(name, "the name is missing"));
+            bail_attribute!(name, "the name is missing");
         }
         if !names.insert(name) {
-            return Err(NodeError::attribute(name, "is given twice (duplicate)"));
+            bail_attribute!(name, "is given twice (duplicate)");
         }
         map.insert(name, read_attribute(proto, external, budget)?);
     }

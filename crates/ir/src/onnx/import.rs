@@ -5,6 +5,7 @@ mod declared;
 mod metadata;
 mod sizes;
 
+use octofold_ops::bail;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -416,9 +417,7 @@ impl Importer<'_, '_> {
             .iter()
             .find(|output| !output.is_empty() && !self.values.contains_key(*output))
         {
-            Some(output) => Err(NodeError::Form(format!(
-                "the output `{output}` is not produced by this operator"
-            ))),
+            Some(output) => bail!("the output `{output}` is not produced by this operator"),
             None => Ok(()),
         }
     }

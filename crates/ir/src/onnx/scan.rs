@@ -122,13 +122,7 @@ pub(super) fn scan_tensor(bytes: &[u8], budget: &Budget) -> Result<(), ScanError
 
 fn scan_as(kind: &'static Kind, bytes: &[u8], budget: &Budget) -> Result<(), ScanError> {
     let size = bytes.len() as u64;
-    if size > budget.file_bytes {
-        return Err(ScanError::Budget {
-            name: "file-bytes",
-            what: "bytes",
-            limit: budget.file_bytes,
-        });
-    }
+    within(size, "file-bytes", "bytes", budget.file_bytes)?;
     let decoded_limit = budget
         .decoded_bytes
         .saturating_add(size.saturating_mul(budget.decoded_factor));
@@ -160,11 +154,7 @@ enum Field {
 
 macro_rules! kinds {
     ($($kind:ident $type:ident { $($number:literal: $field:expr),* $(,)? })*) => {$(
-        static $kind: Kind = Kind {
-            name: stringify!($type),
-            size: size_of::<proto::$type>(),
-            fields: &[$(($number, $field)),*],
-        };
+        static $kind: Kind = kind::<proto::$type>(stringify!($type), &[$(($number, $field)),*]);
     )*};
 }
 
@@ -197,32 +187,24 @@ kinds! {
     SIMPLE_DIM SimpleShardedDimProto {}
 }
 
-static SEGMENT: Kind = Kind {
-    name: "TensorProto.Segment",
-    size: size_of::<proto::tensor_proto::Segment>(),
-    fields: &[],
-};
-static DIMENSION: Kind = Kind {
-    name: "TensorShapeProto.Dimension",
-    size: size_of::<proto::tensor_shape_proto::Dimension>(),
-    fields: &[],
-};
-static TENSOR_TYPE: Kind = Kind {
-    name: "TypeProto.Tensor",
-    size: size_of::<proto::type_proto::Tensor>(),
-    fields: &[(2, M(&SHAPE))],
-};
-/// `TypeProto.Sequence` and `TypeProto.Optional`.
-static TYPE_OF: Kind = Kind {
-    name: "TypeProto.Sequence",
-    size: size_of::<proto::TypeProto>(),
-    fields: &[(1, M(&TYPE))],
-};
-static MAP_TYPE: Kind = Kind {
-    name: "TypeProto.Map",
-    size: size_of::<proto::TypeProto>(),
-    fields: &[(2, M(&TYPE))],
-};
+static SEGMENT: Kind = kind::<proto::tensor_proto::Segment>("TensorProto.Segment", &[]);
+static DIMENSION: Kind =
+    kind::<proto::tensor_shape_proto::Dimension>("TensorShapeProto.Dimension", &[]);
+static TENSOR_TYPE: Kind = kind::<proto::type_proto::Tensor>("TypeProto.Tensor", &[(2, M(&SHAPE))]);
+static TYPE_OF: Kind = kind::<proto::TypeProto>("TypeProto.Sequence", &[(1, M(&TYPE))]);
+static MAP_TYPE: Kind = kind::<proto::TypeProto>("TypeProto.Map", &[(2, M(&TYPE))]);
+
+const fn kind<T>(name: &'static str, fields: &'static [(u64, Field)]) -> Kind {
+    let size = size_of::<T>();
+    Kind { name, size, fields }
+}
+
+fn within(found: u64, name: &'static str, what: &'static str, limit: u64) -> Result<(), ScanError> {
+    if found > limit {
+        return Err(ScanError::Budget { name, what, limit });
+    }
+    Ok(())
+}
 
 struct Scanner<'a> {
     bytes: &'a [u8],
@@ -249,13 +231,7 @@ impl Scanner<'_> {
             });
         }
         self.messages += 1;
-        if self.messages > self.budget.messages {
-            return Err(ScanError::Budget {
-                name: "messages",
-                what: "messages",
-                limit: self.budget.messages,
-            });
-        }
+        within(self.messages, "messages", "messages", self.budget.messages)?;
         self.take(kind.size as u64)?;
         while at < end {
             let offset = at;
@@ -361,26 +337,18 @@ impl Scanner<'_> {
 
     fn entry(&mut self, bytes: u64) -> Result<(), ScanError> {
         self.entries += 1;
-        if self.entries > self.budget.entries {
-            return Err(ScanError::Budget {
-                name: "entries",
-                what: "entries",
-                limit: self.budget.entries,
-            });
-        }
+        within(self.entries, "entries", "entries", self.budget.entries)?;
         self.take(bytes)
     }
 
     fn take(&mut self, bytes: u64) -> Result<(), ScanError> {
         self.decoded = self.decoded.saturating_add(bytes);
-        if self.decoded > self.decoded_limit {
-            return Err(ScanError::Budget {
-                name: "decoded-bytes",
-                what: "bytes when decoded",
-                limit: self.decoded_limit,
-            });
-        }
-        Ok(())
+        within(
+            self.decoded,
+            "decoded-bytes",
+            "bytes when decoded",
+            self.decoded_limit,
+        )
     }
 }
 

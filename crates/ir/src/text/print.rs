@@ -232,13 +232,16 @@ impl Printer<'_> {
         Ok(None)
     }
 
+    /// The values of an attribute, in brackets.
+    fn list<T>(&mut self, values: &[T], show: impl Fn(&T) -> String) -> fmt::Result {
+        let shown: Vec<String> = values.iter().map(show).collect();
+        write!(self.out, "[{}]", shown.join(","))
+    }
+
     fn braces(&mut self, tensor: &Tensor) -> fmt::Result {
         fn list<T>(out: &mut String, values: &[T], show: impl Fn(&T) -> String) -> fmt::Result {
-            out.write_str("{")?;
-            for (index, value) in values.iter().enumerate() {
-                write!(out, "{}{}", if index == 0 { "" } else { ", " }, show(value))?;
-            }
-            out.write_str("}")
+            let shown: Vec<String> = values.iter().map(show).collect();
+            write!(out, "{{{}}}", shown.join(", "))
         }
         let out = &mut self.out;
         match tensor.data() {
@@ -312,13 +315,6 @@ impl Printer<'_> {
 
     fn attribute(&mut self, key: &str, value: &Attribute) -> fmt::Result {
         self.out.write_str(&name(key))?;
-        let floats = |values: &[f32]| {
-            values
-                .iter()
-                .map(|x| format!("{x:?}"))
-                .collect::<Vec<_>>()
-                .join(",")
-        };
         // The type is written where the value does not tell it.
         let unclear = match value {
             Attribute::Float(x) => !x.is_finite(),
@@ -336,29 +332,9 @@ impl Printer<'_> {
             Attribute::Int(x) => write!(self.out, "{x}"),
             Attribute::Float(x) => write!(self.out, "{x:?}"),
             Attribute::String(text) => self.out.write_str(&quoted(text)),
-            Attribute::Ints(values) => {
-                write!(
-                    self.out,
-                    "[{}]",
-                    values
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join(",")
-                )
-            }
-            Attribute::Floats(values) => write!(self.out, "[{}]", floats(values)),
-            Attribute::Strings(values) => {
-                write!(
-                    self.out,
-                    "[{}]",
-                    values
-                        .iter()
-                        .map(|text| quoted(text))
-                        .collect::<Vec<_>>()
-                        .join(",")
-                )
-            }
+            Attribute::Ints(values) => self.list(values, ToString::to_string),
+            Attribute::Floats(values) => self.list(values, |x| format!("{x:?}")),
+            Attribute::Strings(values) => self.list(values, |text| quoted(text)),
             Attribute::Tensor(tensor) => {
                 write!(self.out, "{} ", TensorType::of(tensor))?;
                 self.elements(tensor).map(|_| ())

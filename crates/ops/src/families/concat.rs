@@ -6,7 +6,7 @@ use super::support::{
     checked_elements, copy_strided, elements_of, integer_list, map_data, map_tensors,
     normalize_axis, to_size,
 };
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail, bail_attribute};
 
 attributes! {
     /// Joins tensors along an axis (ONNX `Concat`), of any type.
@@ -33,11 +33,11 @@ impl Operator for Concat {
                 && (0..first.rank())
                     .all(|other| other == axis || tensor.shape()[other] == shape[other]);
             if !fits {
-                return Err(OpError::invalid(format!(
+                bail!(
                     "{:?} and {:?} do not join along axis {axis}",
                     first.shape(),
                     tensor.shape()
-                )));
+                );
             }
             shape[axis] += tensor.shape()[axis];
         }
@@ -84,10 +84,7 @@ impl Split {
     /// When `parts` is not from 1 to [`Split::MAX_PARTS`].
     pub fn even(size: usize, parts: i64) -> Result<Vec<usize>, OpError> {
         if !(1..=Self::MAX_PARTS).contains(&parts) {
-            return Err(OpError::attribute(
-                "num_outputs",
-                format!("{parts} is out of range"),
-            ));
+            bail_attribute!("num_outputs", "{parts} is out of range");
         }
         let part = size.div_ceil(parts as usize);
         let mut rest = size;
@@ -108,16 +105,10 @@ impl Operator for Split {
         let size = x.shape()[axis];
         let sizes = match (inputs.optional(1), self.num_outputs) {
             (Some(_), Some(_)) => {
-                return Err(OpError::attribute(
-                    "num_outputs",
-                    "does not go with the input `split`",
-                ));
+                bail_attribute!("num_outputs", "does not go with the input `split`");
             }
             (None, None) => {
-                return Err(OpError::attribute(
-                    "num_outputs",
-                    "is missing, and so is the input `split`",
-                ));
+                bail_attribute!("num_outputs", "is missing, and so is the input `split`");
             }
             (None, Some(parts)) => Self::even(size, parts)?,
             (Some(split), None) => {
@@ -130,18 +121,13 @@ impl Operator for Split {
                     .try_fold(0_usize, |sum, &part| sum.checked_add(part))
                     != Some(size)
                 {
-                    return Err(OpError::invalid(format!(
-                        "the parts {sizes:?} do not add up to {size}"
-                    )));
+                    bail!("the parts {sizes:?} do not add up to {size}");
                 }
                 sizes
             }
         };
         if sizes.len() < outputs {
-            return Err(OpError::invalid(format!(
-                "{} parts for {outputs} outputs",
-                sizes.len()
-            )));
+            bail!("{} parts for {outputs} outputs", sizes.len());
         }
         let (outer, inner) = (
             elements_of(&x.shape()[..axis]),

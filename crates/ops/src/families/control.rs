@@ -7,7 +7,7 @@ use octofold_tensor::{Shape, Tensor};
 
 use super::Transpose;
 use super::support::{checked_elements, elements_of, map_data, normalize_axis, scalar};
-use crate::{Bodies, BodyId, Inputs, OpError, Operator, attributes};
+use crate::{Bodies, BodyId, Inputs, OpError, Operator, attributes, bail, bail_attribute};
 
 attributes! {
     /// ONNX `If` (opset 21): the outputs of one of two bodies.
@@ -155,10 +155,7 @@ impl Scan {
             0 => false,
             1 => true,
             other => {
-                return Err(OpError::attribute(
-                    name,
-                    format!("{other} is neither 0 nor 1"),
-                ));
+                bail_attribute!(name, "{other} is neither 0 nor 1");
             }
         };
         Ok(ScanAxis {
@@ -210,9 +207,7 @@ fn call(
         return Ok(());
     }
     let found = outputs.len();
-    Err(OpError::invalid(format!(
-        "a body gives {found} outputs, expected {least}"
-    )))
+    bail!("a body gives {found} outputs, expected {least}")
 }
 
 impl Operator for If {
@@ -320,9 +315,7 @@ impl Scan {
         }
         let trips = scanned.first().map_or(0, |(whole, _)| whole.shape()[0]);
         if scanned.iter().any(|(whole, _)| whole.shape()[0] != trips) {
-            return Err(OpError::invalid(
-                "the scanned operands have different lengths",
-            ));
+            bail!("the scanned operands have different lengths");
         }
         let least = outputs.max(slots.states);
         let stacked = outputs.saturating_sub(slots.states);
@@ -449,13 +442,13 @@ impl Stacks {
 impl Stack {
     fn put(&mut self, value: &Tensor, trip: usize, bodies: &mut dyn Bodies) -> Result<(), OpError> {
         if value.shape() != &*self.shape || value.dtype() != self.elements.dtype() {
-            return Err(OpError::invalid(format!(
+            bail!(
                 "the value of trip {trip} is {}{:?}, those before are {}{:?}",
                 value.dtype(),
                 value.shape(),
                 self.elements.dtype(),
                 self.shape
-            )));
+            );
         }
         let size = value.len();
         let used = self.count * size;

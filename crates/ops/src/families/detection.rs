@@ -3,7 +3,7 @@
 use octofold_tensor::Tensor;
 
 use super::support::scalar;
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail};
 
 attributes! {
     /// The best boxes of each class, without those that overlap a better one (ONNX `NonMaxSuppression`), in f32.
@@ -68,14 +68,10 @@ impl Operator for NonMaxSuppression {
         let (&[batches, count, 4], &[score_batches, classes, score_count]) =
             (box_shape, score_shape)
         else {
-            return Err(OpError::invalid(format!(
-                "boxes {box_shape:?} and scores {score_shape:?} have other axes"
-            )));
+            bail!("boxes {box_shape:?} and scores {score_shape:?} have other axes");
         };
         if batches != score_batches || count != score_count {
-            return Err(OpError::invalid(format!(
-                "boxes {box_shape:?} do not fit scores {score_shape:?}"
-            )));
+            bail!("boxes {box_shape:?} do not fit scores {score_shape:?}");
         }
         let limit = inputs
             .optional(2)
@@ -88,9 +84,7 @@ impl Operator for NonMaxSuppression {
             .transpose()?;
         let iou_threshold = iou_threshold.unwrap_or(0.0);
         if !(0.0..=1.0).contains(&iou_threshold) {
-            return Err(OpError::invalid(format!(
-                "the iou_threshold {iou_threshold} is not from 0 to 1"
-            )));
+            bail!("the iou_threshold {iou_threshold} is not from 0 to 1");
         }
         let score_threshold = inputs
             .optional(4)

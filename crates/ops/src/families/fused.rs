@@ -15,7 +15,7 @@ use super::pool::Planes;
 use super::product::Product;
 use super::real::{quantized_bytes, quantized_tensor};
 use crate::attribute::{AttributeMap, Attributes, Field};
-use crate::{Inputs, OpError, attributes, word_attribute};
+use crate::{Inputs, OpError, attributes, bail, bail_attribute, word_attribute};
 
 /// The function that ends a fused operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -85,10 +85,7 @@ impl Field for Activation {
             None => Ok(None),
             Some("relu") => Ok(Some(Self::Relu)),
             Some("clip") => Ok(Some(Self::Clip { min, max })),
-            Some(other) => Err(OpError::attribute(
-                name,
-                format!("`{other}` is neither `relu` nor `clip`"),
-            )),
+            Some(other) => bail_attribute!(name, "`{other}` is neither `relu` nor `clip`"),
         }
     }
 }
@@ -150,15 +147,11 @@ impl OutputQuantization {
             hi,
         } = *self;
         if !matches!(dtype, QuantType::Uint8 | QuantType::Int8) {
-            return Err(OpError::invalid(format!(
-                "{dtype} is neither uint8 nor int8"
-            )));
+            bail!("{dtype} is neither uint8 nor int8");
         }
         QParams::new(params.scale, params.zero_point, dtype)?;
         if lo < dtype.min() || hi > dtype.max() || lo > hi {
-            return Err(OpError::invalid(format!(
-                "{lo}..={hi} is no range of {dtype}"
-            )));
+            bail!("{lo}..={hi} is no range of {dtype}");
         }
         Ok(())
     }
@@ -180,7 +173,7 @@ impl Field for OutputQuantization {
             return Ok(None);
         };
         let Some(params) = map.read::<QParams>(name)? else {
-            return Err(OpError::attribute(&format!("{name}_scale"), "is missing"));
+            bail_attribute!(&format!("{name}_scale"), "is missing");
         };
         let lo = map.read(&format!("{name}_lo"))?.unwrap_or(dtype.min());
         let hi = map.read(&format!("{name}_hi"))?.unwrap_or(dtype.max());
@@ -278,9 +271,9 @@ impl Field for BinaryForm {
         match (map.read("a")?, map.read("b")?, map.read("y")?, activation) {
             (None, None, None, activation) => Ok(activation.map(Self::Float)),
             (Some(a), Some(b), Some(y), None) => Ok(Some(Self::Bytes { a, b, y })),
-            _ => Err(OpError::invalid(
-                "either both operands and the result are quantized, and the activation is in the bounds, or none is",
-            )),
+            _ => bail!(
+                "either both operands and the result are quantized, and the activation is in the bounds, or none is"
+            ),
         }
     }
 }
@@ -305,9 +298,7 @@ impl Field for Rescale {
         match (map.read("x")?, map.read("y")?) {
             (None, None) => Ok(None),
             (Some(x), Some(y)) => Ok(Some(Self { x, y })),
-            _ => Err(OpError::invalid(
-                "either both input and result are quantized, or none",
-            )),
+            _ => bail!("either both input and result are quantized, or none"),
         }
     }
 }
@@ -406,8 +397,7 @@ impl Layout {
     /// When there is no spatial axis.
     pub fn channels_first<T: Clone>(self, shape: &[T]) -> Result<Vec<T>, OpError> {
         if shape.len() < 3 {
-            let rank = shape.len();
-            return Err(OpError::invalid(format!("an image batch of rank {rank}")));
+            bail!("an image batch of rank {}", shape.len());
         }
         let mut sizes = shape.to_vec();
         if self == Self::Nhwc {

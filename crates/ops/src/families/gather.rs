@@ -9,15 +9,13 @@ use super::support::{
     checked_elements, elements_of, expect_type, for_each_run, from_front, integers, map_data,
     map_tensors, normalize_axis, pick, strides_of, wrong_type,
 };
-use crate::{Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, bail, word_attribute};
 
 /// An index in `-size..size`, counted from the front.
 fn position(index: i64, size: usize) -> Result<usize, OpError> {
     match usize::try_from(from_front(index, size as i64)) {
         Ok(position) if position < size => Ok(position),
-        _ => Err(OpError::invalid(format!(
-            "index {index} is out of range for size {size}"
-        ))),
+        _ => bail!("index {index} is out of range for size {size}"),
     }
 }
 
@@ -69,10 +67,10 @@ fn element_offsets(shape: &[usize], indices: &Tensor, axis: usize) -> Result<Vec
     let fits = indices.rank() == shape.len()
         && (0..shape.len()).all(|other| other == axis || indices.shape()[other] <= shape[other]);
     if !fits {
-        return Err(OpError::invalid(format!(
+        bail!(
             "indices {:?} do not fit {shape:?} along axis {axis}",
             indices.shape()
-        )));
+        );
     }
     let list = integers(indices, 1)?;
     let mut strides = strides_of(shape);
@@ -276,12 +274,12 @@ impl Operator for ScatterND {
         let (offsets, slice) = tuple_offsets(x.shape(), indices, 0)?;
         let tuples = &indices.shape()[..indices.rank() - 1];
         if !updates.shape().iter().eq(tuples.iter().chain(slice)) {
-            return Err(OpError::invalid(format!(
+            bail!(
                 "updates {:?} do not fit indices {:?} and data {:?}",
                 updates.shape(),
                 indices.shape(),
                 x.shape()
-            )));
+            );
         }
         Ok(vec![scatter(
             x,
@@ -316,11 +314,11 @@ impl Operator for ScatterElements {
         );
         let axis = normalize_axis(self.axis, x.rank())?;
         if indices.shape() != updates.shape() {
-            return Err(OpError::invalid(format!(
+            bail!(
                 "indices {:?} and updates {:?} differ in shape",
                 indices.shape(),
                 updates.shape()
-            )));
+            );
         }
         let offsets = element_offsets(x.shape(), indices, axis)?;
         Ok(vec![scatter(x, updates, &offsets, 1, self.reduction)?])

@@ -9,7 +9,7 @@ use super::support::{
     checked_elements, elements_of, from_front, integer_list, map_data, normalize_axis, to_size,
     wrong_type,
 };
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail, bail_attribute};
 
 attributes! {
     /// Equidistant numbers (ONNX `Range`), of any numeric type.
@@ -27,23 +27,20 @@ impl Operator for Range {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         fn range<T: Number>(inputs: Inputs<'_>, start: &[T]) -> Result<Tensor, OpError> {
             let one = |values: &[T], what: &str| match *values {
-                [value] => Ok(value),
-                _ => Err(OpError::invalid(format!(
-                    "{what} holds {} elements, not one",
-                    values.len()
-                ))),
+                [value] => Ok::<T, OpError>(value),
+                _ => bail!("{what} holds {} elements, not one", values.len()),
             };
             let start = one(start, "start")?;
             let limit = one(inputs.values::<T>(1)?, "limit")?;
             let delta = one(inputs.values::<T>(2)?, "delta")?;
             if delta == T::ZERO {
-                return Err(OpError::invalid("a range with delta 0"));
+                bail!("a range with delta 0");
             }
             let values: Vec<T> = if T::FLOAT {
                 let (start, limit, delta) = (start.to_f64(), limit.to_f64(), delta.to_f64());
                 let count = ((limit - start) / delta).ceil().max(0.0);
                 if count.is_nan() || (limit - start).is_nan() {
-                    return Err(OpError::invalid("a range between what is no number"));
+                    bail!("a range between what is no number");
                 }
                 let count = checked_elements(&[count as usize])?;
                 (0..count)
@@ -98,10 +95,7 @@ impl Operator for ConstantOfShape {
             return Ok(vec![Tensor::zeros(DType::F32, shape)?]);
         };
         if value.len() != 1 {
-            return Err(OpError::attribute(
-                "value",
-                format!("holds {} elements, not one", value.len()),
-            ));
+            bail_attribute!("value", "holds {} elements, not one", value.len());
         }
         let data = map_data!(value.data(), values => repeat(&values[0], count));
         Ok(vec![Tensor::from_data(shape, data)?])
@@ -144,13 +138,10 @@ impl Operator for OneHot {
         let axis = normalize_axis(self.axis, indices.rank() + 1)?;
         let depth = match cut_integers(depth, 1)?[..] {
             [size] if depth.rank() < 2 => to_size(size)?,
-            _ => return Err(OpError::invalid("depth is no scalar")),
+            _ => bail!("depth is no scalar"),
         };
         if values.shape() != [2] {
-            return Err(OpError::invalid(format!(
-                "values {:?} are not two",
-                values.shape()
-            )));
+            bail!("values {:?} are not two", values.shape());
         }
         let mut shape = Shape::from_slice(indices.shape());
         shape.insert(axis, depth);
@@ -204,10 +195,7 @@ impl Operator for EyeLike {
         }
         let x = inputs.required(0)?;
         let &[rows, columns] = x.shape() else {
-            return Err(OpError::invalid(format!(
-                "expected a matrix, found {:?}",
-                x.shape()
-            )));
+            bail!("expected a matrix, found {:?}", x.shape());
         };
         let dtype = self.dtype.unwrap_or(x.dtype());
         if dtype == DType::Bool {
@@ -220,7 +208,7 @@ impl Operator for EyeLike {
         let none = Tensor::zeros(dtype, [0])?;
         let y = for_numbers!(numeric none.data(),
             values => eye(rows, columns, self.k, one_like(values))?,
-            else return Err(OpError::attribute("dtype", format!("{dtype} is neither numeric nor bool"))));
+            else bail_attribute!("dtype", "{dtype} is neither numeric nor bool"));
         Ok(vec![y])
     }
 }

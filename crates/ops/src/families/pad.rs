@@ -6,7 +6,7 @@ use super::support::{
     checked_elements, copy_strided, elements_of, expect_type, integer_list, map_data, map_tensors,
     normalize_axes, strides_of,
 };
-use crate::{Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, bail, word_attribute};
 
 word_attribute! {
     /// What fills a border.
@@ -67,11 +67,7 @@ impl Pad {
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * axes.len() {
-            return Err(OpError::invalid(format!(
-                "{} pads for {} axes",
-                pads.len(),
-                axes.len()
-            )));
+            bail!("{} pads for {} axes", pads.len(), axes.len());
         }
         let mut borders = vec![(0, 0); rank];
         for (i, &axis) in axes.iter().enumerate() {
@@ -95,9 +91,7 @@ fn pad_axis(
     shape[axis] = size + before + after;
     let count = checked_elements(&shape)?;
     if size == 0 && mode != PadMode::Constant && count > 0 {
-        return Err(OpError::invalid(format!(
-            "axis {axis} has no elements to fill its border with"
-        )));
+        bail!("axis {axis} has no elements to fill its border with");
     }
     let (outer, inner) = (elements_of(&shape[..axis]), elements_of(&shape[axis + 1..]));
     let data = map_tensors!(&[x, fill], slices => {
@@ -140,10 +134,7 @@ impl Operator for Pad {
         let fill = match inputs.optional(2) {
             Some(fill) if fill.len() == 1 => fill.clone(),
             Some(fill) => {
-                return Err(OpError::invalid(format!(
-                    "constant_value holds {} elements, not one",
-                    fill.len()
-                )));
+                bail!("constant_value holds {} elements, not one", fill.len());
             }
             None => Tensor::zeros(x.dtype(), [1])?,
         };
@@ -158,9 +149,7 @@ impl Operator for Pad {
             let left = size + i128::from(before.min(0)) + i128::from(after.min(0));
             let total = left + i128::from(before.max(0)) + i128::from(after.max(0));
             let (Ok(left), Ok(total)) = (usize::try_from(left), usize::try_from(total)) else {
-                return Err(OpError::invalid(format!(
-                    "pads {before} and {after} do not fit size {size}"
-                )));
+                bail!("pads {before} and {after} do not fit size {size}");
             };
             cut.push(left);
             padded.push(total);

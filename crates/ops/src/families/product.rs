@@ -8,7 +8,7 @@ use octofold_quant::{QParams, QuantType};
 
 use super::{Activation, FusedConv, FusedLinear, OutputQuantization};
 use crate::attribute::{AttributeMap, Attributes, Field};
-use crate::{Op, OpError, attributes, word_attribute};
+use crate::{Op, OpError, attributes, bail_attribute, word_attribute};
 
 /// What becomes of `x · w + bias`.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,7 +170,7 @@ fn fixed(x: Parameters, w: &Weights) -> Result<FixedOperands<'_>, OpError> {
         Weights::Computed(_) => return none("products of two computed operands".to_owned()),
     };
     if w_scale.is_empty() {
-        return Err(OpError::attribute("w_scale", "is empty"));
+        bail_attribute!("w_scale", "is empty");
     }
     for &scale in w_scale {
         QParams::new(scale, 0, QuantType::Int8)?;
@@ -365,10 +365,10 @@ impl Field for Product {
             (Some(_), None, Some(_)) => return Err(missing("residual_scale", "sum_scale")),
         };
         if activation.is_some() && !matches!(result, Outcome::Float(_)) {
-            return Err(OpError::attribute(
+            bail_attribute!(
                 "activation",
-                "is of a float result; bytes have the bounds `y_lo` and `y_hi`",
-            ));
+                "is of a float result; bytes have the bounds `y_lo` and `y_hi`"
+            );
         }
         let product = match (x, w, result) {
             (Some(x), Some(w), result) => Self::Integer(IntegerProduct { x, w, result }),
@@ -397,10 +397,9 @@ impl Field for Parameters {
             (None, None) => Ok(None),
             (Some(params), None) => Ok(Some(Self::Fixed(params))),
             (None, Some(extent)) => Ok(Some(Self::AtRunTime(extent))),
-            (Some(_), Some(_)) => Err(OpError::attribute(
-                &extent_name,
-                format!("is given with a fixed `{name}_scale`"),
-            )),
+            (Some(_), Some(_)) => {
+                bail_attribute!(&extent_name, "is given with a fixed `{name}_scale`")
+            }
         }
     }
 }
@@ -455,13 +454,13 @@ impl Field for Weights {
                 let bits = map.read(&bits_name)?.unwrap_or(4);
                 let zero_points = map.read(&format!("{name}_has_zero_points"))?;
                 if ![2, 4, 8].contains(&bits) {
-                    return Err(OpError::attribute(&bits_name, "is none of 2, 4 and 8"));
+                    bail_attribute!(&bits_name, "is none of 2, 4 and 8");
                 }
                 if size < 16 || size.count_ones() != 1 {
-                    return Err(OpError::attribute(
+                    bail_attribute!(
                         &format!("{name}_block_size"),
-                        format!("{size} is no power of two from 16 on"),
-                    ));
+                        "{size} is no power of two from 16 on"
+                    );
                 }
                 Ok(Some(Self::Blocks {
                     size,
@@ -470,10 +469,7 @@ impl Field for Weights {
                 }))
             }
             (None, None, Some(parameters)) => Ok(Some(Self::Computed(parameters))),
-            _ => Err(OpError::attribute(
-                &scales_name,
-                "is given with blocks or computed parameters",
-            )),
+            _ => bail_attribute!(&scales_name, "is given with blocks or computed parameters"),
         }
     }
 }

@@ -7,7 +7,7 @@ use octofold_tensor::{DType, Dim, Tensor, TensorData};
 
 use super::real::{dtype_of, quant_type_of, quantized, quantized_tensor, real_tensor, reals};
 use super::support::{expect_type, normalize_axis, wrong_type};
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail};
 
 attributes! {
     /// ONNX `QuantizeLinear` (opset 23): `saturate(round_half_even(x / scale) + zero_point)`.
@@ -173,7 +173,7 @@ pub(crate) fn checked_params(
     }
     if let [scale] = scales[..] {
         let [zero_point] = *zero_points.unwrap_or(&zeros) else {
-            return Err(OpError::invalid("one scale has not one zero point"));
+            bail!("one scale has not one zero point");
         };
         return Ok(vec![QParams::new(scale, zero_point, dtype)?]);
     }
@@ -198,9 +198,7 @@ pub fn constant_params(
             expect_type(tensor, 2, dtype_of(dtype))?;
             if tensor.len() != scale.len() {
                 let (scales, zero_points) = (scale.len(), tensor.len());
-                return Err(OpError::invalid(format!(
-                    "{scales} scales and {zero_points} zero points"
-                )));
+                bail!("{scales} scales and {zero_points} zero points");
             }
             Some(quantized(tensor, 2)?.0)
         }
@@ -262,9 +260,7 @@ impl QuantizeLinear {
         };
         match quant_type_of(dtype) {
             Some(quant) if quant != QuantType::Int32 => Ok(quant),
-            _ => Err(OpError::invalid(format!(
-                "{dtype} is no type of quantized results"
-            ))),
+            _ => bail!("{dtype} is no type of quantized results"),
         }
     }
 }
@@ -295,7 +291,7 @@ impl DequantizeLinear {
     pub fn result_type(&self, scale: DType) -> Result<DType, OpError> {
         match type_attribute("output_dtype", self.output_dtype)?.unwrap_or(scale) {
             dtype if dtype.is_float() => Ok(dtype),
-            dtype => Err(OpError::invalid(format!("{dtype} is no float type"))),
+            dtype => bail!("{dtype} is no float type"),
         }
     }
 }
@@ -324,9 +320,7 @@ pub fn dynamic_params(min: f32, max: f32) -> Result<QParams, OpError> {
     let (min, max) = (min.min(0.0), max.max(0.0));
     let width = max - min;
     if !width.is_finite() {
-        return Err(OpError::invalid(format!(
-            "values in {min}..={max} cannot be quantized"
-        )));
+        bail!("values in {min}..={max} cannot be quantized");
     }
     let scale = width / 255.0;
     if !scale.is_normal() {
@@ -343,9 +337,7 @@ impl Operator for DynamicQuantizeLinear {
             return Err(wrong_type(x, 0, "float"));
         };
         if values.iter().any(|value| !value.is_finite()) {
-            return Err(OpError::invalid(
-                "a value to quantize is infinite or not a number",
-            ));
+            bail!("a value to quantize is infinite or not a number");
         }
         let (min, max) = values
             .iter()

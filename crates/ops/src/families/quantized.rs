@@ -13,7 +13,7 @@ use super::real::{accumulator, quantized_bytes, quantized_tensor, reals};
 use super::support::expect_type;
 use super::window::WindowAttributes;
 use super::{AutoPad, ConvShape};
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail};
 
 attributes! {
     /// ONNX `QLinearConv` (opset 10): a convolution of bytes with a quantized result.
@@ -85,9 +85,7 @@ pub(crate) fn checked_multiplier(input: f32, weight: f32, output: f32) -> Result
     if multiplier.is_finite() && multiplier > 0.0 {
         Ok(multiplier)
     } else {
-        Err(OpError::invalid(format!(
-            "the scales {input:?}, {weight:?} and {output:?} give the multiplier {multiplier:?}"
-        )))
+        bail!("the scales {input:?}, {weight:?} and {output:?} give the multiplier {multiplier:?}")
     }
 }
 
@@ -135,7 +133,7 @@ fn read_params(
 fn result_params(inputs: Inputs<'_>) -> Result<(QParams, QuantType), OpError> {
     match read_params(inputs, 6, None)? {
         (params, dtype) if params.len() == 1 => Ok((params[0], dtype)),
-        _ => Err(OpError::invalid("a result has one scale and zero point")),
+        _ => bail!("a result has one scale and zero point"),
     }
 }
 
@@ -144,10 +142,7 @@ fn spread<T: Copy>(values: &[T], count: usize, what: &str) -> Result<Vec<T>, OpE
     match values {
         [one] => Ok(vec![*one; count]),
         _ if values.len() == count => Ok(values.to_vec()),
-        _ => Err(OpError::invalid(format!(
-            "{} {what} for {count}",
-            values.len()
-        ))),
+        _ => bail!("{} {what} for {count}", values.len()),
     }
 }
 
@@ -166,9 +161,7 @@ impl Operator for QLinearConv {
         let (x, w) = (Operand::read(inputs, 0)?, Operand::read(inputs, 3)?);
         let (y_params, y_dtype) = result_params(inputs)?;
         let [x_params] = x.params[..] else {
-            return Err(OpError::invalid(
-                "the input of a convolution has one scale and zero point",
-            ));
+            bail!("the input of a convolution has one scale and zero point");
         };
         let (x_shape, w_shape) = (inputs.required(0)?.shape(), inputs.required(3)?.shape());
         let loops = self

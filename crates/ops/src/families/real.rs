@@ -9,7 +9,7 @@ use octofold_quant::QuantType;
 use octofold_tensor::{DType, Tensor, TensorData, bf16, f16};
 
 use super::support::wrong_type;
-use crate::OpError;
+use crate::{OpError, bail};
 
 /// The elements of a float tensor, input `index`.
 ///
@@ -40,7 +40,7 @@ pub(crate) fn real_tensor(
         DType::F64 => TensorData::F64(Arc::new(values.collect())),
         DType::F16 => TensorData::F16(Arc::new(values.map(f16::from_f64).collect())),
         DType::BF16 => TensorData::BF16(Arc::new(values.map(bf16::from_f64).collect())),
-        _ => return Err(OpError::invalid(format!("{dtype} is no float type"))),
+        _ => bail!("{dtype} is no float type"),
     };
     Ok(Tensor::from_data(shape.iter().copied(), data)?)
 }
@@ -167,8 +167,6 @@ pub(crate) fn accumulator(sum: f64) -> Result<i32, OpError> {
     if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&sum) {
         Ok(sum as i32)
     } else {
-        Err(OpError::invalid(format!(
-            "the sum {sum} leaves the 32 bits of an accumulator"
-        )))
+        bail!("the sum {sum} leaves the 32 bits of an accumulator")
     }
 }

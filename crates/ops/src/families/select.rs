@@ -7,16 +7,13 @@ use super::support::{
     checked_elements, elements_of, integer_list, integers, map_data, normalize_axis, pick, to_size,
     wrong_type,
 };
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail, bail_attribute};
 
 /// The one integer of an input.
 fn integer(tensor: &Tensor, index: usize) -> Result<i64, OpError> {
     match integer_list(tensor, index)?[..] {
         [value] => Ok(value),
-        ref values => Err(OpError::invalid(format!(
-            "input {index} holds {} elements, not one",
-            values.len()
-        ))),
+        ref values => bail!("input {index} holds {} elements, not one", values.len()),
     }
 }
 
@@ -43,9 +40,7 @@ impl Operator for TopK {
         let size = x.shape()[axis];
         let k = to_size(integer(inputs.required(1)?, 1)?)?;
         if k > size {
-            return Err(OpError::invalid(format!(
-                "{k} of {size} elements are wanted"
-            )));
+            bail!("{k} of {size} elements are wanted");
         }
         let mut keys: Vec<i128> = for_numbers!(numeric x.data(),
             values => values.iter().map(|value| value.sort_key()).collect(),
@@ -198,10 +193,7 @@ impl Operator for Trilu {
             .transpose()?
             .unwrap_or(0);
         let &[.., rows, columns] = x.shape() else {
-            return Err(OpError::invalid(format!(
-                "expected matrices, found {:?}",
-                x.shape()
-            )));
+            bail!("expected matrices, found {:?}", x.shape());
         };
         let data = map_data!(x.data(), values => {
             let mut out = values.to_vec();
@@ -242,10 +234,7 @@ impl Operator for Compress {
         };
         let size = shape[axis];
         if condition.len() > size {
-            return Err(OpError::invalid(format!(
-                "{} conditions for size {size}",
-                condition.len()
-            )));
+            bail!("{} conditions for size {size}", condition.len());
         }
         let chosen: Vec<usize> = (0..condition.len()).filter(|&i| condition[i]).collect();
         let (outer, inner) = (elements_of(&shape[..axis]), elements_of(&shape[axis + 1..]));
@@ -285,17 +274,14 @@ impl Operator for ReverseSequence {
             (0, 1) => true,
             (1, 0) => false,
             _ => {
-                return Err(OpError::attribute(
+                bail_attribute!(
                     "time_axis",
-                    "batch_axis and time_axis must be 0 and 1, or 1 and 0",
-                ));
+                    "batch_axis and time_axis must be 0 and 1, or 1 and 0"
+                );
             }
         };
         let &[first, second, ref rest @ ..] = x.shape() else {
-            return Err(OpError::invalid(format!(
-                "expected rank 2 or more, found {:?}",
-                x.shape()
-            )));
+            bail!("expected rank 2 or more, found {:?}", x.shape());
         };
         let (batch, time) = if batch_first {
             (first, second)
@@ -308,9 +294,7 @@ impl Operator for ReverseSequence {
             .map(to_size)
             .collect::<Result<Vec<_>, _>>()?;
         if lengths.len() != batch || lengths.iter().any(|&length| length > time) {
-            return Err(OpError::invalid(format!(
-                "lengths {lengths:?} do not fit {batch} sequences of size {time}"
-            )));
+            bail!("lengths {lengths:?} do not fit {batch} sequences of size {time}");
         }
         let inner = elements_of(rest);
         let data = map_data!(x.data(), values => {

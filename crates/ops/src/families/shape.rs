@@ -6,7 +6,7 @@ use super::support::{
     Strides, broadcast_shapes, broadcast_strides, checked_elements, copy_strided, from_front,
     integer_list, map_data, normalize_axes, normalize_axis, scalar, strides_of, to_size,
 };
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail};
 
 attributes! {
     /// The same elements in another shape (ONNX `Reshape`), of any type.
@@ -29,7 +29,7 @@ impl Reshape {
         for (axis, &size) in target.iter().enumerate() {
             sizes.push(match size {
                 -1 if open.is_some() => {
-                    return Err(OpError::invalid(format!("{target:?} has two open sizes")));
+                    bail!("{target:?} has two open sizes");
                 }
                 -1 => {
                     open = Some(axis);
@@ -42,9 +42,7 @@ impl Reshape {
         let (total, rest) = (checked_elements(from)?, checked_elements(&sizes)?);
         if let Some(axis) = open {
             if self.allowzero && target.contains(&0) {
-                return Err(OpError::invalid(
-                    "a shape with allowzero may not hold both 0 and -1",
-                ));
+                bail!("a shape with allowzero may not hold both 0 and -1");
             }
             if rest == 0 || total % rest != 0 {
                 return Err(fail());
@@ -108,10 +106,7 @@ impl Operator for Squeeze {
             None => (0..x.rank()).filter(|&axis| x.shape()[axis] == 1).collect(),
         };
         if let Some(axis) = axes.iter().find(|&&axis| x.shape()[axis] != 1) {
-            return Err(OpError::invalid(format!(
-                "axis {axis} of {:?} is not of size 1",
-                x.shape()
-            )));
+            bail!("axis {axis} of {:?} is not of size 1", x.shape());
         }
         let kept = x
             .shape()
@@ -280,11 +275,7 @@ impl Operator for Tile {
         let x = inputs.required(0)?;
         let repeats = integer_list(inputs.required(1)?, 1)?;
         if repeats.len() != x.rank() {
-            return Err(OpError::invalid(format!(
-                "{} repeats for rank {}",
-                repeats.len(),
-                x.rank()
-            )));
+            bail!("{} repeats for rank {}", repeats.len(), x.rank());
         }
         // Each axis becomes two: the repetitions, which do not move, and the elements.
         let (mut walk, mut strides) = (Sizes::new(), Strides::new());

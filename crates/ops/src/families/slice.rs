@@ -5,7 +5,7 @@ use octofold_tensor::{Shape, Tensor};
 use super::support::{
     copy_strided, from_front, integer_list, map_data, normalize_axes, strides_of,
 };
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, OpError, Operator, attributes, bail};
 
 attributes! {
     /// Cuts a range with a step out of each of some axes (ONNX `Slice`), of any type.
@@ -24,7 +24,7 @@ impl Slice {
     /// When the step is 0.
     pub fn range(start: i64, end: i64, step: i64, size: i64) -> Result<(i64, i64), OpError> {
         let (low, high) = match step {
-            0 => return Err(OpError::invalid("a slice with step 0")),
+            0 => bail!("a slice with step 0"),
             1.. => (0, size),
             _ => (-1, size - 1),
         };
@@ -57,14 +57,12 @@ impl Slice {
             steps.map_or(count, <[i64]>::len),
         ];
         if lengths.iter().any(|&length| length != count) {
-            return Err(OpError::invalid(format!(
-                "{count} starts do not go with lists of lengths {lengths:?}"
-            )));
+            bail!("{count} starts do not go with lists of lengths {lengths:?}");
         }
         let axes = match axes {
             Some(axes) => normalize_axes(axes, rank)?,
             None if count <= rank => (0..count).collect(),
-            None => return Err(OpError::invalid(format!("{count} starts for rank {rank}"))),
+            None => bail!("{count} starts for rank {rank}"),
         };
         let step = |i: usize| steps.map_or(1, |steps| steps[i]);
         Ok(axes

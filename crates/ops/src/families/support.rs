@@ -8,7 +8,7 @@ use std::cell::Cell;
 use octofold_tensor::{DType, Element, Shape, Tensor, TensorData};
 use smallvec::{SmallVec, smallvec};
 
-use crate::OpError;
+use crate::{OpError, bail};
 
 /// The distances between neighbours along each axis, in elements.
 pub(crate) type Strides = SmallVec<[isize; 6]>;
@@ -77,9 +77,7 @@ pub(crate) fn from_front(index: i64, size: i64) -> i64 {
 pub fn normalize_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
     match usize::try_from(from_front(axis, rank as i64)) {
         Ok(position) if position < rank => Ok(position),
-        _ => Err(OpError::invalid(format!(
-            "axis {axis} is out of range for rank {rank}"
-        ))),
+        _ => bail!("axis {axis} is out of range for rank {rank}"),
     }
 }
 
@@ -93,7 +91,7 @@ pub fn normalize_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, OpError> 
     for &axis in axes {
         let from_front = normalize_axis(axis, rank)?;
         if std::mem::replace(&mut seen[from_front], true) {
-            return Err(OpError::invalid(format!("axis {axis} is given twice")));
+            bail!("axis {axis} is given twice");
         }
         out.push(from_front);
     }
@@ -123,9 +121,7 @@ pub(crate) fn broadcast_shapes(shapes: &[&[usize]]) -> Result<Shape, OpError> {
                 (1, b) => *size = b,
                 (_, 1) => {}
                 _ => {
-                    return Err(OpError::invalid(format!(
-                        "the shapes {shapes:?} do not broadcast"
-                    )));
+                    bail!("the shapes {shapes:?} do not broadcast");
                 }
             }
         }
@@ -285,10 +281,7 @@ pub(crate) fn integers(tensor: &Tensor, index: usize) -> Result<Vec<i64>, OpErro
 /// When input `index` has another type or rank.
 pub(crate) fn integer_list(tensor: &Tensor, index: usize) -> Result<Vec<i64>, OpError> {
     if tensor.rank() > 1 {
-        return Err(OpError::invalid(format!(
-            "input {index} is no list but of shape {:?}",
-            tensor.shape()
-        )));
+        bail!("input {index} is no list but of shape {:?}", tensor.shape());
     }
     integers(tensor, index)
 }
@@ -300,10 +293,7 @@ pub(crate) fn integer_list(tensor: &Tensor, index: usize) -> Result<Vec<i64>, Op
 pub(crate) fn scalar<T: Element>(tensor: &Tensor, what: &str) -> Result<T, OpError> {
     match tensor.values::<T>()? {
         [value] => Ok(value.clone()),
-        values => Err(OpError::invalid(format!(
-            "{what} holds {} elements, not one",
-            values.len()
-        ))),
+        values => bail!("{what} holds {} elements, not one", values.len()),
     }
 }
 

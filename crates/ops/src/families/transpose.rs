@@ -5,7 +5,7 @@ use octofold_tensor::{Shape, Tensor};
 use super::support::{
     Strides, checked_elements, copy_strided, map_data, normalize_axes, strides_of,
 };
-use crate::{Inputs, OpError, Operator, attributes, word_attribute};
+use crate::{Inputs, OpError, Operator, attributes, bail, bail_attribute, word_attribute};
 
 /// The elements of `x`, seen as `shape`, with its axes in the order `perm`, in shape `output`.
 fn permute(x: &Tensor, shape: &[usize], perm: &[usize], output: Shape) -> Result<Tensor, OpError> {
@@ -37,10 +37,7 @@ impl Transpose {
             return Ok((0..rank).rev().collect());
         }
         if self.perm.len() != rank || self.perm.iter().any(|&axis| axis < 0) {
-            return Err(OpError::attribute(
-                "perm",
-                format!("{:?} does not permute {rank} axes", self.perm),
-            ));
+            bail_attribute!("perm", "{:?} does not permute {rank} axes", self.perm);
         }
         normalize_axes(&self.perm, rank)
             .map_err(|error| OpError::attribute("perm", error.to_string()))
@@ -69,10 +66,7 @@ word_attribute! {
 /// The sizes of a batch of images, and the size of a block, checked.
 fn images(x: &Tensor, blocksize: i64) -> Result<([usize; 4], usize), OpError> {
     let &[n, c, h, w] = x.shape() else {
-        return Err(OpError::invalid(format!(
-            "expected rank 4, found {:?}",
-            x.shape()
-        )));
+        bail!("expected rank 4, found {:?}", x.shape());
     };
     let block = usize::try_from(blocksize).ok().filter(|&block| block > 0);
     let block = block
@@ -116,9 +110,7 @@ impl Operator for DepthToSpace {
 fn depth(c: usize, b: usize) -> Result<usize, OpError> {
     let block = checked_elements(&[b, b])?;
     if !c.is_multiple_of(block) {
-        return Err(OpError::invalid(format!(
-            "{c} channels do not fill blocks of {b} by {b}"
-        )));
+        bail!("{c} channels do not fill blocks of {b} by {b}");
     }
     Ok(c / block)
 }
@@ -173,9 +165,7 @@ impl Operator for SpaceToDepth {
         let x = inputs.required(0)?;
         let ([n, c, h, w], b) = images(x, self.blocksize)?;
         if h % b != 0 || w % b != 0 {
-            return Err(OpError::invalid(format!(
-                "{h} by {w} pixels do not fill blocks of {b} by {b}"
-            )));
+            bail!("{h} by {w} pixels do not fill blocks of {b} by {b}");
         }
         let (h, w) = (h / b, w / b);
         let output = Shape::from_slice(&[n, checked_elements(&[c, b, b])?, h, w]);

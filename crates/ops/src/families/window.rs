@@ -13,7 +13,7 @@ use std::ops::Range;
 use octofold_tensor::{Dim, Symbols};
 
 use super::AutoPad;
-use crate::OpError;
+use crate::{OpError, bail, bail_attribute};
 
 /// No size, step or border of a window is larger, so that no arithmetic on them overflows.
 const LIMIT: i64 = i32::MAX as i64;
@@ -91,7 +91,7 @@ fn per_axis(
         return Err(OpError::attribute(name, reason));
     }
     match values.iter().find(|value| !range.contains(value)) {
-        Some(value) => Err(OpError::attribute(name, format!("{value} is out of range"))),
+        Some(value) => bail_attribute!(name, "{value} is out of range"),
         None => Ok(values.to_vec()),
     }
 }
@@ -104,7 +104,7 @@ impl Window {
     pub fn new(kernel: &[i64], attributes: WindowAttributes<'_>) -> Result<Self, OpError> {
         let rank = kernel.len();
         if rank == 0 {
-            return Err(OpError::attribute("kernel_shape", "is empty"));
+            bail_attribute!("kernel_shape", "is empty");
         }
         let kernel = per_axis("kernel_shape", kernel, rank, 1, 1..LIMIT)?;
         let strides = per_axis("strides", attributes.strides, rank, 1, 1..LIMIT)?;
@@ -141,9 +141,9 @@ impl Window {
         let padded = input.clone().plus(begin);
         let room = padded.clone().plus(end).minus(extent);
         if room.known().is_some_and(|room| room < 0) {
-            return Err(OpError::invalid(format!(
+            bail!(
                 "a window of {extent} elements does not fit an axis of {input} with borders of {begin} and {end}"
-            )));
+            );
         }
         let steps = if self.ceil_mode && self.auto_pad == AutoPad::NotSet && window.stride > 1 {
             let last_inside = padded.minus(1_i64).floor_div(window.stride);
@@ -187,9 +187,7 @@ impl Window {
     pub fn over(&self, input: &[usize]) -> Result<Vec<Slide>, OpError> {
         if input.len() != self.axes.len() {
             let (window, axes) = (self.axes.len(), input.len());
-            return Err(OpError::invalid(format!(
-                "a window of {window} axes moves over an input of {axes} spatial axes"
-            )));
+            bail!("a window of {window} axes moves over an input of {axes} spatial axes");
         }
         let axes = input.iter().enumerate().map(|(axis, &size)| {
             let slid = self.slide(axis, &Dim::from(size))?;

@@ -1,6 +1,7 @@
 //! Activations that bound a result (ReLU, ReLU6 and other clips) become part of the operator that computes it.
 
 use octofold_ir::{Graph, NodeId, Op, Patch};
+use octofold_ops::bail;
 use octofold_ops::families::{
     Activation, AutoPad, BinaryForm, BinaryKind, Conv, FusedBinary, FusedConv, Layout, Product,
 };
@@ -41,9 +42,7 @@ pub(crate) fn activation_of(graph: &Graph, id: NodeId) -> Result<Activation, Ski
             };
             let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
             if min.is_nan() || max.is_nan() || min > max {
-                return Err(Skip::because(
-                    "the lower bound is above the upper one, or one is NaN",
-                ));
+                bail!("the lower bound is above the upper one, or one is NaN");
             }
             Ok(Activation::Clip { min, max })
         }
@@ -69,7 +68,7 @@ fn compose(first: Activation, second: Activation) -> Activation {
 pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<FusedConv, Skip> {
     let axes = support::image_axes(graph, id)?;
     if conv.auto_pad != AutoPad::NotSet {
-        return Err(Skip::because("the pads are not explicit"));
+        bail!("the pads are not explicit");
     }
     Ok(FusedConv {
         strides: support::list_or(&conv.strides, axes, 1),

@@ -5,6 +5,7 @@
 //! rounded once.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{Add, Mul, Product};
 use octofold_tensor::Tensor;
 
@@ -48,7 +49,7 @@ fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
         return Err(Skip::NoMatch);
     };
     if op.training_mode {
-        return Err(Skip::because("the batch norm is in training mode"));
+        bail!("the batch norm is in training mode");
     }
     let statistic = |slot: usize| {
         let values = node
@@ -74,7 +75,7 @@ fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
         .map(|((&beta, &mean), scale)| f64::from(beta) - f64::from(mean) * scale)
         .collect();
     if scale.iter().any(|k| !k.is_finite()) {
-        return Err(Skip::because("the batch norm divides by zero"));
+        bail!("the batch norm divides by zero");
     }
     Ok(Affine { scale, shift })
 }
@@ -104,10 +105,7 @@ fn fold(graph: &Graph, id: NodeId, last: NodeId, affine: &Affine) -> Result<Patc
     let node = graph.node(id);
     let (channels, axis, groups) = output_channels(graph, id).ok_or(Skip::NoMatch)?;
     if affine.scale.len() != channels {
-        return Err(Skip::because(format!(
-            "{} factors for {channels} channels",
-            affine.scale.len()
-        )));
+        bail!("{} factors for {channels} channels", affine.scale.len());
     }
     let (Some(w), bias) = (node.weights(), node.bias()) else {
         return Err(Skip::NoMatch);
@@ -148,7 +146,7 @@ fn fold(graph: &Graph, id: NodeId, last: NodeId, affine: &Affine) -> Result<Patc
         .map(|c| (f64::from(old_bias[c]) * affine.scale[c] + affine.shift[c]) as f32)
         .collect();
     if folded.iter().chain(&new_bias).any(|x| !x.is_finite()) {
-        return Err(Skip::because("the folded weights overflow"));
+        bail!("the folded weights overflow");
     }
     let mut patch = Patch::new();
     let w_name = graph.value(w).name();
@@ -197,9 +195,7 @@ impl Rewrite for FoldBatchNorm {
         // The channels of a batch norm are axis 1, those of a linear layer the last axis.
         let matrix = support::operand_rank(graph, norm) == Some(2);
         if matches!(graph.node(id).op(), Op::FusedLinear(_)) && !matrix {
-            return Err(Skip::because(
-                "the batch norm's channels are not the layer's columns",
-            ));
+            bail!("the batch norm's channels are not the layer's columns");
         }
         fold(graph, id, norm, &batch_norm(graph, norm)?)
     }
@@ -281,7 +277,7 @@ impl Rewrite for BatchNormToScale {
     fn rewrite(&self, graph: &Graph, found: &Match<Norm>) -> Result<Patch, Skip> {
         let (norm, x) = (found.root(), found.x);
         if support::dtype(graph, support::result(graph, norm)) != octofold_tensor::DType::F32 {
-            return Err(Skip::because("the batch norm is not f32"));
+            bail!("the batch norm is not f32");
         }
         let affine = batch_norm(graph, norm)?;
         let rank = support::rank(graph, x).ok_or(Skip::because("the rank is not known"))?;

@@ -4,6 +4,7 @@
 //! The factored form reads, writes and rounds the image once. `s + 1` has few elements, and usually joins the functions that compute `s`.
 
 use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{Add, Mul};
 use octofold_tensor::{DType, Dim, Tensor};
 
@@ -54,7 +55,7 @@ impl Rewrite for FactorSum {
             return Err(Skip::NoMatch);
         }
         if graph.single_use(support::result(graph, product)).is_none() {
-            return Err(Skip::because("the product is also read by itself"));
+            bail!("the product is also read by itself");
         }
         let sources = graph.sources_of([product, sum]);
         let name = graph.node(product).name();

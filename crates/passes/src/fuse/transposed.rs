@@ -9,6 +9,7 @@
 //! A `Relu` or `Clip` after the transposed convolution moves before `DepthToSpace`, so that it can be fused into the convolution.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ops::bail;
 use octofold_ops::families::{AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, Slice};
 use octofold_tensor::Tensor;
 
@@ -90,9 +91,7 @@ impl Phases {
 /// The two axes of a transposed convolution over `kernel`.
 fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
     if op.auto_pad != AutoPad::NotSet || !op.output_shape.is_empty() {
-        return Err(Skip::because(
-            "its borders follow from the size of its input",
-        ));
+        bail!("its borders follow from the size of its input");
     }
     let number = |list: &[i64], index: usize, default: i64| match list {
         [] => Some(default),
@@ -111,7 +110,7 @@ fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
     let axes = axis(0).zip(axis(1));
     let (y, x) = axes.ok_or(Skip::because("its borders are larger than its kernel"))?;
     if y.stride != x.stride {
-        return Err(Skip::because("its strides differ"));
+        bail!("its strides differ");
     }
     Ok([y, x])
 }
@@ -203,9 +202,9 @@ impl Rewrite for SplitTransposedConv {
         let axes = phases(op, &shape[2..])?;
         let stride = axes[0].stride;
         if !is_worth_splitting(&axes) {
-            return Err(Skip::because(
-                "most products of its phases would be with zeros: its kernel is small for its stride and dilation",
-            ));
+            bail!(
+                "most products of its phases would be with zeros: its kernel is small for its stride and dilation"
+            );
         }
         // The filters of a group must follow each other. Without groups, the channels of a pixel do, which is faster to interleave.
         let order = if group == 1 {

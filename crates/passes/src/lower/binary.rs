@@ -2,7 +2,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::families::{Activation, BinaryForm, BinaryKind, FusedBinary, FusedConcat};
-use octofold_ops::normalize_axis;
+use octofold_ops::{bail, normalize_axis};
 
 use crate::lower::params::{dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
@@ -44,9 +44,7 @@ impl Rewrite for QuantizedBinary {
         };
         let y = output_quantization(graph, quantize, activation)?;
         if a.dtype != b.dtype || a.dtype != y.dtype {
-            return Err(Skip::because(
-                "the operands and the result have different types",
-            ));
+            bail!("the operands and the result have different types");
         }
         let op = FusedBinary {
             kind,
@@ -92,9 +90,7 @@ impl Rewrite for QuantizedConcat {
             let quantized = quantized.ok_or(Skip::because("an operand is not quantized"))?;
             let params = quantized.activation()?;
             if quantized.dtype != y.dtype {
-                return Err(Skip::because(
-                    "the operands and the result have different types",
-                ));
+                bail!("the operands and the result have different types");
             }
             inputs.push(Some(quantized.value.into()));
             scales.push(params.scale);

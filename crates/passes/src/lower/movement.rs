@@ -1,6 +1,7 @@
 //! Operators that move elements work on bytes. They do not change values, so the result has the parameters of the operand.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
+use octofold_ops::bail;
 use octofold_quant::QuantParams;
 
 use crate::convert::integer_tensor;
@@ -50,9 +51,7 @@ impl Rewrite for QuantizedMovement {
             .ok_or(Skip::because("the input is not quantized"))?;
         x.activation()?;
         if matches!(graph.node(id).op(), Op::Resize(op) if !op.keeps_values()) {
-            return Err(Skip::because(
-                "only resizing to nearest neighbours keeps values",
-            ));
+            bail!("only resizing to nearest neighbours keeps values");
         }
         let mut patch = Patch::new();
         let mut inputs = graph.operands(id);
@@ -63,7 +62,7 @@ impl Rewrite for QuantizedMovement {
                 real_constant(graph, value).is_some_and(|reals| reals == [0.0])
             });
             if !pads_zero {
-                return Err(Skip::because("only a pad of zeros keeps its parameters"));
+                bail!("only a pad of zeros keeps its parameters");
             }
             let zero_point = x.params.per_tensor().map_or(0, |params| params.zero_point);
             let tensor = integer_tensor(x.dtype, &[], &[zero_point]).map_err(Skip::because)?;
@@ -84,7 +83,7 @@ impl Rewrite for QuantizedMovement {
             // The integers move with their own parameters, and a requantization follows.
             let result = support::result(graph, id);
             if graph.single_use(result).is_none() {
-                return Err(Skip::because("the moved value is also read in float"));
+                bail!("the moved value is also read in float");
             }
             let mut operands = graph.operands(dequantize);
             operands[0] = Some(made);
@@ -110,19 +109,15 @@ fn same_parameters(
     before: (octofold_quant::QuantType, QuantParams),
 ) -> Result<(), Skip> {
     if before.1.per_tensor().is_none() {
-        return Err(Skip::because(
-            "values with one scale a channel are not moved as integers",
-        ));
+        bail!("values with one scale a channel are not moved as integers");
     }
     if after.is_none() {
-        return Err(Skip::because(
-            "what reads the result is no quantizer with constant parameters",
-        ));
+        bail!("what reads the result is no quantizer with constant parameters");
     }
     if after == Some(before) {
         Ok(())
     } else {
-        Err(Skip::because("the parameters before and after differ"))
+        bail!("the parameters before and after differ")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, ValueId};
 use octofold_ops::families::{Activation, OutputQuantization};
-use octofold_ops::normalize_axis;
+use octofold_ops::{bail, normalize_axis};
 use octofold_quant::{QParams, QuantParams, QuantType};
 use octofold_tensor::{DType, Element, Tensor};
 
@@ -24,10 +24,7 @@ impl Quantized {
     /// The parameters and type of an activation: one scale, bytes.
     pub(super) fn activation(&self) -> Result<QParams, Skip> {
         if !matches!(self.dtype, QuantType::Uint8 | QuantType::Int8) {
-            return Err(Skip::because(format!(
-                "{} activations have no integer kernel",
-                self.dtype
-            )));
+            bail!("{} activations have no integer kernel", self.dtype);
         }
         self.params.per_tensor().ok_or_else(|| {
             Skip::because("an activation with one scale a channel has no integer kernel")
@@ -70,9 +67,7 @@ pub(super) fn output_quantization(
         "the parameters of the result are not constant",
     ))?;
     if !matches!(dtype, QuantType::Uint8 | QuantType::Int8) {
-        return Err(Skip::because(format!(
-            "{dtype} results have no integer kernel"
-        )));
+        bail!("{dtype} results have no integer kernel");
     }
     let params = params.per_tensor().ok_or(Skip::because(
         "a result with one scale a channel has no integer kernel",

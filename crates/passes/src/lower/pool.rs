@@ -1,6 +1,7 @@
 //! Pools of quantized and of float values become the pool operators that have kernels.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{
     Activation, AutoPad, FusedGlobalPool, FusedPool, Layout, PoolKind, Rescale,
 };
@@ -15,9 +16,9 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
     let axes = support::image_axes(graph, id)?;
     let explicit = |auto_pad| {
         if auto_pad == AutoPad::NotSet {
-            Ok(())
+            Ok::<_, Skip>(())
         } else {
-            Err(Skip::because("the pads are not explicit"))
+            bail!("the pads are not explicit")
         }
     };
     let global = |kind| FusedGlobalPool {
@@ -29,7 +30,7 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
         Op::MaxPool(pool) => {
             explicit(pool.auto_pad)?;
             if graph.node(id).outputs().len() > 1 {
-                return Err(Skip::because("the indices of a max pool have no kernel"));
+                bail!("the indices of a max pool have no kernel");
             }
             FusedPool {
                 kind: PoolKind::Max,
@@ -87,9 +88,7 @@ impl Rewrite for QuantizedPool {
         let x = dequantized(graph, found.x).ok_or(Skip::because("the input is not quantized"))?;
         let y = output_quantization(graph, quantize, Activation::None)?;
         if x.dtype != y.dtype {
-            return Err(Skip::because(
-                "the operand and the result have different types",
-            ));
+            bail!("the operand and the result have different types");
         }
         let rescale = Some(Rescale {
             x: x.activation()?,

@@ -1,6 +1,7 @@
 //! Convolutions and linear layers on integers.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ops::bail;
 use octofold_ops::families::{Outcome, Product};
 use octofold_quant::weights::quantize_bias;
 use octofold_quant::{QParams, QuantParams, QuantType};
@@ -91,17 +92,12 @@ fn weights(graph: &Graph, id: NodeId, axis: usize) -> Result<(Tensor, Vec<f32>),
         .constant()
         .ok_or(Skip::because("the weights are not constant"))?;
     if !matches!(quantized.dtype, QuantType::Int8 | QuantType::Uint8) {
-        return Err(Skip::because(format!(
-            "{} weights have no integer kernel",
-            quantized.dtype
-        )));
+        bail!("{} weights have no integer kernel", quantized.dtype);
     }
     let channels = match &quantized.params {
         QuantParams::PerTensor(params) => vec![*params],
         QuantParams::PerChannel { axis: own, .. } if *own != axis => {
-            return Err(Skip::because(
-                "the scales of the weights do not belong to the output channels",
-            ));
+            bail!("the scales of the weights do not belong to the output channels");
         }
         QuantParams::PerChannel { channels, .. } => channels.clone(),
     };
@@ -199,9 +195,7 @@ fn check_accumulator(
     }
     match bounds.iter().position(|&bound| bound >= 1 << 31) {
         None => Ok(()),
-        Some(channel) => Err(Skip::because(format!(
-            "the accumulator of channel {channel} may leave 32 bits"
-        ))),
+        Some(channel) => bail!("the accumulator of channel {channel} may leave 32 bits"),
     }
 }
 
@@ -221,9 +215,7 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
         && graph.single_use(support::result(graph, id)).is_none()
     {
         let name = graph.node(quantize).name();
-        return Err(Skip::because(format!(
-            "the result has other readers than `{name}`, so it stays float"
-        )));
+        bail!("the result has other readers than `{name}`, so it stays float");
     }
     let mut op = match node.op() {
         Op::Conv(conv) => fused_conv(graph, id, conv)?.into(),

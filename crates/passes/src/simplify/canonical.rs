@@ -4,6 +4,7 @@
 //! becomes global pooling, and sigmoids and clips that compute Swish or HardSwish become these operators.
 
 use octofold_ir::{Graph, Op, Patch, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
 use octofold_tensor::{Dim, Tensor};
 
@@ -58,7 +59,7 @@ impl Rewrite for ReshapeSizes {
         let open = known.iter().filter(|size| size.is_none()).count();
         // ONNX allows one -1, and it is ambiguous when another size is zero.
         if open > 1 || known.iter().flatten().any(|&size| size <= 0) {
-            return Err(Skip::because("more than one size is not known"));
+            bail!("more than one size is not known");
         }
         let constant: Vec<i64> = known.iter().map(|size| size.unwrap_or(-1)).collect();
         let mut patch = Patch::new();

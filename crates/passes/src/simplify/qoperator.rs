@@ -6,6 +6,7 @@
 //! them; other nodes keep their own, exact implementation.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{Conv, DequantizeLinear, MatMul, QuantizeLinear};
 use octofold_tensor::{DType, Tensor};
 
@@ -37,7 +38,7 @@ impl Rewrite for ConvGroup {
         };
         let (x_scale, w_scales) = (group.scales(1)?, group.scales(4)?);
         let [x_scale] = x_scale[..] else {
-            return Err(Skip::because("the input has more than one scale"));
+            bail!("the input has more than one scale");
         };
         let mut operands = vec![Some(group.dequantize(0, 1)?), Some(group.dequantize(3, 0)?)];
         if let Some(bias) = graph.node(group.id).input(8) {
@@ -74,7 +75,7 @@ impl Rewrite for MatMulGroup {
             Some(rank) if rank >= 2 => rank as i64 - 2,
             // A vector is one row.
             _ if group.scales(1)?.len() == 1 => 0,
-            _ => return Err(Skip::because("the rank of the first operand is not known")),
+            _ => bail!("the rank of the first operand is not known"),
         };
         let operands = vec![
             Some(group.dequantize(0, rows)?),
@@ -111,7 +112,7 @@ impl<'a> Group<'a> {
         let values = tensor.values::<f32>();
         let values = values.map_err(|_| Skip::because("a scale is not of type f32"))?;
         if tensor.rank() > 1 {
-            return Err(Skip::because("a scale has more than one axis"));
+            bail!("a scale has more than one axis");
         }
         Ok(values.to_vec())
     }
@@ -123,10 +124,7 @@ impl<'a> Group<'a> {
         let tensor = self.graph.value(zero_point).constant();
         let tensor = tensor.ok_or(Skip::because("a zero point is not constant"))?;
         if !matches!(tensor.dtype(), DType::U8 | DType::I8) {
-            return Err(Skip::because(format!(
-                "a zero point is of type {}",
-                tensor.dtype()
-            )));
+            bail!("a zero point is of type {}", tensor.dtype());
         }
         let zero_point = if tensor.len() == 1 && scales.len() > 1 {
             // All channels have this zero point.
@@ -154,9 +152,7 @@ impl<'a> Group<'a> {
     fn bias(&mut self, bias: ValueId, x: f32, w: &[f32]) -> Result<PatchValue, Skip> {
         let scales: Vec<f32> = w.iter().map(|w| x * w).collect();
         if !scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
-            return Err(Skip::because(
-                "the scale of the bias is not a positive normal number",
-            ));
+            bail!("the scale of the bias is not a positive normal number");
         }
         let tensor = match scales[..] {
             [single] => Tensor::scalar(single),
@@ -190,7 +186,7 @@ impl<'a> Group<'a> {
     fn finish(mut self, layer: Op, operands: Vec<Option<PatchValue>>) -> Result<Patch, Skip> {
         let [scale, zero_point] = self.parameters(6)?;
         if self.scales(6)?.len() != 1 {
-            return Err(Skip::because("the result has more than one scale"));
+            bail!("the result has more than one scale");
         }
         let (name, sources) = (self.graph.node(self.id).name(), self.sources());
         let value = self.patch.node(name, layer, operands, sources.clone());

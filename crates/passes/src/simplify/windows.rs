@@ -1,6 +1,7 @@
 //! Canonical forms of sliding windows: explicit pads, and pads that belong to the window.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
+use octofold_ops::bail;
 use octofold_ops::families::{AutoPad, PadMode};
 
 use crate::pass::rule_pass;
@@ -90,9 +91,7 @@ impl Rewrite for ExplicitPads {
                     _ if stride == 1 => extent - 1,
                     Some(size) => ((size + stride - 1) / stride - 1) * stride + extent - size,
                     None => {
-                        return Err(Skip::because(
-                            "`auto_pad` with a stride over a symbolic size",
-                        ));
+                        bail!("`auto_pad` with a stride over a symbolic size");
                     }
                 };
                 let total = total.max(0);
@@ -139,9 +138,7 @@ impl Rewrite for MergePad {
             || value != Some(0.0)
             || graph.node(pad).input(3).is_some()
         {
-            return Err(Skip::because(
-                "only a constant pad of zeros belongs to a convolution",
-            ));
+            bail!("only a constant pad of zeros belongs to a convolution");
         }
         let window = window_of(graph, conv).ok_or(Skip::NoMatch)?;
         if window.auto_pad != AutoPad::NotSet {
@@ -154,7 +151,7 @@ impl Rewrite for MergePad {
             || added.iter().any(|&pad| pad < 0)
             || outer.iter().any(|&i| added[i] != 0)
         {
-            return Err(Skip::because("the pad is not of height and width alone"));
+            bail!("the pad is not of height and width alone");
         }
         let mut pads = window.pads;
         for axis in 0..axes {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use octofold_ops::{Attribute, BodyId, Op};
+use octofold_ops::{Attribute, BodyId, Op, bail_attribute};
 
 use super::{Importer, declared, read_graph};
 use crate::infer::Entry;
@@ -94,7 +94,7 @@ impl Importer<'_, '_> {
         let BodyId(first) = self.graph.next_body();
         for ((name, _), id) in bodies.iter().zip(first..) {
             if old.attributes.contains(name) {
-                return Err(NodeError::attribute(name, "is given twice (duplicate)"));
+                bail_attribute!(name, "is given twice (duplicate)");
             }
             old.attributes.insert(*name, Attribute::Body(BodyId(id)));
         }

@@ -1,6 +1,6 @@
 //! Old forms of operators that compute.
 
-use octofold_ops::Attribute;
+use octofold_ops::{Attribute, bail};
 use octofold_tensor::{DType, Dim};
 
 use super::{Lowering, OldNode};
@@ -110,9 +110,7 @@ pub(super) fn softmax(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), Nod
 pub(super) fn clip(cx: &mut Lowering<'_>, old: &mut OldNode) -> Result<(), NodeError> {
     let x = old.required(0)?;
     if old.inputs.len() > 1 {
-        return Err(NodeError::Form(
-            "has bounds as inputs, expected attributes in this opset".to_owned(),
-        ));
+        bail!("has bounds as inputs, expected attributes in this opset");
     }
     for (slot, name, unbounded) in [(1, "min", f32::MIN), (2, "max", f32::MAX)] {
         let bound = old.attributes.read::<f32>(name)?;
@@ -140,9 +138,7 @@ pub(super) fn batch_normalization(
         old.drop_attribute("spatial", allowed)?;
     }
     if old.outputs.len() > 1 {
-        return Err(NodeError::Form(
-            "statistics as outputs (training) are not supported".to_owned(),
-        ));
+        bail!("statistics as outputs (training) are not supported");
     }
     Ok(())
 }
@@ -152,9 +148,7 @@ pub(super) fn dropout(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), Nod
     let x = old.required(0)?;
     if old.version < 12 {
         if old.inputs.len() > 1 {
-            return Err(NodeError::Form(
-                "has several inputs, expected 1 in this opset".to_owned(),
-            ));
+            bail!("has several inputs, expected 1 in this opset");
         }
         // Both values of `is_test` are read as inference, as in batch normalization.
         if old.version < 7 {

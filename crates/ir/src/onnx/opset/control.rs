@@ -3,7 +3,7 @@
 //! It becomes a `Scan` over the batches, whose body is the `Scan` of a sequence.
 
 use octofold_ops::families::Scan;
-use octofold_ops::{Attribute, BodyId, Op};
+use octofold_ops::{Attribute, BodyId, Op, bail};
 
 use super::{Lowering, OldNode};
 use crate::onnx::error::NodeError;
@@ -19,9 +19,7 @@ struct Parts {
 
 fn parts(old: &OldNode) -> Result<Parts, NodeError> {
     if old.input(0).is_some() {
-        return Err(NodeError::Form(
-            "lengths of sequences are not supported in this opset".to_owned(),
-        ));
+        bail!("lengths of sequences are not supported in this opset");
     }
     let mut attributes = old.attributes.clone();
     let missing = |name: &str| NodeError::attribute(name, "is missing");

@@ -1,6 +1,6 @@
 //! The layers of transformers in `com.microsoft`: normalized sums, embeddings, products with weights of few bits.
 
-use octofold_ops::{Attribute, AttributeMap};
+use octofold_ops::{Attribute, AttributeMap, bail, bail_attribute};
 use octofold_tensor::{Tensor, TensorData};
 
 use super::{Lowering, OldNode};
@@ -130,14 +130,11 @@ fn mat_mul_n_bits(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeErr
         .read::<i64>("bits")?
         .filter(|&bits| bits != 4)
     {
-        return Err(NodeError::attribute(
-            "bits",
-            format!("only 4 is supported, found {bits}"),
-        ));
+        bail_attribute!("bits", "only 4 is supported, found {bits}");
     }
     old.refuse_attributes()?;
     if old.input(4).is_some() {
-        return Err(NodeError::Form("a group index is not supported".to_owned()));
+        bail!("a group index is not supported");
     }
     let blocks = k.div_ceil(block);
     let (a, packed, scales) = (old.required(0)?, old.required(1)?, old.required(2)?);
@@ -188,9 +185,7 @@ fn nibbles(
     let bytes = tensor.values::<u8>()?;
     if Some(bytes.len()) != rows.checked_mul(row_bytes) {
         let (name, shape) = (cx.graph.value(packed).name(), tensor.shape());
-        return Err(NodeError::Form(format!(
-            "`{name}` has the dimensions {shape:?}, expected {rows} rows of {row_bytes} bytes"
-        )));
+        bail!("`{name}` has the dimensions {shape:?}, expected {rows} rows of {row_bytes} bytes");
     }
     let pairs = bytes.chunks_exact(row_bytes).flat_map(|row| {
         let halves = row.iter().flat_map(|&pair| [pair & 15, pair >> 4]);

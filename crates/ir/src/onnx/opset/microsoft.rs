@@ -1,6 +1,6 @@
 //! The float operators of `com.microsoft` that say what ONNX says in other words; `qoperator` has the quantized ones.
 
-use octofold_ops::Attribute;
+use octofold_ops::{Attribute, bail_attribute};
 
 use super::{Lowering, OldNode, coverage, encoder, qoperator};
 use crate::ValueId;
@@ -95,13 +95,11 @@ fn fused_conv(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> 
             return cx.finish_as("Clip", &[value, min, max], &[], &old.outputs);
         }
         (_, parameters) => {
-            return Err(NodeError::attribute(
+            bail_attribute!(
                 "activation",
-                format!(
-                    "`{op}` with {} parameters is not supported",
-                    parameters.len()
-                ),
-            ));
+                "`{op}` with {} parameters is not supported",
+                parameters.len()
+            );
         }
     };
     cx.finish_as(&op, &[value], &attributes, &old.outputs)

@@ -19,7 +19,7 @@ mod window;
 
 pub use coverage::{ReadableOperator, readable_operators};
 
-use octofold_ops::{Attribute, AttributeMap, Op, OpError};
+use octofold_ops::{Attribute, AttributeMap, Op, OpError, bail, bail_attribute};
 use octofold_tensor::{DType, Tensor};
 
 use super::error::NodeError;
@@ -74,10 +74,9 @@ impl OldNode {
     /// Takes an attribute that the newest form does not have and that must have one of a few values.
     fn drop_attribute(&mut self, name: &str, allowed: &[i64]) -> Result<(), NodeError> {
         match self.attributes.read::<i64>(name)? {
-            Some(value) if !allowed.contains(&value) => Err(NodeError::attribute(
-                name,
-                format!("the value {value} is not supported in this opset"),
-            )),
+            Some(value) if !allowed.contains(&value) => {
+                bail_attribute!(name, "the value {value} is not supported in this opset")
+            }
             _ => Ok(()),
         }
     }
@@ -93,10 +92,7 @@ impl OldNode {
     /// Refuses operands that the operator does not have.
     pub(super) fn expect_inputs(&self, most: usize) -> Result<(), NodeError> {
         if self.inputs.len() > most {
-            return Err(NodeError::Form(format!(
-                "has {} inputs, expected at most {most}",
-                self.inputs.len()
-            )));
+            bail!("has {} inputs, expected at most {most}", self.inputs.len());
         }
         Ok(())
     }
@@ -105,10 +101,7 @@ impl OldNode {
     fn single_output(&self) -> Result<&str, NodeError> {
         match self.outputs.as_slice() {
             [only] => Ok(only),
-            other => Err(NodeError::Form(format!(
-                "has {} outputs, expected 1",
-                other.len()
-            ))),
+            other => bail!("has {} outputs, expected 1", other.len()),
         }
     }
 }
@@ -203,10 +196,10 @@ impl<'a> Lowering<'a> {
             DType::F16 => Tensor::scalar(octofold_tensor::f16::from_f32(value)),
             DType::BF16 => Tensor::scalar(octofold_tensor::bf16::from_f32(value)),
             other => {
-                return Err(NodeError::attribute(
+                bail_attribute!(
                     what,
-                    format!("is not supported for elements of type {other} in this opset"),
-                ));
+                    "is not supported for elements of type {other} in this opset"
+                );
             }
         };
         self.constant(what, tensor)
@@ -442,17 +435,14 @@ fn constant(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
         "value_strings",
     ];
     if !old.inputs.is_empty() {
-        return Err(NodeError::Form("has inputs, expected none".to_owned()));
+        bail!("has inputs, expected none");
     }
     let mut values = KINDS.iter().filter_map(|kind| old.attributes.take(kind));
     let value = match (values.next(), values.next()) {
         (Some(value), None) => value,
-        (None, _) => return Err(NodeError::attribute("value", "is missing")),
+        (None, _) => bail_attribute!("value", "is missing"),
         (Some(_), Some(_)) => {
-            return Err(NodeError::attribute(
-                "value",
-                "is given in several attributes",
-            ));
+            bail_attribute!("value", "is given in several attributes");
         }
     };
     old.refuse_attributes()?;
@@ -464,7 +454,7 @@ fn constant(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
         Attribute::Ints(values) => Tensor::vector(values),
         Attribute::String(value) => Tensor::scalar(value),
         Attribute::Strings(values) => Tensor::vector(values),
-        Attribute::Body(_) => return Err(NodeError::attribute("value", "is a graph")),
+        Attribute::Body(_) => bail_attribute!("value", "is a graph"),
     };
     let output = old.single_output()?.to_owned();
     cx.named_constant(&output, tensor)

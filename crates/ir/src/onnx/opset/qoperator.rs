@@ -4,7 +4,7 @@
 //! and `QuantizeLinear`, which lowering reads as it reads every other QDQ group. A zero point that is left out is 0 of the type of the operand.
 //! Channels-last forms stand between transpositions.
 
-use octofold_ops::Attribute;
+use octofold_ops::{Attribute, bail, bail_attribute};
 use octofold_tensor::{DType, Tensor};
 
 use super::{Lowering, OldNode, arithmetic, dynamic, quantized};
@@ -62,9 +62,7 @@ fn bytes(cx: &Lowering<'_>, old: &OldNode, slot: usize) -> Result<ValueId, NodeE
     let x = old.required(slot)?;
     match cx.ty(x).dtype {
         DType::U8 | DType::I8 => Ok(x),
-        other => Err(NodeError::Form(format!(
-            "input {slot} has elements of type {other}, expected u8 or i8"
-        ))),
+        other => bail!("input {slot} has elements of type {other}, expected u8 or i8"),
     }
 }
 
@@ -150,9 +148,7 @@ fn pool(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeErr
     let like = bytes(cx, &old, 0)?;
     let rank = i64::try_from(cx.known_rank(like)?).unwrap_or(i64::MAX);
     if rank < 3 {
-        return Err(NodeError::Form(format!(
-            "input 0 has rank {rank}, expected 3 or more"
-        )));
+        bail!("input 0 has rank {rank}, expected 3 or more");
     }
     let first = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
     let last = [0].into_iter().chain(2..rank).chain([1]).collect();
@@ -167,16 +163,16 @@ fn pool(cx: &mut Lowering<'_>, mut old: OldNode, op: &str) -> Result<(), NodeErr
 /// `opset` says which form of `Softmax` is meant: before 13 the axes from `axis` on are one.
 fn softmax(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
     let Some(opset) = old.attributes.read::<i64>("opset")? else {
-        return Err(NodeError::attribute("opset", "is missing"));
+        bail_attribute!("opset", "is missing");
     };
     let axis = old.attributes.read::<i64>("axis")?.unwrap_or(-1);
     if opset < 13 {
         let rank = cx.known_rank(old.required(0)?)?;
         if arithmetic::normalize(axis, rank)? + 1 != rank {
-            return Err(NodeError::attribute(
+            bail_attribute!(
                 "axis",
-                format!("only the last axis is supported with opset {opset}, found {axis}"),
-            ));
+                "only the last axis is supported with opset {opset}, found {axis}"
+            );
         }
     }
     old.attributes.insert("axis", Attribute::Int(axis));
@@ -190,7 +186,7 @@ fn concat(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
         return Err(NodeError::MissingInput(2));
     }
     let Some(axis) = old.attributes.read::<i64>("axis")? else {
-        return Err(NodeError::attribute("axis", "is missing"));
+        bail_attribute!("axis", "is missing");
     };
     old.refuse_attributes()?;
     let like = bytes(cx, &old, 2)?;
@@ -210,15 +206,10 @@ fn gemm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
     let trans_b = old.attributes.read::<bool>("transB")?.unwrap_or(false);
     old.refuse_attributes()?;
     if !alpha.is_finite() {
-        return Err(NodeError::attribute(
-            "alpha",
-            format!("{alpha} is no factor"),
-        ));
+        bail_attribute!("alpha", "{alpha} is no factor");
     }
     if old.input(7).is_some() != old.input(8).is_some() {
-        return Err(NodeError::Form(
-            "has one of y_scale and y_zero_point, expected both or none".to_owned(),
-        ));
+        bail!("has one of y_scale and y_zero_point, expected both or none");
     }
     let like = bytes(cx, &old, 0)?;
     let a = real(cx, &old, 0)?;
@@ -235,10 +226,10 @@ fn gemm(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
     let mut operands = vec![a, b];
     if let Some(c) = old.input(6) {
         if cx.ty(c).dtype != DType::I32 {
-            return Err(NodeError::Form(format!(
+            bail!(
                 "input 6 has elements of type {}, expected i32",
                 cx.ty(c).dtype
-            )));
+            );
         }
         let scale = bias_scale(cx, a_scale, scaled.unwrap_or(b_scale))?;
         // There is one scale a column, along the last axis.

@@ -2,6 +2,7 @@
 
 use super::super::error::NodeError;
 use super::OldNode;
+use octofold_ops::bail_attribute;
 
 /// `LSTM`, `GRU` and `RNN` before opset 14 have no `layout`, and are otherwise as they are today. The forms of opsets 1 and 3 say by `output_sequence` which
 /// results there are, and nothing writes them any more.
@@ -13,7 +14,7 @@ pub(super) fn layer(old: &OldNode) -> Result<(), NodeError> {
         ));
     }
     if old.attributes.contains("layout") {
-        return Err(NodeError::attribute("layout", "is unknown before opset 14"));
+        bail_attribute!("layout", "is unknown before opset 14");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Old forms of operators that move elements: their attributes became inputs, so that they may be computed.
 
-use octofold_ops::Attribute;
+use octofold_ops::{Attribute, bail, bail_attribute};
 use octofold_tensor::Tensor;
 
 use super::{Lowering, OldNode};
@@ -9,10 +9,10 @@ use crate::onnx::error::NodeError;
 /// Refuses an old form with the inputs of a newer one.
 fn expect_inputs(old: &OldNode, count: usize) -> Result<(), NodeError> {
     if old.inputs.len() > count {
-        return Err(NodeError::Form(format!(
+        bail!(
             "has {} inputs, expected at most {count} in this opset",
             old.inputs.len()
-        )));
+        );
     }
     Ok(())
 }
@@ -26,7 +26,7 @@ pub(super) fn axes_to_input(cx: &mut Lowering<'_>, old: &mut OldNode) -> Result<
             let axes = cx.ints("axes", axes)?;
             old.set_input(1, axes);
         }
-        None if old.op == "Unsqueeze" => return Err(NodeError::attribute("axes", "is missing")),
+        None if old.op == "Unsqueeze" => bail_attribute!("axes", "is missing"),
         None => {}
     }
     Ok(())
@@ -60,7 +60,7 @@ pub(super) fn slice(cx: &mut Lowering<'_>, old: &mut OldNode) -> Result<(), Node
                 old.set_input(slot, values);
             }
             None if name == "axes" => {}
-            None => return Err(NodeError::attribute(name, "is missing")),
+            None => bail_attribute!(name, "is missing"),
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Old forms of `Resize`.
 
-use octofold_ops::Attribute;
+use octofold_ops::{Attribute, bail};
 use octofold_tensor::Tensor;
 
 use super::{Lowering, OldNode};
@@ -26,10 +26,7 @@ pub(super) fn upsample(cx: &mut Lowering<'_>, old: &mut OldNode) -> Result<(), N
 pub(super) fn resize_10(old: &mut OldNode) -> Result<(), NodeError> {
     let scales = old.required(1)?;
     if old.inputs.len() > 2 {
-        return Err(NodeError::Form(format!(
-            "has {} inputs, expected 2 in this opset",
-            old.inputs.len()
-        )));
+        bail!("has {} inputs, expected 2 in this opset", old.inputs.len());
     }
     if let Some(slot) = old.inputs.get_mut(1) {
         *slot = None;

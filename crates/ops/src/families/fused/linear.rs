@@ -14,7 +14,7 @@ use crate::families::real::{accumulator, quantized_bytes, reals};
 use crate::families::support::{checked_elements, copy_strided, expect_type};
 use crate::families::window::WindowAttributes;
 use crate::families::{AutoPad, ConvShape};
-use crate::{Inputs, OpError, Operator};
+use crate::{Inputs, OpError, Operator, bail};
 
 /// Elements minus their zero point, as f64.
 fn centered(values: &[i32], zero_point: i32) -> Vec<f64> {
@@ -68,9 +68,7 @@ fn bias<T: Element + Default>(inputs: Inputs<'_>, count: usize) -> Result<Vec<T>
         return Ok(vec![T::default(); count]);
     };
     if bias.shape() != [count] {
-        return Err(OpError::invalid(format!(
-            "the bias does not have {count} elements"
-        )));
+        bail!("the bias does not have {count} elements");
     }
     Ok(inputs.values(2)?.to_vec())
 }
@@ -176,9 +174,7 @@ impl FusedConv {
         };
         if tensor.shape() != shape {
             let found = tensor.shape();
-            return Err(OpError::invalid(format!(
-                "a residual of shape {found:?} for a result of shape {shape:?}"
-            )));
+            bail!("a residual of shape {found:?} for a result of shape {shape:?}");
         }
         let Product::Integer(IntegerProduct {
             result: Outcome::Residual { own, residual, sum },
@@ -259,10 +255,7 @@ impl Operator for FusedLinear {
         self.product.check_residual(false)?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
         let &[_, count] = w.shape() else {
-            return Err(OpError::invalid(format!(
-                "weights of rank {}, not 2",
-                w.rank()
-            )));
+            bail!("weights of rank {}, not 2", w.rank());
         };
         let product = MatMulShape::new(x.shape(), w.shape())?;
         let [x_values, w_values] = operands(&self.product, inputs)?;

@@ -7,7 +7,7 @@ use octofold_tensor::Tensor;
 use super::{BinaryForm, BinaryKind, FusedBinary, FusedConcat, TableLookup, quantized_input};
 use crate::families::real::{quantized_bytes, quantized_tensor};
 use crate::families::support::{broadcast_map, broadcast_shapes, checked_elements, normalize_axis};
-use crate::{Inputs, OpError, Operator};
+use crate::{Inputs, OpError, Operator, bail, bail_attribute};
 
 impl Operator for FusedBinary {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
@@ -60,10 +60,7 @@ impl FusedConcat {
                 self.x_scale.len(),
                 self.x_zero_point.len()
             );
-            return Err(OpError::attribute(
-                "x_scale",
-                format!("{reason} for {count} inputs"),
-            ));
+            bail_attribute!("x_scale", "{reason} for {count} inputs");
         }
         let pairs = self.x_scale.iter().zip(&self.x_zero_point).zip(dtypes);
         let params = pairs.map(|((&scale, &zero_point), &dtype)| {
@@ -97,9 +94,7 @@ impl Operator for FusedConcat {
             let fits = other.len() == first.len()
                 && (0..first.len()).all(|i| i == axis || other[i] == first[i]);
             if !fits {
-                return Err(OpError::invalid(format!(
-                    "the shapes {first:?} and {other:?} do not concatenate"
-                )));
+                bail!("the shapes {first:?} and {other:?} do not concatenate");
             }
             shape[axis] = shape[axis]
                 .checked_add(other[axis])
@@ -131,10 +126,7 @@ impl Operator for TableLookup {
         let (values, _) = quantized_bytes(x, 0)?;
         let (table, dtype) = quantized_bytes(inputs.required(1)?, 1)?;
         if table.len() != 256 {
-            return Err(OpError::invalid(format!(
-                "a table of {} entries, not 256",
-                table.len()
-            )));
+            bail!("a table of {} entries, not 256", table.len());
         }
         let found = values.iter().map(|&value| table[usize::from(value as u8)]);
         Ok(vec![quantized_tensor(dtype, x.shape(), found)?])
