@@ -20,12 +20,22 @@ pub enum AccuracyError {
     /// An output that is not [samples, classes] of f32.
     #[error("class scores are float[samples, classes], not {0}")]
     Scores(String),
-    /// Fewer labels than samples.
-    #[error("{labels} labels for more than {samples} samples")]
+    /// A label that is no class of the model.
+    #[error("the label of sample {sample} is {label}, the model has the classes 0 to {last}")]
+    Range {
+        /// The sample.
+        sample: usize,
+        /// Its label.
+        label: i64,
+        /// The last class.
+        last: usize,
+    },
+    /// Another number of labels than of samples.
+    #[error("{labels} labels for {samples} samples")]
     Labels {
         /// The number of labels.
         labels: usize,
-        /// The number of samples scored before.
+        /// The number of samples; there may be more where there are fewer labels.
         samples: usize,
     },
 }
@@ -44,7 +54,7 @@ impl Accuracy {
     /// A tie counts for the class of the smaller index, as `argmax` has it.
     ///
     /// # Errors
-    /// When the output does not hold class scores, or labels are missing.
+    /// When the output does not hold class scores, labels are missing, or a label is no class.
     pub fn add(&mut self, scores: &Tensor, labels: &[i64]) -> Result<(), AccuracyError> {
         let form = || AccuracyError::Scores(format!("{}{:?}", scores.dtype(), scores.shape()));
         let values = scores.values::<f32>().map_err(|_| form())?;
@@ -54,24 +64,41 @@ impl Accuracy {
         }
         let classes = values.len() / samples;
         for row in values.chunks(classes.max(1)) {
+            let sample = self.correct.len();
             let missing = AccuracyError::Labels {
                 labels: labels.len(),
-                samples: self.correct.len(),
+                samples: sample + 1,
             };
-            let label = *labels.get(self.correct.len()).ok_or(missing)?;
-            let score = usize::try_from(label)
+            let label = *labels.get(sample).ok_or(missing)?;
+            let class = usize::try_from(label)
                 .ok()
-                .and_then(|label| row.get(label).copied().map(|score| (label, score)));
-            let right = score.is_some_and(|(label, score)| {
-                let better = row
-                    .iter()
-                    .enumerate()
-                    .filter(|&(class, &other)| other > score || (other == score && class < label));
-                !score.is_nan() && better.count() < self.k
-            });
-            self.correct.push(right);
+                .filter(|&class| class < row.len());
+            let own = class.ok_or(AccuracyError::Range {
+                sample,
+                label,
+                last: row.len().saturating_sub(1),
+            })?;
+            let score = row[own];
+            let better = row
+                .iter()
+                .enumerate()
+                .filter(|&(class, &other)| other > score || (other == score && class < own));
+            self.correct
+                .push(!score.is_nan() && better.count() < self.k);
         }
         Ok(())
+    }
+
+    /// Checks that every label has had its sample.
+    ///
+    /// # Errors
+    /// When there are more labels than samples.
+    pub fn check_labels(&self, labels: &[i64]) -> Result<(), AccuracyError> {
+        let (labels, samples) = (labels.len(), self.correct.len());
+        if labels == samples {
+            return Ok(());
+        }
+        Err(AccuracyError::Labels { labels, samples })
     }
 
     /// The part of the samples that is right, 0 to 1.
@@ -107,5 +134,19 @@ mod tests {
         top2.add(&scores, &[1, 1, 0]).unwrap();
         assert_eq!(top2.correct, [true, true, false]);
         assert!(top2.add(&scores, &[1, 1, 0]).is_err());
+        assert_eq!(top2.check_labels(&[1, 1, 0]), Ok(()));
+        assert!(top2.check_labels(&[1, 1, 0, 2]).is_err());
+        for label in [-1, 3] {
+            let found = Accuracy::top(1).add(&scores, &[1, label, 0]);
+            let (sample, last) = (1, 2);
+            assert_eq!(
+                found,
+                Err(AccuracyError::Range {
+                    sample,
+                    label,
+                    last
+                })
+            );
+        }
     }
 }

@@ -8,8 +8,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use octofold_tensor::npy::{NpyError, read_file};
+use octofold_tensor::file::read_limited;
+use octofold_tensor::npy::{MAX_BYTES, NpyError, Rows, names, with_rows};
 use octofold_tensor::{DType, Dim, Tensor, TensorError};
+
+use image::ImageFormat;
 
 use crate::preprocess::{Color, Image, ImageLayout, Preprocess};
 
@@ -36,8 +39,12 @@ pub struct DataOptions {
     pub preprocess: BTreeMap<String, Preprocess>,
     /// The number of samples a run, where the model leaves it open.
     pub batch: usize,
-    /// The largest number of samples that is read.
+    /// The largest number of samples that is read, at least 1.
     pub samples: Option<usize>,
+    /// The bytes of an array that are read at once: those of a batch, or of all labels.
+    pub array_bytes: u64,
+    /// The bytes of an image file.
+    pub image_bytes: u64,
 }
 
 impl Default for DataOptions {
@@ -47,6 +54,8 @@ impl Default for DataOptions {
             preprocess: BTreeMap::new(),
             batch: 32,
             samples: None,
+            array_bytes: MAX_BYTES,
+            image_bytes: 1 << 28,
         }
     }
 }
@@ -102,6 +111,12 @@ pub enum DataError {
     /// An image that preprocessing cannot bring into form.
     #[error("preprocessing: {0}")]
     Preprocess(String),
+    /// A JPEG file that ends before its image does. Decoders fill the rest with gray.
+    #[error("{0}: the file is truncated")]
+    Truncated(String),
+    /// Options that no data set can follow.
+    #[error("{0}")]
+    Options(String),
     /// Nothing to read.
     #[error("{0} holds no samples")]
     Empty(String),
@@ -130,12 +145,13 @@ impl DataSet {
     /// A data set at `path` for a model that takes `inputs`. The samples are read when they are asked for.
     ///
     /// # Errors
-    /// When the path cannot be read or holds neither archives nor images.
+    /// When the path cannot be read or holds neither archives nor images, or the options are about inputs that the model does not have.
     pub fn open(
         path: &Path,
         inputs: Vec<InputSpec>,
         options: DataOptions,
     ) -> Result<Self, DataError> {
+        check_options(&inputs, &options)?;
         let io = |source| DataError::Io {
             path: path.display().to_string(),
             source,
@@ -163,21 +179,23 @@ impl DataSet {
     ) -> Result<usize, E> {
         let limit = self.options.samples.unwrap_or(usize::MAX);
         let mut count = 0;
-        let mut pass = |batch: Batch, samples: usize| -> Result<bool, E> {
-            visit(batch, samples)?;
-            count += samples;
-            Ok(count < limit)
-        };
         match &self.source {
             Source::Archives(files) => {
-                'files: for file in files {
+                for file in files {
                     let arrays = self.arrays(file)?;
-                    let mut start = 0;
-                    while let Some((batch, samples)) = self.cut(&arrays, start, limit)? {
-                        start += samples;
-                        if !pass(batch, samples)? {
-                            break 'files;
+                    let array_bytes = self.options.array_bytes;
+                    let read = with_rows(file, &arrays, array_bytes, |rows| -> Result<(), E> {
+                        while count < limit
+                            && let Some((batch, samples)) = self.next(file, rows, limit - count)?
+                        {
+                            visit(batch, samples)?;
+                            count += samples;
                         }
+                        Ok(())
+                    });
+                    read.map_err(in_file(file))??;
+                    if count >= limit {
+                        break;
                     }
                 }
             }
@@ -188,12 +206,11 @@ impl DataSet {
                 for chunk in files.chunks(size) {
                     let images: Result<Vec<Image>, DataError> = chunk
                         .iter()
-                        .map(|(path, _)| decode(path, preprocess.color))
+                        .map(|(path, _)| decode(path, preprocess.color, self.options.image_bytes))
                         .collect();
                     let tensor = stack_images(&images?, &preprocess, input)?;
-                    if !pass(vec![(input.name.clone(), tensor)], chunk.len())? {
-                        break;
-                    }
+                    visit(vec![(input.name.clone(), tensor)], chunk.len())?;
+                    count += chunk.len();
                 }
             }
         }
@@ -213,8 +230,10 @@ impl DataSet {
             Source::Images(files) => labels.extend(files.iter().map(|(_, class)| *class)),
             Source::Archives(files) => {
                 for file in files {
-                    let found = read(file)?;
-                    let tensor = find(&found, array, "labels", file)?;
+                    let index = find(&names(file).map_err(in_file(file))?, array, "labels", file)?;
+                    let bytes = self.options.array_bytes;
+                    let tensor = with_rows(file, &[index], bytes, |rows| rows[0].read(usize::MAX));
+                    let tensor = &tensor.and_then(|labels| labels).map_err(in_file(file))?;
                     labels.extend(integers(tensor).ok_or_else(|| DataError::Fit {
                         input: array.to_owned(),
                         reason: format!("labels are integers, not {}", tensor.dtype()),
@@ -226,55 +245,44 @@ impl DataSet {
         Ok(labels)
     }
 
-    /// The array of each input, in the order of the inputs.
-    fn arrays(&self, file: &Path) -> Result<Vec<Tensor>, DataError> {
-        let found = read(file)?;
+    /// The number of each input's array in an archive, in the order of the inputs.
+    fn arrays(&self, file: &Path) -> Result<Vec<usize>, DataError> {
+        let found = names(file).map_err(in_file(file))?;
         let arrays = self.inputs.iter().map(|input| {
-            let preprocessed = self
-                .options
-                .preprocess
-                .get(&input.name)
-                .and_then(|preprocess| preprocess.array.as_ref());
-            let wanted = self
-                .options
-                .map
-                .get(&input.name)
-                .or(preprocessed)
-                .unwrap_or(&input.name);
+            let preprocess = self.options.preprocess.get(&input.name);
+            let preprocessed = preprocess.and_then(|preprocess| preprocess.array.as_ref());
+            let mapped = self.options.map.get(&input.name).or(preprocessed);
             // A single array needs no name when there is a single input.
-            match found.as_slice() {
-                [(_, only)] if self.inputs.len() == 1 => Ok(only.clone()),
-                _ => find(&found, wanted, &input.name, file).cloned(),
+            match found.len() {
+                1 if self.inputs.len() == 1 => Ok(0),
+                _ => find(&found, mapped.unwrap_or(&input.name), &input.name, file),
             }
         });
         arrays.collect()
     }
 
-    /// The batch that begins at sample `start`, and its number of samples; `None` at the end.
-    fn cut(
+    /// The next batch of at most `limit` samples, and its number of samples; `None` at the end of an array.
+    fn next(
         &self,
-        arrays: &[Tensor],
-        start: usize,
+        file: &Path,
+        arrays: &mut [Rows<'_>],
         limit: usize,
     ) -> Result<Option<(Batch, usize)>, DataError> {
         let mut batch = Batch::new();
         let mut samples = None;
-        for (input, array) in self.inputs.iter().zip(arrays) {
-            let total = array.shape().first().copied().unwrap_or(1);
-            if start >= total {
+        for (input, rows) in self.inputs.iter().zip(arrays) {
+            if rows.left() == 0 {
                 return Ok(None);
             }
-            let form = self.form(input, array)?;
+            let form = self.form(input, rows)?;
             let size = match form {
                 Form::OneEach => 1,
                 Form::Batched | Form::Images => self.batch_size(input),
             };
-            let end = total
-                .min(start.saturating_add(size))
-                .min(limit.max(start + 1));
-            let part = slice(array, start, end)?;
+            let part = rows.read(size.min(limit)).map_err(in_file(file))?;
+            let count = part.shape()[0];
             let tensor = match form {
-                Form::OneEach => part.reshaped(array.shape()[1..].iter().copied())?,
+                Form::OneEach => part.reshaped(part.shape()[1..].iter().copied())?,
                 Form::Batched => part,
                 Form::Images => {
                     let preprocess = self.preprocess(input);
@@ -282,7 +290,7 @@ impl DataSet {
                     stack_images(&images, &preprocess, input)?
                 }
             };
-            if *samples.get_or_insert(end - start) != end - start {
+            if *samples.get_or_insert(count) != count {
                 return Err(DataError::Fit {
                     input: input.name.clone(),
                     reason: "the inputs have different numbers of samples".to_owned(),
@@ -294,14 +302,14 @@ impl DataSet {
     }
 
     /// How the samples of an array are laid out for an input.
-    fn form(&self, input: &InputSpec, array: &Tensor) -> Result<Form, DataError> {
+    fn form(&self, input: &InputSpec, array: &Rows<'_>) -> Result<Form, DataError> {
         let rank = input.shape.len();
         let bytes_for_floats = array.dtype() == DType::U8 && input.dtype == DType::F32;
         let fail = |reason: String| DataError::Fit {
             input: input.name.clone(),
             reason,
         };
-        if bytes_for_floats && rank == 4 && array.rank() == 4 {
+        if bytes_for_floats && rank == 4 && array.shape().len() == 4 {
             return Ok(Form::Images);
         }
         if array.dtype() != input.dtype {
@@ -311,7 +319,7 @@ impl DataSet {
                 input.dtype
             )));
         }
-        match array.rank() {
+        match array.shape().len() {
             r if r == rank + 1 => Ok(Form::OneEach),
             r if r == rank && rank > 0 => Ok(Form::Batched),
             r => Err(fail(format!(
@@ -356,30 +364,44 @@ enum Form {
     Images,
 }
 
-fn read(file: &Path) -> Result<Vec<(String, Tensor)>, DataError> {
-    read_file(file).map_err(|source| DataError::Array {
-        path: file.display().to_string(),
-        source,
-    })
+/// Checks that options are about inputs of the model, and ask for samples.
+fn check_options(inputs: &[InputSpec], options: &DataOptions) -> Result<(), DataError> {
+    if options.samples == Some(0) {
+        return Err(DataError::Options(
+            "0 samples are asked for, expected at least 1".to_owned(),
+        ));
+    }
+    let settings = options.map.keys().map(|name| ("--map", name));
+    for (what, name) in settings.chain(options.preprocess.keys().map(|name| ("[input]", name))) {
+        if inputs.iter().all(|input| input.name != **name) {
+            let known = inputs.iter().map(|input| format!("`{}`", input.name));
+            return Err(DataError::Options(format!(
+                "{what} {name}: the model has no input `{name}`; it has {}",
+                known.collect::<Vec<_>>().join(", ")
+            )));
+        }
+    }
+    options.preprocess.values().try_for_each(Preprocess::check)
 }
 
-fn find<'a>(
-    arrays: &'a [(String, Tensor)],
-    array: &str,
-    input: &str,
-    file: &Path,
-) -> Result<&'a Tensor, DataError> {
-    let found = arrays
-        .iter()
-        .find(|(name, _)| name == array)
-        .map(|(_, tensor)| tensor);
+/// An error in a file of arrays.
+fn in_file(file: &Path) -> impl Fn(NpyError) -> DataError {
+    move |source| DataError::Array {
+        path: file.display().to_string(),
+        source,
+    }
+}
+
+/// The number of an array of a file.
+fn find(arrays: &[String], array: &str, input: &str, file: &Path) -> Result<usize, DataError> {
+    let found = arrays.iter().position(|name| name == array);
     found.ok_or_else(|| DataError::Missing {
         path: file.display().to_string(),
         array: array.to_owned(),
         input: input.to_owned(),
         found: arrays
             .iter()
-            .map(|(name, _)| format!("`{name}`"))
+            .map(|name| format!("`{name}`"))
             .collect::<Vec<_>>()
             .join(", "),
     })
@@ -396,24 +418,6 @@ fn integers(tensor: &Tensor) -> Option<Vec<i64>> {
         .values::<u8>()
         .ok()
         .map(|values| values.iter().map(|&value| value.into()).collect())
-}
-
-/// The samples `start..end` along axis 0.
-fn slice(tensor: &Tensor, start: usize, end: usize) -> Result<Tensor, DataError> {
-    let row: usize = tensor.shape().iter().skip(1).product();
-    let shape = std::iter::once(end - start).chain(tensor.shape().iter().skip(1).copied());
-    macro_rules! cut {
-        ($($type:ty),*) => {
-            $(if let Ok(values) = tensor.values::<$type>() {
-                return Ok(Tensor::new(shape, values[start * row..end * row].to_vec())?);
-            })*
-        };
-    }
-    cut!(f32, u8, i64, i32, i8, f64, bool, u16, i16, u32, u64);
-    Err(DataError::Preprocess(format!(
-        "arrays of {} cannot be cut",
-        tensor.dtype()
-    )))
 }
 
 /// The images of an array [N, H, W, C] or [N, C, H, W].
@@ -480,12 +484,45 @@ fn stack_images(
     )?)
 }
 
-fn decode(path: &Path, color: Color) -> Result<Image, DataError> {
-    let image = image::open(path).map_err(|source| DataError::Image {
-        path: path.display().to_string(),
+fn decode(path: &Path, color: Color, limit: u64) -> Result<Image, DataError> {
+    let name = || path.display().to_string();
+    let fail = |source| DataError::Image {
+        path: name(),
+        source,
+    };
+    let bytes = read_limited(path, ("image-bytes", limit));
+    let bytes = bytes.map_err(|source| DataError::Io {
+        path: name(),
         source,
     })?;
+    let format = ImageFormat::from_path(path).map_err(fail)?;
+    let image = image::load_from_memory_with_format(&bytes, format).map_err(fail)?;
+    if format == ImageFormat::Jpeg && !jpeg_ends(&bytes) {
+        return Err(DataError::Truncated(name()));
+    }
     Ok(Image::from_dynamic(&image, color))
+}
+
+/// Whether a JPEG file has the marker that ends the image. Segments are skipped by their lengths, because a preview in one of them is a JPEG file, too.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        // Between segments, and after the header of a scan, there are coded bytes, in which 0xff is followed by 0 or by the number of a restart.
+        let marker = loop {
+            match bytes.get(at..at + 2) {
+                Some(&[0xff, marker]) if !matches!(marker, 0 | 0xd0..=0xd7 | 0xff) => break marker,
+                Some(_) => at += 1,
+                None => return false,
+            }
+        };
+        if marker == 0xd9 {
+            return true;
+        }
+        let Some(&[high, low]) = bytes.get(at + 2..at + 4) else {
+            return false;
+        };
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
 }
 
 /// The archives of a folder, or its images with the classes of its sub-folders, in the order of their names.

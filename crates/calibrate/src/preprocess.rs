@@ -184,25 +184,38 @@ impl Image {
 }
 
 impl Preprocess {
+    /// Checks what does not depend on the image.
+    ///
+    /// # Errors
+    /// When `resize` says both a size and a shorter side, or neither.
+    pub fn check(&self) -> Result<(), DataError> {
+        let reason = match self.resize {
+            Some(resize) if resize.size.is_some() && resize.short_side.is_some() => {
+                "`resize` has both `size` and `short_side`, expected one"
+            }
+            Some(resize) if resize.size.is_none() && resize.short_side.is_none() => {
+                "`resize` needs `size` or `short_side`"
+            }
+            _ => return Ok(()),
+        };
+        Err(DataError::Preprocess(reason.to_owned()))
+    }
+
     /// The values of one image: [C, H, W] flattened, and these sizes.
     ///
     /// # Errors
     /// When the image cannot be brought to the size asked for, or `mean` or `std` do not suit its channels.
     pub fn apply(&self, image: &Image) -> Result<([usize; 3], Vec<f32>), DataError> {
+        self.check()?;
         let mut image = image.clone();
         if let Some(resize) = self.resize {
             let (height, width) = match (resize.size, resize.short_side) {
                 (Some([height, width]), _) => (height, width),
-                (None, Some(side)) => {
+                (None, side) => {
+                    let side = f64::from(side.unwrap_or(0));
                     let short = image.height.min(image.width).max(1) as f64;
-                    let scaled =
-                        |length: usize| (length as f64 * f64::from(side) / short).round() as u32;
+                    let scaled = |length: usize| (length as f64 * side / short).round() as u32;
                     (scaled(image.height), scaled(image.width))
-                }
-                (None, None) => {
-                    return Err(DataError::Preprocess(
-                        "`resize` needs `size` or `short_side`".to_owned(),
-                    ));
                 }
             };
             if height == 0 || width == 0 || height > 1 << 16 || width > 1 << 16 {

@@ -169,6 +169,28 @@ pub enum StatisticsError {
         /// What is wrong, and where.
         source: serde_json::Error,
     },
+    /// Statistics of another major version, whose observers may mean something else.
+    #[error(
+        "{path}: the statistics are of version {found}, this program has version {own}: calibrate again"
+    )]
+    Version {
+        /// The file.
+        path: String,
+        /// The version of the file.
+        found: String,
+        /// The version of the program.
+        own: &'static str,
+    },
+    /// What no observer can have seen.
+    #[error("{path}: value `{value}`: {source}")]
+    State {
+        /// The file.
+        path: String,
+        /// The value.
+        value: String,
+        /// What is wrong.
+        source: octofold_quant::StateError,
+    },
 }
 
 /// One line an item.

@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if let Err(error) = cli::signals::install() {
+        tracing::warn!("a signal may leave a temporary file: {error}");
+    }
     match cli::execute(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use octofold_passes::convert::Statistics;
 use octofold_quant::{ObserverKind, ObserverState};
+use octofold_tensor::file::read_text;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::error::StatisticsError;
 use crate::prepared::Prepared;
 use crate::provenance::Provenance;
+use crate::{Error, Limits};
 
 /// What calibration observed, for a file, with where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,14 +45,51 @@ impl StatisticsFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read or holds something else.
+    /// When it cannot be read or holds something else, is of another major version, or holds ranges that no values have.
     pub fn load(path: &Path) -> Result<Self, StatisticsError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| StatisticsError::Io {
-            path: name.clone(),
+        Self::load_within(path, Limits::default().statistics_bytes)
+    }
+
+    /// As [`StatisticsFile::load`], of a file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`StatisticsFile::load`].
+    pub fn load_within(path: &Path, limit: u64) -> Result<Self, StatisticsError> {
+        let path_name = || path.display().to_string();
+        let text = read_text(path, ("statistics-bytes", limit));
+        let text = text.map_err(|source| StatisticsError::Io {
+            path: path_name(),
             source,
         })?;
-        serde_json::from_str(&text).map_err(|source| StatisticsError::Json { path: name, source })
+        let file: Self = serde_json::from_str(&text).map_err(|source| StatisticsError::Json {
+            path: path_name(),
+            source,
+        })?;
+        file.check(path_name)?;
+        Ok(file)
+    }
+
+    /// Checks what the form of the file does not say: its version, and what was observed.
+    fn check(&self, path: impl Fn() -> String) -> Result<(), StatisticsError> {
+        let major = |version: &str| version.split('.').next().map(str::to_owned);
+        let own = env!("CARGO_PKG_VERSION");
+        if let Some(found) = &self.provenance.version
+            && major(found) != major(own)
+        {
+            return Err(StatisticsError::Version {
+                path: path(),
+                found: found.clone(),
+                own,
+            });
+        }
+        for (value, state) in &self.statistics {
+            state.check().map_err(|source| StatisticsError::State {
+                path: path(),
+                value: value.clone(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// The statistics, for a prepared model.

@@ -9,12 +9,12 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
-use octofold_ir::Op;
-
 mod matcher;
 mod symbols;
 
 pub use matcher::{Bindings, Match};
+/// What [`op!`](crate::op) lists, so that the macro works without this crate's dependencies.
+pub use octofold_ir::Op;
 pub use symbols::{Capture, PatternError, Symbol, SymbolKind, Symbols};
 
 /// A predicate over operators, made by [`op!`](crate::op).
@@ -24,7 +24,7 @@ pub type Accepts = fn(&Op) -> bool;
 #[macro_export]
 macro_rules! op {
     ($($variant:ident)|+) => {
-        |op: &octofold_ir::Op| matches!(op, $(octofold_ir::Op::$variant(_))|+)
+        |op: &$crate::pattern::Op| matches!(op, $($crate::pattern::Op::$variant(_))|+)
     };
 }
 

@@ -3,7 +3,7 @@
 //! The range always contains 0, so that padding and ReLU stay exact. Affine parameters spread the
 //! range over all integers; symmetric ones put the zero point in the middle.
 
-use crate::{QParams, QuantType};
+use crate::{QParams, QParamsError, QuantType};
 
 /// The smallest scale that is chosen unless a configuration says otherwise: f32's epsilon, as in torch.
 pub const DEFAULT_EPS: f32 = f32::EPSILON;
@@ -55,6 +55,26 @@ impl QuantRange {
     pub const fn steps(self) -> i64 {
         self.max as i64 - self.min as i64
     }
+}
+
+/// The parameters of ONNX `DynamicQuantizeLinear` for values in `min..=max`: u8, affine, over the full range.
+///
+/// The range is first widened to contain 0. An empty range gives the identity.
+///
+/// # Errors
+/// When a bound, or their distance, is not finite.
+pub fn dynamic_params(min: f32, max: f32) -> Result<QParams, QParamsError> {
+    let (min, max) = (min.min(0.0), max.max(0.0));
+    let width = max - min;
+    if !width.is_finite() {
+        return Err(QParamsError::Width { min, max });
+    }
+    let scale = width / 255.0;
+    if !scale.is_normal() {
+        return Ok(QParams::IDENTITY);
+    }
+    let zero_point = (-min / scale).clamp(0.0, 255.0).round_ties_even() as i32;
+    QParams::new(scale, zero_point, QuantType::Uint8)
 }
 
 /// Chooses parameters for values in `min..=max`, which is first widened to contain 0.

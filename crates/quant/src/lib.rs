@@ -27,6 +27,6 @@ pub mod weights;
 
 pub use choose::{QuantRange, Scheme};
 pub use dtype::{QuantType, UnknownQuantType};
-pub use observer::{ObserverKind, ObserverState};
+pub use observer::{ObserverKind, ObserverState, StateError};
 pub use qparams::{QParams, QParamsError, QuantParams};
 pub use spec::{Granularity, QuantSpec};

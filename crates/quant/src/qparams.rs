@@ -37,6 +37,14 @@ pub enum QParamsError {
         /// The channel that has it, when there is one zero point a channel.
         channel: Option<usize>,
     },
+    /// A range whose ends, or their distance, are not finite.
+    #[error("values in {min}..={max} cannot be quantized")]
+    Width {
+        /// The lower end.
+        min: f32,
+        /// The upper end.
+        max: f32,
+    },
     /// Per-channel parameters without a channel, or with unequal numbers of scales and zero points.
     #[error("{scales} scales and {zero_points} zero points for one axis")]
     Lengths {

@@ -5,7 +5,9 @@
 //! read as numbers of any element type.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapMut};
 
@@ -48,10 +50,29 @@ enum Source {
         len: usize,
     },
     Mapped {
-        file: Mmap,
+        map: Mmap,
         start: usize,
         len: usize,
+        file: File,
+        state: FileState,
     },
+}
+
+/// What tells whether a file was changed.
+#[derive(PartialEq)]
+struct FileState {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileState {
+    fn of(file: &File) -> std::io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self {
+            bytes: found.len(),
+            modified: found.modified().ok(),
+        })
+    }
 }
 
 impl Blob {
@@ -66,26 +87,45 @@ impl Blob {
     }
 
     /// A part of a mapped file; `None` when the part is not inside the file or not aligned.
-    pub(crate) fn mapped(file: Mmap, start: usize, len: usize) -> Option<Self> {
+    pub(crate) fn mapped(map: Mmap, file: File, start: usize, len: usize) -> Option<Self> {
         let end = start.checked_add(len)?;
-        let part = file.get(start..end)?;
+        let part = map.get(start..end)?;
+        let state = FileState::of(&file).ok()?;
         if !part.is_empty() && !part.as_ptr().addr().is_multiple_of(ALIGN) {
             return None;
         }
-        Some(Self(Arc::new(Source::Mapped { file, start, len })))
+        Some(Self(Arc::new(Source::Mapped {
+            map,
+            start,
+            len,
+            file,
+            state,
+        })))
     }
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         match &*self.0 {
             Source::Owned { memory, len } => &memory.bytes()[..*len],
-            Source::Mapped { file, start, len } => &file[*start..*start + *len],
+            Source::Mapped {
+                map, start, len, ..
+            } => &map[*start..*start + *len],
         }
     }
 
     /// Whether both are the same memory.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether the bytes are what they were: a mapped file must have its length and its time of change.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        match &*self.0 {
+            Source::Owned { .. } => true,
+            Source::Mapped { file, state, .. } => {
+                FileState::of(file).is_ok_and(|found| found == *state)
+            }
+        }
     }
 
     /// Whether the bytes are part of a mapped file.

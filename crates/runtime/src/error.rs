@@ -38,6 +38,8 @@ error_codes! {
         Version = "plan-version", "a plan has another version of the format";
         Checksum = "plan-checksum", "a plan changed since it was written";
         Inconsistent = "plan-inconsistent", "a part of a plan contradicts another";
+        Shape = "plan-shape", "an input has another shape than the plan takes";
+        Changed = "plan-changed", "the file of a plan was changed while it was used";
         Step = "plan-step", "a step of a plan cannot be executed";
         Memory = "plan-memory", "there is not enough memory for a plan";
     }
@@ -111,6 +113,21 @@ pub enum PlanError {
     /// A part of the plan that contradicts another.
     #[error("the plan is inconsistent: {0}")]
     Inconsistent(String),
+    /// An input of another shape than the plan takes. Sessions report it as [`RunError::Input`].
+    #[error("input `{input}` of shape {found:?} does not fit {expected}")]
+    Shape {
+        /// The input.
+        input: String,
+        /// The shape that was given.
+        found: Vec<usize>,
+        /// The shape of the plan, with its symbols.
+        expected: String,
+    },
+    /// A mapped file that was overwritten or cut since the plan was loaded.
+    #[error(
+        "the plan's file was changed since it was loaded: replace it by renaming a new file, as `compile -o` does, or read it into memory (Plan::read, --no-map)"
+    )]
+    Changed,
     /// A step that cannot be executed.
     #[error("step {index} `{name}`: {source}")]
     Step {
@@ -228,13 +245,30 @@ pub enum StateFault {
     },
 }
 
+impl From<PlanError> for RunError {
+    /// An input that does not fit is the caller's mistake, not the plan's.
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Shape {
+                input,
+                found,
+                expected,
+            } => Self::Input {
+                name: input,
+                reason: format!("has the shape {found:?}, expected {expected}"),
+            },
+            other => Self::Plan(other),
+        }
+    }
+}
+
 /// Why a session could not be made, or a plan could not be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The plan cannot be specialized to the shapes given.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(PlanError),
     /// The processor lacks the instruction set that the caller asked for.
     #[error("this processor has no {0}, which is asked for")]
     Isa(Isa),

@@ -6,13 +6,43 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use octofold_runtime::{Plan, Session, SessionOptions};
-//! use octofold_tensor::Tensor;
+//! use octofold_runtime::{Plan, Session, SessionOptions, Tensor};
 //!
 //! let plan = Arc::new(Plan::load("model.oct")?);
 //! let mut session = Session::new(plan, SessionOptions::default())?;
 //! let image = Tensor::new([1, 3, 224, 224], vec![0_f32; 3 * 224 * 224])?;
 //! let outputs = session.run(&[("input", image)])?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The file of a plan
+//! [`Plan::load`] maps the file: that is fast, and processes share the memory. The file must then be replaced by renaming a new one, which
+//! [`Plan::save`] and `octofold compile -o` do, and not be overwritten in place. A session notices a change before a run ([`PlanError::Changed`]). [`Plan::read`]
+//! copies the file instead.
+//!
+//! # A server
+//! One plan, one [`Pool`], and a session for each thread of the server:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use octofold_runtime::{Plan, Pool, RunError, Session, SessionOptions, Tensor};
+//!
+//! let plan = Arc::new(Plan::load("model.oct")?);
+//! let pool = Arc::new(Pool::new(4)?);
+//! let serve = |requests: std::sync::mpsc::Receiver<Tensor>| -> Result<(), RunError> {
+//!     let (plan, pool) = (Arc::clone(&plan), Arc::clone(&pool));
+//!     let mut session = Session::with_pool(plan, SessionOptions::DEFAULT, pool)?;
+//!     for input in requests {
+//!         match session.run(&[("input", input)]) {
+//!             Ok(outputs) => println!("{:?}", outputs[0].1.shape()),
+//!             // The client's mistake; the session goes on.
+//!             Err(error @ RunError::Input { .. }) => eprintln!("{error}"),
+//!             Err(error) => return Err(error),
+//!         }
+//!     }
+//!     Ok(())
+//! };
+//! # let _ = serve;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -44,10 +74,12 @@ pub use blob::{ALIGN, Blob, BlobBuilder};
 pub use error::{BoxError, PlanError, RunError, StateFault, StepError};
 pub use exec::conv_shape;
 pub use octofold_ops::cost;
+pub use octofold_tensor::{DType, Shape, Tensor};
 pub use plan::{
     Axes, Constant, ConstantIndex, Core, Engine, InputForm, Kernel, Operand, Plan, PlanOutput,
     PlanParts, PlanValue, StateSlot, Step, Tap, UnknownKernel, ValueIndex,
 };
+pub use pool::Pool;
 pub use profile::{Profile, StepProfile};
 pub use session::{Session, SessionOptions};
 pub use specialize::{Specialization, StepCost};

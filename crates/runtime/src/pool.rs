@@ -22,6 +22,9 @@ use smallvec::SmallVec;
 use crate::StepError;
 use crate::blob::AlignedBytes;
 
+/// The largest number of threads of a pool. No processor runs more at once, and a system that is asked for many more may end the process.
+pub const MAX_THREADS: usize = 1024;
+
 /// How often a worker reads the state before it sleeps: about 50 microseconds.
 const SPINS: u32 = 2_000;
 /// This bit of the state is set while workers may enter the call.
@@ -130,9 +133,16 @@ impl Pool {
     /// A pool of `threads` threads, the caller's included; 0 is taken for 1.
     ///
     /// # Errors
-    /// When the system refuses a thread.
+    /// When the system refuses a thread, or there are more than [`MAX_THREADS`].
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let threads = threads.max(1);
+        if threads > MAX_THREADS {
+            let reason = format!("{threads} threads, the limit is {MAX_THREADS}");
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                reason,
+            ));
+        }
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             body: UnsafeCell::new(None),

@@ -274,6 +274,10 @@ impl Session {
         specialization: &Specialization,
         mut show: Option<&mut Show<'_>>,
     ) -> Result<(), RunError> {
+        // Reading what was cut from a mapped file would end the process.
+        if !self.in_body && !self.plan.parts().blob.is_unchanged() {
+            return Err(PlanError::Changed.into());
+        }
         self.memory.given = self.memory.live;
         let (plan, pool) = (Arc::clone(&self.plan), Arc::clone(&self.pool));
         // A body runs on the threads of the session around it.

@@ -179,13 +179,10 @@ fn collect_symbols(dim: &Dim, size: &impl Fn(&str) -> usize, symbols: &mut Symbo
 /// The values of the symbols in the inputs' shapes.
 fn bind_symbols(plan: &Plan, inputs: &[Shape]) -> Result<Symbols, PlanError> {
     let mut symbols = Symbols::new();
-    let faulty = |reason: String| PlanError::Inconsistent(reason);
     if inputs.len() != plan.inputs().len() {
-        return Err(faulty(format!(
-            "{} shapes for {} inputs",
-            inputs.len(),
-            plan.inputs().len()
-        )));
+        let (shapes, inputs) = (inputs.len(), plan.inputs().len());
+        let reason = format!("{shapes} shapes for {inputs} inputs");
+        return Err(PlanError::Inconsistent(reason));
     }
     // Plain symbols first, so that expressions may use those of any input.
     for expressions in [false, true] {
@@ -195,11 +192,11 @@ fn bind_symbols(plan: &Plan, inputs: &[Shape]) -> Result<Symbols, PlanError> {
             };
             let refuse = || {
                 let declared: Vec<_> = dims.iter().map(Dim::to_string).collect();
-                faulty(format!(
-                    "input `{}` of shape {shape:?} does not fit [{}]",
-                    input.name,
-                    declared.join(", ")
-                ))
+                PlanError::Shape {
+                    input: input.name.clone(),
+                    found: shape.to_vec(),
+                    expected: format!("[{}]", declared.join(", ")),
+                }
             };
             if dims.len() != shape.len() {
                 return Err(refuse());

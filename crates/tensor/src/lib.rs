@@ -2,11 +2,12 @@
 //!
 //! This crate owns the data that flows through graphs and plans: element types ([`DType`]), dense
 //! row-major arrays ([`Tensor`]), symbolic dimensions ([`Dim`]), and the `.npy` and `.npz` files that
-//! hold arrays on disk ([`npy`]). It computes nothing with the elements and knows nothing of graphs.
+//! hold arrays on disk ([`npy`]). [`mod@file`] opens and writes the files of all crates. It computes nothing with the elements and knows nothing of graphs.
 #![forbid(unsafe_code)]
 
 mod dim;
 mod dtype;
+pub mod file;
 pub mod npy;
 mod tensor;
 

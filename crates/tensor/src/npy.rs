@@ -3,21 +3,23 @@
 //! Little-endian arrays in C or Fortran order are read; arrays are written in C order, version 1.0. What an archive claims is
 //! checked before memory is taken: the header must be well formed and the data must have the length that it states.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use half::f16;
-use zip::write::SimpleFileOptions;
+
+#[cfg(feature = "npz")]
+mod archive;
+#[cfg(feature = "npz")]
+pub use archive::{names, read_file, read_file_within, read_npz, with_rows, write_npz};
 
 use crate::{DType, Shape, Tensor, TensorData, TensorError};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Headers of real files are a few hundred bytes.
 const MAX_HEADER: usize = 1 << 16;
-/// The largest array that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 36;
+/// The largest array that is read as a whole, in bytes, where nothing else is asked for.
+pub const MAX_BYTES: u64 = 1 << 32;
 
 /// Why an array could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,7 @@ pub enum NpyError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The archive is malformed.
+    #[cfg(feature = "npz")]
     #[error(transparent)]
     Zip(#[from] zip::result::ZipError),
     /// Not an array, or a malformed header.
@@ -35,7 +38,17 @@ pub enum NpyError {
     /// A type of elements that Octofold does not have.
     #[error("elements of type `{0}` are not supported")]
     Type(String),
-    /// Data whose length is not what the header states.
+    /// An array, or the samples that are read at once, of more bytes than the limit.
+    #[error(
+        "an array of {bytes} bytes, the limit is {limit}; for a file that is trusted, raise it: --limit array-bytes=NUMBER"
+    )]
+    TooLarge {
+        /// The number of bytes.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Elements that do not form a tensor.
     #[error(transparent)]
     Tensor(#[from] TensorError),
     /// An array within an archive.
@@ -48,61 +61,169 @@ pub enum NpyError {
     },
 }
 
-/// Reads one array.
+/// What an array says of itself before its elements.
+struct Header {
+    dtype: DType,
+    /// NumPy's name of the element type.
+    descr: String,
+    shape: Shape,
+    /// Whether the first axis is the innermost one.
+    fortran: bool,
+}
+
+impl Header {
+    fn read(reader: &mut impl Read) -> Result<Self, NpyError> {
+        let mut start = [0; 8];
+        reader.read_exact(&mut start)?;
+        if &start[..6] != MAGIC {
+            return Err(NpyError::Format("the magic bytes are missing".to_owned()));
+        }
+        let length = if start[6] == 1 {
+            let mut bytes = [0; 2];
+            reader.read_exact(&mut bytes)?;
+            usize::from(u16::from_le_bytes(bytes))
+        } else {
+            let mut bytes = [0; 4];
+            reader.read_exact(&mut bytes)?;
+            u32::from_le_bytes(bytes) as usize
+        };
+        if length > MAX_HEADER {
+            return Err(NpyError::Format(format!("a header of {length} bytes")));
+        }
+        let mut header = vec![0; length];
+        reader.read_exact(&mut header)?;
+        let header = String::from_utf8(header)
+            .map_err(|_| NpyError::Format("the header is not text".to_owned()))?;
+        let descr = field(&header, "descr")?;
+        Ok(Self {
+            dtype: parse_descr(descr)?,
+            descr: descr.to_owned(),
+            shape: parse_shape(field(&header, "shape")?)?,
+            fortran: field(&header, "fortran_order")?.starts_with("True"),
+        })
+    }
+
+    /// Reads the elements of an array of this type, of the given sizes in C order.
+    fn elements(
+        &self,
+        reader: &mut impl Read,
+        shape: Shape,
+        limit: u64,
+    ) -> Result<Tensor, NpyError> {
+        let elements = shape
+            .iter()
+            .try_fold(1_u64, |product, &size| product.checked_mul(size as u64));
+        let size = self.dtype.size().unwrap_or(1) as u64;
+        let Some(bytes) = elements.and_then(|elements| elements.checked_mul(size)) else {
+            return Err(NpyError::Tensor(TensorError::TooLarge(shape)));
+        };
+        if bytes > limit {
+            return Err(NpyError::TooLarge { bytes, limit });
+        }
+        // `take` and `read_to_end` grow with the data that is there, not with what the header claims.
+        let mut data = Vec::new();
+        reader.take(bytes).read_to_end(&mut data)?;
+        if data.len() as u64 != bytes {
+            return Err(NpyError::Format(format!(
+                "{} bytes of data, the header states {bytes}",
+                data.len()
+            )));
+        }
+        let values = from_bytes(self.dtype, &data);
+        let values = values.ok_or_else(|| NpyError::Type(self.descr.clone()))?;
+        Ok(Tensor::from_data(shape, values)?)
+    }
+
+    /// Reads a whole array, in C order.
+    fn whole(&self, reader: &mut impl Read, limit: u64) -> Result<Tensor, NpyError> {
+        if self.fortran && self.shape.len() > 1 {
+            let reversed = self.shape.iter().rev().copied().collect();
+            let tensor = self.elements(reader, reversed, limit)?;
+            return Ok(from_fortran(&tensor, &self.shape)?);
+        }
+        self.elements(reader, self.shape.clone(), limit)
+    }
+}
+
+/// Reads one array of at most [`MAX_BYTES`] bytes.
 ///
 /// # Errors
 /// When the bytes are no array of a known type, or end early.
 pub fn read_npy(mut reader: impl Read) -> Result<Tensor, NpyError> {
-    let mut start = [0; 8];
-    reader.read_exact(&mut start)?;
-    if &start[..6] != MAGIC {
-        return Err(NpyError::Format("the magic bytes are missing".to_owned()));
+    Header::read(&mut reader)?.whole(&mut reader, MAX_BYTES)
+}
+
+/// Checks that nothing follows the elements. Reading to the end is also what compares an archive's checksum.
+fn expect_end(reader: &mut impl Read) -> Result<(), NpyError> {
+    match reader.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(NpyError::Format("bytes follow the elements".to_owned())),
     }
-    let length = if start[6] == 1 {
-        let mut bytes = [0; 2];
-        reader.read_exact(&mut bytes)?;
-        usize::from(u16::from_le_bytes(bytes))
-    } else {
-        let mut bytes = [0; 4];
-        reader.read_exact(&mut bytes)?;
-        u32::from_le_bytes(bytes) as usize
-    };
-    if length > MAX_HEADER {
-        return Err(NpyError::Format(format!("a header of {length} bytes")));
+}
+
+/// An array whose rows, its parts along axis 0, are read one after the other.
+pub struct Rows<'a> {
+    header: Header,
+    reader: Box<dyn Read + 'a>,
+    /// The rows that were not read yet.
+    left: usize,
+    limit: u64,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of an array. No more than `limit` bytes are read at once; an array in Fortran order is read as a whole.
+    ///
+    /// # Errors
+    /// When the bytes are no array of a known type, or the array has no axis.
+    pub fn new(mut reader: impl Read + 'a, limit: u64) -> Result<Self, NpyError> {
+        let header = Header::read(&mut reader)?;
+        let no_axis = || NpyError::Format("an array without axes has no samples".to_owned());
+        let left = *header.shape.first().ok_or_else(no_axis)?;
+        let reader: Box<dyn Read + 'a> = if header.fortran && header.shape.len() > 1 {
+            let whole = header.whole(&mut reader, limit)?;
+            expect_end(&mut reader)?;
+            Box::new(io::Cursor::new(to_bytes(&whole)?.1))
+        } else {
+            Box::new(reader)
+        };
+        Ok(Self {
+            header,
+            reader,
+            left,
+            limit,
+        })
     }
-    let mut header = vec![0; length];
-    reader.read_exact(&mut header)?;
-    let header = String::from_utf8(header)
-        .map_err(|_| NpyError::Format("the header is not text".to_owned()))?;
-    let descr = field(&header, "descr")?;
-    let fortran = field(&header, "fortran_order")?.starts_with("True");
-    let shape = parse_shape(field(&header, "shape")?)?;
-    let dtype = parse_descr(descr)?;
-    let elements = shape
-        .iter()
-        .try_fold(1_u64, |product, &size| product.checked_mul(size as u64));
-    let size = dtype.size().unwrap_or(1) as u64;
-    let bytes = elements
-        .and_then(|elements| elements.checked_mul(size))
-        .filter(|&bytes| bytes <= MAX_BYTES);
-    let Some(bytes) = bytes else {
-        return Err(NpyError::Tensor(TensorError::TooLarge(shape)));
-    };
-    // `take` and `read_to_end` grow with the data that is there, not with what the header claims.
-    let mut data = Vec::new();
-    reader.take(bytes).read_to_end(&mut data)?;
-    if data.len() as u64 != bytes {
-        return Err(NpyError::Format(format!(
-            "{} bytes of data, the header states {bytes}",
-            data.len()
-        )));
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.header.dtype
     }
-    let values = from_bytes(dtype, &data).ok_or_else(|| NpyError::Type(descr.to_owned()))?;
-    if fortran && shape.len() > 1 {
-        let reversed: Shape = shape.iter().rev().copied().collect();
-        return Ok(from_fortran(&Tensor::from_data(reversed, values)?, &shape)?);
+
+    /// The sizes of the whole array.
+    pub fn shape(&self) -> &[usize] {
+        &self.header.shape
     }
-    Ok(Tensor::from_data(shape, values)?)
+
+    /// The number of rows that were not read yet.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The next `count` rows, or as many as there are.
+    ///
+    /// # Errors
+    /// When the data end early, are damaged, or go on behind the last row.
+    pub fn read(&mut self, count: usize) -> Result<Tensor, NpyError> {
+        let count = count.min(self.left);
+        let mut shape = self.header.shape.clone();
+        shape[0] = count;
+        let rows = self.header.elements(&mut self.reader, shape, self.limit)?;
+        self.left -= count;
+        if self.left == 0 {
+            expect_end(&mut self.reader)?;
+        }
+        Ok(rows)
+    }
 }
 
 /// The text after `'key':` in a header.
@@ -272,84 +393,9 @@ pub fn write_npy(mut writer: impl Write, tensor: &Tensor) -> Result<(), NpyError
     Ok(writer.write_all(&bytes)?)
 }
 
-/// Reads all arrays of an archive, in the order of the archive.
-///
-/// # Errors
-/// When the archive is malformed or holds anything but arrays.
-pub fn read_npz(reader: impl Read + Seek) -> Result<Vec<(String, Tensor)>, NpyError> {
-    let mut archive = zip::ZipArchive::new(reader)?;
-    let mut arrays = Vec::new();
-    for index in 0..archive.len() {
-        let member = archive.by_index(index)?;
-        let name = member.name()?.trim_end_matches(".npy").to_owned();
-        let tensor = read_npy(BufReader::new(member)).map_err(|source| NpyError::Member {
-            name: name.clone(),
-            source: Box::new(source),
-        })?;
-        arrays.push((name, tensor));
-    }
-    Ok(arrays)
-}
-
-/// Writes arrays as an uncompressed archive. The bytes depend on the arrays alone.
-///
-/// # Errors
-/// When writing fails, or elements are strings.
-pub fn write_npz(writer: impl Write + Seek, arrays: &[(String, Tensor)]) -> Result<(), NpyError> {
-    let mut archive = zip::ZipWriter::new(writer);
-    for (name, tensor) in arrays {
-        let options = SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Stored)
-            .large_file(tensor.byte_len() > 1 << 31);
-        archive.start_file(format!("{name}.npy"), options)?;
-        write_npy(&mut archive, tensor)?;
-    }
-    archive.finish()?;
-    Ok(())
-}
-
-/// Reads the arrays of a `.npz` file, or the single array of a `.npy` file under the empty name.
-///
-/// # Errors
-/// As [`read_npz`] and [`read_npy`].
-pub fn read_file(path: &Path) -> Result<Vec<(String, Tensor)>, NpyError> {
-    let reader = BufReader::new(File::open(path)?);
-    if path.extension().is_some_and(|extension| extension == "npy") {
-        return Ok(vec![(String::new(), read_npy(reader)?)]);
-    }
-    read_npz(reader)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
     use super::*;
-
-    #[test]
-    fn archives_come_back_as_they_were_written() {
-        let arrays = vec![
-            (
-                "a".to_owned(),
-                Tensor::new([2, 3], vec![1.5_f32, -2.0, 0.0, f32::INFINITY, 1e-30, 7.0]).unwrap(),
-            ),
-            ("b".to_owned(), Tensor::scalar(7_i64)),
-            ("c".to_owned(), Tensor::vector(vec![true, false])),
-            (
-                "d".to_owned(),
-                Tensor::new([0, 4], Vec::<u8>::new()).unwrap(),
-            ),
-        ];
-        let mut bytes = Cursor::new(Vec::new());
-        write_npz(&mut bytes, &arrays).unwrap();
-        assert_eq!(
-            read_npz(Cursor::new(bytes.get_ref().clone())).unwrap(),
-            arrays
-        );
-        let mut again = Cursor::new(Vec::new());
-        write_npz(&mut again, &arrays).unwrap();
-        assert_eq!(bytes, again);
-    }
 
     #[test]
     fn fortran_order_is_brought_to_c_order() {

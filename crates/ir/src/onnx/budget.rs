@@ -36,6 +36,8 @@ macro_rules! budget {
 budget! {
     /// The bytes of the file; protobuf itself ends at 2 GiB.
     "file-bytes" file_bytes: u64 = (1 << 31) - 1,
+    /// The bytes of a model in the text form.
+    "text-bytes" text_bytes: u64 = 1 << 28,
     /// The depth of nested messages.
     "depth" depth: usize = 64,
     /// The number of messages.

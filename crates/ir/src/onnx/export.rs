@@ -7,7 +7,7 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use octofold_ops::{Attribute, BodyId, Op};
-use octofold_tensor::{Dim, Tensor};
+use octofold_tensor::{Dim, Tensor, file};
 use prost::Message;
 
 use super::attribute::write_attribute;
@@ -83,7 +83,9 @@ pub fn export_to_file(
 ) -> Result<(), ExportError> {
     let mut model = to_model(graph, options)?;
     if model.encoded_len() as u64 > options.max_bytes {
-        let data = with_suffix(path, ".data");
+        let mut data = path.as_os_str().to_owned();
+        data.push(".data");
+        let data = PathBuf::from(data);
         write_whole(&data, |file| spill(&mut model, &data, file))?;
     }
     let bytes = model.encoded_len() as u64;
@@ -96,33 +98,15 @@ pub fn export_to_file(
     write_whole(path, |file| file.write_all(&model.encode_to_vec()))
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Writes a file under another name and renames it when it is complete.
+/// Writes a file whole or not at all.
 fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
 ) -> Result<(), ExportError> {
-    let fail = |source| ExportError::Io {
+    file::write_whole(path, write).map_err(|source| ExportError::Io {
         path: path.display().to_string(),
         source,
-    };
-    let unfinished = with_suffix(path, &format!(".{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = std::fs::File::create(&unfinished)?;
-        write(&mut file)?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, path)
-    })();
-    if written.is_err() {
-        // What failed is told; that it cannot be cleaned up adds nothing.
-        let _ = std::fs::remove_file(&unfinished);
-    }
-    written.map_err(fail)
+    })
 }
 
 /// Moves large weights to a file.

@@ -6,6 +6,7 @@ mod metadata;
 mod sizes;
 
 use octofold_ops::bail;
+use octofold_tensor::file::read_limited;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError
                 limit: options.budget.file_bytes,
             }));
         }
-        let bytes = std::fs::read(path).map_err(ImportErrorKind::Io)?;
+        let bytes = read_limited(path, ("file-bytes", options.budget.file_bytes));
+        let bytes = bytes.map_err(ImportErrorKind::Io)?;
         // The folder of `model.onnx` is the empty path.
         import_model(bytes.into(), path.parent(), options)
     };

@@ -24,16 +24,6 @@ pub enum TextError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// A file that is too large.
-    #[error("{path}: the file has {bytes} bytes, the limit is {limit}")]
-    TooLarge {
-        /// The path.
-        path: String,
-        /// The size of the file.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
     /// A text that is no graph.
     #[error("{path}:{source}")]
     Parse {

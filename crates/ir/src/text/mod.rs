@@ -34,18 +34,17 @@ mod print;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write;
 use std::path::Path;
 
 pub use error::{ParseError, TextError};
+use octofold_tensor::file::{read_text, write_whole};
 pub use parse::parse;
 pub(crate) use print::dimension;
 pub use print::{PrintOptions, Printed, print};
 
 use crate::Graph;
 use crate::onnx::ImportOptions;
-
-/// The size of the largest file that is read.
-const MAX_BYTES: u64 = 1 << 28;
 
 /// Reads a graph from a text file; the data of large constants are in files of the same folder.
 ///
@@ -65,15 +64,8 @@ pub fn read_file_within(path: &Path, options: &ImportOptions) -> Result<Graph, T
         path: shown(),
         source,
     };
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if metadata.len() > MAX_BYTES {
-        return Err(TextError::TooLarge {
-            path: shown(),
-            bytes: metadata.len(),
-            limit: MAX_BYTES,
-        });
-    }
-    let text = std::fs::read_to_string(path).map_err(io)?;
+    let limit = ("text-bytes", options.budget.text_bytes);
+    let text = read_text(path, limit).map_err(io)?;
     parse::parse_in(&text, path.parent(), options).map_err(|source| TextError::Parse {
         path: shown(),
         source,
@@ -87,7 +79,7 @@ pub fn read_file_within(path: &Path, options: &ImportOptions) -> Result<Graph, T
 pub fn write_file(graph: &Graph, path: &Path) -> Result<(), TextError> {
     let data_path = path.with_extension("bin");
     let write = |path: &Path, bytes: &[u8]| {
-        std::fs::write(path, bytes).map_err(|source| TextError::Io {
+        write_whole(path, |file| file.write_all(bytes)).map_err(|source| TextError::Io {
             path: path.display().to_string(),
             source,
         })

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use octofold::StatisticsFile;
 
+use crate::cli::limits::load;
 use crate::cli::output::write_whole;
 use crate::cli::quantization::{Quantization, prepare};
 use crate::cli::source::Execution;
@@ -17,7 +18,7 @@ pub(crate) struct Calibrate {
     model: PathBuf,
     /// The file to write.
     #[arg(short, long, value_name = "STATS.json")]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     #[command(flatten)]
     quantization: Quantization,
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub(crate) struct Calibrate {
 impl Calibrate {
     pub(crate) fn execute(&self) -> Result<()> {
         let recipe = self.quantization.recipe()?;
-        let prepared = prepare(&recipe, &self.execution.limits.load(&self.model)?)
+        let prepared = prepare(&recipe, &load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
         let execution = &self.execution;
         let statistics = self

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::cli::limits::LimitArguments;
+use crate::cli::limits::load;
 use crate::cli::quantization::{Quantization, prepare, print_fate};
 
 #[derive(Args)]
@@ -17,15 +17,13 @@ pub(crate) struct Check {
     json: bool,
     #[command(flatten)]
     quantization: Quantization,
-    #[command(flatten)]
-    limits: LimitArguments,
 }
 
 impl Check {
     /// Prints a line a node; with details, its names and its QConfig too.
     pub(crate) fn execute(&self, details: bool) -> Result<()> {
         let recipe = self.quantization.recipe()?;
-        let prepared = prepare(&recipe, &self.limits.load(&self.model)?)
+        let prepared = prepare(&recipe, &load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
         if self.json {
             let warnings = &prepared.warnings;

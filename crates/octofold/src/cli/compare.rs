@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use octofold::calibrate::accuracy::inputs_of;
 use octofold::calibrate::{Comparison, ValueComparison};
+use octofold::inputs_of_plan;
 use octofold::ir::interpret_with;
-use octofold::{Model, inputs_of_plan};
 
+use crate::cli::limits::load;
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution, is_plan, session_of};
 
@@ -26,7 +27,7 @@ pub(crate) struct Compare {
     per_layer: bool,
     /// Write a page with the table.
     #[arg(long, value_name = "REPORT.html")]
-    html: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -95,9 +96,8 @@ impl Compare {
                 "--per-layer compares models, whose values have names; a plan has fused them away"
             );
         }
-        let import = self.execution.limits.limits()?.import;
-        let mut reference = Model::load_within(&self.reference, &import)?;
-        let candidate = Model::load_within(&self.candidate, &import)?;
+        let mut reference = load(&self.reference)?;
+        let candidate = load(&self.candidate)?;
         let data = self.arguments.open(&self.data, reference.inputs())?;
         // Fusing first leaves the values that the candidate has as well.
         octofold::optimize(&mut reference.graph)?;

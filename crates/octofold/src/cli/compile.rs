@@ -9,6 +9,7 @@ use octofold::kernels::isa::Isa;
 use octofold::runtime::Engine;
 use octofold::{Provenance, Summary};
 
+use crate::cli::limits::load;
 use crate::cli::quantization::Quantization;
 use crate::cli::source::{Execution, Shapes};
 use crate::cli::summary::print_summary;
@@ -19,7 +20,7 @@ pub(crate) struct Compile {
     model: PathBuf,
     /// The plan to write.
     #[arg(short, long, value_name = "PLAN.oct")]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     /// The processor to compile for: native, scalar, avx2, avx512vnni, neon or neondot. By default the plan serves all that its engine
     /// has kernels for; without --backend, neon and neondot take the engine qnnpack.
     #[arg(long)]
@@ -49,7 +50,7 @@ impl Compile {
                     .with_context(|| format!("--target {name}"))?,
             ),
         };
-        let model = self.shapes.fix(self.execution.limits.load(&self.model)?)?;
+        let model = self.shapes.fix(load(&self.model)?)?;
         let recorded = match self.quantization.allow_other_engine {
             true => None,
             false => Provenance::read(model.graph.metadata()).engine,

@@ -51,6 +51,7 @@ impl Eval {
             Ok::<(), anyhow::Error>(())
         })?;
         bar.finish_and_clear();
+        accuracy.check_labels(&labels)?;
         let (value, samples) = (accuracy.value(), accuracy.correct.len());
         if self.json {
             println!(

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use octofold::Model;
 use octofold::codegen::Report;
 
-use crate::cli::limits::LimitArguments;
+use crate::cli::limits::load;
 use crate::cli::output::write_whole;
 use crate::cli::source::{Shapes, is_plan};
 
@@ -17,12 +16,10 @@ pub(crate) struct Inspect {
     model: PathBuf,
     /// Write a drawing of the model in the DOT language.
     #[arg(long, value_name = "FILE")]
-    dot: Option<PathBuf>,
+    pub(crate) dot: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    limits: LimitArguments,
     #[command(flatten)]
     shapes: Shapes,
 }
@@ -31,13 +28,13 @@ impl Inspect {
     pub(crate) fn execute(&self) -> Result<()> {
         if let Some(path) = &self.dot {
             anyhow::ensure!(!is_plan(&self.model), "--dot draws models, not plans");
-            let model = Model::load_within(&self.model, &self.limits.limits()?.import)?;
+            let model = load(&self.model)?;
             let drawing = octofold::ir::dot::to_dot(&model.graph);
             write_whole(path, |file| {
                 Ok(std::io::Write::write_all(file, drawing.as_bytes())?)
             })?;
         }
-        let plan = self.shapes.plan_of(&self.model, &self.limits)?;
+        let plan = self.shapes.plan_of(&self.model)?;
         let shapes = self.shapes.input_shapes(&plan)?;
         let report = Report::new(&plan, &shapes)?;
         let float = octofold::float_nodes_of(&plan, &report);

@@ -1,48 +1,51 @@
-//! `--limit`: how much models and plans may ask for.
+//! `--limit`: how much files, models and plans may ask for. It is a flag of every command, so its limits are those of the process.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Args;
 use octofold::{Limits, Model};
 
-/// How much models and plans may ask for.
-#[derive(Args)]
-pub(crate) struct LimitArguments {
-    /// Raise or lower a limit, which errors name: nodes=100000, memory=16G.
-    #[arg(long, value_name = "NAME=NUMBER")]
-    limit: Vec<String>,
+static LIMITS: OnceLock<Limits> = OnceLock::new();
+
+/// Sets the limits of the process.
+pub(crate) fn set(arguments: &[String]) -> Result<()> {
+    let limits = parsed(arguments)?;
+    LIMITS.get_or_init(|| limits);
+    Ok(())
 }
 
-impl LimitArguments {
-    /// The model of a file, within the limits.
-    pub(crate) fn load(&self, path: &Path) -> Result<Model> {
-        Ok(Model::load_within(path, &self.limits()?.import)?)
-    }
+/// The limits of the process.
+pub(crate) fn limits() -> &'static Limits {
+    LIMITS.get_or_init(Limits::default)
+}
 
-    /// The default limits, with those that are given.
-    pub(crate) fn limits(&self) -> Result<Limits> {
-        let mut limits = Limits::default();
-        for argument in &self.limit {
-            let malformed = || {
-                anyhow!("--limit {argument}: expected NAME=NUMBER, as nodes=100000 or memory=16G")
-            };
-            let (name, number) = argument.split_once('=').ok_or_else(malformed)?;
-            let (digits, unit) = match number.char_indices().last() {
-                Some((at, 'K')) => (&number[..at], 10),
-                Some((at, 'M')) => (&number[..at], 20),
-                Some((at, 'G')) => (&number[..at], 30),
-                _ => (number, 0),
-            };
-            let number: u64 = digits.parse().map_err(|_| malformed())?;
-            if !limits.set(name, number.saturating_mul(1 << unit)) {
-                let known: Vec<&str> = Limits::names().collect();
-                bail!(
-                    "--limit {argument}: there is no limit `{name}`; there are {}",
-                    known.join(", ")
-                );
-            }
+/// The model of a file, within the limits.
+pub(crate) fn load(path: &Path) -> Result<Model> {
+    Ok(Model::load_within(path, &limits().import)?)
+}
+
+/// The default limits, with those that are given.
+fn parsed(arguments: &[String]) -> Result<Limits> {
+    let mut limits = Limits::default();
+    for argument in arguments {
+        let malformed =
+            || anyhow!("--limit {argument}: expected NAME=NUMBER, as nodes=100000 or memory=16G");
+        let (name, number) = argument.split_once('=').ok_or_else(malformed)?;
+        let (digits, unit) = match number.char_indices().last() {
+            Some((at, 'K')) => (&number[..at], 10),
+            Some((at, 'M')) => (&number[..at], 20),
+            Some((at, 'G')) => (&number[..at], 30),
+            _ => (number, 0),
+        };
+        let number: u64 = digits.parse().map_err(|_| malformed())?;
+        if !limits.set(name, number.saturating_mul(1 << unit)) {
+            let known: Vec<&str> = Limits::names().collect();
+            bail!(
+                "--limit {argument}: there is no limit `{name}`; there are {}",
+                known.join(", ")
+            );
         }
-        Ok(limits)
     }
+    Ok(limits)
 }

@@ -24,12 +24,16 @@ mod quantization;
 mod quantize;
 mod run;
 mod sensitivity;
+pub(crate) mod signals;
 mod source;
 mod summary;
 mod test;
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use octofold::tensor::file::check_output;
 
 /// A quantizing graph compiler for ONNX models.
 #[derive(Parser)]
@@ -38,6 +42,9 @@ pub(crate) struct Arguments {
     /// Log what is done, twice for more; `check` prints names and QConfigs, too.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
+    /// Raise or lower a limit, which errors name: nodes=100000, memory=16G.
+    #[arg(long, value_name = "NAME=NUMBER", global = true)]
+    pub(crate) limit: Vec<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -74,8 +81,35 @@ pub(crate) enum Command {
     Demo(demo::Demo),
 }
 
+impl Command {
+    /// The file that the command writes.
+    fn output(&self) -> Option<&Path> {
+        match self {
+            Self::Compile(command) => Some(&command.output),
+            Self::Quantize(command) => Some(&command.output),
+            Self::Calibrate(command) => Some(&command.output),
+            Self::Run(command) => Some(&command.output),
+            Self::Compare(command) => command.html.as_deref(),
+            Self::Inspect(command) => command.dot.as_deref(),
+            Self::Check(_)
+            | Self::Eval(_)
+            | Self::Bench(_)
+            | Self::Sensitivity(_)
+            | Self::Backend(_)
+            | Self::Opt(_)
+            | Self::Test(_)
+            | Self::Demo(_) => None,
+        }
+    }
+}
+
 /// Carries out a command.
 pub(crate) fn execute(arguments: Arguments) -> Result<()> {
+    limits::set(&arguments.limit)?;
+    // What cannot be written is an error before any work is done.
+    if let Some(output) = arguments.command.output() {
+        check_output(output).with_context(|| output.display().to_string())?;
+    }
     match arguments.command {
         Command::Compile(command) => command.execute(),
         Command::Quantize(command) => command.execute(),

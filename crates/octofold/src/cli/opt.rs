@@ -14,6 +14,7 @@ use octofold::passes::pipeline::{self, Decisions};
 use octofold::quant::{ObserverKind, ObserverState};
 use octofold::{Mode, Model, Recipe};
 
+use crate::cli::limits::load;
 use crate::cli::quantization::{Quantization, prepare};
 use crate::cli::source::Execution;
 
@@ -47,7 +48,7 @@ pub(crate) struct Opt {
 
 impl Opt {
     pub(crate) fn execute(&self) -> Result<()> {
-        let model = self.execution.limits.load(&self.model)?;
+        let model = load(&self.model)?;
         let recipe = self.quantization.recipe()?;
         let Mode::Graph { mapping, .. } = &recipe.mode else {
             return Err(octofold::Error::GraphModeOnly("opt").into());

@@ -13,11 +13,13 @@ use octofold::passes::config::{Preset, QConfig, QConfigMapping};
 use octofold::passes::convert::Statistics;
 use octofold::passes::pass::Event;
 use octofold::quant::{ObserverKind, QuantType};
+use octofold::tensor::file::read_text;
 use octofold::{
     Algorithm, Calibration, DataSet, Fate, Mode, Model, Prepared, Progress, Provenance, Quantized,
     Recipe, StatisticsFile,
 };
 
+use crate::cli::limits::limits;
 use crate::cli::output::progress;
 use crate::cli::source::{DataArguments, Execution};
 
@@ -132,7 +134,8 @@ impl Quantization {
     pub(crate) fn backend(&self) -> Result<BackendConfig> {
         if let Some(path) = &self.backend_config {
             let name = path.display();
-            let text = std::fs::read_to_string(path).with_context(|| name.to_string())?;
+            let text = read_text(path, ("config-bytes", limits().config_bytes));
+            let text = text.with_context(|| name.to_string())?;
             return BackendConfig::from_toml(&text).with_context(|| name.to_string());
         }
         let configured = self.data.config()?.backend;
@@ -257,7 +260,8 @@ impl Quantization {
     fn sources(&self, inputs: Vec<InputSpec>) -> Result<Sources> {
         let open = |path: &PathBuf| self.data.open(path, inputs);
         let load = |path: &PathBuf| -> Result<StatisticsFile> {
-            let mut file = StatisticsFile::load(path).map_err(octofold::Error::from)?;
+            let mut file = StatisticsFile::load_within(path, limits().statistics_bytes)
+                .map_err(octofold::Error::from)?;
             if self.allow_other_engine {
                 file.provenance.engine = Some(self.backend()?.name);
             }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use octofold::Summary;
 
+use crate::cli::limits::load;
 use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
 use crate::cli::summary::print_summary;
@@ -16,7 +17,7 @@ pub(crate) struct Quantize {
     model: PathBuf,
     /// The model to write.
     #[arg(short, long, value_name = "OUT.onnx")]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     /// Print the fate of every node.
     #[arg(long)]
     explain: bool,
@@ -31,7 +32,7 @@ impl Quantize {
         if !self.quantization.is_wanted()? {
             bail!("neither calibration data nor an algorithm was given; add --calibrate DATA");
         }
-        let model = self.execution.limits.load(&self.model)?;
+        let model = load(&self.model)?;
         let quantized = self
             .quantization
             .quantize(&model, &self.execution, self.explain)

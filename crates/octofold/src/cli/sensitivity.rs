@@ -9,6 +9,7 @@ use octofold::SensitivityOptions;
 use octofold::calibrate::{Score, TopK};
 
 use crate::cli::eval::top_k;
+use crate::cli::limits::load;
 use crate::cli::output::progress_of_models;
 use crate::cli::quantization::Quantization;
 use crate::cli::source::Execution;
@@ -87,7 +88,7 @@ impl Sensitivity {
         };
         let k = top_k(&self.metric)?;
         let recipe = self.quantization.variants()?;
-        let model = self.execution.limits.load(&self.model)?;
+        let model = load(&self.model)?;
         let open = |path| self.quantization.data.open(path, model.inputs());
         let data = open(self.data.as_ref().unwrap_or(calibration))?;
         let labels = self.labels.as_ref().map(|array| data.labels(array));

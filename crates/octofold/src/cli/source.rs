@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use octofold::passes::backend::BackendConfig;
 use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::{Dim, Shape, Tensor, npy};
 
-use crate::cli::limits::LimitArguments;
+use crate::cli::limits::{limits, load};
 
 /// How things are computed.
 #[derive(Args)]
@@ -28,8 +29,6 @@ pub(crate) struct Execution {
     /// Run a plan that is made for another processor all the same, by the kernels that this one has.
     #[arg(long)]
     pub(crate) allow_portable: bool,
-    #[command(flatten)]
-    pub(crate) limits: LimitArguments,
 }
 
 impl Execution {
@@ -42,7 +41,7 @@ impl Execution {
                     .map_err(|error| anyhow!("OCTOFOLD_ISA: {error}"))?,
             ),
         };
-        let limits = self.limits.limits()?;
+        let limits = limits();
         Ok(SessionOptions {
             threads: self.threads,
             isa,
@@ -59,11 +58,11 @@ pub(crate) fn is_plan(path: &Path) -> bool {
 }
 
 /// The plan of a file: read, or compiled from a model as it is, for the engine that it was prepared for.
-pub(crate) fn plan_of(path: &Path, limits: &LimitArguments) -> Result<Plan> {
+pub(crate) fn plan_of(path: &Path) -> Result<Plan> {
     if is_plan(path) {
         return Ok(Plan::load(path)?);
     }
-    compiled(&limits.load(path)?, path)
+    compiled(&load(path)?, path)
 }
 
 /// The plan of a model as it is, for the engine that it was prepared for.
@@ -86,7 +85,7 @@ pub(crate) fn compiled_graph(graph: &Graph) -> Result<Plan> {
 
 /// A session of a plan or model.
 pub(crate) fn session_of(path: &Path, execution: &Execution) -> Result<Session> {
-    let plan = plan_of(path, &execution.limits)?;
+    let plan = plan_of(path)?;
     let session = Session::new(Arc::new(plan), execution.session()?);
     session.with_context(|| path.display().to_string())
 }
@@ -121,26 +120,40 @@ impl Shapes {
     }
 
     /// A plan that has what these sizes are of, or that of a model with these sizes.
-    pub(crate) fn plan_of(&self, path: &Path, limits: &LimitArguments) -> Result<Plan> {
+    pub(crate) fn plan_of(&self, path: &Path) -> Result<Plan> {
         if !is_plan(path) {
-            return compiled(&self.fix(limits.load(path)?)?, path);
+            return compiled(&self.fix(load(path)?)?, path);
         }
-        let plan = Plan::load(path)?;
-        if !self.shape.is_empty() {
-            self.check_names(&plan)?;
-        }
-        Ok(plan)
+        self.checked(Plan::load(path)?)
     }
 
     /// A session of a plan or of a model, ready for these sizes where there are any.
     pub(crate) fn session_of(&self, path: &Path, execution: &Execution) -> Result<Session> {
-        let plan = Arc::new(self.plan_of(path, &execution.limits)?);
+        self.session(self.plan_of(path)?, path, execution)
+    }
+
+    /// A session of a plan, which comes from `path`, ready for these sizes where there are any.
+    pub(crate) fn session(
+        &self,
+        plan: Plan,
+        path: &Path,
+        execution: &Execution,
+    ) -> Result<Session> {
+        let plan = Arc::new(plan);
         let session = Session::new(Arc::clone(&plan), execution.session()?);
         let mut session = session.with_context(|| path.display().to_string())?;
         if !self.shape.is_empty() {
             session.specialize(&self.input_shapes(&plan)?)?;
         }
         Ok(session)
+    }
+
+    /// A plan that has what these sizes are of.
+    pub(crate) fn checked(&self, plan: Plan) -> Result<Plan> {
+        if !self.shape.is_empty() {
+            self.check_names(&plan)?;
+        }
+        Ok(plan)
     }
 
     /// Checks that a plan has an input or an open dimension of every name. A model checks that itself, and has no open dimension left then.
@@ -209,11 +222,11 @@ pub(crate) struct DataArguments {
     #[arg(long, value_name = "INPUT=ARRAY")]
     map: Vec<String>,
     /// The number of samples a run, where the model leaves it open.
-    #[arg(long, default_value_t = 32)]
-    batch: usize,
+    #[arg(long, default_value = "32")]
+    batch: NonZeroUsize,
     /// The largest number of samples that is read.
     #[arg(long)]
-    samples: Option<usize>,
+    samples: Option<NonZeroUsize>,
     /// The configuration file, for the preprocessing of the inputs.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -224,23 +237,16 @@ impl DataArguments {
     pub(crate) fn config(&self) -> Result<Config> {
         match &self.config {
             None => Ok(Config::default()),
-            Some(path) => Ok(Config::read(path).map_err(octofold::Error::from)?),
+            Some(path) => {
+                let config = Config::read_within(path, limits().config_bytes);
+                Ok(config.map_err(octofold::Error::from)?)
+            }
         }
     }
 
     /// A data set for a model that takes `inputs`.
     pub(crate) fn open(&self, path: &Path, inputs: Vec<InputSpec>) -> Result<DataSet> {
         let preprocess: BTreeMap<String, Preprocess> = self.config()?.inputs;
-        if let Some(name) = preprocess
-            .keys()
-            .find(|name| inputs.iter().all(|input| input.name != **name))
-        {
-            let known: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
-            bail!(
-                "[input.{name}]: the model has no input `{name}`; it has `{}`",
-                known.join("`, `")
-            );
-        }
         let map = self.map.iter().map(|pair| {
             let (input, array) = pair
                 .split_once('=')
@@ -250,8 +256,10 @@ impl DataArguments {
         let options = DataOptions {
             map: map.collect::<Result<_>>()?,
             preprocess,
-            batch: self.batch,
-            samples: self.samples,
+            batch: self.batch.get(),
+            samples: self.samples.map(NonZeroUsize::get),
+            array_bytes: limits().array_bytes,
+            image_bytes: limits().image_bytes,
         };
         Ok(DataSet::open(path, inputs, options).map_err(octofold::Error::from)?)
     }
@@ -259,33 +267,39 @@ impl DataArguments {
 
 /// Inputs from `IN.npz` or `NAME=FILE.npy` arguments.
 pub(crate) fn read_inputs(arguments: &[String]) -> Result<Vec<(String, Tensor)>> {
+    let read = |file: &str| {
+        let arrays = npy::read_file_within(Path::new(file), limits().array_bytes);
+        arrays.with_context(|| file.to_owned())
+    };
     let mut inputs = Vec::new();
     for argument in arguments {
         match argument.split_once('=') {
             Some((name, file)) if !Path::new(argument).exists() => {
-                let arrays = npy::read_file(Path::new(file)).with_context(|| file.to_owned())?;
-                let (_, tensor) = arrays
-                    .into_iter()
-                    .next()
-                    .ok_or_else(|| anyhow!("{file} holds no array"))?;
+                let array = read(file)?.into_iter().next();
+                let (_, tensor) = array.ok_or_else(|| anyhow!("{file} holds no array"))?;
                 inputs.push((name.to_owned(), tensor));
             }
-            _ => inputs
-                .extend(npy::read_file(Path::new(argument)).with_context(|| argument.clone())?),
+            _ => inputs.extend(read(argument)?),
         }
     }
     Ok(inputs)
 }
 
-/// The inputs that a plan takes, of those that were given; NumPy's archives may hold more.
+/// The inputs that a plan takes, of those that were given. NumPy's archives may hold more, which is worth a warning.
 pub(crate) fn select<'a>(plan: &Plan, given: &'a [(String, Tensor)]) -> Vec<(&'a str, Tensor)> {
-    let wanted: Vec<&str> = plan.inputs().map(|input| input.name.as_str()).collect();
-    let selected = given
-        .iter()
-        .filter(|(name, _)| wanted.contains(&name.as_str()));
+    let mut selected = Vec::new();
+    for (name, tensor) in given {
+        if plan.inputs().any(|input| input.name == *name) {
+            selected.push((name.as_str(), tensor.clone()));
+        } else {
+            let known: Vec<&str> = plan.inputs().map(|input| input.name.as_str()).collect();
+            tracing::warn!(
+                "no input takes the array `{name}`; the inputs are `{}`",
+                known.join("`, `")
+            );
+        }
+    }
     selected
-        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
-        .collect()
 }
 
 /// Inputs of zeros of the given shapes.

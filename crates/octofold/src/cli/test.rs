@@ -3,6 +3,8 @@
 //! Most tests of ONNX are a folder: `model.onnx`, and `test_data_set_N` with `input_N.pb` and `output_N.pb`. The light networks are two files in one
 //! folder, `X.onnx` and `X_output_0.pb`. Their inputs are not recorded: an input of `n` elements is always `0, 1/n, 2/n, …`.
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -11,9 +13,11 @@ use octofold::Model;
 use octofold::ir::onnx::tensor_from_bytes;
 use octofold::ir::{Graph, TensorType};
 use octofold::runtime::{Session, SessionOptions};
+use octofold::tensor::file::{read_limited, read_text};
 use octofold::tensor::{DType, Tensor};
 use serde::Deserialize;
 
+use crate::cli::limits::limits;
 use crate::cli::source::compiled_graph;
 
 #[derive(Args)]
@@ -63,8 +67,9 @@ struct Set {
 impl Test {
     pub(crate) fn execute(&self) -> Result<()> {
         let mut cases = Vec::new();
+        let mut entered = BTreeSet::new();
         for folder in &self.folders {
-            collect(folder, &mut cases)?;
+            collect(folder, &mut entered, &mut cases)?;
         }
         let (mut passed, mut failed) = (0, 0);
         for case in &cases {
@@ -84,8 +89,12 @@ impl Test {
     }
 }
 
-/// The tests at or below a path, in the order of their names.
-fn collect(path: &Path, cases: &mut Vec<Case>) -> Result<()> {
+/// The tests at or below a path, in the order of their names. A folder is entered once, whatever links say.
+fn collect(path: &Path, entered: &mut BTreeSet<PathBuf>, cases: &mut Vec<Case>) -> Result<()> {
+    let whole = path.canonicalize();
+    if !entered.insert(whole.with_context(|| path.display().to_string())?) {
+        return Ok(());
+    }
     if path.join("model.onnx").is_file() {
         cases.push(Case::folder(path)?);
         return Ok(());
@@ -102,7 +111,7 @@ fn collect(path: &Path, cases: &mut Vec<Case>) -> Result<()> {
     paths.sort();
     for path in paths {
         if path.is_dir() {
-            collect(&path, cases)?;
+            collect(&path, entered, cases)?;
         } else {
             cases.extend(Case::light(&path));
         }
@@ -118,9 +127,13 @@ impl Case {
             prefix: format!("{}{}", set.display(), std::path::MAIN_SEPARATOR),
             inputs: true,
         });
-        let tolerance = match std::fs::read_to_string(folder.join("data.json")) {
+        let tolerance = match read_text(
+            &folder.join("data.json"),
+            ("config-bytes", limits().config_bytes),
+        ) {
             Ok(text) => serde_json::from_str(&text).context("data.json")?,
-            Err(_) => Tolerance::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Tolerance::default(),
+            Err(error) => return Err(error).context("data.json"),
         };
         Ok(Self {
             name: folder.to_owned(),
@@ -216,7 +229,8 @@ fn ramp(ty: &TensorType) -> Result<Tensor> {
 }
 
 fn read_tensor(path: &Path) -> Result<Tensor> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let limit = ("file-bytes", limits().import.budget.file_bytes);
+    let bytes = read_limited(path, limit).with_context(|| path.display().to_string())?;
     Ok(tensor_from_bytes(bytes.into())?.1)
 }
 

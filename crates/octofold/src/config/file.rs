@@ -9,10 +9,12 @@ use octofold_passes::config::{
     Exclusions, ModuleOrder, Preset, QConfig, QConfigMapping, Region, SpecEdit,
 };
 use octofold_quant::{Granularity, ObserverKind, QuantType, Scheme};
+use octofold_tensor::file::read_text;
 use regex::Regex;
 use serde::Deserialize;
 
 use super::{Config, ConfigError};
+use crate::Limits;
 use crate::algorithm::Algorithm;
 use crate::eager::Eager;
 use crate::graph_mode::UnmatchedPolicy;
@@ -147,8 +149,16 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, has unknown keys, or its settings contradict each other.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_within(path, Limits::default().config_bytes)
+    }
+
+    /// As [`Config::read`], of a file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn read_within(path: &Path, limit: u64) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
+        let text = read_text(path, ("config-bytes", limit)).map_err(|source| ConfigError::Io {
             path: name.clone(),
             source,
         })?;

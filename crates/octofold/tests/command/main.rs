@@ -5,3 +5,4 @@ mod common;
 
 mod cli;
 mod cli_failures;
+mod files;

@@ -34,6 +34,30 @@ pub(crate) fn test_data(samples: usize) -> Vec<String> {
     flags("--data", TEST, &samples.to_string())
 }
 
+/// Words as arguments, and more of them.
+fn arguments(words: &str, more: &[String]) -> Vec<String> {
+    let words = words.split_whitespace().map(|word| {
+        let stem = MODELS.iter().find(|stem| word == format!("{{{stem}}}"));
+        stem.map_or(word.to_owned(), |stem| {
+            models(&format!("{stem}.onnx")).display().to_string()
+        })
+    });
+    words.chain(more.iter().cloned()).collect()
+}
+
+/// What a command does, which must not panic.
+fn done(mut command: Command) -> Done {
+    let output = command.output().expect("the command runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let done = Done {
+        status: output.status.code().expect("no signal"),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    };
+    assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+    done
+}
+
 /// A folder to work in.
 pub(crate) struct Folder(TempDir);
 
@@ -61,35 +85,38 @@ impl Folder {
         names
     }
 
-    /// Runs the command in the folder: words, which `{name}` makes the paths of own models, and more arguments.
-    pub(crate) fn run_with(&self, isa: Option<&str>, words: &str, more: &[String]) -> Done {
-        let words = words.split_whitespace().map(|word| {
-            let stem = MODELS.iter().find(|stem| word == format!("{{{stem}}}"));
-            stem.map_or(word.to_owned(), |stem| {
-                models(&format!("{stem}.onnx")).display().to_string()
-            })
-        });
+    /// The command in the folder: words, which `{name}` makes the paths of own models, and more arguments.
+    pub(crate) fn command(&self, words: &str, more: &[String]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_octofold"));
+        command.args(arguments(words, more));
+        self.prepared(command)
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
         command
             .current_dir(self.0.path())
             .env_remove("RUST_LOG")
             .env_remove("OCTOFOLD_ISA");
+        command
+    }
+
+    /// Runs the command on the kernels of an instruction set.
+    pub(crate) fn run_with(&self, isa: Option<&str>, words: &str, more: &[String]) -> Done {
+        let mut command = self.command(words, more);
         if let Some(isa) = isa {
             command.env("OCTOFOLD_ISA", isa);
         }
-        let output = command
-            .args(words)
-            .args(more)
-            .output()
-            .expect("the command runs");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        let done = Done {
-            status: output.status.code().expect("no signal"),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        };
-        assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
-        done
+        done(command)
+    }
+
+    /// Runs the command by a shell that sets a limit first. It is ended after a minute.
+    #[cfg(unix)]
+    pub(crate) fn run_limited(&self, limit: &str, words: &str, more: &[String]) -> Done {
+        let mut command = Command::new("sh");
+        let script = format!("{limit}; exec timeout 60 \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_octofold")]);
+        command.args(arguments(words, more));
+        done(self.prepared(command))
     }
 
     pub(crate) fn run(&self, words: &str, more: &[String]) -> Done {

@@ -2,6 +2,7 @@
 //!
 //! The arithmetic is that of [`octofold_quant::affine`]. [`ScaleGrid`] says which scale each element has.
 
+use octofold_quant::choose::dynamic_params;
 use octofold_quant::{QParams, QuantParams, QuantType, affine};
 use octofold_tensor::{DType, Dim, Tensor, TensorData};
 
@@ -308,26 +309,6 @@ impl Operator for DequantizeLinear {
         });
         Ok(vec![real_tensor(result, x.shape(), y)?])
     }
-}
-
-/// The parameters of ONNX `DynamicQuantizeLinear` for values in `min..=max`: u8, affine, over the full range.
-///
-/// The range is first widened to contain 0. An empty range gives the identity.
-///
-/// # Errors
-/// When a bound, or their distance, is not finite.
-pub fn dynamic_params(min: f32, max: f32) -> Result<QParams, OpError> {
-    let (min, max) = (min.min(0.0), max.max(0.0));
-    let width = max - min;
-    if !width.is_finite() {
-        bail!("values in {min}..={max} cannot be quantized");
-    }
-    let scale = width / 255.0;
-    if !scale.is_normal() {
-        return Ok(QParams::IDENTITY);
-    }
-    let zero_point = (-min / scale).clamp(0.0, 255.0).round_ties_even() as i32;
-    Ok(QParams::new(scale, zero_point, QuantType::Uint8)?)
 }
 
 impl Operator for DynamicQuantizeLinear {

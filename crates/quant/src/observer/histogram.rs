@@ -284,6 +284,7 @@ fn locate(block: &[f32], positions: &mut [u32; BLOCK], inverse: f32, half: i32, 
 
 /// The serialized form: the bins from the first to the last that is not empty.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Stored {
     bins: u32,
     exponent: i32,

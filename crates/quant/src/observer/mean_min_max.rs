@@ -10,6 +10,7 @@ use super::scan::scan;
 
 /// Sums of extremes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MeanMinMax {
     min_sum: f64,
     max_sum: f64,

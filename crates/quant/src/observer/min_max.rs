@@ -7,6 +7,7 @@ use super::scan::scan;
 
 /// Exact extremes and the number of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MinMax {
     range: Option<(f32, f32)>,
     count: u64,

@@ -91,6 +91,28 @@ pub enum FinishError {
     Params(#[from] QParamsError),
 }
 
+/// Why a stored state cannot be what an observer has seen.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// A lower end above the upper one, or an end that is no number.
+    #[error("the range from {min} to {max} is none")]
+    Range {
+        /// The lower end.
+        min: f32,
+        /// The upper end.
+        max: f32,
+    },
+    /// A range of no values, or values without a range.
+    #[error("{count} values were observed, and the range is {range:?}")]
+    Count {
+        /// The number of values.
+        count: u64,
+        /// The range.
+        range: Option<(f32, f32)>,
+    },
+}
+
 /// The parameters that an observer chose, and the real range that they came from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -237,6 +259,23 @@ impl ObserverState {
                 h.observed()
             }
             Self::Recording(s) => s.observed(),
+        }
+    }
+
+    /// Checks a state that comes from a file.
+    ///
+    /// # Errors
+    /// When it has a range that is none, a range of no values, or values without a range.
+    pub fn check(&self) -> Result<(), StateError> {
+        let (range, count) = (self.observed(), self.count());
+        if range.is_some() != (count > 0) {
+            return Err(StateError::Count { count, range });
+        }
+        match range {
+            Some((min, max)) if !(min.is_finite() && max.is_finite() && min <= max) => {
+                Err(StateError::Range { min, max })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{MovingAverageSettings, ObserveError};
 
 /// Averaged extremes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MovingAverage {
     settings: MovingAverageSettings,
     range: Option<(f32, f32)>,

@@ -6,6 +6,7 @@ use super::{MinMax, ObserveError, RecordingSettings};
 
 /// The first values of a stream, and exact extremes of all of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recording {
     settings: RecordingSettings,
     values: Vec<f32>,

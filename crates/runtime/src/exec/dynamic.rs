@@ -3,7 +3,8 @@
 use octofold_kernels::shared::quantize::{quantize, range};
 use octofold_kernels::shared::{Quant8, Target8};
 use octofold_ops::Op;
-use octofold_ops::families::dynamic_params;
+use octofold_ops::OpError;
+use octofold_quant::choose::dynamic_params;
 use octofold_tensor::DType;
 
 use super::{Arguments, BYTES, Call, Work, part_len};
@@ -65,7 +66,7 @@ impl Work for DynamicQuantize {
             })?;
             all = (all.0.min(min), all.1.max(max));
         }
-        let params = dynamic_params(all.0, all.1)?;
+        let params = dynamic_params(all.0, all.1).map_err(OpError::from)?;
         let target = Target8::full(Quant8::unsigned(params));
         scale.copy_from_slice(&params.scale.to_le_bytes());
         zero_point.copy_from_slice(&[params.zero_point as u8]);

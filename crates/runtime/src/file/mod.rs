@@ -38,6 +38,7 @@ use std::io::Write;
 use std::path::Path;
 
 use memmap2::{Mmap, MmapOptions};
+use octofold_tensor::file::{open_regular, read_limited, write_whole};
 use prost::Message;
 
 use self::checksum::crc_meanwhile;
@@ -88,10 +89,10 @@ impl Plan {
         Ok(bytes)
     }
 
-    /// Writes the plan to a file. On an error there is no file.
+    /// Writes the plan to a file, whole or not at all: see [`write_whole`].
     ///
     /// # Errors
-    /// As [`Plan::to_bytes`], and when the folder cannot be written.
+    /// As [`Plan::to_bytes`], and when the path is that of a device, FIFO, socket or folder, or cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PlanError> {
         let path = path.as_ref();
         let bytes = self.to_bytes()?;
@@ -99,22 +100,7 @@ impl Plan {
             path: path.to_owned(),
             source,
         };
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".octofold-").suffix(".tmp");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // The user's mask applies, as for any new file.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder).map_err(io)?;
-        file.write_all(&bytes).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        write_whole(path, |file| file.write_all(&bytes)).map_err(io)
     }
 
     /// Reads a plan from bytes, which are copied.
@@ -128,8 +114,27 @@ impl Plan {
         read(&bytes[header.metadata], blob, header.blob_crc)
     }
 
-    /// Reads a plan from a file. The constants are mapped and used in place, so the file must not be changed while the plan exists.
-    /// ([`Plan::save`] to the same path is safe, because it makes a new file.)
+    /// Reads a plan from a file into memory of its own. What becomes of the file afterwards does not matter. [`Plan::load`] is faster, and
+    /// processes share its memory.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is refused as by [`Plan::from_bytes`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, PlanError> {
+        let path = path.as_ref();
+        let bytes =
+            read_limited(path, ("plan-bytes", u64::MAX)).map_err(|source| PlanError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        Self::from_bytes(&bytes).map_err(|source| PlanError::File {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Reads a plan from a file. The constants are mapped and used in place, so the file must not be changed while the plan exists: replace it by renaming
+    /// another file, as [`Plan::save`] does. A session checks the length and the time of the file before each run and reports a change as
+    /// [`PlanError::Changed`]. A file that is cut during a run ends the process with a bus error; where others may write to the file, use [`Plan::read`].
     ///
     /// # Errors
     /// When the file cannot be read, or is refused as by [`Plan::from_bytes`].
@@ -139,7 +144,7 @@ impl Plan {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(io)?;
+        let file = open_regular(path).map_err(io)?;
         if file.metadata().map_err(io)?.len() < HEADER as u64 {
             let source = Box::new(PlanError::Format(
                 "it is shorter than the header".to_owned(),
@@ -156,7 +161,7 @@ impl Plan {
             let len = header.blob.len();
             let outside =
                 || PlanError::Format("the constants are not where they can be mapped".to_owned());
-            let blob = Blob::mapped(map, header.blob.start, len).ok_or_else(outside)?;
+            let blob = Blob::mapped(map, file, header.blob.start, len).ok_or_else(outside)?;
             read(&metadata, blob, header.blob_crc)
         });
         plan.map_err(|source| PlanError::File {
