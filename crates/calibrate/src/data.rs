@@ -581,3 +581,59 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     paths.sort();
     Ok(paths)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jpeg_that_is_cut_is_refused() {
+        let folder = std::env::temp_dir().join(format!("octofold-jpeg-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("image.jpg");
+        let pixel = |x: u32, y: u32| image::Rgb([(x * 7) as u8, (y * 11) as u8, (x * y) as u8]);
+        image::RgbImage::from_fn(48, 40, pixel).save(&path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        assert!(decode(&path, Color::Rgb, 1 << 20).is_ok());
+        for part in [whole.len() - 2, whole.len() * 3 / 4, whole.len() / 2] {
+            std::fs::write(&path, &whole[..part]).unwrap();
+            assert!(decode(&path, Color::Rgb, 1 << 20).is_err(), "{part} bytes");
+        }
+        // A preview inside of a segment has an end of its own.
+        let mut preview = whole[..2].to_vec();
+        preview.extend([0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9]);
+        preview.extend(&whole[2..whole.len() / 2]);
+        assert!(!jpeg_ends(&preview));
+        preview.truncate(10);
+        preview.extend(&whole[2..]);
+        assert!(jpeg_ends(&preview));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn options_are_about_inputs_of_the_model() {
+        let inputs = [InputSpec {
+            name: "x".to_owned(),
+            dtype: DType::F32,
+            shape: vec![Dim::symbol("N")],
+        }];
+        let with = |change: &dyn Fn(&mut DataOptions)| {
+            let mut options = DataOptions::default();
+            change(&mut options);
+            check_options(&inputs, &options)
+        };
+        assert!(with(&|_| ()).is_ok());
+        assert!(with(&|o| o.samples = Some(0)).is_err());
+        assert!(with(&|o| drop(o.map.insert("x".to_owned(), "a".to_owned()))).is_ok());
+        assert!(with(&|o| drop(o.map.insert("z".to_owned(), "a".to_owned()))).is_err());
+        let both = Preprocess {
+            resize: Some(crate::preprocess::Resize {
+                short_side: Some(8),
+                size: Some([8, 8]),
+                filter: Default::default(),
+            }),
+            ..Preprocess::default()
+        };
+        assert!(with(&|o| drop(o.preprocess.insert("x".to_owned(), both.clone()))).is_err());
+    }
+}

@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId, Role, ValueId};
 use octofold_kernels::{Isa, KernelError};
-use octofold_ops::BodyId;
+use octofold_ops::{BodyId, map_parallel};
 use octofold_runtime::{
     BlobBuilder, Constant, ConstantIndex, Core, Engine, Kernel, Operand, Plan, PlanError,
     PlanOutput, PlanParts, PlanValue, StateSlot, Step, ValueIndex, constant_bytes,
 };
 use octofold_tensor::DType;
-use rayon::prelude::*;
 
 use crate::bodies::Bodies;
 use crate::facts::{Facts, Types};
@@ -111,7 +110,8 @@ fn choices<'a>(
             source,
         })
     };
-    let choices: Vec<_> = groups.par_iter().map(choose).collect::<Result<_, _>>()?;
+    let choices = map_parallel(groups, choose).into_iter();
+    let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
     Ok(choices.into_iter().flatten().collect())
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use octofold_ops::Attribute;
 use octofold_tensor::Tensor;
 
-use crate::{Graph, NodeId, ValueId};
+use crate::{Graph, NodeId, ValueId, visible};
 
 /// Constants of more elements are drawn by their type.
 const MAX_ELEMENTS: usize = 4;
@@ -152,7 +152,8 @@ fn fill(graph: &Graph, id: NodeId) -> String {
 fn quoted(text: &str) -> String {
     format!(
         "\"{}\"",
-        text.replace('\\', "\\\\")
+        visible(text)
+            .replace('\\', "\\\\")
             .replace('"', "\\\"")
             .replace('\n', "\\n")
     )
@@ -174,5 +175,17 @@ mod tests {
         assert!(dot.contains("s: float[] {0.5}"), "{dot}");
         assert!(dot.contains("n1 -> o0 [label=\"float[N,3]\"]"), "{dot}");
         assert_eq!(dot.matches("->").count(), 3);
+    }
+
+    #[test]
+    fn names_do_not_control_a_terminal() {
+        let mut graph = crate::Graph::new("g");
+        let ty = crate::TensorType::new(octofold_tensor::DType::F32, [1_i64]);
+        graph.add_input("x\u{1b}[2J", ty).unwrap();
+        let dot = super::to_dot(&graph);
+        assert!(
+            !dot.contains('\u{1b}') && dot.contains("x\\\\u{1b}[2J"),
+            "{dot}"
+        );
     }
 }

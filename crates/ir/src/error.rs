@@ -24,7 +24,9 @@ pub enum GraphError {
         slot: usize,
     },
     /// A number of operands or results that the operator does not have.
-    #[error("node `{node}`: {op} does not take {inputs} inputs and give {outputs} outputs")]
+    #[error(
+        "node `{node}`: {op} does not take {inputs} inputs and give {outputs} outputs; it has {expected}"
+    )]
     Arity {
         /// The node's name.
         node: String,
@@ -34,6 +36,8 @@ pub enum GraphError {
         inputs: usize,
         /// The number of results.
         outputs: usize,
+        /// The numbers that the operator has.
+        expected: String,
     },
     /// A node that depends on itself.
     #[error("node `{node}` depends on its own result")]

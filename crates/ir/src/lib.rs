@@ -30,6 +30,7 @@ pub mod testing;
 pub mod text;
 mod types;
 mod verify;
+mod visible;
 
 pub use error::GraphError;
 pub use graph::{FoldingBudget, Graph, Node, Output, Use, Value, ValueKind};
@@ -41,3 +42,4 @@ pub use types::{TensorType, ValueType};
 pub use verify::{
     Check, Fault, Form, STAGES, STRUCTURE, Stage, StageCheck, VerifyError, verify, verify_stage,
 };
+pub use visible::visible;

@@ -16,12 +16,16 @@ mod body;
 pub mod cost;
 mod error;
 pub mod families;
+mod nearest;
 mod operator;
+mod parallel;
 mod role;
 
 pub use attribute::{Attribute, AttributeMap, Attributes};
 pub use body::{Bodies, BodyId};
 pub use error::OpError;
 pub use families::support::{normalize_axes, normalize_axis, within_elements};
+pub use nearest::nearest;
 pub use operator::{Arity, Described, Inputs, Op, Operator};
+pub use parallel::map_parallel;
 pub use role::Role;

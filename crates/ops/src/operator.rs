@@ -1,5 +1,6 @@
 //! The traits of operators, and the closed list of all operators.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use octofold_tensor::{Element, Tensor};
@@ -35,6 +36,22 @@ pub struct Arity {
     pub inputs: RangeInclusive<usize>,
     /// The possible numbers of outputs.
     pub outputs: RangeInclusive<usize>,
+}
+
+impl fmt::Display for Arity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |range: &RangeInclusive<usize>, what: &str| {
+            let (least, most) = (*range.start(), *range.end());
+            let plural = if most == 1 { "" } else { "s" };
+            match most {
+                usize::MAX => format!("{least} or more {what}s"),
+                most if most == least => format!("{least} {what}{plural}"),
+                most => format!("{least} to {most} {what}s"),
+            }
+        };
+        let (inputs, outputs) = (count(&self.inputs, "input"), count(&self.outputs, "output"));
+        write!(f, "{inputs} and {outputs}")
+    }
 }
 
 /// The inputs of an evaluation; absent optional inputs are `None`.

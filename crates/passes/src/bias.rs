@@ -15,12 +15,11 @@
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId, Op, Patch, Use};
 use octofold_ops::families::{FusedConv, Layout, Product};
-use octofold_ops::{Inputs, Operator};
+use octofold_ops::{Inputs, Operator, map_parallel};
 use octofold_quant::QuantParams;
 use octofold_quant::affine::dequantize;
 use octofold_quant::weights::QuantizedWeights;
 use octofold_tensor::Tensor;
-use rayon::prelude::*;
 
 use crate::annotate::Annotations;
 use crate::convert::{Convert, Statistics};
@@ -68,19 +67,16 @@ impl Pass for CorrectBiases<'_> {
         };
         let params = convert.parameters(graph)?;
         let layers: Vec<NodeId> = convert.layers().collect();
-        let corrections: Result<Vec<Correction>, PassError> = layers
-            .par_iter()
-            .map(|&id| {
-                let layer = convert.quantize_layer(graph, id, &params)?;
-                let correction = self.correction(graph, id, &layer.weights);
-                Ok(correction.unwrap_or_else(Correction::Skipped))
-            })
-            .collect();
+        let corrections = map_parallel(&layers, |&id| {
+            let layer = convert.quantize_layer(graph, id, &params)?;
+            let correction = self.correction(graph, id, &layer.weights);
+            Ok(correction.unwrap_or_else(Correction::Skipped))
+        });
         let mut report = PassReport::default();
         let mut patch = Patch::new();
-        for (id, correction) in layers.into_iter().zip(corrections?) {
+        for (id, correction) in layers.into_iter().zip(corrections) {
             let name = graph.node(id).name();
-            match correction {
+            match correction? {
                 Correction::Skipped(reason) => report.skipped(RULE, name, reason),
                 Correction::Bias { values, largest } => {
                     let count = values.len();

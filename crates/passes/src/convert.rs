@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Patch, PatchValue, Use, ValueId};
 use octofold_ops::families::{DequantizeLinear, QuantizeLinear};
+use octofold_ops::map_parallel;
 use octofold_quant::affine::dequantize as dequantize_value;
 use octofold_quant::weights::{Accumulation, QuantizedWeights, quantize_bias, quantize_weights};
 use octofold_quant::{ObserverKind, ObserverState, QParams, QuantParams, QuantSpec, QuantType};
 use octofold_tensor::Tensor;
-use rayon::prelude::*;
 
 use crate::annotate::{
     Annotations, NodeAnnotation, ValueAnnotation, activation_operands, is_fixed,
@@ -78,13 +78,10 @@ impl Pass for Convert<'_> {
         let params = self.parameters(graph)?;
         let layers: Vec<NodeId> = self.layers().collect();
         // Layers do not depend on each other; the order of the results is that of the graph.
-        let layers: Result<Vec<Layer>, PassError> = layers
-            .par_iter()
-            .map(|&id| self.quantize_layer(graph, id, &params))
-            .collect();
+        let layers = map_parallel(&layers, |&id| self.quantize_layer(graph, id, &params));
         let mut patch = Patch::new();
-        for layer in layers? {
-            insert_layer(graph, &mut patch, &layer, &mut report)?;
+        for layer in layers {
+            insert_layer(graph, &mut patch, &layer?, &mut report)?;
         }
         for &id in self.annotations.values.keys() {
             self.insert_activation(graph, &mut patch, id, params.values[&id], &mut report)?;

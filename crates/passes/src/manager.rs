@@ -37,7 +37,7 @@ pub fn run_passes(
     run_passes_with(graph, passes, options, |_, _| {})
 }
 
-/// As [`run_passes`], showing the graph to `after` after each pass (`--print-after`).
+/// As [`run_passes`], showing the graph to `after` after each pass, with what the pass did (`--print-after`).
 ///
 /// # Errors
 /// As [`run_passes`].
@@ -45,7 +45,7 @@ pub fn run_passes_with(
     graph: &mut Graph,
     passes: &[&dyn Pass],
     options: ManagerOptions,
-    mut after: impl FnMut(&'static str, &Graph),
+    mut after: impl FnMut(&PassRun, &Graph),
 ) -> Result<Vec<PassRun>, PassError> {
     let verifying = options.verify || cfg!(debug_assertions);
     let check = |graph: &Graph, pass: &dyn Pass, when| {
@@ -86,11 +86,10 @@ pub fn run_passes_with(
             })?;
         }
         check(graph, *pass, "after")?;
-        after(pass.name(), graph);
-        runs.push(PassRun {
-            pass: pass.name(),
-            report,
-        });
+        let pass = pass.name();
+        let run = PassRun { pass, report };
+        after(&run, graph);
+        runs.push(run);
         if stopped || left == 0 {
             break;
         }

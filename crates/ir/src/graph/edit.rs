@@ -71,6 +71,7 @@ impl Graph {
                 op: op.name().to_owned(),
                 inputs: inputs.len(),
                 outputs: outputs.len(),
+                expected: arity.to_string(),
             });
         }
         self.type_bodies(&op, inputs, name)?;

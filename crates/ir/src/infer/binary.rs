@@ -1,10 +1,10 @@
 //! Types of functions of operands that broadcast.
 
-use octofold_ops::OpError;
 use octofold_ops::families::{
     Add, And, Div, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Max, Mean, Min, Mod, Mul, Or,
     Pow, Sub, Sum, Where, Xor,
 };
+use octofold_ops::{OpError, bail};
 use octofold_tensor::{DType, Dim};
 
 use super::elementwise::is_number;
@@ -110,7 +110,6 @@ binary! {
     add Add: 2 NUMBERS None => |a, b| Some(a.clone().plus(b.clone()));
     sub Sub: 2 NUMBERS None => |a, b| Some(a.clone().minus(b.clone()));
     mul Mul: 2 NUMBERS None => |a, b| Some(a.clone().times(b.clone()));
-    div Div: 2 NUMBERS None => divide;
     min Min: 1 NUMBERS None => |a, b| Some(a.clone().min(b.clone()));
     max Max: 1 NUMBERS None => |a, b| Some(a.clone().max(b.clone()));
     sum Sum: 1 NUMBERS None => |a, b| Some(a.clone().plus(b.clone()));
@@ -124,6 +123,21 @@ binary! {
     greater_or_equal GreaterOrEqual: 2 NUMBERS Some(DType::Bool) => |a, b| decided(a, b, |a, b| a >= b);
 }
 
+/// Refuses a constant divisor that is zero, by which integers cannot be divided.
+fn check_divisor(cx: &Context<'_>) -> Result<(), OpError> {
+    let divisor = cx.required(1)?;
+    let zeros = contents::known_numbers(divisor).is_some_and(|numbers| numbers.contains(&0));
+    if zeros && divisor.ty.dtype.is_integer() {
+        bail!("a division by the constant zero");
+    }
+    Ok(())
+}
+
+pub(super) fn div(_op: &Div, cx: &mut Context<'_>) -> Types {
+    check_divisor(cx)?;
+    combine(cx, 2, NUMBERS, None, divide)
+}
+
 pub(super) fn mean(_op: &Mean, cx: &mut Context<'_>) -> Types {
     combine(cx, 1, (DType::is_float, "a float type"), None, |_, _| None)
 }
@@ -135,6 +149,7 @@ pub(super) fn pow(_op: &Pow, cx: &mut Context<'_>) -> Types {
 }
 
 pub(super) fn r#mod(_op: &Mod, cx: &mut Context<'_>) -> Types {
+    check_divisor(cx)?;
     combine(cx, 2, NUMBERS, None, |a, b| {
         if let (Some(_), Some(_)) = (a.known(), b.known()) {
             // The attribute counts; the operator itself is run.

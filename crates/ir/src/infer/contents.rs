@@ -119,6 +119,14 @@ pub(crate) fn constant_contents(tensor: &Tensor) -> Option<Vec<Dim>> {
     Some(numbers.into_iter().map(Dim::Known).collect())
 }
 
+/// The numbers of an input that holds integers, of any size, where all are known.
+pub(super) fn known_numbers(known: Known<'_>) -> Option<Vec<i64>> {
+    match known.constant {
+        Some(tensor) => integers(tensor),
+        None => known.contents?.iter().map(Dim::known).collect(),
+    }
+}
+
 /// What a small input holds, with its shape, when it is known at all.
 pub(super) fn of(known: Known<'_>) -> Option<(Vec<usize>, Vec<Dim>)> {
     let shape = known.ty.known_shape()?;

@@ -10,7 +10,7 @@ use super::contents::expect_integers;
 use super::elementwise::is_number;
 use super::helpers::{dims, expect, input};
 use super::shape::{moved, rearranged};
-use super::{Context, Known, Types, sizes};
+use super::{Context, Known, Types, contents, sizes};
 
 /// Data and indices.
 fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
@@ -19,12 +19,24 @@ fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
     Ok((x, indices))
 }
 
+/// Checks that indices that are known are within an axis.
+fn check_indices(indices: Known<'_>, size: &Dim) -> Result<(), OpError> {
+    let (Some(size), Some(known)) = (size.known(), contents::known_numbers(indices)) else {
+        return Ok(());
+    };
+    match known.iter().find(|&index| !(-size..size).contains(index)) {
+        Some(index) => bail!("index {index} is out of range for size {size}"),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Types {
     let (x, indices) = operands(cx)?;
     let Some(from) = dims(x) else {
         return Ok(vec![moved(x, None).into()]);
     };
     let axis = normalize_axis(op.axis, from.len())?;
+    check_indices(indices, &from[axis])?;
     let Some(at) = dims(indices) else {
         return Ok(vec![moved(x, None).into()]);
     };
@@ -43,6 +55,7 @@ fn check_elements(x: Known<'_>, indices: Known<'_>, axis: i64) -> Result<(), OpE
         return Ok(());
     };
     let axis = normalize_axis(axis, from.len())?;
+    check_indices(indices, &from[axis])?;
     let larger = |(other, (a, b)): (usize, (&Dim, &Dim))| {
         other != axis && matches!((a.known(), b.known()), (Some(a), Some(b)) if b > a)
     };

@@ -198,7 +198,7 @@ fn arithmetic_follows_symbols() {
         &[&sizes],
     );
     assert_eq!(narrow.contents, Some(vec![n(), 7.into()]));
-    assert!(one(Div {}, &[&sizes, &number(0)]).contents.is_none());
+    assert!(try_one(Div {}, &[&sizes, &number(0)]).is_err());
     // What overflows is given up.
     assert!(
         one(Add {}, &[&list(&[i64::MAX]), &number(1)])
@@ -363,4 +363,25 @@ fn what_cannot_be_is_refused() {
         }
     }
     assert!(doubled.ty.to_string().len() < 4000);
+}
+
+#[test]
+fn constant_indices_and_divisors_are_checked() {
+    let x = value(&[n(), 5.into()]);
+    let gather = |axis, index| try_one(Gather { axis }, &[&x, &list(&[0, index])]).is_ok();
+    assert!(gather(1, 4) && gather(1, -5));
+    assert!(!gather(1, 5) && !gather(1, -6));
+    // How large the batch is, is not known.
+    assert!(gather(0, 999));
+    let elements = try_one(
+        GatherElements { axis: 0 },
+        &[&value(&[3.into()]), &list(&[3])],
+    );
+    assert!(elements.is_err());
+    let numbers = list(&[4, 6]);
+    assert!(try_one(Div {}, &[&numbers, &list(&[1, 0])]).is_err());
+    assert!(try_one(Mod { fmod: false }, &[&numbers, &number(0)]).is_err());
+    assert!(try_one(Div {}, &[&numbers, &number(2)]).is_ok());
+    let float = constant(Tensor::scalar(0.0_f32));
+    assert!(try_one(Div {}, &[&x, &float]).is_ok());
 }

@@ -1,6 +1,6 @@
 //! Why a file could not be read or written.
 
-use octofold_ops::OpError;
+use octofold_ops::{Op, OpError, nearest};
 use octofold_tensor::TensorError;
 
 use super::budget::raise;
@@ -179,6 +179,9 @@ pub enum NodeError {
     /// An operator that Octofold does not have.
     #[error("unsupported operator")]
     Operator,
+    /// As above, where ONNX has the domain: there are operators of similar names.
+    #[error("unsupported operator; the nearest names are `{}`", .0.join("`, `"))]
+    Unknown(Vec<String>),
     /// An operator that is younger than the opset.
     #[error("the operator is unknown before opset {0}")]
     TooNew(i64),
@@ -253,7 +256,10 @@ impl From<OpError> for NodeError {
     /// The node's operator is told with the node.
     fn from(error: OpError) -> Self {
         match error {
-            OpError::UnknownOperator(_) => Self::Operator,
+            OpError::UnknownOperator(name) => {
+                let known = Op::NAMES.iter().filter(|(domain, _)| domain.is_empty());
+                Self::Unknown(nearest(&name, known.map(|&(_, name)| name)))
+            }
             OpError::MissingInput(slot) => Self::MissingInput(slot),
             other => Self::Op(Box::new(other)),
         }

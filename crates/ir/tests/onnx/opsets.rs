@@ -448,6 +448,11 @@ fn unknown_operators_and_versions_are_named() {
         text.contains("model: node `Hardmax_0` (Hardmax, opset 17): unsupported operator"),
         "{text}"
     );
+    let text = refusal(&single(17, &[2], &[], node("Simoid", &["x"], &["y"], &[])));
+    assert!(
+        text.contains("unsupported operator; the nearest names are `Sigmoid`"),
+        "{text}"
+    );
     assert!(
         refusal(&single(13, &[2], &[], node("Gelu", &["x"], &["y"], &[])))
             .contains("unknown before opset 20")

@@ -90,18 +90,17 @@ impl Opt {
         let last_stage = last
             .filter(|stage| self.passes.last().is_some_and(|name| name == stage.name()))
             .find(|_| pipeline::Stage::Simplify.is_entered_by(&graph));
-        let runs = run_passes_with(&mut graph, &passes, options, |pass, graph| {
-            if pass == "annotate"
+        let runs = run_passes_with(&mut graph, &passes, options, |run, graph| {
+            if run.pass == "annotate"
                 && let Ok(annotations) = decide(graph)
             {
                 print!("# annotate\n{}", commented(&annotations.to_text(graph)));
             }
-            if self
-                .print_after
-                .as_deref()
-                .is_some_and(|wanted| wanted == "all" || wanted == pass)
-            {
-                println!("# after {pass}\n{graph}");
+            // Of all passes, those that changed nothing would only repeat the graph.
+            if self.print_after.as_deref().is_some_and(|wanted| {
+                wanted == run.pass || (wanted == "all" && run.report.changed())
+            }) {
+                println!("# after {}\n{graph}", run.pass);
             }
         });
         let runs = runs.map_err(octofold::Error::from)?;

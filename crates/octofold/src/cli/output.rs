@@ -1,11 +1,11 @@
 //! Files that appear whole or not at all, and progress on a terminal.
 
-use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+pub(crate) use octofold::ir::visible;
 
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(
@@ -25,25 +25,6 @@ pub(crate) fn print(text: std::fmt::Arguments<'_>) {
         eprintln!("error: cannot print: {error}");
         std::process::exit(1);
     }
-}
-
-/// A text with its control characters spelled out, except line feeds and tabs. Names come from files, and must not colour a
-/// terminal, retitle it or hide the rest of a line.
-pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    let hidden = |c: char| match c {
-        '\n' | '\t' => false,
-        // Marks that turn the direction of writing.
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        other => other.is_control(),
-    };
-    if !text.contains(hidden) {
-        return Cow::Borrowed(text);
-    }
-    let spelled = text.chars().map(|c| match c {
-        c if hidden(c) => c.escape_default().to_string(),
-        c => c.to_string(),
-    });
-    Cow::Owned(spelled.collect())
 }
 
 /// A counter of samples on stderr, when that is a terminal.

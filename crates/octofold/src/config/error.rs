@@ -22,7 +22,7 @@ pub enum ConfigError {
     /// The file is not TOML of this form. The message names the line and the keys that exist.
     #[error("{path}: {source}")]
     Toml {
-        /// The file.
+        /// The file, and the table that the fault is in.
         path: String,
         /// What is wrong, and where.
         source: toml::de::Error,

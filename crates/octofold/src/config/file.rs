@@ -171,7 +171,7 @@ impl Config {
     /// As [`Config::read`].
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|source| ConfigError::Toml {
-            path: name.to_owned(),
+            path: in_table(name, text, source.span().map_or(0, |span| span.start)),
             source,
         })?;
         file.config().map_err(|source| ConfigError::In {
@@ -179,6 +179,19 @@ impl Config {
             source: Box::new(source),
         })
     }
+}
+
+/// The name of a file with the head of the table around a place of its text.
+fn in_table(name: &str, text: &str, place: usize) -> String {
+    let before = text.get(..place).unwrap_or_default();
+    // The fault may be in the head itself.
+    let line = text[before.len()..].lines().next().unwrap_or_default();
+    let until = &text[..before.len() + line.len()];
+    let mut heads = until.lines().rev().map(str::trim_start);
+    let head = heads.find(|line| line.starts_with('['));
+    head.map_or(name.to_owned(), |head| {
+        format!("{name}: in {}", head.trim_end())
+    })
 }
 
 impl File {

@@ -469,19 +469,21 @@ fn passes_can_be_watched() {
         &[],
     );
     for line in [
-        "# after fold-constants",
+        "# after canonicalize",
         "# after fuse-activations",
         "#   fold-batch-norm `",
     ] {
         assert!(text.contains(line), "no `{line}`");
     }
+    // It has nothing to fold, and a graph that did not change is not printed again.
+    assert!(text.contains("# fold-constants") && !text.contains("# after fold-constants"));
     let one = folder.succeeds(
         "opt {fashion_mobilenet} --passes fuse --print-after fuse-affine",
         &[],
     );
     assert_eq!(one.matches("# after ").count(), 1);
     let stopped = folder.succeeds(
-        "opt {fashion_mobilenet} --passes fuse --stop-after 1 --print-after all",
+        "opt {fashion_mobilenet} --passes fuse-affine,fuse-activations --stop-after 1 --print-after all",
         &[],
     );
     assert_eq!(stopped.matches("# after ").count(), 1);

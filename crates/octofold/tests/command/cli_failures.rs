@@ -139,7 +139,12 @@ fn the_configuration_is_strict() {
         ),
         (
             "version = 1\n[qconfig.default]\nactivations = {}",
-            &["activations", "activation"],
+            &[
+                "activations",
+                "activation",
+                "in [qconfig.default]",
+                "line 3",
+            ],
         ),
         (
             "version = 1\n[qconfig.default.weight]\ntype = 'int8'",

@@ -137,3 +137,27 @@ fn unsafe_code_lives_in_kernels_and_runtime_alone() {
         );
     }
 }
+
+/// `docs/dependencies.md` lists what the runtime alone builds.
+#[test]
+fn the_page_of_dependencies_is_that_of_the_runtime() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "-p", "octofold-runtime"])
+        .args(["-e", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(&root)
+        .output()
+        .expect("cargo runs");
+    let tree = String::from_utf8(tree.stdout).expect("UTF-8");
+    let built: BTreeSet<&str> = tree
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| !name.starts_with("octofold"))
+        .collect();
+    let page = std::fs::read_to_string(root.join("docs/dependencies.md")).expect("the page");
+    let listed: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert_eq!(built, listed);
+}

@@ -12,7 +12,8 @@ mod resolve;
 
 pub use edit::{EditError, SpecEdit};
 pub use mapping::{Exclusions, ModuleOrder, QConfigMapping, Region};
+pub use names::ModelNames;
 pub(crate) use names::covers;
-pub use names::{ModelNames, nearest};
+pub use octofold_ops::nearest;
 pub use qconfig::{Preset, QConfig, UnknownPreset};
 pub use resolve::{Resolved, Resolver, UnmatchedSetting};

@@ -247,6 +247,27 @@ mod tests {
         std::fs::remove_dir_all(folder).unwrap();
     }
 
+    /// A member of 64 MiB that takes 64 KiB in the file.
+    #[test]
+    fn what_an_archive_claims_takes_no_memory() {
+        let folder = std::env::temp_dir().join(format!("octofold-claim-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("claim.npz");
+        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+        let deflated =
+            SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        archive.start_file("x.npy", deflated).unwrap();
+        let zeros = Tensor::zeros(crate::DType::U8, [1 << 16, 1 << 10]).unwrap();
+        write_npy(&mut archive, &zeros).unwrap();
+        archive.finish().unwrap();
+        assert!(path.metadata().unwrap().len() < 1 << 18);
+        let four = with_rows(&path, &[0], 1 << 12, |rows| rows[0].read(4)).unwrap();
+        assert_eq!(four.unwrap().shape(), [4, 1 << 10]);
+        let whole = read_file_within(&path, 1 << 20).unwrap_err().to_string();
+        assert!(whole.contains("--limit array-bytes"), "{whole}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn names_of_members_stay_in_their_folder() {
         for (name, expected) in [
