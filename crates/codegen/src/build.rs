@@ -1,7 +1,8 @@
 //! Writing the plan: values, constants and steps in the order of execution.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId, Role, ValueId};
@@ -17,7 +18,7 @@ use crate::bodies::Bodies;
 use crate::facts::{Facts, Types};
 use crate::group::Group;
 use crate::layout::channels_last;
-use crate::pack::{Packed, PackedConstant, pack};
+use crate::pack::{Packed, PackedConstant, PackedWeights, pack};
 use crate::{CodegenError, CodegenOptions, State};
 
 /// Nodes that become a step.
@@ -44,6 +45,7 @@ pub(crate) fn build(
         values: IndexMap::new(),
         constants: Vec::new(),
         constant_of: BTreeMap::new(),
+        packed_of: HashMap::new(),
         blob,
         bodies: &bodies.ids,
         channels_last: channels_last(graph, order, types),
@@ -103,8 +105,10 @@ fn choices<'a>(
     groups: &'a [Group],
     engine: Engine,
 ) -> Result<Vec<Choice<'a>>, CodegenError> {
+    let packed = PackedWeights::default();
+    let pack = |facts: Facts<'_>, kernel| pack(facts, kernel, engine, &packed);
     let choose = |group: &'a Group| {
-        let choices = choose(graph, types, Cow::Borrowed(group), engine);
+        let choices = choose(graph, types, Cow::Borrowed(group), &pack);
         choices.map_err(|source| CodegenError::Pack {
             node: graph.node(group.main).name().to_owned(),
             source,
@@ -128,7 +132,7 @@ fn choose<'a>(
     graph: &Graph,
     types: &Types<'_>,
     group: Cow<'a, Group>,
-    engine: Engine,
+    pack: &impl Fn(Facts<'_>, Kernel) -> Result<Packed, KernelError>,
 ) -> Result<Vec<Choice<'a>>, KernelError> {
     let choice = |group, kernel, note, packed| {
         vec![Choice {
@@ -146,14 +150,14 @@ fn choose<'a>(
             return Ok(portable(group, note));
         }
     };
-    match pack(Facts::new(graph, group.main, types), kernel, engine) {
+    match pack(Facts::new(graph, group.main, types), kernel) {
         Ok(packed) => Ok(choice(group, kernel, String::new(), packed)),
         Err(error @ KernelError::AccumulatorOverflow { .. }) if group.nodes().count() == 1 => {
             Ok(portable(group, error.to_string()))
         }
         Err(KernelError::AccumulatorOverflow { .. }) => {
             let parts = group.split(graph, types).into_iter();
-            let choices = parts.map(|part| choose(graph, types, Cow::Owned(part), engine));
+            let choices = parts.map(|part| choose(graph, types, Cow::Owned(part), pack));
             let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
             Ok(choices.into_iter().flatten().collect())
         }
@@ -168,6 +172,7 @@ struct Builder<'a> {
     values: IndexMap<ValueId, PlanValue>,
     constants: Vec<Constant>,
     constant_of: BTreeMap<ValueId, ConstantIndex>,
+    packed_of: HashMap<*const u8, (Arc<[u8]>, ConstantIndex)>,
     blob: BlobBuilder,
     /// The positions of the bodies in the plan.
     bodies: &'a BTreeMap<BodyId, BodyId>,
@@ -239,6 +244,19 @@ impl Builder<'_> {
         Ok(ConstantIndex(index))
     }
 
+    /// A packed constant. Layers whose constants are in the same memory share one.
+    fn packed(&mut self, constant: &PackedConstant) -> Result<ConstantIndex, CodegenError> {
+        let PackedConstant { dtype, len, bytes } = constant;
+        let address = bytes.as_ptr();
+        if let Some((_, index)) = self.packed_of.get(&address) {
+            return Ok(*index);
+        }
+        let index = self.constant(*dtype, vec![*len], bytes)?;
+        // The memory is kept, so that no other constant gets its address.
+        self.packed_of.insert(address, (Arc::clone(bytes), index));
+        Ok(index)
+    }
+
     fn state(&mut self, state: &State) -> Result<StateSlot, CodegenError> {
         let graph = self.graph;
         let inputs = graph
@@ -295,9 +313,7 @@ impl Builder<'_> {
             }
         });
         let inputs = operands.collect::<Result<_, _>>()?;
-        let packed = constants
-            .iter()
-            .map(|PackedConstant { dtype, len, bytes }| self.constant(*dtype, vec![*len], bytes));
+        let packed = constants.iter().map(|constant| self.packed(constant));
         let packed = packed.collect::<Result<_, _>>()?;
         let outputs = last.outputs().iter().map(|&output| self.value(output));
         let outputs = outputs.collect::<Result<_, _>>()?;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use octofold_ir::{Graph, NodeId};
+use octofold_ir::{Graph, NodeId, Op};
 use octofold_ops::families::Product;
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Axes, Core, InputForm, Kernel};
@@ -206,8 +206,14 @@ impl Finder<'_> {
     }
 
     fn transposes(&self, id: NodeId, to: Axes) -> bool {
-        self.kernel(id)
-            .is_some_and(|kernel| kernel.core() == Core::Transpose && kernel.result() == to)
+        // With one spatial axis, both changes of layout are the same permutation.
+        let either = match self.graph.node(id).op() {
+            Op::Transpose(op) => op.perm == [0, 2, 1],
+            _ => false,
+        };
+        let transposes =
+            |kernel: Kernel| kernel.core() == Core::Transpose && (kernel.result() == to || either);
+        self.kernel(id).is_some_and(transposes)
     }
 
     /// The quantization that computes the first operand of a node, and its type, if it has these qparams.

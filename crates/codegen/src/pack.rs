@@ -1,5 +1,8 @@
 //! Weights and output constants in the form that kernels read.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
 use octofold_ir::Op;
 use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, float};
@@ -24,11 +27,50 @@ pub(crate) struct Packed {
 pub(crate) struct PackedConstant {
     pub(crate) dtype: DType,
     pub(crate) len: usize,
-    pub(crate) bytes: Vec<u8>,
+    /// Layers with the same weights share them.
+    pub(crate) bytes: Arc<[u8]>,
+}
+
+/// Weights that are packed: each once for each form, however many layers read them.
+#[derive(Debug, Default)]
+pub(crate) struct PackedWeights(Mutex<HashMap<Form, Slot>>);
+
+/// Room for packed weights, which the first layer that needs them fills.
+type Slot = Arc<OnceLock<Result<Arc<[u8]>, KernelError>>>;
+
+/// Weights and the form in which they are packed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Form {
+    /// Where the elements are: tensors with the same elements in memory are equal.
+    elements: usize,
+    /// The sizes that packing depends on, some of which stand for any image.
+    shape: ConvShape,
+    kernel: Kernel,
+}
+
+impl PackedWeights {
+    /// The packed weights of a form, which `pack` makes if no other layer has.
+    fn get<T>(
+        &self,
+        weights: &[T],
+        (shape, kernel): (ConvShape, Kernel),
+        pack: impl FnOnce() -> Result<Vec<u8>, KernelError>,
+    ) -> Result<Arc<[u8]>, KernelError> {
+        let form = Form {
+            elements: weights.as_ptr().addr(),
+            shape,
+            kernel,
+        };
+        let slot = {
+            let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry(form).or_default())
+        };
+        slot.get_or_init(|| pack().map(Into::into)).clone()
+    }
 }
 
 impl PackedConstant {
-    fn bytes(bytes: Vec<u8>) -> Self {
+    fn bytes(bytes: Arc<[u8]>) -> Self {
         Self {
             dtype: DType::U8,
             len: bytes.len(),
@@ -49,16 +91,24 @@ impl PackedConstant {
     }
 
     fn floats(values: &[f32]) -> Self {
-        let bytes = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        Self::of_floats(float_bytes(values).into())
+    }
+
+    /// Floats as bytes.
+    fn of_floats(bytes: Arc<[u8]>) -> Self {
         Self {
             dtype: DType::F32,
-            len: values.len(),
+            len: bytes.len() / 4,
             bytes,
         }
     }
+}
+
+fn float_bytes(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 /// Packs the weights of a node for its kernel, in the format of an engine; nothing for kernels without weights.
@@ -69,6 +119,7 @@ pub(crate) fn pack(
     facts: Facts<'_>,
     kernel: Kernel,
     engine: Engine,
+    packed: &PackedWeights,
 ) -> Result<Packed, KernelError> {
     let Some(weights) = facts.constant(1) else {
         return Ok(Packed::default());
@@ -77,51 +128,51 @@ pub(crate) fn pack(
         return Ok(Packed::default());
     };
     let bias = facts.constant(2);
-    let packed = match (facts.node.op(), product, kernel.core()) {
+    let constants = match (facts.node.op(), product, kernel.core()) {
         (Op::FusedConv(op), Product::Integer(product), Core::QConv | Core::QConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
             let weights = bytes(weights)?;
-            let packed = match kernel.is_of_engine() {
-                true => conv::pack(engine, &shape, weights)?,
-                false => planes::pack(&shape, weights)?,
-            };
+            let packed = packed.get(weights, (shape, kernel), || match kernel.is_of_engine() {
+                true => conv::pack(engine, &shape, weights),
+                false => planes::pack(&shape, weights),
+            })?;
             integer(facts, product, packed, weights, shape.out_c)?
         }
         (Op::FusedLinear(_), Product::Integer(product), Core::QLinear) => {
             let shape = linear_shape(weights.shape())?;
-            let rows = transposed(bytes(weights)?, shape.k, shape.n);
-            let packed = conv::pack(engine, &shape.as_conv(), &rows)?;
+            let weights = bytes(weights)?;
+            let rows = transposed(weights, shape.k, shape.n);
+            let conv = shape.as_conv();
+            let packed =
+                packed.get(weights, (conv, kernel), || conv::pack(engine, &conv, &rows))?;
             integer(facts, product, packed, &rows, shape.n)?
         }
-        (Op::FusedConv(op), _, Core::FConv) => {
+        (Op::FusedConv(op), _, Core::FConv | Core::FConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
-            floating(
-                &float::conv::pack(&shape, floats(weights)?)?,
-                bias,
-                shape.out_c,
-            )?
-        }
-        (Op::FusedConv(op), _, Core::FConvDepthwise) => {
-            let shape = conv_shape(op, weights.shape())?;
-            floating(
-                &float::depthwise::pack(&shape, floats(weights)?)?,
-                bias,
-                shape.out_c,
-            )?
+            let weights = floats(weights)?;
+            let packed = packed.get(weights, (shape, kernel), || {
+                let packed = match kernel.core() {
+                    Core::FConv => float::conv::pack(&shape, weights),
+                    _ => float::depthwise::pack(&shape, weights),
+                };
+                Ok(float_bytes(&packed?))
+            })?;
+            floating(packed, bias, shape.out_c)?
         }
         (Op::FusedLinear(_), _, Core::FLinear) => {
             let shape = linear_shape(weights.shape())?;
-            floating(
-                &float::linear::pack(shape.k, shape.n, floats(weights)?)?,
-                bias,
-                shape.n,
-            )?
+            let weights = floats(weights)?;
+            let packed = packed.get(weights, (shape.as_conv(), kernel), || {
+                let packed = float::linear::pack(shape.k, shape.n, weights)?;
+                Ok(float_bytes(&packed))
+            })?;
+            floating(packed, bias, shape.n)?
         }
         _ => return Ok(Packed::default()),
     };
     Ok(Packed {
         weights: weights.shape().to_vec(),
-        constants: packed,
+        constants,
     })
 }
 
@@ -129,7 +180,7 @@ pub(crate) fn pack(
 fn integer(
     facts: Facts<'_>,
     product: &IntegerProduct,
-    packed: Vec<u8>,
+    packed: Arc<[u8]>,
     weights: &[i8],
     channels: usize,
 ) -> Result<Vec<PackedConstant>, KernelError> {
@@ -179,13 +230,13 @@ fn integer(
 }
 
 fn floating(
-    weights: &[f32],
+    weights: Arc<[u8]>,
     bias: Option<&Tensor>,
     channels: usize,
 ) -> Result<Vec<PackedConstant>, KernelError> {
     let bias = float_bias(bias, channels)?;
     Ok(vec![
-        PackedConstant::floats(weights),
+        PackedConstant::of_floats(weights),
         PackedConstant::floats(&bias),
     ])
 }

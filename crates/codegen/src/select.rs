@@ -122,7 +122,10 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         }
 
         // Floats.
-        Op::MatMul(_) => mat_mul(facts),
+        Op::MatMul(_) => {
+            float(facts, 0)?;
+            Ok(Core::FMatMul)
+        }
         Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => {
             float(facts, 0)?;
             Ok(Core::FBinary)
@@ -206,19 +209,6 @@ fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {
     })
 }
 
-fn mat_mul(facts: Facts<'_>) -> Result<Core, String> {
-    float(facts, 0)?;
-    let (a, b) = (facts.shape(0).unwrap_or(&[]), facts.shape(1).unwrap_or(&[]));
-    let (Some((outer_a, _)), Some((outer_b, _))) =
-        (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
-    else {
-        return portable("its operands are no matrices");
-    };
-    let same = outer_b.is_empty() || outer_a == outer_b;
-    check(same, "its stacks of matrices broadcast")?;
-    Ok(Core::FMatMul)
-}
-
 /// A `Clip`, or a `Relu`, which has no operands for its bounds.
 fn clip(facts: Facts<'_>) -> Result<Core, String> {
     float(facts, 0)?;
@@ -273,11 +263,12 @@ fn transpose(facts: Facts<'_>, perm: &[i64]) -> Selection {
         return Ok(Core::View.into());
     }
     check(is_moved(facts), "no kernel moves its elements")?;
-    let is_to = |layout: Layout| perm.len() > 2 && perm == layout.permutation(perm.len());
-    let (from, to) = match () {
-        () if is_to(Layout::Nhwc) => (Axes::Nchw, Axes::Nhwc),
-        () if is_to(Layout::Nchw) => (Axes::Nhwc, Axes::Nchw),
-        () => return Ok(Core::Move.into()),
+    let is_to = |layout: Layout| perm.len() > 3 && perm == layout.permutation(perm.len());
+    let (from, to) = match facts.node.op() {
+        _ if is_to(Layout::Nhwc) => (Axes::Nchw, Axes::Nhwc),
+        _ if is_to(Layout::Nchw) => (Axes::Nhwc, Axes::Nchw),
+        Op::Transpose(op) if op.rotation(shape.len()).is_some() => (Axes::Any, Axes::Any),
+        _ => return Ok(Core::Move.into()),
     };
     let kernel = Kernel::new(Core::Transpose, InputForm::AsIs(from), to);
     Ok(kernel.unwrap_or(Core::Move.into()))

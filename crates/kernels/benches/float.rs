@@ -13,7 +13,7 @@ use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};
-use octofold_kernels::float::linear::{self, LinearData, MatMulShape};
+use octofold_kernels::float::linear::{self, LinearData, MatMulData};
 use octofold_kernels::{Bounds, Isa};
 
 fn floats(len: usize) -> Vec<f32> {
@@ -174,21 +174,23 @@ fn products(c: &mut Criterion) {
             });
         });
     }
-    let shape = MatMulShape {
-        batch: 12,
-        rows: 128,
-        k: 32,
-        columns: 128,
-        transposed_a: false,
-        transposed_b: true,
-        shared_b: false,
-    };
-    let (a, b) = (floats(12 * 128 * 32), floats(12 * 128 * 32));
-    let mut output = vec![0.0; 12 * 128 * 128];
-    group.throughput(Throughput::Elements(2 * 12 * 128 * 128 * 32));
-    group.bench_function("attention_12x128x32x128", |bench| {
-        bench.iter(|| linear::matmul(Isa::detect(), &shape, black_box(&a), &b, 0..12, &mut output));
-    });
+    for (rows, k, n) in [(128, 32, 128), (128, 128, 32), (197, 64, 197), (1, 64, 512)] {
+        let shape = LinearShape { rows, k, n };
+        let (a, b) = (floats(rows * k), floats(k * n));
+        let mut scratch = vec![0.0; linear::matmul_scratch_len(&shape).unwrap()];
+        let mut output = vec![0.0; rows * n];
+        group.throughput(Throughput::Elements(2 * (rows * k * n) as u64));
+        group.bench_function(format!("computed_{rows}x{k}x{n}"), |bench| {
+            bench.iter(|| {
+                let data = MatMulData {
+                    a: black_box(&a),
+                    b: &b,
+                };
+                let isa = Isa::detect();
+                linear::matmul(isa, &shape, data, 0..rows, &mut scratch, &mut output)
+            });
+        });
+    }
 }
 
 fn elementwise(c: &mut Criterion) {

@@ -80,8 +80,10 @@ impl Pass for Convert<'_> {
         // Layers do not depend on each other; the order of the results is that of the graph.
         let layers = map_parallel(&layers, |&id| self.quantize_layer(graph, id, &params));
         let mut patch = Patch::new();
-        for layer in layers {
-            insert_layer(graph, &mut patch, &layer?, &mut report)?;
+        let layers: Vec<Layer> = layers.into_iter().collect::<Result<_, _>>()?;
+        let mut shared = Vec::new();
+        for layer in &layers {
+            insert_layer(graph, &mut patch, layer, (&mut shared, &mut report))?;
         }
         for &id in self.annotations.values.keys() {
             self.insert_activation(graph, &mut patch, id, params.values[&id], &mut report)?;
@@ -393,54 +395,49 @@ fn parameter_tensors(
     }
 }
 
-/// Puts a layer's integer weights and bias in the place of the float ones.
-fn insert_layer(
+/// Integer weights that are in the patch, by the float ones and the layer that they were made for.
+type Shared<'a> = Vec<(ValueId, &'a QuantizedWeights, PatchValue)>;
+
+/// Puts a layer's integer weights and bias in the place of the float ones. Layers with the same weights share the integers, if they have the same scales.
+fn insert_layer<'a>(
     graph: &Graph,
     patch: &mut Patch,
-    layer: &Layer,
-    report: &mut PassReport,
+    layer: &'a Layer,
+    (shared, report): (&mut Shared<'a>, &mut PassReport),
 ) -> Result<(), PassError> {
     let node = graph.node(layer.node);
     let fail = |reason: String| PassError::Node {
         node: node.name().to_owned(),
         reason,
     };
-    let mut replace = |slot: usize, tensor: Tensor, params: &QuantParams, dtype: QuantType| {
-        let Some(old) = node.input(slot) else {
-            return Ok(());
+    if let Some(w) = node.weights() {
+        let weights = &layer.weights;
+        let same = shared.iter().find(|(other, known, _)| {
+            *other == w && known.params == weights.params && known.values == weights.values
+        });
+        let real = match same {
+            Some((.., real)) => *real,
+            None => {
+                let shape = graph.value(w).ty().known_shape().unwrap_or_default();
+                let tensor = Tensor::new(shape, weights.values.clone());
+                let tensor = tensor.map_err(|error| fail(error.to_string()))?;
+                let name = graph.value(w).name();
+                let params = &weights.params;
+                let real = insert_constant(patch, name, tensor, (params, QuantType::Int8));
+                let real = real.map_err(fail)?;
+                shared.push((w, weights, real));
+                real
+            }
         };
-        let name = graph.value(old).name();
-        let (scale, zero_point, axis) = parameter_tensors(params, dtype).map_err(fail)?;
-        let integers = patch.constant(format!("{name}_quantized"), tensor);
-        let scale = patch.constant(format!("{name}_scale"), scale);
-        let zero_point = patch.constant(format!("{name}_zero_point"), zero_point);
-        let real = dequantize(
-            patch,
-            &format!("{name}_DequantizeLinear"),
-            integers,
-            scale,
-            zero_point,
-            axis,
-        );
-        patch.name(real, format!("{name}_dequantized"));
-        patch.rewire(
-            Use {
-                node: layer.node,
-                slot,
-            },
-            real,
-        );
-        Ok(())
-    };
-    let shape = node
-        .weights()
-        .and_then(|w| graph.value(w).ty().known_shape())
-        .unwrap_or_default();
-    let tensor = Tensor::new(shape, layer.weights.values.clone())
-        .map_err(|error| fail(error.to_string()))?;
-    replace(1, tensor, &layer.weights.params, QuantType::Int8)?;
-    if let Some((values, params)) = &layer.bias {
-        replace(2, Tensor::vector(values.clone()), params, QuantType::Int32)?;
+        let (node, slot) = (layer.node, 1);
+        patch.rewire(Use { node, slot }, real);
+    }
+    if let (Some((values, params)), Some(bias)) = (&layer.bias, node.bias()) {
+        let tensor = Tensor::vector(values.clone());
+        let name = graph.value(bias).name();
+        let real = insert_constant(patch, name, tensor, (params, QuantType::Int32));
+        let (node, slot) = (layer.node, 2);
+        patch.rewire(Use { node, slot }, real.map_err(fail)?);
     }
     for widened in &layer.weights.widened {
         let text = format!(
@@ -451,4 +448,21 @@ fn insert_layer(
     }
     report.applied("quantize-layer", node.name(), "");
     Ok(())
+}
+
+/// A constant of integers behind a `DequantizeLinear`. Their names begin with that of the float constant.
+fn insert_constant(
+    patch: &mut Patch,
+    name: &str,
+    integers: Tensor,
+    (params, dtype): (&QuantParams, QuantType),
+) -> Result<PatchValue, String> {
+    let (scale, zero_point, axis) = parameter_tensors(params, dtype)?;
+    let integers = patch.constant(format!("{name}_quantized"), integers);
+    let scale = patch.constant(format!("{name}_scale"), scale);
+    let zero_point = patch.constant(format!("{name}_zero_point"), zero_point);
+    let node = format!("{name}_DequantizeLinear");
+    let real = dequantize(patch, &node, integers, scale, zero_point, axis);
+    patch.name(real, format!("{name}_dequantized"));
+    Ok(real)
 }

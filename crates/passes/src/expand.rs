@@ -50,15 +50,15 @@ impl Rewrite for ExpandOne {
     }
 }
 
-/// A chain of nodes, the last of which replaces the fused one.
-struct Chain<'a> {
+/// A chain of nodes, the last of which replaces another node.
+pub(crate) struct Chain<'a> {
     graph: &'a Graph,
     id: NodeId,
     patch: Patch,
 }
 
 impl<'a> Chain<'a> {
-    fn new(graph: &'a Graph, id: NodeId) -> Self {
+    pub(crate) fn new(graph: &'a Graph, id: NodeId) -> Self {
         Self {
             graph,
             id,
@@ -66,8 +66,8 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// Adds a node with the name of the fused one and a suffix.
-    fn node(
+    /// Adds a node with the name of the replaced one and a suffix.
+    pub(crate) fn node(
         &mut self,
         suffix: &str,
         op: impl Into<Op>,
@@ -82,20 +82,21 @@ impl<'a> Chain<'a> {
         )
     }
 
-    fn finish(mut self, activation: Activation, value: PatchValue) -> Patch {
+    /// Adds a number as a constant.
+    pub(crate) fn number(&mut self, suffix: &str, x: f32) -> PatchValue {
+        let name = format!("{}{suffix}", self.graph.node(self.id).name());
+        self.patch.constant(name, Tensor::scalar(x))
+    }
+
+    /// The patch with `value` in the place of the node's result, behind an activation.
+    pub(crate) fn finish(mut self, activation: Activation, value: PatchValue) -> Patch {
         let last = match activation {
             Activation::None => value,
             Activation::Relu => self.node("_Relu", Relu {}, vec![Some(value)]),
             Activation::Clip { min, max } => {
-                let name = self.graph.node(self.id).name();
-                let mut bound = |end: &str, x: f32| {
-                    Some(
-                        self.patch
-                            .constant(format!("{name}_{end}"), Tensor::scalar(x)),
-                    )
-                };
-                let (min, max) = (bound("min", min), bound("max", max));
-                self.node("_Clip", Clip {}, vec![Some(value), min, max])
+                let (min, max) = (self.number("_min", min), self.number("_max", max));
+                let operands = vec![Some(value), Some(min), Some(max)];
+                self.node("_Clip", Clip {}, operands)
             }
         };
         self.patch.replace_result(self.graph, self.id, last)

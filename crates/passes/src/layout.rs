@@ -5,6 +5,8 @@
 //! exist, a `Transpose` is inserted, once for each value. So conversions between kernels cancel, an input is converted after it became bytes, and only
 //! conversions at the edges remain.
 
+mod blocks;
+
 use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Role, Use, ValueId};
@@ -12,6 +14,7 @@ use octofold_ops::Operator;
 use octofold_ops::families::{CoordinateTransformation, Layout, NhwcDepthToSpace, Transpose};
 use octofold_tensor::Tensor;
 
+use crate::layout::blocks::Blocks;
 use crate::pass::{Pass, PassError, PassReport};
 use crate::rewrite::Rewriter;
 use crate::support;
@@ -169,7 +172,16 @@ impl Walk<'_> {
     }
 
     fn visit(&mut self, id: NodeId) {
+        if self.patch.removed().contains(&id) {
+            return;
+        }
         let node = self.graph.node(id);
+        if let Some(blocks) = Blocks::find(self.graph, id)
+            && self.nhwc.contains_key(&blocks.x)
+        {
+            self.rebuild_blocks(&blocks);
+            return;
+        }
         let runs_nhwc = match self.wish(id) {
             Wish::Nhwc => true,
             Wish::Any => {
@@ -232,6 +244,19 @@ impl Walk<'_> {
         self.patch.inherit(made, result);
         self.nhwc.insert(result, made);
         self.report.applied("nhwc", node.name(), "");
+    }
+
+    /// Makes nodes that interleave phases again over an NHWC operand.
+    fn rebuild_blocks(&mut self, blocks: &Blocks) {
+        let x = self.in_nhwc(blocks.x);
+        let made = blocks.rebuild(self.graph, &mut self.patch, x);
+        for id in blocks.nodes {
+            self.patch.remove(id);
+            let name = self.graph.node(id).name();
+            self.report.applied("nhwc", name, "");
+        }
+        self.patch.inherit(made, blocks.result);
+        self.nhwc.insert(blocks.result, made);
     }
 
     /// Whether a value no longer exists in NCHW.

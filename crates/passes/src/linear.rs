@@ -4,11 +4,11 @@
 //! is multiplied into the scales and a transpose into the integers, so that the layer gets an integer kernel.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
-use octofold_ops::bail;
-use octofold_ops::families::{DequantizeLinear, Gemm};
+use octofold_ops::families::{Activation, Add, DequantizeLinear, Gemm, MatMul, Mul, Transpose};
 use octofold_quant::QuantParams;
-use octofold_tensor::{Element, Tensor};
+use octofold_tensor::{DType, Element, Tensor};
 
+use crate::expand::Chain;
 use crate::lower::{dequantized, real_constant};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
@@ -53,9 +53,6 @@ impl Rewrite for LinearForm {
                 transB: false,
             },
         };
-        if gemm.transA {
-            bail!("the first operand is transposed");
-        }
         let rank = |value: ValueId| support::rank(graph, value);
         // A vector has no rows to keep; numpy's rule for it is the portable operator's.
         if rank(w) != Some(2) || rank(x).is_none_or(|rank| rank < 2) {
@@ -68,7 +65,11 @@ impl Rewrite for LinearForm {
             Weights::Float => float_weights(graph, &mut patch, w, &gemm)?,
             Weights::Dequantized => dequantized_weights(graph, &mut patch, w, &gemm)?,
         };
-        let mut inputs = vec![Some(x.into()), Some(weights)];
+        let x = match gemm.transA {
+            true => transposed_operand(graph, &mut patch, found.root(), x),
+            false => x.into(),
+        };
+        let mut inputs = vec![Some(x), Some(weights)];
         if let Some(bias) = node.input(2).filter(|_| gemm.beta != 0.0) {
             let is_row = graph.value(bias).ty().known_shape().as_deref() == Some(&[columns]);
             let computed = self.0 == Weights::Dequantized && is_row && gemm.beta == 1.0;
@@ -81,6 +82,22 @@ impl Rewrite for LinearForm {
         }
         Ok(patch.replace_op(graph, found.root(), support::float_linear(), inputs))
     }
+}
+
+/// The first operand of a node with rows and columns exchanged. Where it is dequantized with one scale, the integers are.
+fn transposed_operand(graph: &Graph, patch: &mut Patch, node: NodeId, x: ValueId) -> PatchValue {
+    let perm = vec![1, 0];
+    let name = format!("{}.transposed", graph.node(node).name());
+    let sources = graph.sources_of([node]);
+    let quantized = dequantized(graph, x).filter(|x| x.params.per_tensor().is_some());
+    let (Some(quantized), Some(id)) = (quantized, graph.value(x).producer()) else {
+        return patch.node(name, Transpose { perm }, [Some(x.into())], sources);
+    };
+    let integers = Some(quantized.value.into());
+    let mut inputs = graph.operands(id);
+    inputs[0] = Some(patch.node(name, Transpose { perm }, [integers], sources));
+    let dequantize = graph.node(id);
+    patch.node(dequantize.name(), dequantize.op().clone(), inputs, vec![])
 }
 
 /// The weights `alpha·w` as [K, N], in f32.
@@ -226,6 +243,55 @@ fn integer_row(
     let mut inputs = graph.operands(id);
     inputs[0] = Some(patch.constant(integers.name(), tensor));
     Some(patch.node(graph.node(id).name(), op, inputs, vec![]))
+}
+
+/// Makes a `Gemm` of two computed matrices, or one that adds more than a row, a `MatMul`, with what it multiplies and adds as nodes of their own.
+pub(crate) struct SplitGemm(pub(crate) Weights);
+
+impl Rewrite for SplitGemm {
+    const NAME: &'static str = "split-gemm";
+    type Found = ();
+
+    fn pattern(&self) -> Pattern {
+        Pattern::node(op!(Gemm), [])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
+        let node = graph.node(id);
+        let (Op::Gemm(gemm), Some(a), Some(b)) = (node.op(), node.input(0), node.input(1)) else {
+            return Err(Skip::NoMatch);
+        };
+        // Dequantized weights become those of a linear layer, later.
+        let later = self.0 == Weights::Float && dequantized(graph, b).is_some();
+        if later || support::dtype(graph, a) != DType::F32 {
+            return Err(Skip::NoMatch);
+        }
+        let mut chain = Chain::new(graph, id);
+        let mut turned = |suffix: &str, operand: ValueId, turn: bool| match turn {
+            true => {
+                let perm = vec![1, 0];
+                chain.node(suffix, Transpose { perm }, vec![Some(operand.into())])
+            }
+            false => operand.into(),
+        };
+        let a = turned("_A", a, gemm.transA);
+        let b = turned("_B", b, gemm.transB);
+        let mut value = chain.node("", MatMul {}, vec![Some(a), Some(b)]);
+        if gemm.alpha != 1.0 {
+            let alpha = chain.number("_alpha", gemm.alpha);
+            value = chain.node("_scaled", Mul {}, vec![Some(value), Some(alpha)]);
+        }
+        if let Some(c) = node.input(2).filter(|_| gemm.beta != 0.0) {
+            let mut c = PatchValue::from(c);
+            if gemm.beta != 1.0 {
+                let beta = chain.number("_beta", gemm.beta);
+                c = chain.node("_C", Mul {}, vec![Some(c), Some(beta)]);
+            }
+            value = chain.node("_Add", Add {}, vec![Some(value), Some(c)]);
+        }
+        Ok(chain.finish(Activation::None, value))
+    }
 }
 
 symbols! {

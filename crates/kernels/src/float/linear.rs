@@ -1,15 +1,15 @@
 //! Float matrix products: by packed weights, with bias and clamp, and of two computed operands.
 //!
 //! `y[r][n] = clamp(Σ_k x[r][k] · w[k][n] + bias[n])` for packed weights is a 1x1 convolution, with the same kernels and
-//! the same order of sums. Products of two computed operands call the `gemm` crate.
+//! the same order of sums. A product of two computed operands packs the second one first, unless there are few rows; the sums are the same.
 
 use std::ops::Range;
 
-use super::gemm::{Matrix, product};
 use super::micro::PANEL;
 use super::{Block, conv};
 use crate::conv::{ConvShape, LinearShape};
-use crate::error::check_len;
+use crate::error::{check_len, check_scratch};
+use crate::shared::dispatch::isa_versions;
 use crate::shared::{check_range, product as size};
 use crate::{Bounds, Isa, KernelError};
 
@@ -41,12 +41,33 @@ pub fn packed_len(k: usize, n: usize) -> Result<usize, KernelError> {
 pub fn pack(k: usize, n: usize, weights: &[f32]) -> Result<Vec<f32>, KernelError> {
     check_len("the weights", size("the weights", &[k, n])?, weights.len())?;
     let mut packed = vec![0.0; packed_len(k, n)?];
-    for (i, row) in weights.chunks_exact(n.max(1)).enumerate() {
-        for (panel, columns) in row.chunks(PANEL).enumerate() {
-            packed[(panel * k + i) * PANEL..][..columns.len()].copy_from_slice(columns);
+    pack_into(k, n, weights, &mut packed);
+    Ok(packed)
+}
+
+/// Rows that are packed between two panels, so that what is read stays in the nearest caches and what is written is contiguous.
+const PACKED_ROWS: usize = 64;
+
+/// Packs weights `[k, n]` into memory of [`packed_len`] floats with any content.
+fn pack_into(k: usize, n: usize, weights: &[f32], packed: &mut [f32]) {
+    for first in (0..k).step_by(PACKED_ROWS) {
+        let last = k.min(first + PACKED_ROWS);
+        for (panel, packed) in packed.chunks_exact_mut(k * PANEL).enumerate() {
+            let column = panel * PANEL;
+            let width = PANEL.min(n - column);
+            let steps = packed[first * PANEL..last * PANEL].chunks_exact_mut(PANEL);
+            for (row, step) in (first..last).zip(steps) {
+                let columns = &weights[row * n + column..];
+                match columns.first_chunk::<PANEL>() {
+                    Some(whole) if width == PANEL => step.copy_from_slice(whole),
+                    _ => {
+                        step.fill(0.0);
+                        step[..width].copy_from_slice(&columns[..width]);
+                    }
+                }
+            }
         }
     }
-    Ok(packed)
 }
 
 /// Floats of scratch memory that [`linear`] needs for each thread, whatever the ranges.
@@ -133,87 +154,90 @@ fn as_conv(shape: &LinearShape) -> Option<ConvShape> {
     some.then(|| shape.as_conv())
 }
 
-/// The sizes of a batch of products of two computed operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MatMulShape {
-    /// Products.
-    pub batch: usize,
-    /// Rows of the first operand and of the output.
-    pub rows: usize,
-    /// Columns of the first operand and rows of the second.
-    pub k: usize,
-    /// Columns of the second operand and of the output.
-    pub columns: usize,
-    /// Whether the first operand is stored as `[k, rows]`.
-    pub transposed_a: bool,
-    /// Whether the second operand is stored as `[columns, k]`.
-    pub transposed_b: bool,
-    /// Whether all products use the same second operand, a single matrix.
-    pub shared_b: bool,
+/// A product of at most this number of rows reads its second operand in place, because packing would take longer.
+const FEW_ROWS: usize = 3;
+
+/// The operands of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct MatMulData<'a> {
+    /// All of `[rows, k]`.
+    pub a: &'a [f32],
+    /// All of `[k, n]`.
+    pub b: &'a [f32],
 }
 
-/// Computes the products `batches` of `batch`: `output[i] = a[i] · b[i]`.
-///
-/// `a` is all of `[batch, rows, k]`, `b` of `[batch, k, columns]` or a single matrix; `output` is
-/// `[batches.len(), rows, columns]`.
+/// Floats of scratch memory that [`matmul`] needs for each thread, whatever the rows.
 ///
 /// # Errors
-/// For lengths that do not fit the shape and products that do not exist.
+/// When the sizes are too large to address.
+pub fn matmul_scratch_len(shape: &LinearShape) -> Result<usize, KernelError> {
+    if shape.rows <= FEW_ROWS {
+        return Ok(0);
+    }
+    let (packed, conv) = (packed_len(shape.k, shape.n)?, scratch_len(shape)?);
+    size("the scratch buffer", &[packed.saturating_add(conv)])
+}
+
+/// Computes some rows of a product of two computed operands, `output = a · b`: the sums are those of [`linear`], whatever the rows.
+///
+/// `output` holds exactly these rows, `[rows.len(), n]`; calls for disjoint ranges may run at the same time. `scratch` may
+/// hold anything; its length is at least [`matmul_scratch_len`].
+///
+/// # Errors
+/// For lengths that do not fit the shape, rows that do not exist, and a missing instruction set. Nothing was written then.
 pub fn matmul(
     isa: Isa,
-    shape: &MatMulShape,
-    a: &[f32],
-    b: &[f32],
-    batches: Range<usize>,
+    shape: &LinearShape,
+    data: MatMulData<'_>,
+    rows: Range<usize>,
+    scratch: &mut [f32],
     output: &mut [f32],
 ) -> Result<(), KernelError> {
-    let MatMulShape {
-        batch,
-        rows,
-        k,
-        columns,
-        ..
-    } = *shape;
-    check_range("products", &batches, batch)?;
-    check_len(
-        "the first operand",
-        size("the first operand", &[batch, rows, k])?,
-        a.len(),
-    )?;
-    let matrices = if shape.shared_b { 1 } else { batch };
-    check_len(
-        "the second operand",
-        size("the second operand", &[matrices, k, columns])?,
-        b.len(),
-    )?;
-    let len = size("the output", &[rows, columns])?;
-    check_len(
-        "the output",
-        size("the output", &[batches.len(), len])?,
-        output.len(),
-    )?;
+    let LinearShape { k, n, .. } = *shape;
+    check_range("rows", &rows, shape.rows)?;
+    let first = size("the first operand", &[shape.rows, k])?;
+    check_len("the first operand", first, data.a.len())?;
+    let second = size("the second operand", &[k, n])?;
+    check_len("the second operand", second, data.b.len())?;
+    let len = size("the output", &[rows.len(), n])?;
+    check_len("the output", len, output.len())?;
+    check_scratch(matmul_scratch_len(shape)?, scratch.len())?;
     if !isa.is_supported() {
         return Err(KernelError::Unsupported(isa));
     }
-    if len == 0 {
-        return Ok(());
+    if shape.rows <= FEW_ROWS || k == 0 || n == 0 {
+        let a = &data.a[rows.start * k..rows.end * k];
+        return few_rows(isa, a, data.b, k, output);
     }
-    for (i, output) in batches.zip(output.chunks_exact_mut(len)) {
-        let a = Matrix {
-            data: a,
-            offset: i * rows * k,
-            row_stride: if shape.transposed_a { 1 } else { k },
-            col_stride: if shape.transposed_a { rows } else { 1 },
-        };
-        let b = Matrix {
-            data: b,
-            offset: if shape.shared_b { 0 } else { i * k * columns },
-            row_stride: if shape.transposed_b { 1 } else { columns },
-            col_stride: if shape.transposed_b { k } else { 1 },
-        };
-        product(a, b, k, columns, output)?;
+    let (packed, scratch) = scratch.split_at_mut(packed_len(k, n)?);
+    pack_into(k, n, data.b, packed);
+    let data = LinearData {
+        input: data.a,
+        weights: packed,
+        bias: None,
+        clamp: Bounds::NONE,
+    };
+    let block = Block {
+        rows,
+        columns: 0..n,
+    };
+    linear(isa, shape, &data, block, scratch, output)
+}
+
+isa_versions!(fn few_rows(a: &[f32], b: &[f32], k: usize, output: &mut [f32]) = few_rows_loop);
+
+/// Adds the rows of `b` to each row of the output, one after the other.
+#[inline(always)]
+fn few_rows_loop(a: &[f32], b: &[f32], k: usize, output: &mut [f32]) {
+    output.fill(0.0);
+    let n = b.len().checked_div(k).unwrap_or(0).max(1);
+    for (a, output) in a.chunks_exact(k.max(1)).zip(output.chunks_exact_mut(n)) {
+        for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
+            for (y, &b) in output.iter_mut().zip(b) {
+                *y = a.mul_add(b, *y);
+            }
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -274,41 +298,45 @@ mod tests {
     }
 
     #[test]
-    fn batched_products_match_sums_in_f64() {
+    fn computed_products_match_packed_weights_to_the_bit() {
         let mut random = Random::new(32);
-        let (batch, rows, k, columns) = (3, 5, 9, 7);
-        for flags in 0..8 {
-            let shape = MatMulShape {
-                batch,
-                rows,
-                k,
-                columns,
-                transposed_a: flags & 1 != 0,
-                transposed_b: flags & 2 != 0,
-                shared_b: flags & 4 != 0,
-            };
-            let a = random.floats(batch * rows * k);
-            let b = random.floats(k * columns * if shape.shared_b { 1 } else { batch });
-            let mut output = vec![777.0; 2 * rows * columns];
-            matmul(Isa::detect(), &shape, &a, &b, 1..3, &mut output).unwrap();
-            for (i, &got) in output.iter().enumerate() {
-                let (n, r, c) = (i / (rows * columns) + 1, i / columns % rows, i % columns);
-                let term = |j: usize| {
-                    let at = if shape.transposed_a {
-                        j * rows + r
-                    } else {
-                        r * k + j
-                    };
-                    let bt = if shape.transposed_b {
-                        c * k + j
-                    } else {
-                        j * columns + c
-                    };
-                    let b_start = if shape.shared_b { 0 } else { n * k * columns };
-                    f64::from(a[n * rows * k + at]) * f64::from(b[b_start + bt])
+        for rows in [1, 2, 3, 4, 9, 70] {
+            for (k, n) in [
+                (1, 1),
+                (5, 300),
+                (64, 17),
+                (257, 40),
+                (130, 16),
+                (0, 3),
+                (3, 0),
+            ] {
+                let shape = LinearShape { rows, k, n };
+                let (a, b) = (random.floats(rows * k), random.floats(k * n));
+                let data = LinearData {
+                    input: &a,
+                    weights: &pack(k, n, &b).unwrap(),
+                    bias: None,
+                    clamp: Bounds::NONE,
                 };
-                let sum: f64 = (0..k).map(term).sum();
-                assert!((f64::from(got) - sum).abs() < 1e-5, "{shape:?} {i}");
+                for isa in Isa::supported() {
+                    let mut scratch =
+                        vec![f32::NAN; matmul_scratch_len(&shape).unwrap().max(1 << 17)];
+                    let block = Block {
+                        rows: 0..rows,
+                        columns: 0..n,
+                    };
+                    let mut expected = vec![777.0; rows * n];
+                    linear(isa, &shape, &data, block, &mut scratch, &mut expected).unwrap();
+                    let data = MatMulData { a: &a, b: &b };
+                    for rows in [0..rows, 0..1, 1..rows] {
+                        let mut output = vec![777.0; rows.len() * n];
+                        matmul(isa, &shape, data, rows.clone(), &mut scratch, &mut output).unwrap();
+                        let part = &expected[rows.start * n..rows.end * n];
+                        let bits =
+                            |values: &[f32]| values.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(&output), bits(part), "{isa} {shape:?} {rows:?}");
+                    }
+                }
             }
         }
     }

@@ -1,14 +1,12 @@
 //! The float operators, over dense channels-last (NHWC) tensors like those of the integer kernels, so that float and
 //! int8 layers meet without transposes.
 //!
-//! Convolutions, and matrix products by weights, have kernels of their own (`micro`), one stored form of weights (`pack`) and one order of
-//! sums. Products of two computed operands ([`linear::matmul`]) use the `gemm` crate on one thread, which looks for instruction
-//! sets itself: there [`Isa`](crate::Isa) decides nothing. The rest are loops compiled once for each instruction set.
+//! Convolutions and matrix products have kernels of their own (`micro`), one form of weights (`pack`) and one order of
+//! sums. A product of two computed operands packs the second one for each call. The rest are loops compiled once for each instruction set.
 //!
 //! # The same bits for any number of threads
-//! No sum is ever split between threads, and no result depends on what else a call computes. Convolutions and products by weights add up
-//! their products in order, each rounded once with its sum, whatever the instruction set: they give the same bits on each processor. `gemm` does
-//! not: there processors differ by rounding.
+//! No sum is ever split between threads, and no result depends on what else a call computes. Convolutions and products add up
+//! their products in order, each rounded once with its sum, whatever the instruction set: they give the same bits on each processor.
 //!
 //! [`Bounds`](crate::Bounds) are a fused Relu or Clip, applied last.
 
@@ -16,7 +14,6 @@ pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
 pub mod function;
-mod gemm;
 pub mod linear;
 mod micro;
 mod pack;

@@ -10,7 +10,7 @@ macro_rules! isa_versions {
         $(#[$meta])*
         $vis fn $name(isa: $crate::Isa, $($arg: $ty),*) -> Result<(), $crate::KernelError> {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) {
                 $body($($arg),*);
             }
@@ -23,7 +23,7 @@ macro_rules! isa_versions {
                 return Err($crate::KernelError::Unsupported(isa));
             }
             match isa {
-                // SAFETY: `is_supported` found AVX2 in this processor.
+                // SAFETY: `is_supported` found AVX2 and FMA in this processor.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: `is_supported` found AVX-512 F, BW, VL and DQ in this processor.

@@ -42,6 +42,16 @@ impl Transpose {
         normalize_axes(&self.perm, rank)
             .map_err(|error| OpError::attribute("perm", error.to_string()))
     }
+
+    /// The axes that keep their places, and how many axes behind them move to the end, if the permutation exchanges two groups of neighbouring axes.
+    pub fn rotation(&self, rank: usize) -> Option<(usize, usize)> {
+        let perm = self.axes(rank).ok()?;
+        let kept = (0..rank).position(|axis| perm[axis] != axis)?;
+        let (moved, count) = (perm[kept] - kept, rank - kept);
+        let mut rest = perm[kept..].iter().enumerate();
+        let rotates = rest.all(|(at, &axis)| axis == kept + (at + moved) % count);
+        rotates.then_some((kept, moved))
+    }
 }
 
 impl Operator for Transpose {

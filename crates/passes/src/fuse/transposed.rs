@@ -1,16 +1,19 @@
 //! Transposed convolutions become convolutions, which have float and integer kernels.
 //!
 //! A transposed convolution of stride `s` writes every `s`-th output position with the same taps. So the positions of one phase `r`, those at `s·j + r`,
-//! are a convolution of stride 1 of their own: `y[s·j + r] = Σ_t x[j - t]·w[s·t + r]`. All `s²` phases together are one convolution with `s²` times the
-//! channels, whose result `DepthToSpace` interleaves ("sub-pixel convolution", Shi et al. 2016). What the attributes cut from the borders is left out of the
+//! are a convolution of stride 1 of their own: `y[s·j + r] = Σ_t x[j - t]·w[s·t + r]`. All phases together (the product of the strides) are one convolution
+//! with as many times the channels, whose result is interleaved ("sub-pixel convolution", Shi et al. 2016): by `DepthToSpace` where it can, and otherwise by a
+//! `Transpose` between two `Reshape`s. What the attributes cut from the borders is left out of the
 //! convolution in whole strides and cut by a `Slice` for the rest; a kernel as large as its stride needs no `Slice`. Where the stride does not
 //! divide the kernel, some taps are zero.
 //!
-//! A `Relu` or `Clip` after the transposed convolution moves before `DepthToSpace`, so that it can be fused into the convolution.
+//! A `Relu` or `Clip` after the transposed convolution moves before the interleaving, so that it can be fused into the convolution.
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
 use octofold_ops::bail;
-use octofold_ops::families::{AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, Slice};
+use octofold_ops::families::{
+    AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, Reshape, Slice, Transpose,
+};
 use octofold_tensor::Tensor;
 
 use crate::fuse::bias_name;
@@ -20,7 +23,7 @@ use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support, symbols};
 
 rule_pass! {
-    /// Makes two-dimensional transposed convolutions with constant weights convolutions and `DepthToSpace`.
+    /// Makes transposed convolutions with constant weights convolutions whose results are interleaved.
     pub struct SplitTransposedConvs("split-transposed-convs") = [SplitTransposedConv];
 }
 
@@ -88,8 +91,8 @@ impl Phases {
     }
 }
 
-/// The two axes of a transposed convolution over `kernel`.
-fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
+/// The axes of a transposed convolution over `kernel`.
+fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<Vec<Phases>, Skip> {
     if op.auto_pad != AutoPad::NotSet || !op.output_shape.is_empty() {
         bail!("its borders follow from the size of its input");
     }
@@ -97,8 +100,12 @@ fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
         [] => Some(default),
         list => list.get(index).copied(),
     };
+    let count = kernel.len();
     let axis = |axis: usize| {
-        let pads = (number(&op.pads, axis, 0)?, number(&op.pads, axis + 2, 0)?);
+        let pads = (
+            number(&op.pads, axis, 0)?,
+            number(&op.pads, axis + count, 0)?,
+        );
         Phases::new(
             i64::try_from(*kernel.get(axis)?).ok()?,
             number(&op.strides, axis, 1)?,
@@ -107,55 +114,77 @@ fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<[Phases; 2], Skip> {
             number(&op.output_padding, axis, 0)?,
         )
     };
-    let axes = axis(0).zip(axis(1));
-    let (y, x) = axes.ok_or(Skip::because("its borders are larger than its kernel"))?;
-    if y.stride != x.stride {
-        bail!("its strides differ");
-    }
-    Ok([y, x])
+    let axes: Option<Vec<Phases>> = (0..count).map(axis).collect();
+    axes.ok_or(Skip::because("its borders are larger than its kernel"))
+}
+
+/// The product of a number of each axis; `None` when it overflows.
+fn product(axes: &[Phases], number: impl Fn(&Phases) -> usize) -> Option<usize> {
+    axes.iter()
+        .try_fold(1_usize, |product, axis| product.checked_mul(number(axis)))
 }
 
 /// Whether the phases, zeros included, have at most four times the taps of the transposed convolution.
-fn is_worth_splitting([y, x]: &[Phases; 2]) -> bool {
-    let product = |sizes: &[usize]| {
-        let mut sizes = sizes.iter();
-        sizes.try_fold(1_usize, |product, &size| product.checked_mul(size))
-    };
-    let taps = product(&[y.stride, x.stride, y.taps, x.taps]);
-    let own = product(&[4, y.kernel, x.kernel]);
+fn is_worth_splitting(axes: &[Phases]) -> bool {
+    let taps = product(axes, |axis| axis.stride.saturating_mul(axis.taps));
+    let own = product(axes, |axis| axis.kernel).and_then(|own| own.checked_mul(4));
     taps.zip(own).is_some_and(|(taps, own)| taps <= own)
 }
 
-/// The weights [M·s², C/group, …] of the convolution for the weights `w` [C, M/group, …] of the transposed one.
-fn phase_weights(
-    w: &[f32],
-    shape: &[usize; 4],
+/// The weights of a transposed convolution and how they are cut into phases.
+struct PhaseWeights<'a> {
+    /// [C, M/group, …].
+    values: &'a [f32],
+    channels: usize,
+    group_outputs: usize,
     group: usize,
-    [y, x]: &[Phases; 2],
+    axes: &'a [Phases],
     order: BlockOrder,
-) -> (Vec<usize>, Vec<f32>) {
-    let [channels, group_outputs, ..] = *shape;
-    let (group_inputs, stride) = (channels / group, y.stride);
-    let outputs = group_outputs * group;
-    let made = [outputs * stride * stride, group_inputs, y.taps, x.taps];
-    let mut weights = Vec::with_capacity(made.iter().product());
-    for filter in 0..made[0] {
-        let (output, phase) = place(filter, outputs, stride * stride, order);
-        let (phase_y, phase_x) = (phase / stride, phase % stride);
-        let (of_group, group) = (output % group_outputs, output / group_outputs);
-        for input in 0..group_inputs {
-            let plane = (group * group_inputs + input) * group_outputs + of_group;
-            for tap_y in (0..y.taps).map(|tap| y.tap(phase_y, tap)) {
-                for tap_x in (0..x.taps).map(|tap| x.tap(phase_x, tap)) {
-                    let tap = tap_y.zip(tap_x);
-                    weights.push(tap.map_or(0.0, |(tap_y, tap_x)| {
-                        w[(plane * y.kernel + tap_y) * x.kernel + tap_x]
-                    }));
-                }
+}
+
+impl PhaseWeights<'_> {
+    fn outputs(&self) -> usize {
+        self.group_outputs * self.group
+    }
+
+    /// The number of phases.
+    fn phases(&self) -> usize {
+        self.axes.iter().map(|axis| axis.stride).product()
+    }
+
+    /// The weights [M·phases, C/group, …] of the convolution.
+    fn split(&self) -> (Vec<usize>, Vec<f32>) {
+        let filters = self.outputs() * self.phases();
+        let group_inputs = self.channels / self.group;
+        let mut shape = vec![filters, group_inputs];
+        shape.extend(self.axes.iter().map(|axis| axis.taps));
+        let taps: usize = shape[2..].iter().product();
+        let kernel: usize = self.axes.iter().map(|axis| axis.kernel).product();
+        let mut weights = Vec::with_capacity(filters * group_inputs * taps);
+        for filter in 0..filters {
+            let (output, phase) = place(filter, self.outputs(), self.phases(), self.order);
+            let (of_group, group) = (output % self.group_outputs, output / self.group_outputs);
+            for input in 0..group_inputs {
+                let plane = (group * group_inputs + input) * self.group_outputs + of_group;
+                weights.extend((0..taps).map(|tap| {
+                    let tap = self.tap(phase, tap);
+                    tap.map_or(0.0, |tap| self.values[plane * kernel + tap])
+                }));
             }
         }
+        (shape, weights)
     }
-    (made.to_vec(), weights)
+
+    /// The tap of the transposed convolution that a tap of a phase is, all numbered row by row; `None` for a zero.
+    fn tap(&self, mut phase: usize, mut tap: usize) -> Option<usize> {
+        let (mut own, mut step) = (0, 1);
+        for axis in self.axes.iter().rev() {
+            own += axis.tap(phase % axis.stride, tap % axis.taps)? * step;
+            step *= axis.kernel;
+            (phase, tap) = (phase / axis.stride, tap / axis.taps);
+        }
+        Some(own)
+    }
 }
 
 /// The channel of the result and the phase that a channel of the convolution gives.
@@ -190,17 +219,16 @@ impl Rewrite for SplitTransposedConv {
             return Err(Skip::NoMatch);
         };
         let weights = support::floats(graph, w).ok_or(Skip::because("its weights are not f32"))?;
+        support::image_axes(graph, id)?;
         let shape = graph.value(w).ty().known_shape().unwrap_or_default();
-        let shape: &[usize; 4] = shape
-            .as_slice()
-            .try_into()
-            .map_err(|_| Skip::because("only two-dimensional convolutions have kernels"))?;
+        let &[channels, group_outputs, ref kernel @ ..] = shape.as_slice() else {
+            return Err(Skip::NoMatch);
+        };
         let group = usize::try_from(op.group).ok().filter(|group| *group > 0);
         let group = group
-            .filter(|group| shape[0].is_multiple_of(*group))
+            .filter(|group| channels.is_multiple_of(*group))
             .ok_or(Skip::NoMatch)?;
-        let axes = phases(op, &shape[2..])?;
-        let stride = axes[0].stride;
+        let axes = phases(op, kernel)?;
         if !is_worth_splitting(&axes) {
             bail!(
                 "most products of its phases would be with zeros: its kernel is small for its stride and dilation"
@@ -212,10 +240,18 @@ impl Rewrite for SplitTransposedConv {
         } else {
             BlockOrder::Crd
         };
-        let outputs = shape[1] * group;
+        let layer = PhaseWeights {
+            values: weights,
+            channels,
+            group_outputs,
+            group,
+            axes: &axes,
+            order,
+        };
+        let (outputs, phases) = (layer.outputs(), layer.phases());
 
         let mut patch = Patch::new();
-        let (made_shape, made) = phase_weights(weights, shape, group, &axes, order);
+        let (made_shape, made) = layer.split();
         let w_name = graph.value(w).name();
         let weights = patch.constant(w_name, support::float_tensor(&made_shape, made)?);
         let bias = match node.bias() {
@@ -227,22 +263,18 @@ impl Rewrite for SplitTransposedConv {
                     return Err(Skip::NoMatch);
                 }
                 let repeated = (0..made_shape[0])
-                    .map(|filter| values[place(filter, outputs, stride * stride, order).0]);
+                    .map(|filter| values[place(filter, outputs, phases, order).0]);
                 Some(patch.constant(bias_name(w_name), Tensor::vector(repeated.collect())))
             }
         };
+        let begins = axes.iter().map(|axis| axis.pads.0);
         let conv = Conv {
             auto_pad: AutoPad::NotSet,
-            dilations: vec![1, 1],
+            dilations: vec![1; axes.len()],
             group: op.group,
             kernel_shape: axes.iter().map(|axis| axis.taps as i64).collect(),
-            pads: vec![
-                axes[0].pads.0,
-                axes[1].pads.0,
-                axes[0].pads.1,
-                axes[1].pads.1,
-            ],
-            strides: vec![1, 1],
+            pads: begins.chain(axes.iter().map(|axis| axis.pads.1)).collect(),
+            strides: vec![1; axes.len()],
         };
         let sources = graph.sources_of([id]);
         let x = node.input(0).map(PatchValue::Existing);
@@ -270,7 +302,15 @@ impl Rewrite for SplitTransposedConv {
                 ),
             );
         }
-        value = interleave(&mut patch, name, value, &axes, order, sources);
+        let result = Interleaving {
+            name,
+            axes: &axes,
+            order,
+            outputs,
+            sizes: interleaved_sizes(graph, id, &axes),
+            sources,
+        };
+        value = result.node(&mut patch, value)?;
         patch.replace(support::result(graph, last), value);
         if last != id {
             patch.remove(last);
@@ -280,45 +320,130 @@ impl Rewrite for SplitTransposedConv {
     }
 }
 
-/// The phases of `value` at their places, with the borders cut.
-fn interleave(
-    patch: &mut Patch,
-    name: &str,
-    value: PatchValue,
-    axes: &[Phases; 2],
+/// The sizes of the interleaved axes; `None` for those that are not known.
+fn interleaved_sizes(graph: &Graph, id: NodeId, axes: &[Phases]) -> Vec<Option<i64>> {
+    let dims = support::operand_type(graph, id, 0).and_then(|ty| ty.shape.as_deref());
+    let sizes = axes.iter().enumerate().map(|(index, axis)| {
+        let size = dims?.get(index + 2)?.known()?;
+        // A convolution of stride 1 by `taps` taps.
+        let positions = size + axis.pads.0 + axis.pads.1 + 1 - axis.taps as i64;
+        positions.checked_mul(axis.stride as i64)
+    });
+    sizes.collect()
+}
+
+/// What brings the phases of a convolution's result to their places.
+struct Interleaving<'a> {
+    name: &'a str,
+    axes: &'a [Phases],
     order: BlockOrder,
+    /// The channels of the result.
+    outputs: usize,
+    /// The sizes of the interleaved axes, where they are known.
+    sizes: Vec<Option<i64>>,
     sources: Vec<String>,
-) -> PatchValue {
-    let mut value = value;
-    if axes[0].stride > 1 {
-        let op = DepthToSpace {
-            blocksize: axes[0].stride as i64,
-            mode: order,
+}
+
+impl Interleaving<'_> {
+    /// The phases of `value` at their places, with the borders cut.
+    fn node(&self, patch: &mut Patch, value: PatchValue) -> Result<PatchValue, Skip> {
+        let mut value = value;
+        match self.axes {
+            axes if axes.iter().all(|axis| axis.stride == 1) => {}
+            [y, x] if y.stride == x.stride => {
+                let op = DepthToSpace {
+                    blocksize: y.stride as i64,
+                    mode: self.order,
+                };
+                value = self.add(patch, "interleave", op.into(), vec![Some(value)]);
+            }
+            _ => value = self.permute(patch, value)?,
+        }
+        if self.axes.iter().all(|axis| axis.cut == (0, 0)) {
+            return Ok(value);
+        }
+        let starts = self.axes.iter().map(|axis| axis.cut.0).collect();
+        let starts = self.list(patch, "cut.starts", starts);
+        let ends = self.list(
+            patch,
+            "cut.ends",
+            self.axes.iter().map(Phases::end).collect(),
+        );
+        let along = (2..2 + self.axes.len() as i64).collect();
+        let along = self.list(patch, "cut.axes", along);
+        let operands = vec![Some(value), starts, ends, along];
+        Ok(self.add(patch, "cut", Slice {}.into(), operands))
+    }
+
+    /// [N, phases·C, D1, …] to [N, C, D1, s1, …] to [N, C, D1·s1, …].
+    fn permute(&self, patch: &mut Patch, value: PatchValue) -> Result<PatchValue, Skip> {
+        let strides = self.axes.iter().map(|axis| axis.stride as i64);
+        let outputs = self.outputs as i64;
+        // One size may be open, as -1.
+        if self.sizes.iter().filter(|size| size.is_none()).count() > 1 {
+            return Err(Skip::because("the sizes of its input are not known"));
+        }
+        let sizes: Vec<i64> = self.sizes.iter().map(|size| size.unwrap_or(-1)).collect();
+        let positions = sizes.iter().zip(strides.clone());
+        let positions =
+            positions.map(|(&size, stride)| if size < 0 { size } else { size / stride });
+        let (mut split, mut joined) = (vec![0], vec![0, outputs]);
+        let count = self.axes.len() as i64;
+        // Where the channels and the first phase are.
+        let (channels, phase) = match self.order {
+            BlockOrder::Dcr => {
+                split.extend(strides);
+                split.push(outputs);
+                (count + 1, 1)
+            }
+            BlockOrder::Crd => {
+                split.push(outputs);
+                split.extend(strides);
+                (1, 2)
+            }
         };
-        let sources = sources.clone();
-        value = patch.node(format!("{name}.interleave"), op, [Some(value)], sources);
+        split.extend(positions);
+        joined.extend(sizes);
+        let mut perm = vec![0, channels];
+        perm.extend((0..count).flat_map(|axis| [count + 2 + axis, phase + axis]));
+        let split = self.list(patch, "split", split);
+        let value = self.add(patch, "phases", reshape(), vec![Some(value), split]);
+        let turned = Transpose { perm }.into();
+        let value = self.add(patch, "interleave", turned, vec![Some(value)]);
+        let joined = self.list(patch, "joined", joined);
+        Ok(self.add(patch, "join", reshape(), vec![Some(value), joined]))
     }
-    if axes.iter().all(|axis| axis.cut == (0, 0)) {
-        return value;
+
+    fn add(
+        &self,
+        patch: &mut Patch,
+        what: &str,
+        op: Op,
+        operands: Vec<Option<PatchValue>>,
+    ) -> PatchValue {
+        let name = format!("{}.{what}", self.name);
+        patch.node(name, op, operands, self.sources.clone())
     }
-    let mut list = |what: &str, numbers: Vec<i64>| {
-        Some(patch.constant(format!("{name}.cut.{what}"), Tensor::vector(numbers)))
-    };
-    let starts = list("starts", axes.iter().map(|axis| axis.cut.0).collect());
-    let ends = list("ends", axes.iter().map(Phases::end).collect());
-    let along = list("axes", vec![2, 3]);
-    patch.node(
-        format!("{name}.cut"),
-        Slice {},
-        [Some(value), starts, ends, along],
-        sources,
-    )
+
+    fn list(&self, patch: &mut Patch, what: &str, numbers: Vec<i64>) -> Option<PatchValue> {
+        let name = format!("{}.{what}", self.name);
+        Some(patch.constant(name, Tensor::vector(numbers)))
+    }
+}
+
+fn reshape() -> Op {
+    Reshape { allowzero: false }.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use octofold_ir::{TensorType, interpret};
     use octofold_ops::{Inputs, Operator};
+    use octofold_tensor::DType;
+
+    use crate::pass::Pass;
+    use crate::rewrite::Rewriter;
 
     fn run(op: &impl Operator, inputs: &[&Tensor]) -> Tensor {
         let inputs: Vec<_> = inputs.iter().map(|&input| Some(input)).collect();
@@ -332,49 +457,27 @@ mod tests {
     }
 
     /// The convolution, interleaved and cut, equals the transposed convolution by its definition. Small integers make all sums exact.
-    fn check(op: &ConvTranspose, w: [usize; 4]) {
-        let (x, weights) = (counting(&[2, w[0], 3, 4]), counting(&w));
+    fn check(op: &ConvTranspose, w: &[usize]) {
+        let mut shape = vec![2, w[0], 3, 4, 2];
+        shape.truncate(w.len());
+        let mut graph = Graph::new("test");
+        let x = graph.add_input("x", TensorType::new(DType::F32, shape.iter().copied()));
+        let weights = counting(w);
+        let constant = graph.add_constant("w", weights.clone());
+        let operands = [Some(x.unwrap()), Some(constant.unwrap())];
+        let node = graph.add_node("conv", op.clone().into(), &operands, &["y"], vec![]);
+        graph
+            .add_output("y", support::result(&graph, node.unwrap()))
+            .unwrap();
+        let mut rewriter = Rewriter::new("test");
+        SplitTransposedConvs.run(&mut graph, &mut rewriter).unwrap();
+        let is_split = |id: NodeId| !matches!(graph.node(id).op(), Op::ConvTranspose(_));
+        let split = graph.node_ids().all(is_split);
+        assert_eq!(split, is_worth_splitting(&phases(op, &w[2..]).unwrap()));
+        let x = counting(&shape);
         let expected = run(op, &[&x, &weights]);
-        let axes = phases(op, &w[2..]).unwrap();
-        let order = if op.group == 1 {
-            BlockOrder::Dcr
-        } else {
-            BlockOrder::Crd
-        };
-        let (shape, values) = phase_weights(
-            weights.values().unwrap(),
-            &w,
-            op.group as usize,
-            &axes,
-            order,
-        );
-        let conv = Conv {
-            auto_pad: AutoPad::NotSet,
-            dilations: vec![],
-            group: op.group,
-            kernel_shape: vec![],
-            pads: vec![
-                axes[0].pads.0,
-                axes[1].pads.0,
-                axes[0].pads.1,
-                axes[1].pads.1,
-            ],
-            strides: vec![],
-        };
-        let made = run(&conv, &[&x, &Tensor::new(shape, values).unwrap()]);
-        let blocks = DepthToSpace {
-            blocksize: axes[0].stride as i64,
-            mode: order,
-        };
-        let made = run(&blocks, &[&made]);
-        let lists = [
-            axes.iter().map(|axis| axis.cut.0).collect(),
-            axes.iter().map(Phases::end).collect(),
-            vec![2, 3],
-        ]
-        .map(Tensor::vector);
-        let made = run(&Slice {}, &[&made, &lists[0], &lists[1], &lists[2]]);
-        assert_eq!(made, expected, "{op:?} {w:?}");
+        let made = interpret(&graph, &[("x", x)]).unwrap();
+        assert_eq!(made, [expected], "{op:?} {w:?}");
     }
 
     #[test]
@@ -403,20 +506,38 @@ mod tests {
                     if begin >= extent || end >= extent || padding >= stride.max(dilation) {
                         continue;
                     }
-                    let op = ConvTranspose {
-                        auto_pad: AutoPad::NotSet,
-                        dilations: vec![dilation; 2],
-                        group,
-                        kernel_shape: vec![],
-                        output_padding: vec![padding; 2],
-                        output_shape: vec![],
-                        pads: vec![begin, begin, end, end],
-                        strides: vec![stride; 2],
-                    };
-                    let size = kernel as usize;
-                    check(&op, [4, 3, size, size]);
+                    for axes in 1..=3 {
+                        let op = ConvTranspose {
+                            auto_pad: AutoPad::NotSet,
+                            dilations: vec![dilation; axes],
+                            group,
+                            kernel_shape: vec![],
+                            output_padding: vec![padding; axes],
+                            output_shape: vec![],
+                            pads: [vec![begin; axes], vec![end; axes]].concat(),
+                            strides: vec![stride; axes],
+                        };
+                        check(&op, &[vec![4, 3], vec![kernel as usize; axes]].concat());
+                    }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn strides_of_axes_may_differ() {
+        for group in [1, 2] {
+            let op = ConvTranspose {
+                auto_pad: AutoPad::NotSet,
+                dilations: vec![1, 2],
+                group,
+                kernel_shape: vec![],
+                output_padding: vec![1, 0],
+                output_shape: vec![],
+                pads: vec![1, 0, 0, 2],
+                strides: vec![2, 3],
+            };
+            check(&op, &[4, 3, 3, 4]);
         }
     }
 }

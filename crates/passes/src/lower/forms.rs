@@ -2,10 +2,13 @@
 
 use octofold_ir::{Graph, Op, Patch, Role, Use};
 use octofold_ops::Inputs;
+use octofold_ops::families::DequantizeLinear;
+use octofold_quant::QuantParams;
 use octofold_tensor::{Tensor, TensorData};
 
 use crate::fuse::fused_conv;
-use crate::linear::{LinearBias, LinearForm, Weights};
+use crate::linear::{LinearBias, LinearForm, SplitGemm, Weights};
+use crate::lower::params::dequantized;
 use crate::lower::parts::SplitParts;
 use crate::lower::pool::fused_pool;
 use crate::pass::rule_pass;
@@ -14,10 +17,13 @@ use crate::rewrite::{Rewrite, Skip};
 use crate::{op, support};
 
 rule_pass! {
-    /// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, and stores weights of 4 bits as bytes.
+    /// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, stores weights of 4 bits as bytes, and moves integer weights
+    /// in the place of their reals.
     pub struct LinearForms("linear-forms") = [
         NibbleWeights,
+        MovedWeights,
         LinearForm(Weights::Dequantized),
+        SplitGemm(Weights::Dequantized),
         LinearBias,
     ];
 }
@@ -102,6 +108,68 @@ impl Rewrite for NibbleWeights {
         }
         Ok(patch.replace_op(graph, id, node.op().clone(), inputs))
     }
+}
+
+/// A movement of a dequantized constant becomes a dequantized constant, so that layers find their integers.
+struct MovedWeights;
+
+impl Rewrite for MovedWeights {
+    const NAME: &'static str = "moved-weights";
+    type Found = ();
+
+    fn pattern(&self) -> Pattern {
+        let weights = Pattern::any_constant().dequantized();
+        let accepts = op!(Transpose | Reshape | Flatten | Squeeze | Unsqueeze | Identity);
+        Pattern::node(accepts, [weights])
+    }
+
+    fn rewrite(&self, graph: &Graph, found: &Match<()>) -> Result<Patch, Skip> {
+        let id = found.root();
+        let node = graph.node(id);
+        let real = node.input(0).ok_or(Skip::NoMatch)?;
+        let (Some(quantized), Some(dequantize)) =
+            (dequantized(graph, real), graph.value(real).producer())
+        else {
+            return Err(Skip::because("the weights have no constant parameters"));
+        };
+        let constants = node.inputs().iter().map(|operand| match operand {
+            Some(operand) if *operand == real => Some(graph.value(quantized.value).constant()),
+            Some(operand) => graph.value(*operand).constant().map(Some),
+            None => Some(None),
+        });
+        let constants: Option<Vec<_>> = constants.collect();
+        let constants = constants.ok_or(Skip::because("the movement is not constant"))?;
+        let before = constants.first().copied().flatten().ok_or(Skip::NoMatch)?;
+        let moved = node.op().evaluate(Inputs(&constants), 1)?.swap_remove(0);
+        let axis = match quantized.params {
+            QuantParams::PerTensor(_) => 0,
+            QuantParams::PerChannel { axis, .. } => {
+                let axis = moved_axis(node.op(), axis, before.shape(), moved.shape());
+                axis.ok_or(Skip::because("the movement splits the axis of the scales"))?
+            }
+        };
+        let op = DequantizeLinear {
+            axis: axis as i64,
+            block_size: 0,
+            output_dtype: 0,
+        };
+        let mut patch = Patch::new();
+        let mut inputs = graph.operands(dequantize);
+        inputs[0] = Some(patch.constant(graph.value(quantized.value).name(), moved));
+        Ok(patch.replace_op(graph, id, op, inputs))
+    }
+}
+
+/// Where a movement takes an axis, if it stays one axis.
+fn moved_axis(op: &Op, axis: usize, before: &[usize], after: &[usize]) -> Option<usize> {
+    if let Op::Transpose(op) = op {
+        let axes = op.axes(before.len()).ok()?;
+        return axes.iter().position(|&from| from == axis);
+    }
+    let elements = |shape: &[usize]| shape.iter().product::<usize>();
+    (0..after.len()).find(|&new| {
+        after[new] == before[axis] && elements(&after[..new]) == elements(&before[..axis])
+    })
 }
 
 /// Elements of 4 bits as bytes of the same sign.

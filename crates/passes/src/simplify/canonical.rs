@@ -8,7 +8,7 @@ use octofold_ops::bail;
 use octofold_ops::families::{GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
 use octofold_tensor::{Dim, Tensor};
 
-use crate::linear::{LinearBias, LinearForm, Weights};
+use crate::linear::{LinearBias, LinearForm, SplitGemm, Weights};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
@@ -19,6 +19,7 @@ rule_pass! {
     pub struct Canonicalize("canonicalize") = [
         ReshapeSizes,
         LinearForm(Weights::Float),
+        SplitGemm(Weights::Float),
         LinearBias,
         ClipToRelu,
         MeanToGlobalPool,

@@ -1,4 +1,4 @@
-//! Common subexpression elimination: of equal nodes with equal operands one is kept, and of equal small constants.
+//! Common subexpression elimination: of equal nodes with equal operands one is kept, and of equal constants.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,6 @@ use octofold_tensor::{Tensor, TensorData};
 
 use crate::pass::{Pass, PassError, PassReport};
 use crate::rewrite::Rewriter;
-
-/// Larger constants are not compared: weights are seldom equal, and comparing them is slow.
-const MAX_CONSTANT: usize = 4096;
 
 /// Upper bound on the comparisons for one node or constant. It keeps the pass linear when many nodes read one value.
 const MAX_CANDIDATES: usize = 512;
@@ -56,31 +53,30 @@ impl Pass for EliminateDuplicates {
     }
 }
 
-/// Points all readers of equal small constants at the first of them.
+/// Points all readers of equal constants at the first of them.
 fn merge_constants(graph: &Graph) -> (Patch, PassReport) {
     let mut seen: HashMap<(String, Vec<usize>), Vec<ValueId>> = HashMap::new();
     let mut patch = Patch::new();
     let mut report = PassReport::default();
     for id in graph.value_ids() {
-        let Some(tensor) = graph
-            .value(id)
-            .constant()
-            .filter(|tensor| tensor.len() <= MAX_CONSTANT)
-        else {
+        let Some(tensor) = graph.value(id).constant() else {
             continue;
         };
         let candidates = seen
             .entry((tensor.dtype().name().to_owned(), tensor.shape().to_vec()))
             .or_default();
-        // A NaN does not equal itself, so it stays. -0.0 equals 0.0 but is another number, so it stays as well.
-        if has_negative_zero(tensor) {
-            continue;
-        }
+        // Other weights differ in their first elements, so that comparing them takes no time.
         let equal = candidates
             .iter()
             .copied()
             .find(|&other| graph.value(other).constant() == Some(tensor));
         match equal {
+            // A NaN does not equal itself, so it stays. -0.0 equals 0.0 but is another number, so it stays as well.
+            Some(kept)
+                if [Some(tensor), graph.value(kept).constant()]
+                    .into_iter()
+                    .flatten()
+                    .any(has_negative_zero) => {}
             Some(kept) if !graph.is_output(id) => {
                 let uses = graph.uses(id);
                 if !uses.is_empty() {

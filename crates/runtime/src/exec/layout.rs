@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 use octofold_kernels::shared::{ImageShape, layout};
 use octofold_ops::Op;
-use octofold_ops::families::Layout as Order;
+use octofold_ops::families::{Layout as Order, Transpose};
 
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
@@ -30,12 +30,13 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     };
     let operand = arguments.operand(0)?;
     arguments.result().expect(operand.dtype)?;
-    let to_nhwc = arguments.step.kernel.result() == Axes::Nhwc;
-    let order = if to_nhwc { Order::Nhwc } else { Order::Nchw };
-    if op.perm != order.permutation(operand.shape.len()) {
-        return Err(arguments.wrong_operator());
-    }
-    let shape = images(arguments)?;
+    let rank = operand.shape.len();
+    let (shape, to_nhwc) = match arguments.step.kernel.result() {
+        Axes::Any => rotated(op, arguments)?,
+        Axes::Nhwc if op.perm == Order::Nhwc.permutation(rank) => (images(arguments)?, true),
+        Axes::Nchw if op.perm == Order::Nchw.permutation(rank) => (images(arguments)?, false),
+        _ => return Err(arguments.wrong_operator()),
+    };
     let size = match operand.dtype.size() {
         Some(size @ (1 | 4)) => size,
         _ => return Err(arguments.wrong_operator()),
@@ -47,6 +48,32 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         size,
         part,
     }))
+}
+
+/// A `Transpose` that exchanges two groups of axes, as a change of layout, and whether to channels-last. The shorter group is the channels: the kernels
+/// are made for fewer channels than pixels.
+fn rotated(op: &Transpose, arguments: &Arguments<'_>) -> Result<(ImageShape, bool), StepError> {
+    let shape = arguments.operand(0)?.shape;
+    let (kept, moved) = op
+        .rotation(shape.len())
+        .ok_or_else(|| arguments.wrong_operator())?;
+    let (outer, rest) = shape.split_at(kept);
+    let (first, second) = rest.split_at(moved);
+    arguments.expect_result(&[outer, second, first].concat())?;
+    let [batch, first, second] =
+        [outer, first, second].map(|sizes| sizes.iter().product::<usize>());
+    let to_nhwc = first <= second;
+    let (channels, pixels) = if to_nhwc {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let shape = ImageShape {
+        batch,
+        channels,
+        pixels,
+    };
+    Ok((shape, to_nhwc))
 }
 
 /// The images of a step that changes their layout to that of its kernel's results.

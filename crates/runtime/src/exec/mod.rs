@@ -114,7 +114,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Core::FClip => float::bind_clip(arguments),
         Core::FFunction => function::bind(arguments),
         Core::FSoftmax => function::bind_softmax(arguments),
-        Core::FMatMul => matmul::bind(arguments),
+        Core::FMatMul => matmul::bind(arguments, threads),
         Core::FBinary => float::bind_binary(arguments),
     }
 }

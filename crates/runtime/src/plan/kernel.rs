@@ -101,7 +101,7 @@ cores! {
     Dequantize "dequantize",
     /// `DynamicQuantizeLinear`: bytes, scale and zero point.
     DynamicQuantize "dynamic_quantize",
-    /// `Transpose` between channels-first and channels-last images.
+    /// `Transpose` that exchanges two groups of neighbouring axes, the last of all: between channels-first and channels-last images, of a matrix.
     Transpose "transpose",
     /// Operators that move elements of one or four bytes along their axes, by constant lists: `Slice`, nearest `Resize`, `Transpose`, constant `Pad`,
     /// `DepthToSpace`, `Expand`, `Tile`, `Gather` with a list of indices.
@@ -118,7 +118,7 @@ cores! {
     FFunction "ffunction",
     /// Float `Softmax` along the last axis.
     FSoftmax "fsoftmax",
-    /// Float `MatMul` of two stacks of matrices, or of a stack and one matrix.
+    /// Float `MatMul` of vectors, matrices and stacks of matrices.
     FMatMul "fmatmul",
     /// Float `Add`, `Sub`, `Mul`, `Div` and `FusedBinary`, of operands that broadcast.
     FBinary "fbinary",
@@ -149,7 +149,7 @@ impl Core {
             ],
             Self::Quantize => &[(AsIs(Any), Any), (AsIs(Nchw), Nhwc)],
             Self::Dequantize => &[(AsIs(Any), Any), (AsIs(Nhwc), Nchw)],
-            Self::Transpose => &[(AsIs(Nchw), Nhwc), (AsIs(Nhwc), Nchw)],
+            Self::Transpose => &[(AsIs(Any), Any), (AsIs(Nchw), Nhwc), (AsIs(Nhwc), Nchw)],
             Self::FConv
             | Self::FConvDepthwise
             | Self::QMaxPool
