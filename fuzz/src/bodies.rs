@@ -38,7 +38,10 @@ fn budget() -> Budget {
 
 /// An ONNX file: an imported graph is sound, and reads the same after it was written in both file forms.
 pub(crate) fn onnx(data: &[u8]) {
-    let options = ImportOptions { budget: budget() };
+    let options = ImportOptions {
+        budget: budget(),
+        ..ImportOptions::default()
+    };
     let Ok(graph) = import_bytes(data.to_vec(), None, &options) else {
         return;
     };

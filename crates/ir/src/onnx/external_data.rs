@@ -1,7 +1,8 @@
 //! Data of tensors in files of the model's folder.
 //!
 //! A model may name only regular files below its own folder: no absolute path, no `..`, no links on the way, and no second
-//! name of a file elsewhere. Otherwise opening a model would read any file of the machine into weights that leave it again.
+//! name of a file elsewhere. Otherwise opening a model would read any file of the machine into weights that leave it again. The caches of model hubs are
+//! made of links; [`ImportOptions::allow_links`] follows them to regular files, for models that are trusted.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -9,12 +10,17 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
+use sha1::{Digest, Sha1};
 
 use super::budget::raise;
+use super::import::ImportOptions;
 use super::proto::StringStringEntryProto;
 
 /// How often the bytes of a file may be read, so that many tensors over one region do not fill the memory.
 const MAX_READS: u64 = 4;
+
+/// The bytes of a file that a checksum reads at once.
+const CHUNK: usize = 1 << 20;
 
 /// Why the data of a tensor cannot be read from another file.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +85,7 @@ pub enum ExternalDataError {
     },
     /// A checksum that is not that of the bytes.
     #[error(
-        "the bytes of `{location}` have the checksum {found:016x}, expected {expected}: it is another file"
+        "the bytes of `{location}` have the checksum {found}, expected {expected}: it is another file"
     )]
     Checksum {
         /// The location.
@@ -87,7 +93,7 @@ pub enum ExternalDataError {
         /// The checksum given.
         expected: String,
         /// The checksum of the bytes.
-        found: u64,
+        found: String,
     },
     /// A file that claims more bytes than it stores.
     #[error(
@@ -118,6 +124,8 @@ pub(crate) struct ExternalData {
     files: HashMap<String, Opened>,
     /// The bytes that the holes of a file may have.
     holes: u64,
+    /// Whether links are followed.
+    links: bool,
 }
 
 #[derive(Debug)]
@@ -125,6 +133,8 @@ struct Opened {
     source: Source,
     size: u64,
     read: u64,
+    /// The SHA-1 of the whole file, once a tensor has asked for it.
+    sha1: Option<String>,
 }
 
 #[derive(Debug)]
@@ -151,6 +161,24 @@ impl Source {
     }
 }
 
+impl Opened {
+    /// The SHA-1 of the whole file, in hexadecimal digits.
+    fn sha1(&mut self) -> std::io::Result<&str> {
+        let found = match self.sha1.take() {
+            Some(known) => known,
+            None => {
+                let mut hasher = Sha1::new();
+                for offset in (0..self.size).step_by(CHUNK) {
+                    hasher.update(&self.source.read(offset, CHUNK as u64)?);
+                }
+                let digest = hasher.finalize();
+                digest.iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+        };
+        Ok(self.sha1.insert(found))
+    }
+}
+
 /// The FNV-1a hash of 64 bits, the checksum in our own text form. It finds a mixed-up file, not a forger.
 pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
@@ -159,9 +187,10 @@ pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
 }
 
 impl ExternalData {
-    /// Refuses files with larger holes.
-    pub(crate) fn limit_holes(&mut self, limit: u64) {
-        self.holes = limit;
+    /// Refuses files with larger holes than the options allow, and links unless they allow them.
+    pub(crate) fn follow(&mut self, options: &ImportOptions) {
+        self.holes = options.budget.hole_bytes;
+        self.links = options.allow_links;
     }
 
     /// Files below a folder, when there is one.
@@ -225,7 +254,7 @@ impl ExternalData {
                     Some(bytes) => (Source::Memory(bytes.clone()), bytes.len() as u64),
                     None => {
                         let folder = self.folder.as_deref().ok_or(ExternalDataError::NoFolder)?;
-                        let (file, size, stored) = open_below(folder, location)?;
+                        let (file, size, stored) = open_below(folder, location, self.links)?;
                         if size.saturating_sub(stored) > self.holes {
                             return Err(ExternalDataError::Holes {
                                 location: location.to_owned(),
@@ -241,6 +270,7 @@ impl ExternalData {
                     source,
                     size,
                     read: 0,
+                    sha1: None,
                 })
             }
         };
@@ -268,23 +298,32 @@ impl ExternalData {
         if bytes.len() as u64 != length {
             return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        // 16 digits are our own checksum; that of ONNX, a SHA-1, has 40.
-        if let Some(expected) = entry("checksum")?.filter(|text| text.len() == 16) {
-            let found = fnv1a64(&bytes);
-            if format!("{found:016x}") != expected {
-                return Err(ExternalDataError::Checksum {
-                    location: location.to_owned(),
-                    expected: expected.to_owned(),
-                    found,
-                });
-            }
+        // 16 digits are our own checksum, of the region; that of ONNX, the SHA-1 of the file, has 40.
+        let Some(expected) = entry("checksum")? else {
+            return Ok(bytes);
+        };
+        let found = match expected.len() {
+            16 => format!("{:016x}", fnv1a64(&bytes)),
+            40 => opened.sha1().map_err(io)?.to_owned(),
+            _ => return Ok(bytes),
+        };
+        if !found.eq_ignore_ascii_case(expected) {
+            return Err(ExternalDataError::Checksum {
+                location: location.to_owned(),
+                expected: expected.to_owned(),
+                found,
+            });
         }
         Ok(bytes)
     }
 }
 
-/// Opens a regular file below a folder, through no links; gives its size and how much of that is stored.
-fn open_below(folder: &Path, location: &str) -> Result<(File, u64, u64), ExternalDataError> {
+/// Opens a regular file below a folder, through no links unless they are allowed; gives its size and how much of that is stored.
+fn open_below(
+    folder: &Path,
+    location: &str,
+    links: bool,
+) -> Result<(File, u64, u64), ExternalDataError> {
     let outside = |reason| ExternalDataError::Outside {
         location: location.to_owned(),
         reason,
@@ -312,9 +351,15 @@ fn open_below(folder: &Path, location: &str) -> Result<(File, u64, u64), Externa
                 return Err(outside("it is absolute, not relative"));
             }
         }
-        let metadata = path.symlink_metadata().map_err(io)?;
+        let metadata = match links {
+            true => path.metadata(),
+            false => path.symlink_metadata(),
+        };
+        let metadata = metadata.map_err(io)?;
         if metadata.is_symlink() {
-            return Err(outside("it passes through a symbolic link (symlink)"));
+            return Err(outside(
+                "it passes through a symbolic link (symlink), which --allow-links follows",
+            ));
         }
         found = Some(metadata);
     }
@@ -326,8 +371,10 @@ fn open_below(folder: &Path, location: &str) -> Result<(File, u64, u64), Externa
     if !same_file(&metadata, &opened) {
         return Err(outside("the file was exchanged while it was opened"));
     }
-    if has_other_names(&opened) {
-        return Err(outside("the file has a second name (hard link)"));
+    if !links && has_other_names(&opened) {
+        return Err(outside(
+            "the file has a second name (hard link), which --allow-links allows",
+        ));
     }
     Ok((file, opened.len(), stored_bytes(&opened)))
 }

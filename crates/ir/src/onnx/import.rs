@@ -36,6 +36,8 @@ const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
 pub struct ImportOptions {
     /// How much the file may ask for.
     pub budget: Budget,
+    /// Whether files of weights may be links, also to files outside of the model's folder.
+    pub allow_links: bool,
 }
 
 /// Reads a model from a file. Weights in other files are looked for in its folder.
@@ -111,7 +113,7 @@ pub(crate) fn import_decoded(
     extension: Option<&Extension>,
 ) -> Result<Graph, ImportErrorKind> {
     let budget = &options.budget;
-    external.limit_holes(budget.hole_bytes);
+    external.follow(options);
     let found = model.ir_version.unwrap_or_default();
     if !IR_VERSIONS.contains(&found) {
         let newest = *IR_VERSIONS.end();

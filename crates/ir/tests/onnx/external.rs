@@ -26,7 +26,10 @@ fn files_of_holes_are_refused() {
         import_bytes(
             model.encode_to_vec(),
             Some(folder.path()),
-            &ImportOptions { budget },
+            &ImportOptions {
+                budget,
+                ..ImportOptions::default()
+            },
         )
     };
     let text = with(Budget::default()).unwrap_err().to_string();
@@ -233,4 +236,59 @@ fn a_graph_beyond_the_limit_has_its_weights_in_a_second_file() {
     );
     let again = import(&path, &ImportOptions::default()).unwrap();
     assert_eq!(support::listing(&again), support::listing(&graph));
+}
+
+const SHA1: &str = "399dbc9f721e44a992a0def42d999b32af449adc";
+
+#[test]
+fn the_checksum_of_onnx_is_that_of_the_whole_file() {
+    let folder = tempfile::tempdir().unwrap();
+    // `sha1sum` of the bytes 0 to 79, each as itself.
+    std::fs::write(folder.path().join("w.bin"), (0..80).collect::<Vec<u8>>()).unwrap();
+    let with = |checksum: &str| {
+        let entries = [
+            ("location", "w.bin"),
+            ("offset", "16"),
+            ("length", "64"),
+            ("checksum", checksum),
+        ];
+        read(folder.path(), &entries)
+    };
+    assert!(with(SHA1).is_ok());
+    assert!(with(&SHA1.to_uppercase()).is_ok());
+    let wrong = with(&SHA1.replace('a', "b")).unwrap_err().to_string();
+    assert!(
+        wrong.contains(SHA1) && wrong.contains("another file"),
+        "{wrong}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_where_they_are_allowed() {
+    use std::os::unix::fs::symlink;
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("model");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(outer.path().join("blob"), &weights()[..64]).unwrap();
+    symlink("../blob", folder.join("link.bin")).unwrap();
+    std::fs::hard_link(outer.path().join("blob"), folder.join("hard.bin")).unwrap();
+    symlink("/dev/zero", folder.join("device.bin")).unwrap();
+    let allowed = ImportOptions {
+        allow_links: true,
+        ..ImportOptions::default()
+    };
+    let with = |location: &str, options: &ImportOptions| {
+        let model = external(&[("location", location)]);
+        import_bytes(model.encode_to_vec(), Some(&folder), options).is_ok()
+    };
+    for (location, follows) in [
+        ("link.bin", true),
+        ("hard.bin", true),
+        ("device.bin", false),
+        ("../blob", false),
+    ] {
+        assert!(!with(location, &ImportOptions::default()), "{location}");
+        assert_eq!(with(location, &allowed), follows, "{location}");
+    }
 }

@@ -416,7 +416,13 @@ fn functions_that_do_not_end_or_explode_are_refused() {
 #[test]
 fn budgets_can_be_set() {
     let model = model(17, &[x()], &[], &[relu("x", "a"), relu("a", "y")], &["y"]);
-    let with = |budget| import_bytes(model.encode_to_vec(), None, &ImportOptions { budget });
+    let with = |budget| {
+        let options = ImportOptions {
+            budget,
+            ..ImportOptions::default()
+        };
+        import_bytes(model.encode_to_vec(), None, &options)
+    };
     assert!(with(Budget::default()).is_ok());
     for budget in [
         Budget {

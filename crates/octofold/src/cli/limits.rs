@@ -9,8 +9,9 @@ use octofold::{Limits, Model};
 static LIMITS: OnceLock<Limits> = OnceLock::new();
 
 /// Sets the limits of the process.
-pub(crate) fn set(arguments: &[String]) -> Result<()> {
-    let limits = parsed(arguments)?;
+pub(crate) fn set(arguments: &[String], allow_links: bool) -> Result<()> {
+    let mut limits = parsed(arguments)?;
+    limits.import.allow_links = allow_links;
     LIMITS.get_or_init(|| limits);
     Ok(())
 }

@@ -45,6 +45,9 @@ pub(crate) struct Arguments {
     /// Raise or lower a limit, which errors name: nodes=100000, memory=16G.
     #[arg(long, value_name = "NAME=NUMBER", global = true)]
     pub(crate) limit: Vec<String>,
+    /// Follow links to files of weights, as in the caches of model hubs: for models that are trusted.
+    #[arg(long, global = true)]
+    pub(crate) allow_links: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -105,7 +108,7 @@ impl Command {
 
 /// Carries out a command.
 pub(crate) fn execute(arguments: Arguments) -> Result<()> {
-    limits::set(&arguments.limit)?;
+    limits::set(&arguments.limit, arguments.allow_links)?;
     // What cannot be written is an error before any work is done.
     if let Some(output) = arguments.command.output() {
         check_output(output).with_context(|| output.display().to_string())?;
