@@ -282,6 +282,14 @@ pub(super) fn transpose<T: Element>(isa: Isa, input: &[T], output: &mut [T], mat
         }
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if size_of::<T>() == 4 && isa == Isa::Avx512Vnni && rows.min(cols) >= LINE / 2 {
+        assert!(input.len() >= (rows - 1) * in_stride + cols);
+        assert!(output.len() >= (cols - 1) * out_stride + rows);
+        // SAFETY: both slices reach to the last element of the last row, as just asserted; elements have four bytes; and the caller found AVX-512 supported.
+        unsafe { transpose_lines(input.as_ptr().cast(), output.as_mut_ptr().cast(), matrix) };
+        return;
+    }
     for panel in (0..rows).step_by(PANEL) {
         let panel_end = (panel + PANEL).min(rows);
         for col in (0..cols).step_by(block) {
@@ -300,6 +308,35 @@ pub(super) fn transpose<T: Element>(isa: Isa, input: &[T], output: &mut [T], mat
                     }
                 }
             }
+        }
+    }
+}
+
+/// Words of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 16;
+
+/// Transposes words in blocks of whole cache lines, down all rows of the input before the next columns.
+///
+/// # Safety
+/// Input and output have all elements of the matrix, and the processor has AVX-512F.
+#[cfg(target_arch = "x86_64")]
+unsafe fn transpose_lines(input: *const f32, output: *mut f32, matrix: Transpose) {
+    let Transpose {
+        rows,
+        cols,
+        in_stride,
+        out_stride,
+    } = matrix;
+    for col in (0..cols).step_by(LINE) {
+        let columns = LINE.min(cols - col);
+        for row in (0..rows).step_by(LINE) {
+            let from = input.wrapping_add(row * in_stride + col);
+            let outputs =
+                std::array::from_fn(|c| output.wrapping_add((col + c) * out_stride + row));
+            let count = LINE.min(rows - row);
+            // SAFETY: the block is a part of the matrix, of which `columns` outputs are used.
+            unsafe { x86::words_16x16(from, in_stride, count, columns, &outputs) };
         }
     }
 }

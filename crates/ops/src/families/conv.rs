@@ -463,6 +463,42 @@ impl ConvTranspose {
         Ok((output, begin))
     }
 
+    /// The same with explicit borders, of an input with the spatial sizes `input` and weights with the spatial sizes `kernel`. What the
+    /// output has more than the taps reach becomes output padding.
+    ///
+    /// # Errors
+    /// When sizes and attributes do not fit each other.
+    pub fn with_explicit_borders(
+        &self,
+        input: &[usize],
+        kernel: &[usize],
+    ) -> Result<Self, OpError> {
+        let kernel: Vec<Dim> = kernel.iter().map(|&size| size.into()).collect();
+        let Some(window) = self.shape().window(&kernel)? else {
+            return Err(OpError::invalid("the kernel has no size"));
+        };
+        let (mut begins, mut ends, mut padding) = (Vec::new(), Vec::new(), Vec::new());
+        for (axis, &size) in input.iter().enumerate() {
+            let (output, begin) = self.stretch(&window, axis, &size.into())?;
+            let (Some(output), Some(begin)) = (output.known(), begin.known()) else {
+                return Err(OpError::TooLarge(u128::MAX));
+            };
+            let window = window.axes[axis];
+            let reach = (size as i64 - 1) * window.stride + window.extent();
+            let surplus = output + begin - reach;
+            begins.push(begin);
+            ends.push((-surplus).max(0));
+            padding.push(surplus.max(0));
+        }
+        Ok(Self {
+            auto_pad: AutoPad::NotSet,
+            output_shape: vec![],
+            output_padding: padding,
+            pads: [begins, ends].concat(),
+            ..self.clone()
+        })
+    }
+
     /// The shape [N, M, O1, …] of the result for `x` [N, C, D1, …], `w` [C, M/group, K1, …] and a bias `[M]`.
     /// A size that cannot be known yet, because those of the weights are not, is `None`.
     ///

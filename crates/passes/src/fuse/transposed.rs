@@ -93,9 +93,6 @@ impl Phases {
 
 /// The axes of a transposed convolution over `kernel`.
 fn phases(op: &ConvTranspose, kernel: &[usize]) -> Result<Vec<Phases>, Skip> {
-    if op.auto_pad != AutoPad::NotSet || !op.output_shape.is_empty() {
-        bail!("its borders follow from the size of its input");
-    }
     let number = |list: &[i64], index: usize, default: i64| match list {
         [] => Some(default),
         list => list.get(index).copied(),
@@ -228,6 +225,18 @@ impl Rewrite for SplitTransposedConv {
         let group = group
             .filter(|group| channels.is_multiple_of(*group))
             .ok_or(Skip::NoMatch)?;
+        let explicit;
+        let op = match op.auto_pad {
+            AutoPad::NotSet if op.output_shape.is_empty() => op,
+            _ => {
+                let sizes = support::operand_type(graph, id, 0).and_then(|ty| ty.known_shape());
+                let sizes = sizes.ok_or(Skip::because(
+                    "its borders follow from the size of its input, which is not known",
+                ))?;
+                explicit = op.with_explicit_borders(&sizes[2..], kernel)?;
+                &explicit
+            }
+        };
         let axes = phases(op, kernel)?;
         if !is_worth_splitting(&axes) {
             bail!(
@@ -473,7 +482,9 @@ mod tests {
         SplitTransposedConvs.run(&mut graph, &mut rewriter).unwrap();
         let is_split = |id: NodeId| !matches!(graph.node(id).op(), Op::ConvTranspose(_));
         let split = graph.node_ids().all(is_split);
-        assert_eq!(split, is_worth_splitting(&phases(op, &w[2..]).unwrap()));
+        let explicit = op.with_explicit_borders(&shape[2..], &w[2..]).unwrap();
+        let axes = phases(&explicit, &w[2..]);
+        assert_eq!(split, axes.is_ok_and(|axes| is_worth_splitting(&axes)));
         let x = counting(&shape);
         let expected = run(op, &[&x, &weights]);
         let made = interpret(&graph, &[("x", x)]).unwrap();
@@ -520,6 +531,32 @@ mod tests {
                         check(&op, &[vec![4, 3], vec![kernel as usize; axes]].concat());
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn borders_may_follow_from_the_size_of_the_input() {
+        for (auto_pad, output_shape) in [
+            (AutoPad::SameUpper, vec![]),
+            (AutoPad::SameLower, vec![]),
+            (AutoPad::Valid, vec![]),
+            (AutoPad::NotSet, vec![6, 9]),
+            (AutoPad::SameUpper, vec![5, 7]),
+            (AutoPad::NotSet, vec![9, 11]),
+        ] {
+            for kernel in [2, 3, 5] {
+                let op = ConvTranspose {
+                    auto_pad,
+                    dilations: vec![],
+                    group: 1,
+                    kernel_shape: vec![],
+                    output_padding: vec![],
+                    output_shape: output_shape.clone(),
+                    pads: vec![],
+                    strides: vec![2, 2],
+                };
+                check(&op, &[4, 3, kernel, kernel]);
             }
         }
     }

@@ -41,11 +41,6 @@ impl<'a> ProfileTable<'a> {
                     read: step.cost.read,
                     written: step.cost.written,
                 };
-                // These products use the best instruction set of the processor, not the session's.
-                let isa = match step.kernel.core() {
-                    Core::FMatMul => Isa::detect(),
-                    _ => isa,
-                };
                 let limit = peak.limit(isa, &work);
                 Row {
                     step,
