@@ -8,7 +8,7 @@ mod limit;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use octofold_kernels::conv::{ConvShape, LinearShape};
+use octofold_kernels::conv::{ConvShape, Depth, LinearShape};
 use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
@@ -70,6 +70,28 @@ fn convolutions(c: &mut Criterion) {
             "1x1_s2_256_512_56",
             ConvShape::pointwise(56, 56, 256, 512).with_kernel(1, 2, 0),
         ),
+        (
+            "3_64_64_4000",
+            ConvShape {
+                kernel_w: 3,
+                pad_left: 1,
+                pad_right: 1,
+                ..ConvShape::pointwise(1, 4000, 64, 64)
+            },
+        ),
+        (
+            "3x3x3_16_16_16x32x32",
+            ConvShape {
+                depth: Depth {
+                    input: 16,
+                    kernel: 3,
+                    pad_front: 1,
+                    pad_back: 1,
+                    ..Depth::ONE
+                },
+                ..ConvShape::pointwise(32, 32, 16, 16).with_kernel(3, 1, 1)
+            },
+        ),
         ("1x1_1024_256_14", ConvShape::pointwise(14, 14, 1024, 256)),
         ("1x1_2048_512_7", ConvShape::pointwise(7, 7, 2048, 512)),
         (
@@ -86,10 +108,11 @@ fn convolutions(c: &mut Criterion) {
             ConvShape::pointwise(32, 32, 16, 16).with_kernel(3, 1, 1),
         ),
     ] {
-        let weights = floats(shape.out_c * shape.kernel_h * shape.kernel_w * shape.in_c);
+        let taps = shape.depth.kernel * shape.kernel_h * shape.kernel_w;
+        let weights = floats(shape.out_c * taps * shape.in_c);
         let packed = conv::pack(&shape, &weights).unwrap();
         let packed = Aligned::new(&packed);
-        let input = floats(shape.in_h * shape.in_w * shape.in_c);
+        let input = floats(shape.depth.input * shape.in_h * shape.in_w * shape.in_c);
         let bias = floats(shape.out_c);
         let data = ConvData {
             input: &input,

@@ -9,6 +9,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::Isa;
+use octofold_kernels::conv::Depth;
 use octofold_kernels::peak::Work;
 use octofold_kernels::shared::binary::{Operand, add, mul};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
