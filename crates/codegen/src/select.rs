@@ -5,8 +5,10 @@
 
 use octofold_ir::Op;
 use octofold_ops::families::{
-    BinaryForm, BinaryKind, FusedConv, IntegerProduct, Layout, Outcome, PadMode, PoolKind, Product,
+    BinaryForm, BinaryKind, FusedConv, IntegerProduct, LayerNormalization, Layout, Outcome,
+    PadMode, PoolKind, Product, Reduction,
 };
+use octofold_ops::normalize_axis;
 use octofold_runtime::{Axes, Core, InputForm, Kernel};
 use octofold_tensor::{DType, Dim};
 
@@ -134,11 +136,28 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
             float(facts, 0)?;
             Ok(Core::FFunction)
         }
-        Op::Softmax(op) => {
+        Op::Softmax(_) | Op::LogSoftmax(_) => {
             float(facts, 0)?;
-            let last = facts.shape(0).map_or(0, <[Dim]>::len) as i64 - 1;
-            check(op.axis == -1 || op.axis == last, "its axis is not the last")?;
             Ok(Core::FSoftmax)
+        }
+        Op::LayerNormalization(op) => layer_norm(facts, op),
+        Op::InstanceNormalization(_) => {
+            float(facts, 0)?;
+            Ok(Core::FNormalize)
+        }
+        Op::LpNormalization(_) => {
+            float(facts, 0)?;
+            Ok(Core::FDivideByNorm)
+        }
+        Op::ArgMax(_) | Op::ArgMin(_) => {
+            float(facts, 0)?;
+            Ok(Core::FArg)
+        }
+        op if Reduction::of(op).is_some() => {
+            float(facts, 0)?;
+            let known = facts.node.input(1).is_none() || facts.constant(1).is_some();
+            check(known, "its axes are not constant")?;
+            Ok(Core::FReduce)
         }
         Op::Relu(_) | Op::Clip(_) => clip(facts),
 
@@ -222,6 +241,22 @@ fn clip(facts: Facts<'_>) -> Result<Core, String> {
         (Some(lo), Some(hi)) if lo <= hi => Ok(Core::FClip),
         _ => portable("its bounds are not constant and in order"),
     }
+}
+
+/// A layer norm whose scale and bias have as many elements as a row.
+fn layer_norm(facts: Facts<'_>, op: &LayerNormalization) -> Result<Core, String> {
+    float(facts, 0)?;
+    let shape = facts.shape(0).unwrap_or(&[]);
+    let axis = normalize_axis(op.axis, shape.len()).map_err(|error| error.to_string())?;
+    let row = &shape[axis..];
+    let fits = |slot: usize| {
+        let own = facts.shape(slot).unwrap_or(&[]);
+        let extra = own.len().saturating_sub(row.len());
+        own[extra..] == *row && own[..extra].iter().all(|size| *size == Dim::Known(1))
+    };
+    let fit = fits(1) && (facts.node.input(2).is_none() || fits(2));
+    check(fit, "its scale or bias broadcasts")?;
+    Ok(Core::FNormalize)
 }
 
 fn constant_weights(facts: Facts<'_>) -> Result<(), String> {

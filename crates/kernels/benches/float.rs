@@ -9,12 +9,16 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::conv::{ConvShape, Depth, LinearShape};
-use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};
 use octofold_kernels::float::linear::{self, LinearData, MatMulData};
+use octofold_kernels::float::norm::{Normalization, Parameters, normalize};
+use octofold_kernels::float::reduce::{Finish, Reduce, Reduction, reduce};
+use octofold_kernels::float::softmax::softmax;
+use octofold_kernels::float::{AxisShape, Block};
 use octofold_kernels::{Bounds, Isa};
+use octofold_quant::fold::Fold;
 
 fn floats(len: usize) -> Vec<f32> {
     (0..len)
@@ -229,11 +233,53 @@ fn elementwise(c: &mut Criterion) {
     }
 }
 
+/// Along rows of 80 elements, and along an axis with 6400 neighbouring lines.
+fn along_axes(c: &mut Criterion) {
+    let mut group = limit::group(c, "axes", false);
+    let x = floats(32 * 80 * 80);
+    let mut output = vec![0.0; x.len()];
+    let (scale, bias) = (floats(80), floats(80));
+    let [rows, columns] =
+        [(2560, 80, 1), (1, 32, 6400)].map(|(outer, len, inner)| AxisShape { outer, len, inner });
+    group.throughput(Throughput::Bytes(4 * x.len() as u64));
+    for isa in Isa::supported() {
+        for (name, shape) in [("rows", rows), ("columns", columns)] {
+            for fold in [Fold::Sum, Fold::Max] {
+                let call = Reduce {
+                    shape,
+                    reduction: Reduction::Fold(fold),
+                    finish: Finish::None,
+                };
+                let lines = shape.outer * shape.inner;
+                let output = &mut output[..lines];
+                group.bench_function(format!("{name}_{fold:?}/{isa}"), |bench| {
+                    bench.iter(|| reduce(isa, &call, black_box(&x), 0..lines, output));
+                });
+            }
+            group.bench_function(format!("{name}_softmax/{isa}"), |bench| {
+                bench.iter(|| softmax(isa, shape, false, black_box(&x), &mut output));
+            });
+        }
+        let call = Normalization {
+            width: 80,
+            epsilon: 1e-5,
+            parameters: Parameters::Elements {
+                scale: &scale,
+                bias: Some(&bias),
+            },
+        };
+        group.bench_function(format!("layer_norm/{isa}"), |bench| {
+            bench.iter(|| normalize(isa, call, black_box(&x), &mut output));
+        });
+    }
+}
+
 criterion_group!(
     benches,
     convolutions,
     depthwise_convolutions,
     products,
-    elementwise
+    elementwise,
+    along_axes
 );
 criterion_main!(benches);

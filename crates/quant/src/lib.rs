@@ -17,6 +17,8 @@
 pub mod affine;
 pub mod choose;
 mod dtype;
+pub mod float;
+pub mod fold;
 pub mod functions;
 pub mod metrics;
 pub mod observer;

@@ -26,13 +26,14 @@ pub(crate) fn tensor_bytes(tensor: &Tensor) -> Option<&[u8]> {
     }
 }
 
-/// The elements of a tensor that kernels write, as bytes: floats of 32 bits, and integers of 8.
+/// The elements of a tensor that kernels write, as bytes: floats of 32 bits, and integers of 8, 32 and 64.
 pub(crate) fn tensor_bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], StepError> {
     match tensor.dtype() {
         DType::F32 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<f32>()?)),
         DType::I8 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i8>()?)),
         DType::U8 => Ok(tensor.values_mut::<u8>()?),
         DType::I32 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i32>()?)),
+        DType::I64 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i64>()?)),
         other => Err(StepError::invalid(format!("no kernel writes {other}"))),
     }
 }
@@ -71,7 +72,10 @@ pub(crate) fn fill(tensor: &mut Tensor, bytes: &[u8]) -> Result<(), StepError> {
 
 /// Whether kernels write elements of a type; see [`tensor_bytes_mut`].
 pub(crate) fn kernels_write(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::I8 | DType::U8 | DType::I32)
+    matches!(
+        dtype,
+        DType::F32 | DType::I8 | DType::U8 | DType::I32 | DType::I64
+    )
 }
 
 /// Bytes as numbers. They start at a multiple of the element's size wherever a session keeps them.

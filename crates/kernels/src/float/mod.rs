@@ -10,16 +10,23 @@
 //!
 //! [`Bounds`](crate::Bounds) are a fused Relu or Clip, applied last.
 
+pub mod arg;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
 pub mod function;
 pub mod linear;
 mod micro;
+pub mod norm;
 mod pack;
 pub mod pool;
+pub mod reduce;
+pub mod softmax;
 
 use std::ops::Range;
+
+use crate::KernelError;
+use crate::shared::product;
 
 /// A part of the output of a matrix product, which a call computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,4 +35,27 @@ pub struct Block {
     pub rows: Range<usize>,
     /// Columns, or channels of a convolution.
     pub columns: Range<usize>,
+}
+
+/// The sizes of a tensor, seen along one of its axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AxisShape {
+    /// The number of positions before the axis.
+    pub outer: usize,
+    /// The size of the axis.
+    pub len: usize,
+    /// The number of positions behind the axis.
+    pub inner: usize,
+}
+
+impl AxisShape {
+    /// The number of elements.
+    pub(crate) fn elements(&self) -> Result<usize, KernelError> {
+        product("the input", &[self.outer, self.len, self.inner])
+    }
+
+    /// The number of lines along the axis.
+    pub(crate) fn lines(&self) -> Result<usize, KernelError> {
+        product("the lines", &[self.outer, self.inner])
+    }
 }

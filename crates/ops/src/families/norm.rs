@@ -1,10 +1,15 @@
-//! Normalizations. All are computed in f64 and rounded once.
+//! Normalizations.
+//!
+//! Layer and instance norms and `LpNormalization` of floats of 32 bits are computed step by step in f32, with sums in the order of `octofold_quant::fold`, as the
+//! kernels do it. All others are computed in f64 and rounded once.
 
+use octofold_quant::fold::Fold;
 use octofold_quant::functions;
-use octofold_tensor::{DType, Tensor};
+use octofold_tensor::{DType, Tensor, TensorData};
 
 use super::real::{real_tensor, reals};
-use super::softmax::map_rows;
+use super::reduce::fold_line;
+use super::softmax::{map_float_rows, map_rows};
 use super::support::{broadcast_shapes, broadcast_strides, copy_strided, normalize_axis};
 use crate::{Inputs, OpError, Operator, attributes};
 
@@ -104,6 +109,14 @@ fn moments(values: &[f64]) -> (f64, f64) {
     )
 }
 
+/// The mean of a row of floats, and `1 / √(variance + ε)`.
+fn float_moments(row: &[f32], epsilon: f32) -> (f32, f32) {
+    let count = row.len() as f32;
+    let mean = Fold::Sum.row(row.iter().copied()) / count;
+    let variance = Fold::Squares.row(row.iter().map(|x| x - mean)) / count;
+    (mean, 1.0 / (variance + epsilon).sqrt())
+}
+
 impl Operator for BatchNormalization {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
         if self.training_mode {
@@ -149,6 +162,18 @@ impl Operator for InstanceNormalization {
         };
         let scale = channel_values(inputs, 1, channels)?;
         let bias = channel_values(inputs, 2, channels)?;
+        if let TensorData::F32(values) = x.data() {
+            let mut values = values.to_vec();
+            let rows = values.chunks_mut(spatial.iter().product::<usize>().max(1));
+            for (row, channel) in rows.zip((0..channels).cycle()) {
+                let (mean, factor) = float_moments(row, self.epsilon);
+                let factor = factor * scale[channel] as f32;
+                let bias = bias[channel] as f32;
+                row.iter_mut()
+                    .for_each(|x| *x = (*x - mean) * factor + bias);
+            }
+            return Ok(vec![Tensor::new(x.shape().iter().copied(), values)?]);
+        }
         let mut values = reals(x, 0)?;
         if !values.is_empty() {
             let size = spatial.iter().product();
@@ -196,6 +221,17 @@ impl Operator for LayerNormalization {
         let mut values = reals(x, 0)?;
         let scale = spread(1, inputs.required(1)?)?;
         let bias = inputs.optional(2).map(|bias| spread(2, bias)).transpose()?;
+        if let (TensorData::F32(values), 1) = (x.data(), outputs) {
+            let mut values = values.to_vec();
+            for row in values.chunks_mut(normalized.iter().product::<usize>().max(1)) {
+                let (mean, factor) = float_moments(row, self.epsilon);
+                for (i, x) in row.iter_mut().enumerate() {
+                    let y = (*x - mean) * factor * scale[i] as f32;
+                    *x = bias.as_ref().map_or(y, |bias| y + bias[i] as f32);
+                }
+            }
+            return Ok(vec![Tensor::new(x.shape().iter().copied(), values)?]);
+        }
         let (mut means, mut factors) = (Vec::new(), Vec::new());
         if !values.is_empty() {
             for row in values.chunks_exact_mut(normalized.iter().product()) {
@@ -236,7 +272,19 @@ impl Operator for LpNormalization {
             2 => |row| row.iter().map(|x| x * x).sum::<f64>().sqrt(),
             p => return Err(OpError::attribute("p", format!("{p} is neither 1 nor 2"))),
         };
-        let y = map_rows(inputs.required(0)?, self.axis, |row| {
+        let x = inputs.required(0)?;
+        if let TensorData::F32(values) = x.data() {
+            let y = map_float_rows(x, values, self.axis, |row, inner| {
+                let elements = row.iter().copied();
+                let norm = match self.p {
+                    1 => fold_line(Fold::Magnitudes, elements, inner),
+                    _ => fold_line(Fold::Squares, elements, inner).sqrt(),
+                };
+                (row.iter_mut()).for_each(|x| *x = if norm == 0.0 { 0.0 } else { *x / norm });
+            })?;
+            return Ok(vec![y]);
+        }
+        let y = map_rows(x, self.axis, |row| {
             let norm = norm(row);
             row.iter_mut()
                 .for_each(|x| *x = if norm == 0.0 { 0.0 } else { *x / norm });

@@ -1,8 +1,11 @@
 //! Reductions over axes: ONNX `Reduce*`, `ArgMax` and `ArgMin`.
 //!
-//! Floats accumulate in `f64` and are rounded once; integers accumulate exactly and wrap at the end. Over no elements a sum is 0, a product 1, a
+//! Floats of 32 bits are folded in the order of `octofold_quant::fold`, as the kernels do it ([`Reduction::passes`]). Other floats accumulate in `f64` and are
+//! rounded once; integers accumulate exactly and wrap at the end. Over no elements a sum is 0, a product 1, a
 //! maximum -inf (or the least integer), a minimum inf (or the greatest), a logarithm of a sum -inf, and a mean of floats NaN.
 
+use octofold_quant::fold::Fold;
+use octofold_quant::{float, functions};
 use octofold_tensor::{Shape, Tensor, TensorData};
 use smallvec::SmallVec;
 
@@ -11,21 +14,174 @@ use super::support::{
     Strides, checked_elements, elements_of, for_each_run, integer_list, normalize_axes,
     normalize_axis, strides_of, wrong_type,
 };
-use crate::{Inputs, OpError, Operator, attributes};
+use crate::{Inputs, Op, OpError, Operator, attributes};
 
 /// What a `Reduce*` operator computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum ReduceKind {
+    /// The sum.
     Sum,
+    /// The mean.
     Mean,
+    /// The largest element.
     Max,
+    /// The smallest element.
     Min,
+    /// The product.
     Prod,
+    /// The sum of absolute values.
     L1,
+    /// The square root of the sum of squares.
     L2,
+    /// The logarithm of the sum.
     LogSum,
+    /// The logarithm of the sum of exponentials.
     LogSumExp,
+    /// The sum of squares.
     SumSquare,
+}
+
+use ReduceKind as Kind;
+
+/// A `Reduce*` operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    /// What it computes.
+    pub kind: ReduceKind,
+    /// Whether the reduced axes stay, with size 1.
+    pub keepdims: bool,
+    /// Whether absent or empty axes mean no axes instead of all axes.
+    pub noop_with_empty_axes: bool,
+}
+
+impl Reduction {
+    /// The axes that are reduced, of a tensor of this rank.
+    ///
+    /// # Errors
+    /// For axes that the tensor does not have, or that are listed twice.
+    pub fn axes(self, axes: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
+        if axes.is_empty() && !self.noop_with_empty_axes {
+            Ok((0..rank).collect())
+        } else {
+            normalize_axes(axes, rank)
+        }
+    }
+
+    /// The passes in which floats of 32 bits are reduced over some axes, in their order. Each is the reduction of a tensor `[outer, axis, inner]` to `[outer, inner]`,
+    /// and reads the result of the pass before.
+    ///
+    /// Axes that are neighbours are one axis. The last of those that are left comes first.
+    pub fn passes(shape: &[usize], axes: &[usize]) -> Vec<[usize; 3]> {
+        let mut runs: Vec<(usize, bool)> = Vec::new();
+        for (axis, &size) in shape.iter().enumerate().filter(|(_, size)| **size != 1) {
+            let reduced = axes.contains(&axis);
+            match runs.last_mut() {
+                Some(run) if run.1 == reduced => run.0 = run.0.saturating_mul(size),
+                _ => runs.push((size, reduced)),
+            }
+        }
+        // Only a tensor without elements has sizes whose product overflows.
+        let count = |runs: &[(usize, bool)]| {
+            runs.iter()
+                .fold(1_usize, |all, run| all.saturating_mul(run.0))
+        };
+        let mut passes = Vec::new();
+        while let Some(run) = runs.iter().rposition(|run| run.1) {
+            passes.push([count(&runs[..run]), runs[run].0, count(&runs[run + 1..])]);
+            runs.remove(run);
+        }
+        if passes.is_empty() {
+            passes.push([count(&runs), 1, 1]);
+        }
+        passes
+    }
+
+    /// The reduction that an operator is.
+    pub fn of(op: &Op) -> Option<Self> {
+        macro_rules! of {
+            ($($type:ident $kind:ident,)*) => {
+                match op {
+                    $(Op::$type(op) => Self {
+                        kind: ReduceKind::$kind,
+                        keepdims: op.keepdims,
+                        noop_with_empty_axes: op.noop_with_empty_axes,
+                    },)*
+                    _ => return None,
+                }
+            };
+        }
+        Some(of! {
+            ReduceSum Sum, ReduceMean Mean, ReduceMax Max, ReduceMin Min, ReduceProd Prod, ReduceL1 L1, ReduceL2 L2, ReduceLogSum LogSum,
+            ReduceLogSumExp LogSumExp, ReduceSumSquare SumSquare,
+        })
+    }
+}
+
+impl ReduceKind {
+    /// The fold of the first pass; the next ones have [`Fold::of_parts`] of it. `None` if each pass is the logarithm of a sum of exponentials.
+    pub fn fold(self) -> Option<Fold> {
+        Some(match self {
+            Self::Sum | Self::Mean | Self::LogSum => Fold::Sum,
+            Self::L1 => Fold::Magnitudes,
+            Self::L2 | Self::SumSquare => Fold::Squares,
+            Self::Prod => Fold::Product,
+            Self::Max => Fold::Max,
+            Self::Min => Fold::Min,
+            Self::LogSumExp => return None,
+        })
+    }
+
+    /// What becomes of the fold of `count` floats.
+    fn finish(self, fold: f32, count: usize) -> f32 {
+        match self {
+            Self::Mean => fold / count as f32,
+            Self::L2 => fold.sqrt(),
+            Self::LogSum => functions::log(fold.into()) as f32,
+            _ => fold,
+        }
+    }
+
+    /// The reduction of floats of 32 bits, as the kernels compute it.
+    fn floats_in_passes(self, values: &[f32], passes: &[[usize; 3]], outputs: usize) -> Vec<f32> {
+        let mut fold = self.fold();
+        let count = passes
+            .iter()
+            .fold(1_usize, |all, pass| all.saturating_mul(pass[1]));
+        if values.is_empty() {
+            let start = fold.map_or(f32::NEG_INFINITY, Fold::start);
+            return vec![self.finish(start, count); outputs];
+        }
+        let mut values = values.to_vec();
+        for &[outer, len, inner] in passes {
+            let lines = (0..outer * inner).map(|line| {
+                let start = line / inner * len * inner + line % inner;
+                let line = (0..len).map(|index| values[start + index * inner]);
+                match fold {
+                    Some(fold) => fold_line(fold, line, inner),
+                    None => {
+                        let max = fold_line(Fold::Max, line.clone(), inner);
+                        let shift = if max.is_finite() { max } else { 0.0 };
+                        let sum = fold_line(Fold::Sum, line.map(|x| float::exp(x - shift)), inner);
+                        functions::log(sum.into()) as f32 + shift
+                    }
+                }
+            });
+            values = lines.collect();
+            fold = fold.map(Fold::of_parts);
+        }
+        values
+            .iter_mut()
+            .for_each(|value| *value = self.finish(*value, count));
+        values
+    }
+}
+
+/// The fold of a line whose elements are `inner` apart.
+pub(crate) fn fold_line(fold: Fold, line: impl Iterator<Item = f32>, inner: usize) -> f32 {
+    match inner {
+        1 => fold.row(line),
+        _ => fold.ascending(line),
+    }
 }
 
 /// The walk of a reduction: which elements belong to which output.
@@ -201,33 +357,11 @@ impl Walk {
     }
 }
 
-/// The axes that a reduction with the given optional second input removes.
-fn reduced_axes(
-    inputs: Inputs<'_>,
-    rank: usize,
-    noop_with_empty_axes: bool,
-) -> Result<Vec<usize>, OpError> {
-    let axes = inputs
-        .optional(1)
-        .map(|axes| integer_list(axes, 1))
-        .transpose()?
-        .unwrap_or_default();
-    if axes.is_empty() && !noop_with_empty_axes {
-        Ok((0..rank).collect())
-    } else {
-        normalize_axes(&axes, rank)
-    }
-}
-
-fn reduce(
-    kind: Kind,
-    inputs: Inputs<'_>,
-    keepdims: bool,
-    noop: bool,
-) -> Result<Vec<Tensor>, OpError> {
-    let x = inputs.required(0)?;
-    let axes = reduced_axes(inputs, x.rank(), noop)?;
-    let walk = Walk::new(x.shape(), &axes, keepdims)?;
+fn reduce(reduction: Reduction, inputs: Inputs<'_>) -> Result<Vec<Tensor>, OpError> {
+    let (x, kind) = (inputs.required(0)?, reduction.kind);
+    let axes = inputs.optional(1).map(|axes| integer_list(axes, 1));
+    let axes = reduction.axes(&axes.transpose()?.unwrap_or_default(), x.rank())?;
+    let walk = Walk::new(x.shape(), &axes, reduction.keepdims)?;
     let output = walk.output.iter().copied();
     let y = match (x.data(), kind) {
         (TensorData::Bool(values), Kind::Max) => Tensor::new(
@@ -238,6 +372,13 @@ fn reduce(
             output,
             walk.fold(values, |_| true, |all, value| all && value, |all, _| all),
         )?,
+        (TensorData::F32(values), _) => {
+            let passes = Reduction::passes(x.shape(), &axes);
+            Tensor::new(
+                output,
+                kind.floats_in_passes(values, &passes, elements_of(&walk.output)),
+            )?
+        }
         (data, _) => for_numbers!(float data,
             values => Tensor::new(output, walk.floats(kind, values))?,
             else for_numbers!(integer data,
@@ -265,7 +406,12 @@ macro_rules! reductions {
 
         impl Operator for $type {
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-                reduce($kind, inputs, self.keepdims, self.noop_with_empty_axes)
+                let reduction = Reduction {
+                    kind: $kind,
+                    keepdims: self.keepdims,
+                    noop_with_empty_axes: self.noop_with_empty_axes,
+                };
+                reduce(reduction, inputs)
             }
         }
     )*};

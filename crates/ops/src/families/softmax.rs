@@ -1,10 +1,16 @@
 //! Softmax and its logarithm along one axis.
+//!
+//! With `m` the largest element, `e = exp(x - m)` and `r = 1 / Σ e`, the results are `e · r`, or `x - m - ln Σ e`. Floats of 32 bits are computed step by step
+//! in f32, with sums in the order of `octofold_quant::fold`, as the kernels do it; others in f64.
 
+use octofold_quant::float::exp_to_one;
+use octofold_quant::fold::Fold;
 use octofold_quant::functions;
-use octofold_tensor::Tensor;
+use octofold_tensor::{Tensor, TensorData};
 
 use super::real::{real_tensor, reals};
-use super::support::normalize_axis;
+use super::reduce::fold_line;
+use super::support::{map_lines, normalize_axis};
 use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
@@ -35,26 +41,27 @@ pub(crate) fn map_rows(
 ) -> Result<Tensor, OpError> {
     let axis = normalize_axis(axis, x.rank())?;
     let mut values = reals(x, 0)?;
-    if values.is_empty() {
-        return real_tensor(x.dtype(), x.shape(), values);
-    }
-    let (size, inner) = (
-        x.shape()[axis],
-        x.shape()[axis + 1..].iter().product::<usize>(),
-    );
-    let mut buffer = vec![0.0; size];
-    for block in values.chunks_exact_mut(size * inner) {
-        for offset in 0..inner {
-            for (slot, value) in buffer.iter_mut().zip(block[offset..].iter().step_by(inner)) {
-                *slot = *value;
-            }
-            row(&mut buffer);
-            for (value, slot) in block[offset..].iter_mut().step_by(inner).zip(&buffer) {
-                *value = *slot;
-            }
-        }
-    }
+    map_lines(&mut values, x.shape(), axis, |line, _| row(line));
     real_tensor(x.dtype(), x.shape(), values)
+}
+
+/// As [`map_rows`], of floats of 32 bits; `row` also gets the distance between neighbours in memory.
+pub(crate) fn map_float_rows(
+    x: &Tensor,
+    values: &[f32],
+    axis: i64,
+    row: impl FnMut(&mut [f32], usize),
+) -> Result<Tensor, OpError> {
+    let axis = normalize_axis(axis, x.rank())?;
+    let mut values = values.to_vec();
+    map_lines(&mut values, x.shape(), axis, row);
+    Ok(Tensor::new(x.shape().iter().copied(), values)?)
+}
+
+/// Subtracts the largest element of a row from all.
+fn shift(row: &mut [f32], inner: usize) {
+    let max = fold_line(Fold::Max, row.iter().copied(), inner);
+    row.iter_mut().for_each(|x| *x -= max);
 }
 
 /// The largest number of a row; NaN when there is one.
@@ -66,7 +73,17 @@ fn largest(row: &[f64]) -> f64 {
 
 impl Operator for Softmax {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        let y = map_rows(inputs.required(0)?, self.axis, |row| {
+        let x = inputs.required(0)?;
+        if let TensorData::F32(values) = x.data() {
+            let y = map_float_rows(x, values, self.axis, |row, inner| {
+                shift(row, inner);
+                row.iter_mut().for_each(|x| *x = exp_to_one(*x));
+                let factor = 1.0 / fold_line(Fold::Sum, row.iter().copied(), inner);
+                row.iter_mut().for_each(|x| *x *= factor);
+            })?;
+            return Ok(vec![y]);
+        }
+        let y = map_rows(x, self.axis, |row| {
             let max = largest(row);
             row.iter_mut().for_each(|x| *x = functions::exp(*x - max));
             let sum: f64 = row.iter().sum();
@@ -78,7 +95,17 @@ impl Operator for Softmax {
 
 impl Operator for LogSoftmax {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        let y = map_rows(inputs.required(0)?, self.axis, |row| {
+        let x = inputs.required(0)?;
+        if let TensorData::F32(values) = x.data() {
+            let y = map_float_rows(x, values, self.axis, |row, inner| {
+                shift(row, inner);
+                let powers = row.iter().map(|&x| exp_to_one(x));
+                let log = functions::log(fold_line(Fold::Sum, powers, inner).into()) as f32;
+                row.iter_mut().for_each(|x| *x -= log);
+            })?;
+            return Ok(vec![y]);
+        }
+        let y = map_rows(x, self.axis, |row| {
             let max = largest(row);
             let sum: f64 = row.iter().map(|x| functions::exp(x - max)).sum();
             let log = functions::log(sum);

@@ -98,6 +98,31 @@ pub fn normalize_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, OpError> 
     Ok(out)
 }
 
+/// Replaces each line along an axis, read in order, by what `line` makes of it in place; `line` also gets the distance between its elements in memory.
+pub(crate) fn map_lines<T: Copy + Default>(
+    values: &mut [T],
+    shape: &[usize],
+    axis: usize,
+    mut line: impl FnMut(&mut [T], usize),
+) {
+    if values.is_empty() {
+        return;
+    }
+    let (size, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    let mut buffer = vec![T::default(); size];
+    for block in values.chunks_exact_mut(size * inner) {
+        for offset in 0..inner {
+            for (slot, value) in buffer.iter_mut().zip(block[offset..].iter().step_by(inner)) {
+                *slot = *value;
+            }
+            line(&mut buffer, inner);
+            for (value, slot) in block[offset..].iter_mut().step_by(inner).zip(&buffer) {
+                *value = *slot;
+            }
+        }
+    }
+}
+
 /// The strides of a dense row-major tensor.
 pub(crate) fn strides_of(shape: &[usize]) -> Strides {
     let mut strides: Strides = smallvec![1; shape.len()];

@@ -1,6 +1,6 @@
-//! Functions of one float, and softmax along the last axis.
+//! Functions of one float.
 
-use octofold_kernels::float::function::{Function, function, softmax};
+use octofold_kernels::float::function::{Function, function};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
@@ -45,45 +45,6 @@ impl Work for Elementwise {
         let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
             let input = input.get(first..first + output.len()).unwrap_or(&[]);
             Ok(function(call.isa, self.function, input, output)?)
-        };
-        call.pool
-            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
-    }
-}
-
-#[derive(Debug)]
-struct Rows {
-    width: usize,
-    /// The number of elements of a part, a multiple of the row length.
-    part: usize,
-}
-
-/// The work of a `Softmax` along the last axis.
-pub(super) fn bind_softmax(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let Op::Softmax(op) = &arguments.step.op else {
-        return Err(arguments.wrong_operator());
-    };
-    let operand = arguments.operand(0)?;
-    operand.expect(DType::F32)?;
-    arguments.result().expect(DType::F32)?;
-    arguments.expect_result(operand.shape)?;
-    let (Some(&width), rank) = (operand.shape.last(), operand.shape.len() as i64) else {
-        return Err(arguments.wrong_operator());
-    };
-    if op.axis != -1 && op.axis != rank - 1 {
-        return Err(arguments.wrong_operator());
-    }
-    let rows = operand.len() / width.max(1);
-    let part = part_len(rows, 32 * width, BYTES, 1).saturating_mul(width.max(1));
-    Ok(Box::new(Rows { width, part }))
-}
-
-impl Work for Rows {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-            let input = input.get(first..first + output.len()).unwrap_or(&[]);
-            Ok(softmax(call.isa, self.width, input, output)?)
         };
         call.pool
             .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)

@@ -16,9 +16,11 @@ mod function;
 mod layout;
 mod matmul;
 mod movement;
+mod norm;
 mod planes;
 mod pool;
 mod quantize;
+mod reduce;
 mod split;
 mod window;
 
@@ -113,7 +115,11 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Core::FGlobalAveragePool => float::bind_global(arguments),
         Core::FClip => float::bind_clip(arguments),
         Core::FFunction => function::bind(arguments),
-        Core::FSoftmax => function::bind_softmax(arguments),
+        Core::FSoftmax => reduce::bind_softmax(arguments),
+        Core::FReduce => reduce::bind(arguments),
+        Core::FArg => reduce::bind_arg(arguments),
+        Core::FNormalize => norm::bind_rows(arguments),
+        Core::FDivideByNorm => norm::bind_lengths(arguments),
         Core::FMatMul => matmul::bind(arguments, threads),
         Core::FBinary => float::bind_binary(arguments),
     }

@@ -130,7 +130,7 @@ fn fill(arguments: &Arguments<'_>, size: usize) -> Result<Vec<u8>, StepError> {
 }
 
 /// The integers of a constant operand; `None` when the operand is absent.
-fn list(arguments: &Arguments<'_>, slot: usize) -> Result<Option<Vec<i64>>, StepError> {
+pub(super) fn list(arguments: &Arguments<'_>, slot: usize) -> Result<Option<Vec<i64>>, StepError> {
     let Some(argument) = arguments.operands.get(slot).copied().flatten() else {
         return Ok(None);
     };

@@ -116,8 +116,16 @@ cores! {
     FClip "fclip",
     /// Float `Exp`, `Sigmoid`, `HardSigmoid` and `HardSwish`.
     FFunction "ffunction",
-    /// Float `Softmax` along the last axis.
+    /// Float `Softmax` and `LogSoftmax`.
     FSoftmax "fsoftmax",
+    /// Float `ReduceSum`, `ReduceMean`, `ReduceMax` and the like, with constant axes.
+    FReduce "freduce",
+    /// Float `ArgMax` and `ArgMin`.
+    FArg "farg",
+    /// Float `LayerNormalization` with one result, and `InstanceNormalization`.
+    FNormalize "fnormalize",
+    /// Float `LpNormalization`.
+    FDivideByNorm "fdivide_by_norm",
     /// Float `MatMul` of vectors, matrices and stacks of matrices.
     FMatMul "fmatmul",
     /// Float `Add`, `Sub`, `Mul`, `Div` and `FusedBinary`, of operands that broadcast.
