@@ -5,8 +5,8 @@
 
 use octofold_ir::Op;
 use octofold_ops::families::{
-    BinaryForm, BinaryKind, FusedConv, IntegerProduct, LayerNormalization, Layout, Outcome,
-    PadMode, PoolKind, Product, Reduction,
+    BinaryForm, BinaryKind, CoordinateTransformation, FusedConv, IntegerProduct,
+    LayerNormalization, Layout, Outcome, PadMode, PoolKind, Product, Reduction, Resize,
 };
 use octofold_ops::normalize_axis;
 use octofold_runtime::{Axes, Core, InputForm, Kernel};
@@ -166,9 +166,12 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
             Ok(Core::Concat)
         }
         Op::Resize(op) => {
-            check(op.keeps_values(), "it computes between elements")?;
-            // Only another mode reads the region.
-            movement(facts, &[2, 3])
+            // Only the mode that crops reads the region.
+            let movement = movement(facts, &[2, 3]);
+            match op.keeps_values() {
+                true => movement,
+                false => movement.and_then(|_| interpolation(facts, op)),
+            }
         }
         Op::Pad(op) => {
             check(op.mode == PadMode::Constant, "its border is not constant")?;
@@ -241,6 +244,41 @@ fn clip(facts: Facts<'_>) -> Result<Core, String> {
         (Some(lo), Some(hi)) if lo <= hi => Ok(Core::FClip),
         _ => portable("its bounds are not constant and in order"),
     }
+}
+
+/// A linear or cubic resize along one axis, or along two neighbours.
+fn interpolation(facts: Facts<'_>, op: &Resize) -> Result<Core, String> {
+    float(facts, 0)?;
+    let crops = op.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
+    check(!crops, "it crops")?;
+    let from = facts.shape(0).unwrap_or(&[]);
+    let to = facts.result().and_then(|result| facts.types.shape(result));
+    let scales = facts
+        .constant(2)
+        .and_then(|scales| scales.values::<f32>().ok());
+    let changes = |axis: usize| {
+        let listed = op
+            .axes
+            .iter()
+            .position(|&own| own.rem_euclid(from.len() as i64) == axis as i64);
+        let index = if op.axes.is_empty() {
+            Some(axis)
+        } else {
+            listed
+        };
+        let scale = scales
+            .zip(index)
+            .and_then(|(scales, index)| scales.get(index));
+        Some(&from[axis]) != to.and_then(|to| to.get(axis))
+            || scale.is_some_and(|&scale| scale != 1.0)
+    };
+    let axes: Vec<usize> = (0..from.len()).filter(|&axis| changes(axis)).collect();
+    let neighbours = matches!(axes[..], [_]) || matches!(axes[..], [a, b] if a + 1 == b);
+    check(
+        neighbours,
+        "it interpolates along other axes than two neighbours",
+    )?;
+    Ok(Core::FResize)
 }
 
 /// A layer norm whose scale and bias have as many elements as a row.

@@ -21,6 +21,7 @@ pub mod norm;
 mod pack;
 pub mod pool;
 pub mod reduce;
+pub mod resize;
 pub mod softmax;
 
 use std::ops::Range;

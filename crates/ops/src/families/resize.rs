@@ -1,7 +1,10 @@
 //! Interpolation to another size.
 //!
-//! Every mode is separable: the axes are resized one after another, and along an axis each output position is a weighted sum of a few input positions.
-//! Positions are computed in f32, as in ONNX Runtime (f64 would choose another nearest neighbour for some scales), and sums in f64.
+//! Every mode is separable: the axes are resized one after another, the last one first, and along an axis each output position is a weighted sum of a few input
+//! positions. Positions are computed in f32, as in ONNX Runtime (f64 would choose another nearest neighbour for some scales), and weights in f64. Floats of 32
+//! bits are multiplied by weights that are rounded to f32, and added up in f32 in the order of their positions, as the kernel does it; others in f64.
+
+use std::ops::{Add, Mul};
 
 use octofold_tensor::{Dim, Tensor, TensorData};
 
@@ -187,6 +190,32 @@ impl Resize {
         Some(positions.collect())
     }
 
+    /// The axes that a linear or cubic resize of floats of 32 bits changes, with their taps, for a result [`Resize::resized`] from shape `from` to the sizes `to`.
+    /// `None` for nearest neighbours, where positions outside of the input have a value of their own, or when the input is empty.
+    pub fn interpolated_axes(
+        &self,
+        from: &[usize],
+        to: &[usize],
+        scales: &[f32],
+    ) -> Option<Vec<(usize, AxisTaps)>> {
+        let crops =
+            self.coordinate_transformation_mode == CoordinateTransformation::TfCropAndResize;
+        if self.mode == ResizeMode::Nearest || crops || from.contains(&0) {
+            return None;
+        }
+        let axes = (0..from.len()).map(|axis| AxisResize {
+            op: self,
+            input: from[axis],
+            output: to[axis],
+            scale: scales[axis],
+            roi: (0.0, 1.0),
+        });
+        let changing = axes.enumerate().filter(|(_, axis)| axis.changes());
+        changing
+            .map(|(number, axis)| Some((number, axis.taps()?)))
+            .collect()
+    }
+
     fn resized_axes(&self, rank: usize) -> Result<Vec<usize>, OpError> {
         if self.axes.is_empty() {
             return Ok((0..rank).collect());
@@ -232,6 +261,17 @@ fn scaled(size: &Dim, scale: f32) -> Option<Dim> {
             _ => None,
         },
     }
+}
+
+/// The taps of each output position along an axis, as many for each: positions in ascending order, and their weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AxisTaps {
+    /// The number of taps of an output position.
+    pub count: usize,
+    /// The positions.
+    pub positions: Vec<usize>,
+    /// The weights.
+    pub weights: Vec<f32>,
 }
 
 /// Where one output position gets its value from, along one axis.
@@ -369,19 +409,39 @@ impl AxisResize<'_> {
     fn samples(&self) -> Vec<Sample> {
         (0..self.output).map(|y| self.sample(y)).collect()
     }
+
+    /// The taps of all positions; `None` where one is outside, or is made of nothing.
+    fn taps(&self) -> Option<AxisTaps> {
+        let mut taps = AxisTaps {
+            count: 0,
+            positions: Vec::new(),
+            weights: Vec::new(),
+        };
+        for sample in self.samples() {
+            let Sample::Weighted(sample) = sample else {
+                return None;
+            };
+            taps.count = sample.len();
+            for (position, weight) in sample {
+                taps.positions.push(position);
+                taps.weights.push(weight as f32);
+            }
+        }
+        (taps.count > 0).then_some(taps)
+    }
 }
 
-/// Resizes axis `axis` of numbers of shape `shape`.
-fn resize_axis(
-    values: &[f64],
+/// Resizes axis `axis` of numbers of shape `shape`; `weight` rounds a weight.
+fn resize_axis<T: Copy + Default + Add<Output = T> + Mul<Output = T>>(
+    values: &[T],
     shape: &[usize],
     axis: usize,
     samples: &[Sample],
-    extrapolation: f64,
-) -> Result<Vec<f64>, OpError> {
+    (extrapolation, weight): (T, fn(f64) -> T),
+) -> Result<Vec<T>, OpError> {
     let inner: usize = shape[axis + 1..].iter().product();
     let outer: usize = shape[..axis].iter().product();
-    let mut out = vec![0.0; checked_elements(&[outer, samples.len(), inner])?];
+    let mut out = vec![T::default(); checked_elements(&[outer, samples.len(), inner])?];
     let rows = values
         .chunks_exact(shape[axis] * inner)
         .zip(out.chunks_exact_mut(samples.len() * inner));
@@ -390,11 +450,12 @@ fn resize_axis(
             match sample {
                 Sample::Outside => out.fill(extrapolation),
                 Sample::Weighted(taps) => {
-                    for &(position, weight) in taps {
+                    for (number, &(position, factor)) in taps.iter().enumerate() {
                         let row = &block[position * inner..][..inner];
-                        out.iter_mut()
-                            .zip(row)
-                            .for_each(|(out, x)| *out += weight * x);
+                        for (out, &x) in out.iter_mut().zip(row) {
+                            let term = weight(factor) * x;
+                            *out = if number == 0 { term } else { *out + term };
+                        }
                     }
                 }
             }
@@ -432,6 +493,26 @@ impl Resize {
             roi[axis] = (values[i] as f32, values[axes.len() + i] as f32);
         }
         Ok(roi)
+    }
+}
+
+impl Resize {
+    /// Resizes the axes of `plans` one after another, the last one first.
+    fn interpolate<T: Copy + Default + Add<Output = T> + Mul<Output = T>>(
+        &self,
+        values: &[T],
+        shape: &[usize],
+        plans: &[(usize, AxisResize<'_>)],
+        weight: fn(f64) -> T,
+    ) -> Result<Vec<T>, OpError> {
+        let (mut values, mut sizes) = (values.to_vec(), shape.to_vec());
+        let extrapolation = weight(self.extrapolation_value.into());
+        for (axis, plan) in plans.iter().rev() {
+            let number = (extrapolation, weight);
+            values = resize_axis(&values, &sizes, *axis, &plan.samples(), number)?;
+            sizes[*axis] = plan.output;
+        }
+        Ok(values)
     }
 }
 
@@ -480,17 +561,16 @@ impl Operator for Resize {
                 map_data!(x.data(), values => gather_nearest(values, x.shape(), &shape, &plans));
             return Ok(vec![Tensor::from_data(shape, data)?]);
         }
-        let mut values: Vec<f64> = for_numbers!(
+        if let TensorData::F32(values) = x.data() {
+            let values = self.interpolate(values, x.shape(), &plans, |weight| weight as f32)?;
+            return Ok(vec![Tensor::new(shape, values)?]);
+        }
+        let values: Vec<f64> = for_numbers!(
             numeric x.data(),
             values => values.iter().map(|&value| Number::to_f64(value)).collect(),
             else return Err(wrong_type(x, 0, "a number type"))
         );
-        let mut sizes = x.shape().to_vec();
-        for (axis, plan) in &plans {
-            let extrapolation = f64::from(self.extrapolation_value);
-            values = resize_axis(&values, &sizes, *axis, &plan.samples(), extrapolation)?;
-            sizes[*axis] = plan.output;
-        }
+        let values = self.interpolate(&values, x.shape(), &plans, |weight| weight)?;
         let data = for_numbers!(numeric x.data(), like => to_elements(like, &values), else {
             return Err(wrong_type(x, 0, "a number type"));
         });

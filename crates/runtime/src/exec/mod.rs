@@ -21,6 +21,7 @@ mod planes;
 mod pool;
 mod quantize;
 mod reduce;
+mod resize;
 mod split;
 mod window;
 
@@ -117,6 +118,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Core::FFunction => function::bind(arguments),
         Core::FSoftmax => reduce::bind_softmax(arguments),
         Core::FReduce => reduce::bind(arguments),
+        Core::FResize => resize::bind(arguments),
         Core::FArg => reduce::bind_arg(arguments),
         Core::FNormalize => norm::bind_rows(arguments),
         Core::FDivideByNorm => norm::bind_lengths(arguments),

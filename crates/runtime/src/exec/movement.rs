@@ -5,7 +5,7 @@
 
 use octofold_kernels::shared::movement::{BORDER, Movement};
 use octofold_ops::Op;
-use octofold_ops::families::{BlockOrder, Pad, PadMode, Slice};
+use octofold_ops::families::{BlockOrder, Pad, PadMode, Resize, Slice};
 use octofold_tensor::{DType, Dim};
 
 use super::{Argument, Arguments, BYTES, Call, Work, only, part_len};
@@ -152,6 +152,28 @@ pub(super) fn list(arguments: &Arguments<'_>, slot: usize) -> Result<Option<Vec<
     }
 }
 
+/// The factors by which a `Resize` with constant lists scales the axes of its operand.
+///
+/// # Errors
+/// Also when the result has other sizes than the plan says, before any table is made.
+pub(super) fn resized(op: &Resize, arguments: &Arguments<'_>) -> Result<Vec<f32>, StepError> {
+    let shape = arguments.operand(0)?.shape;
+    let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
+    let scales = floats(arguments.operands.get(2).copied().flatten())?;
+    let sizes = list(arguments, 3)?.filter(|sizes| !sizes.is_empty());
+    let sizes: Option<Vec<Dim>> = sizes.map(|sizes| sizes.into_iter().map(Dim::Known).collect());
+    let resized = op.resized(&dims, scales.as_deref(), sizes.as_deref())?;
+    let sizes = resized.sizes.iter().map(|size| {
+        let size = size.as_ref()?.known()?;
+        usize::try_from(size).ok()
+    });
+    let sizes: Option<Vec<usize>> = sizes.collect();
+    if sizes.as_deref() != Some(arguments.result().shape) {
+        return Err(arguments.wrong_operator());
+    }
+    Ok(resized.scales)
+}
+
 /// The floats of a constant operand; `None` when it is absent or has no elements.
 fn floats(argument: Option<Argument<'_>>) -> Result<Option<Vec<f32>>, StepError> {
     let Some(argument) = argument.filter(|argument| argument.len() > 0) else {
@@ -199,24 +221,8 @@ fn offsets(arguments: &Arguments<'_>) -> Result<Offsets, StepError> {
         Op::Slice(_) => slice(arguments, shape, &stride),
         Op::Pad(op) => pad(op, arguments, shape, &stride),
         Op::Resize(op) => {
-            let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
-            let scales = floats(arguments.operands.get(2).copied().flatten())?;
-            let sizes = list(arguments, 3)?.filter(|sizes| !sizes.is_empty());
-            let sizes: Option<Vec<Dim>> =
-                sizes.map(|sizes| sizes.into_iter().map(Dim::Known).collect());
-            let resized = op.resized(&dims, scales.as_deref(), sizes.as_deref())?;
-            // The plan has computed the sizes, and binding compares them with its own.
-            let to = resized.sizes.iter().map(|size| {
-                size.as_ref()?
-                    .known()
-                    .and_then(|size| usize::try_from(size).ok())
-            });
-            let to: Option<Vec<usize>> = to.collect();
-            let positions = to.and_then(|to| {
-                // Refuse a result that is larger than the plan says, before its tables are made.
-                let fits = to == arguments.result().shape;
-                fits.then(|| op.nearest_positions(shape, &to, &resized.scales))?
-            });
+            let scales = resized(op, arguments)?;
+            let positions = op.nearest_positions(shape, arguments.result().shape, &scales);
             let positions = positions.ok_or_else(|| arguments.wrong_operator())?;
             Ok(positions
                 .into_iter()

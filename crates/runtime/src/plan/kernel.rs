@@ -120,6 +120,8 @@ cores! {
     FSoftmax "fsoftmax",
     /// Float `ReduceSum`, `ReduceMean`, `ReduceMax` and the like, with constant axes.
     FReduce "freduce",
+    /// Float `Resize`, linear or cubic, with constant lists, along one axis or two neighbouring axes.
+    FResize "fresize",
     /// Float `ArgMax` and `ArgMin`.
     FArg "farg",
     /// Float `LayerNormalization` with one result, and `InstanceNormalization`.
