@@ -334,6 +334,7 @@ folders! {
     lower_quantized = "lower-quantized",
     insert_layer_input_observers = "insert-layer-input-observers",
     insert_observers = "insert-observers",
+    recognize_norms = "recognize-norms",
     split_transposed_convs = "split-transposed-convs",
     stages = "stages",
 }

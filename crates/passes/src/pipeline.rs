@@ -26,7 +26,7 @@ use crate::pass::{Pass, PassError};
 use crate::rewrite::{Rewriter, Scope};
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
-    ExpandQOperators, FoldConstants, InlineBranches,
+    ExpandQOperators, FoldConstants, InlineBranches, RecognizeNorms,
 };
 use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
@@ -99,6 +99,7 @@ impl Stage {
                     "canonicalize-windows",
                     "canonicalize",
                     "eliminate-duplicates",
+                    "recognize-norms",
                     "eliminate-dead",
                 ],
             ),
@@ -393,6 +394,7 @@ fn pass<'a>(
         "canonicalize-windows" => Box::new(CanonicalizeWindows),
         "canonicalize" => Box::new(Canonicalize),
         "eliminate-duplicates" => Box::new(EliminateDuplicates),
+        "recognize-norms" => Box::new(RecognizeNorms),
         "eliminate-dead" => Box::new(EliminateDead),
         "fuse-user-patterns" => Box::new(FuseUserPatterns { backend }),
         "fuse-affine" => Box::new(FuseAffine { scope }),

@@ -6,6 +6,7 @@ mod dead;
 mod duplicates;
 mod fold;
 mod identity;
+mod norm;
 mod qoperator;
 mod windows;
 
@@ -15,5 +16,6 @@ pub use dead::EliminateDead;
 pub use duplicates::EliminateDuplicates;
 pub use fold::FoldConstants;
 pub use identity::EliminateIdentities;
+pub use norm::RecognizeNorms;
 pub use qoperator::ExpandQOperators;
 pub use windows::CanonicalizeWindows;
