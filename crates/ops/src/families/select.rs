@@ -1,6 +1,6 @@
 //! Choosing elements by their values, positions or lengths: ONNX `TopK`, `NonZero`, `CumSum`, `Trilu`, `Compress` and `ReverseSequence`.
 
-use octofold_tensor::{Shape, Tensor, for_each_data};
+use octofold_tensor::{Shape, Tensor, TensorData, for_each_data};
 
 use super::number::{Number, for_numbers};
 use super::support::{
@@ -42,37 +42,30 @@ impl Operator for TopK {
         if k > size {
             bail!("{k} of {size} elements are wanted");
         }
-        let mut keys: Vec<i128> = for_numbers!(numeric x.data(),
-            values => values.iter().map(|value| value.sort_key()).collect(),
-            else return Err(wrong_type(x, 0, "a numeric type")));
-        if self.largest {
-            keys.iter_mut().for_each(|key| *key = -*key);
-        }
         let inner = elements_of(&x.shape()[axis + 1..]);
-        let outer = if keys.is_empty() {
-            0
-        } else {
-            keys.len() / (size * inner)
+        let lanes = Lanes {
+            outer: x.len().checked_div(size * inner).unwrap_or(0),
+            size,
+            inner,
+            k,
         };
-        // The positions of the chosen elements, in the input and along the axis.
-        let mut sources = vec![0_usize; outer * k * inner];
-        let mut places = vec![0_i64; sources.len()];
-        let mut lane: Vec<(i128, usize)> = Vec::new();
-        for i in 0..if k == 0 { 0 } else { outer * inner } {
-            let (outer, inner_index) = (i / inner, i % inner);
-            let source = |place: usize| (outer * size + place) * inner + inner_index;
-            lane.clear();
-            lane.extend((0..size).map(|place| (keys[source(place)], place)));
-            if k < size {
-                lane.select_nth_unstable(k - 1);
+        let (sources, places) = match x.data() {
+            TensorData::F32(values) if u32::try_from(size).is_ok() => {
+                let flip = if self.largest { u32::MAX } else { 0 };
+                let key = |source: usize, place: usize| {
+                    u64::from(order(values[source]) ^ flip) << 32 | place as u64
+                };
+                lanes.choose(key, |key| (key & u64::from(u32::MAX)) as usize)
             }
-            lane[..k].sort_unstable();
-            for (rank, &(_, place)) in lane[..k].iter().enumerate() {
-                let to = (outer * k + rank) * inner + inner_index;
-                sources[to] = source(place);
-                places[to] = place as i64;
+            data => {
+                let keys: Vec<i128> = for_numbers!(numeric data,
+                    values => values.iter().map(|value| value.sort_key()).collect(),
+                    else return Err(wrong_type(x, 0, "a numeric type")));
+                let sign = if self.largest { -1 } else { 1 };
+                let key = |source: usize, place: usize| (sign * keys[source], place);
+                lanes.choose(key, |(_, place)| place)
             }
-        }
+        };
         let mut shape = Shape::from_slice(x.shape());
         shape[axis] = k;
         let top = map_data!(x.data(), values => pick(values, &sources));
@@ -81,6 +74,84 @@ impl Operator for TopK {
             Tensor::new(shape, places)?,
         ])
     }
+}
+
+/// An integer that has the order of the floats: NaN after every number, both zeros equal.
+fn order(x: f32) -> u32 {
+    // Adding 0.0 makes -0.0 into 0.0; the bits of negative floats fall when the floats rise.
+    let bits = (x + 0.0).to_bits();
+    match () {
+        () if x.is_nan() => u32::MAX,
+        () if bits >> 31 == 1 => !bits,
+        () => bits | 1 << 31,
+    }
+}
+
+/// The lanes along an axis, and how many elements are chosen of each.
+struct Lanes {
+    outer: usize,
+    size: usize,
+    inner: usize,
+    k: usize,
+}
+
+impl Lanes {
+    /// The elements with the smallest keys of each lane, in their order: where they are in the input, and along the axis. `key` gets both of an element; no two keys of
+    /// a lane are equal.
+    fn choose<K: Ord + Copy>(
+        &self,
+        key: impl Fn(usize, usize) -> K,
+        place: impl Fn(K) -> usize,
+    ) -> (Vec<usize>, Vec<i64>) {
+        let Self {
+            outer,
+            size,
+            inner,
+            k,
+        } = *self;
+        let mut sources = vec![0; outer * k * inner];
+        let mut places = vec![0; sources.len()];
+        let mut chosen = Vec::new();
+        for lane in 0..if k == 0 { 0 } else { outer * inner } {
+            let (block, offset) = (lane / inner, lane % inner);
+            let source = |place: usize| (block * size + place) * inner + offset;
+            smallest(
+                (0..size).map(|place| key(source(place), place)),
+                k,
+                &mut chosen,
+            );
+            for (rank, &key) in chosen.iter().enumerate() {
+                let to = (block * k + rank) * inner + offset;
+                sources[to] = source(place(key));
+                places[to] = place(key) as i64;
+            }
+        }
+        (sources, places)
+    }
+}
+
+/// The `k` smallest keys, at least 1, in ascending order. Keys that are not below the bound so far are skipped by one comparison.
+fn smallest<K: Ord + Copy>(keys: impl Iterator<Item = K>, k: usize, chosen: &mut Vec<K>) {
+    /// Sorting out costs as much as this many comparisons at least.
+    const FEW: usize = 64;
+    let full = k.saturating_mul(2).max(FEW);
+    let mut bound = None;
+    chosen.clear();
+    for key in keys {
+        if bound.is_some_and(|bound| key > bound) {
+            continue;
+        }
+        chosen.push(key);
+        if chosen.len() == full {
+            bound = Some(*chosen.select_nth_unstable(k - 1).1);
+            chosen.truncate(k);
+        }
+    }
+    if chosen.len() > k {
+        chosen.select_nth_unstable(k - 1);
+        chosen.truncate(k);
+    }
+    chosen.sort_unstable();
 }
 
 attributes! {
@@ -135,38 +206,49 @@ attributes! {
 
 impl Operator for CumSum {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        fn sums<T: Number>(op: &CumSum, values: &[T], size: usize, inner: usize) -> Vec<T> {
+        /// Adds the rows of each block one after the other, so that neighbouring lanes are added together.
+        fn sums<T: Number, S: Copy>(
+            op: &CumSum,
+            values: &[T],
+            (size, inner): (usize, usize),
+            zero: S,
+            (add, round): (fn(S, T) -> S, fn(S) -> T),
+        ) -> Vec<T> {
             let mut out = values.to_vec();
+            let mut sums = vec![zero; inner.min(out.len())];
             for block in out.chunks_exact_mut(size.saturating_mul(inner).max(1)) {
-                for lane in 0..inner {
-                    let (mut exact, mut wrapped) = (0.0, T::ZERO);
-                    for i in 0..size {
-                        let place = if op.reverse { size - 1 - i } else { i };
-                        let element = &mut block[place * inner + lane];
-                        let value = *element;
-                        let before = if T::FLOAT {
-                            T::from_f64(exact)
-                        } else {
-                            wrapped
-                        };
-                        exact += value.to_f64();
-                        wrapped = wrapped.add(value);
-                        let after = if T::FLOAT {
-                            T::from_f64(exact)
-                        } else {
-                            wrapped
-                        };
-                        *element = if op.exclusive { before } else { after };
+                sums.fill(zero);
+                for i in 0..size {
+                    let place = if op.reverse { size - 1 - i } else { i };
+                    let row = &mut block[place * inner..][..inner];
+                    for (x, sum) in row.iter_mut().zip(&mut sums) {
+                        let before = *sum;
+                        *sum = add(before, *x);
+                        *x = round(if op.exclusive { before } else { *sum });
                     }
                 }
             }
             out
         }
+        /// Floats in f64, integers in their own type.
+        fn of_type<T: Number>(op: &CumSum, values: &[T], sizes: (usize, usize)) -> Vec<T> {
+            if T::FLOAT {
+                sums(
+                    op,
+                    values,
+                    sizes,
+                    0.0,
+                    (|sum, x| sum + x.to_f64(), T::from_f64),
+                )
+            } else {
+                sums(op, values, sizes, T::ZERO, (T::add, |sum| sum))
+            }
+        }
         let x = inputs.required(0)?;
         let axis = normalize_axis(integer(inputs.required(1)?, 1)?, x.rank())?;
         let (size, inner) = (x.shape()[axis], elements_of(&x.shape()[axis + 1..]));
         let y = for_numbers!(numeric x.data(),
-            values => Tensor::new(x.shape().iter().copied(), sums(self, values, size, inner))?,
+            values => Tensor::new(x.shape().iter().copied(), of_type(self, values, (size, inner)))?,
             else return Err(wrong_type(x, 0, "a numeric type")));
         Ok(vec![y])
     }
@@ -324,6 +406,44 @@ mod tests {
     fn counting(shape: &[usize]) -> Tensor {
         let count = shape.iter().product::<usize>() as i32;
         Tensor::new(shape.iter().copied(), (1..=count).collect()).unwrap()
+    }
+
+    #[test]
+    fn long_lanes_give_what_a_stable_sort_gives() {
+        // Few values, so that many are equal, with zeros of both signs and NaN.
+        let x: Vec<f32> = (0..1000_u32)
+            .map(|i| match i.wrapping_mul(2_654_435_761) >> 20 {
+                number if number % 97 == 0 => f32::NAN,
+                number if number % 89 == 0 => -0.0,
+                number => (number % 41) as f32 - 20.0,
+            })
+            .collect();
+        let tensor = Tensor::new([1000], x.clone()).unwrap();
+        for largest in [false, true] {
+            let mut expected: Vec<usize> = (0..1000).collect();
+            let rising = |a: f32, b: f32| {
+                let nan = a.is_nan().cmp(&b.is_nan());
+                a.partial_cmp(&b).unwrap_or(nan)
+            };
+            expected.sort_by(|&a, &b| match largest {
+                false => rising(x[a], x[b]),
+                true => rising(x[b], x[a]),
+            });
+            for k in [1, 5, 31, 32, 33, 100, 999, 1000] {
+                let op = TopK {
+                    axis: 0,
+                    largest,
+                    sorted: true,
+                };
+                let k_tensor = Tensor::vector(vec![k as i64]);
+                let found = op
+                    .evaluate(Inputs(&[Some(&tensor), Some(&k_tensor)]), 2)
+                    .unwrap();
+                let places = found[1].values::<i64>().unwrap();
+                let places: Vec<usize> = places.iter().map(|&place| place as usize).collect();
+                assert_eq!(places, expected[..k], "{k} {largest}");
+            }
+        }
     }
 
     #[test]
