@@ -212,7 +212,8 @@ impl Operator for CumSum {
             values: &[T],
             (size, inner): (usize, usize),
             zero: S,
-            (add, round): (fn(S, T) -> S, fn(S) -> T),
+            add: fn(S, T) -> S,
+            round: fn(S) -> T,
         ) -> Vec<T> {
             let mut out = values.to_vec();
             let mut sums = vec![zero; inner.min(out.len())];
@@ -238,10 +239,11 @@ impl Operator for CumSum {
                     values,
                     sizes,
                     0.0,
-                    (|sum, x| sum + x.to_f64(), T::from_f64),
+                    |sum, x| sum + x.to_f64(),
+                    T::from_f64,
                 )
             } else {
-                sums(op, values, sizes, T::ZERO, (T::add, |sum| sum))
+                sums(op, values, sizes, T::ZERO, T::add, |sum| sum)
             }
         }
         let x = inputs.required(0)?;
