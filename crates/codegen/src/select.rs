@@ -9,7 +9,7 @@ use octofold_ops::families::{
     LayerNormalization, Layout, Outcome, PadMode, PoolKind, Product, Reduction, Resize,
 };
 use octofold_ops::normalize_axis;
-use octofold_runtime::{Axes, Core, InputForm, Kernel};
+use octofold_runtime::{Axes, Core, InputForm, Kernel, compares, converts};
 use octofold_tensor::{DType, Dim};
 
 use crate::facts::{Facts, is_byte};
@@ -128,13 +128,54 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
             float(facts, 0)?;
             Ok(Core::FMatMul)
         }
-        Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => {
+        Op::Pow(_)
+            if facts
+                .constant(1)
+                .is_some_and(|exponent| exponent.len() == 1) =>
+        {
             float(facts, 0)?;
+            let shape = facts.shape(1).map_or(0, <[Dim]>::len);
+            let fits = shape <= facts.shape(0).map_or(0, <[Dim]>::len);
+            check(fits, "its exponent has more axes than the base")?;
+            let read = [DType::F32, DType::F64, DType::I32, DType::I64];
+            let known = facts.dtype(1).is_some_and(|dtype| read.contains(&dtype));
+            check(known, "its exponent is of another type")?;
+            Ok(Core::FFunction)
+        }
+        Op::Add(_)
+        | Op::Sub(_)
+        | Op::Mul(_)
+        | Op::Div(_)
+        | Op::Max(_)
+        | Op::Min(_)
+        | Op::Pow(_)
+        | Op::PRelu(_) => {
+            float(facts, 0)?;
+            check(facts.node.inputs().len() == 2, "it has not two operands")?;
+            float(facts, 1)?;
             Ok(Core::FBinary)
         }
-        Op::Exp(_) | Op::Sigmoid(_) | Op::HardSigmoid(_) | Op::HardSwish(_) => {
-            float(facts, 0)?;
-            Ok(Core::FFunction)
+        Op::Where(_) => {
+            let dtype = facts.dtype(1).and_then(DType::size);
+            check(dtype.is_some(), "its elements have no size")?;
+            Ok(Core::Choose)
+        }
+        Op::Equal(_)
+        | Op::Less(_)
+        | Op::LessOrEqual(_)
+        | Op::Greater(_)
+        | Op::GreaterOrEqual(_)
+        | Op::And(_)
+        | Op::Or(_)
+        | Op::Xor(_) => {
+            let compared = facts.dtype(0).is_some_and(compares);
+            check(compared, "no kernel compares its elements")?;
+            Ok(Core::Compare)
+        }
+        Op::Cast(op) => {
+            let converted = facts.dtype(0).is_some_and(|from| converts(from, op.to));
+            check(converted, "no kernel converts its elements")?;
+            Ok(Core::Cast)
         }
         Op::Softmax(_) | Op::LogSoftmax(_) => {
             float(facts, 0)?;
@@ -186,6 +227,10 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
         // The shape of the result has their numbers.
         Op::Expand(_) | Op::Tile(_) | Op::DepthToSpace(_) | Op::NhwcDepthToSpace(_) => {
             movement(facts, &[])
+        }
+        op if op.float_function().is_some() => {
+            float(facts, 0)?;
+            Ok(Core::FFunction)
         }
         other => portable(format!("no kernel computes {}", other.name())),
     }

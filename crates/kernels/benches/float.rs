@@ -12,6 +12,7 @@ use octofold_kernels::conv::{ConvShape, Depth, LinearShape};
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};
+use octofold_kernels::float::function::{Function, function};
 use octofold_kernels::float::linear::{self, LinearData, MatMulData};
 use octofold_kernels::float::norm::{Normalization, Parameters, normalize};
 use octofold_kernels::float::reduce::{Finish, Reduce, Reduction, reduce};
@@ -274,12 +275,35 @@ fn along_axes(c: &mut Criterion) {
     }
 }
 
+fn functions(c: &mut Criterion) {
+    let mut group = limit::group(c, "function", false);
+    let input = floats(1 << 16);
+    let mut output = vec![0.0; 1 << 16];
+    group.throughput(Throughput::Bytes(2 << 18));
+    for f in [
+        Function::Exp,
+        Function::Tanh,
+        Function::Erf,
+        Function::Gelu,
+        Function::Log,
+        Function::Sin,
+        Function::Power { exponent: 0.7 },
+    ] {
+        for isa in Isa::supported() {
+            group.bench_function(format!("{f:?}/{isa}"), |bench| {
+                bench.iter(|| function(isa, f, black_box(&input), &mut output));
+            });
+        }
+    }
+}
+
 criterion_group!(
     benches,
     convolutions,
     depthwise_convolutions,
     products,
     elementwise,
-    along_axes
+    along_axes,
+    functions
 );
 criterion_main!(benches);

@@ -16,6 +16,7 @@ mod body;
 pub mod cost;
 mod error;
 pub mod families;
+mod function;
 mod nearest;
 mod operator;
 mod parallel;

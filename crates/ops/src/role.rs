@@ -54,8 +54,9 @@ impl Op {
             [Activation, Parameter, Parameter]: QuantizeLinear, DequantizeLinear, Clip, Dropout;
             [Activation, Parameter]: CastLike, TableLookup;
             [Activation]: LpNormalization, Lrn, MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool, FusedPool, FusedGlobalPool, Softmax, LogSoftmax;
-            [Activation]: Relu, LeakyRelu, Sigmoid, HardSigmoid, HardSwish, Tanh, Erf, Gelu, Elu, Selu, Celu, Softplus, Softsign, Mish, Swish, ThresholdedRelu;
-            [Activation]: Abs, Neg, Exp, Log, Sqrt, Reciprocal, Floor, Ceil, Round, Sign, Not, IsNaN, IsInf, Sin, Cos, Cast;
+            [Activation]: Relu, LeakyRelu, Sigmoid, HardSigmoid, HardSwish, Tanh, Erf, Gelu, Elu, Selu, Celu, Softplus, Softsign, Mish, Swish, ThresholdedRelu, Shrink;
+            [Activation]: Abs, Neg, Exp, Log, Sqrt, Reciprocal, Floor, Ceil, Round, Sign, Not, IsNaN, IsInf, Cast;
+            [Activation]: Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Asinh, Acosh, Atanh;
             [Activation]: ArgMax, ArgMin, NonZero, Shape, Size, EyeLike, DynamicQuantizeLinear, Observe;
             [Activation]: Flatten, Transpose, Identity, DepthToSpace, NhwcDepthToSpace, SpaceToDepth;
             // Integers say which elements, how many or where.

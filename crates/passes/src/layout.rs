@@ -115,16 +115,8 @@ impl Walk<'_> {
             {
                 Wish::Any
             }
-            Op::TableLookup(_)
-            | Op::Observe(_)
-            | Op::Relu(_)
-            | Op::Clip(_)
-            | Op::LeakyRelu(_)
-            | Op::Sigmoid(_)
-            | Op::HardSigmoid(_)
-            | Op::HardSwish(_)
-            | Op::Swish(_)
-            | Op::Tanh(_) => Wish::Any,
+            Op::TableLookup(_) | Op::Observe(_) | Op::Relu(_) | Op::Clip(_) => Wish::Any,
+            op if op.float_function().is_some() => Wish::Any,
             // Movements whose axes are known.
             Op::DepthToSpace(_) => Wish::Any,
             Op::Slice(_) | Op::Pad(_) if self.moved_axes(id).is_some() => Wish::Any,

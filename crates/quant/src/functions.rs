@@ -30,6 +30,52 @@ pub fn cos(x: f64) -> f64 {
     libm::cos(x)
 }
 
+/// Tangent of an angle in radians.
+pub fn tan(x: f64) -> f64 {
+    libm::tan(x)
+}
+
+/// Arc sine, in radians; NaN outside of [-1, 1].
+pub fn asin(x: f64) -> f64 {
+    libm::asin(x)
+}
+
+/// Arc cosine, in radians; NaN outside of [-1, 1].
+pub fn acos(x: f64) -> f64 {
+    libm::acos(x)
+}
+
+/// Arc tangent, in radians.
+pub fn atan(x: f64) -> f64 {
+    libm::atan(x)
+}
+
+/// Hyperbolic sine.
+pub fn sinh(x: f64) -> f64 {
+    libm::sinh(x)
+}
+
+/// Hyperbolic cosine.
+pub fn cosh(x: f64) -> f64 {
+    libm::cosh(x)
+}
+
+/// Inverse of the hyperbolic sine.
+pub fn asinh(x: f64) -> f64 {
+    libm::asinh(x)
+}
+
+/// Inverse of the hyperbolic tangent; NaN outside of [-1, 1].
+pub fn atanh(x: f64) -> f64 {
+    libm::atanh(x)
+}
+
+/// Inverse of the hyperbolic cosine; NaN below 1.
+pub fn acosh(x: f64) -> f64 {
+    // `libm` has values below -1.
+    if x < 1.0 { f64::NAN } else { libm::acosh(x) }
+}
+
 /// Hyperbolic tangent.
 pub fn tanh(x: f64) -> f64 {
     libm::tanh(x)

@@ -72,7 +72,7 @@ mod view;
 
 pub use blob::{ALIGN, Blob, BlobBuilder};
 pub use error::{BoxError, PlanError, RunError, StateFault, StepError};
-pub use exec::conv_shape;
+pub use exec::{compares, conv_shape, converts};
 pub use octofold_ops::cost;
 pub use octofold_tensor::{DType, Shape, Tensor};
 pub use plan::{

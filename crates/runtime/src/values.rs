@@ -26,14 +26,21 @@ pub(crate) fn tensor_bytes(tensor: &Tensor) -> Option<&[u8]> {
     }
 }
 
-/// The elements of a tensor that kernels write, as bytes: floats of 32 bits, and integers of 8, 32 and 64.
+/// The elements of a tensor that kernels write, as bytes: numbers of whole bytes. Booleans have no bytes that may be written.
 pub(crate) fn tensor_bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], StepError> {
     match tensor.dtype() {
         DType::F32 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<f32>()?)),
         DType::I8 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i8>()?)),
         DType::U8 => Ok(tensor.values_mut::<u8>()?),
         DType::I32 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i32>()?)),
+        DType::F64 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<f64>()?)),
+        DType::F16 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<f16>()?)),
+        DType::BF16 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<bf16>()?)),
+        DType::I16 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i16>()?)),
         DType::I64 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<i64>()?)),
+        DType::U16 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<u16>()?)),
+        DType::U32 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<u32>()?)),
+        DType::U64 => Ok(bytemuck::cast_slice_mut(tensor.values_mut::<u64>()?)),
         other => Err(StepError::invalid(format!("no kernel writes {other}"))),
     }
 }
@@ -72,10 +79,7 @@ pub(crate) fn fill(tensor: &mut Tensor, bytes: &[u8]) -> Result<(), StepError> {
 
 /// Whether kernels write elements of a type; see [`tensor_bytes_mut`].
 pub(crate) fn kernels_write(dtype: DType) -> bool {
-    matches!(
-        dtype,
-        DType::F32 | DType::I8 | DType::U8 | DType::I32 | DType::I64
-    )
+    !matches!(dtype, DType::I4 | DType::U4 | DType::String)
 }
 
 /// Bytes as numbers. They start at a multiple of the element's size wherever a session keeps them.

@@ -232,6 +232,7 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Types {
         | Op::Mish(_)
         | Op::Swish(_)
         | Op::ThresholdedRelu(_)
+        | Op::Shrink(_)
         | Op::Exp(_)
         | Op::Log(_)
         | Op::Sqrt(_)
@@ -240,7 +241,16 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Types {
         | Op::Ceil(_)
         | Op::Round(_)
         | Op::Sin(_)
-        | Op::Cos(_) => elementwise::float_function(cx),
+        | Op::Cos(_)
+        | Op::Tan(_)
+        | Op::Asin(_)
+        | Op::Acos(_)
+        | Op::Atan(_)
+        | Op::Sinh(_)
+        | Op::Cosh(_)
+        | Op::Asinh(_)
+        | Op::Acosh(_)
+        | Op::Atanh(_) => elementwise::float_function(cx),
         Op::IsNaN(_) | Op::IsInf(_) => elementwise::test(cx),
         Op::PRelu(op) => activation::prelu(op, cx),
         Op::Clip(op) => activation::clip(op, cx),

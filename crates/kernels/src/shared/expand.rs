@@ -146,16 +146,30 @@ fn rows_loop<T: Copy, const LANES: usize>(step: usize, row: Axis, input: &[T], o
 
 /// `output[i] = f(a[i], b[i])`, where an operand of one element has it for each `i`. The lengths are checked ([`check_repeats`]).
 #[inline(always)]
-pub(crate) fn each_pair<T: Copy>(a: &[T], b: &[T], output: &mut [T], f: impl Fn(T, T) -> T) {
+pub(crate) fn each_pair<T: Copy, R: Copy>(
+    a: &[T],
+    b: &[T],
+    output: &mut [R],
+    f: impl Fn(T, T) -> R,
+) {
+    // `for_each` is not always inlined, and then not compiled for the caller's instruction set.
     match (a, b) {
         (_, &[b]) if a.len() == output.len() => {
-            (output.iter_mut().zip(a)).for_each(|(y, &a)| *y = f(a, b));
+            for (y, &a) in output.iter_mut().zip(a) {
+                *y = f(a, b);
+            }
         }
         (&[a], _) if b.len() == output.len() => {
-            (output.iter_mut().zip(b)).for_each(|(y, &b)| *y = f(a, b));
+            for (y, &b) in output.iter_mut().zip(b) {
+                *y = f(a, b);
+            }
         }
         (&[a], &[b]) => output.fill(f(a, b)),
-        _ => (output.iter_mut().zip(a.iter().zip(b))).for_each(|(y, (&a, &b))| *y = f(a, b)),
+        _ => {
+            for (y, (&a, &b)) in output.iter_mut().zip(a.iter().zip(b)) {
+                *y = f(a, b);
+            }
+        }
     }
 }
 

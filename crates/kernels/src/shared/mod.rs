@@ -15,9 +15,12 @@
 //! exactly the outputs of this range. The bytes do not depend on the split.
 
 pub mod binary;
+pub mod choose;
+pub mod compare;
 pub mod concat;
 pub(crate) mod dispatch;
 pub mod expand;
+pub mod half;
 pub mod layout;
 pub mod movement;
 pub mod pool;

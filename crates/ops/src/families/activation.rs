@@ -1,7 +1,9 @@
 //! Activation functions.
 //!
-//! Floats are computed in f64 by [`octofold_quant::functions`], the functions that lookup tables are made of, and rounded once.
+//! f32 is computed by [`octofold_quant::float`], as kernels do. Other floats are computed in f64 by [`octofold_quant::functions`], the functions that lookup
+//! tables are made of, and rounded once.
 
+use octofold_quant::float::Function;
 use octofold_quant::functions;
 use octofold_tensor::{Tensor, TensorData};
 
@@ -145,6 +147,17 @@ attributes! {
 }
 
 attributes! {
+    /// ONNX `Shrink` (opset 9): `x + bias` below `-lambd`, `x - bias` above `lambd`, otherwise 0. Input: `x`, float. Output: its shape and type.
+    "" "Shrink" inputs(1..=1)
+    pub struct Shrink {
+        /// The half width of the zone of zeros.
+        lambd: f32 = 0.5,
+        /// What is taken away outside of it.
+        bias: f32 = 0.0,
+    }
+}
+
+attributes! {
     /// ONNX `PRelu` (opset 16): `x`, or `slope·x` below zero.
     ///
     /// Inputs: `x`, and `slope`, which broadcasts to the shape of `x`; float or 32- and 64-bit integers. Output: the shape of `x`.
@@ -174,44 +187,60 @@ impl Operator for Relu {
     }
 }
 
-/// Implements float functions of one input: `Type => |op, x| value`.
+/// Implements float functions of one input: `Type => |op, x| value in f64, function of f32`.
 macro_rules! functions {
-    ($($type:ident => |$op:ident, $x:ident| $value:expr;)*) => {$(
+    ($($type:ident => |$op:ident, $x:ident| $value:expr, $function:expr;)*) => {$(
         impl $type {
             /// The function's value at one point.
             pub fn at(&self, $x: f64) -> f64 {
                 let $op = self;
                 $value
             }
+
+            /// The function of f32.
+            pub fn function(&self) -> Function {
+                let $op = self;
+                $function
+            }
         }
 
         impl Operator for $type {
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-                Ok(vec![map_reals(inputs.required(0)?, |x| self.at(x))?])
+                Ok(vec![map_reals(inputs.required(0)?, self.function(), |x| self.at(x))?])
             }
         }
     )*};
 }
 
 functions! {
-    LeakyRelu => |op, x| functions::leaky_relu(x, op.alpha.into());
-    Sigmoid => |_op, x| functions::sigmoid(x);
-    HardSigmoid => |op, x| functions::hard_sigmoid(x, op.alpha.into(), op.beta.into());
-    HardSwish => |_op, x| functions::hard_swish(x);
-    Tanh => |_op, x| functions::tanh(x);
-    Erf => |_op, x| functions::erf(x);
+    LeakyRelu => |op, x| functions::leaky_relu(x, op.alpha.into()), Function::LeakyRelu { slope: op.alpha };
+    Sigmoid => |_op, x| functions::sigmoid(x), Function::Sigmoid;
+    HardSigmoid => |op, x| functions::hard_sigmoid(x, op.alpha.into(), op.beta.into()),
+        Function::HardSigmoid { slope: op.alpha, offset: op.beta };
+    HardSwish => |_op, x| functions::hard_swish(x), Function::HardSwish;
+    Tanh => |_op, x| functions::tanh(x), Function::Tanh;
+    Erf => |_op, x| functions::erf(x), Function::Erf;
     Gelu => |op, x| match op.approximate {
         GeluApproximation::None => functions::gelu(x),
         GeluApproximation::Tanh => functions::gelu_tanh(x),
+    }, match op.approximate {
+        GeluApproximation::None => Function::Gelu,
+        GeluApproximation::Tanh => Function::GeluTanh,
     };
-    Elu => |op, x| functions::elu(x, op.alpha.into());
-    Selu => |op, x| functions::selu(x, op.alpha.into(), op.gamma.into());
-    Celu => |op, x| functions::celu(x, op.alpha.into());
-    Softplus => |_op, x| functions::softplus(x);
-    Softsign => |_op, x| functions::softsign(x);
-    Mish => |_op, x| functions::mish(x);
-    Swish => |op, x| x * functions::sigmoid(f64::from(op.alpha) * x);
-    ThresholdedRelu => |op, x| if x <= op.alpha.into() { 0.0 } else { x };
+    Elu => |op, x| functions::elu(x, op.alpha.into()), Function::Elu { alpha: op.alpha };
+    Selu => |op, x| functions::selu(x, op.alpha.into(), op.gamma.into()),
+        Function::Selu { alpha: op.alpha, gamma: op.gamma };
+    Celu => |op, x| functions::celu(x, op.alpha.into()), Function::Celu { alpha: op.alpha };
+    Softplus => |_op, x| functions::softplus(x), Function::Softplus;
+    Softsign => |_op, x| functions::softsign(x), Function::Softsign;
+    Mish => |_op, x| functions::mish(x), Function::Mish;
+    Swish => |op, x| x * functions::sigmoid(f64::from(op.alpha) * x), Function::Swish { alpha: op.alpha };
+    ThresholdedRelu => |op, x| if x <= op.alpha.into() { 0.0 } else { x },
+        Function::ThresholdedRelu { alpha: op.alpha };
+    Shrink => |op, x| {
+        let (lambda, bias) = (f64::from(op.lambd), f64::from(op.bias));
+        if x < -lambda { x + bias } else if x > lambda { x - bias } else { 0.0 }
+    }, Function::Shrink { lambda: op.lambd, bias: op.bias };
 }
 
 impl Operator for PRelu {

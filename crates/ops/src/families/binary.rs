@@ -6,6 +6,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use octofold_quant::float::{self, Function};
+use octofold_quant::functions;
 use octofold_tensor::{Element, Tensor, TensorData};
 
 use super::number::{Number, for_numbers};
@@ -190,7 +192,7 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
     }
     /// To a real exponent, in `f64`.
     fn real_power<T: Number>(x: &T, y: &f64) -> Option<T> {
-        Some(T::from_f64(x.to_f64().powf(*y)))
+        Some(T::from_f64(functions::pow(x.to_f64(), *y)))
     }
     let whole_exponents: Option<Vec<i128>> = for_numbers!(integer b.data(),
         values => Some(values.iter().map(|value| value.to_i128()).collect()),
@@ -205,6 +207,16 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
     let exponents: Vec<f64> = for_numbers!(numeric b.data(),
         values => values.iter().map(|value| value.to_f64()).collect(),
         else return Err(wrong_type(b, 1, "a numeric type")));
+    if let TensorData::F32(values) = a.data() {
+        let [exponent] = exponents[..] else {
+            return powers(a, values, b, &exponents, |&x, &y| Some(float::pow(x, y)));
+        };
+        // One exponent may have a shorter form.
+        let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
+        let mut y = vec![0.0; values.len()];
+        Function::Power { exponent }.map(values, &mut y);
+        return Ok(Tensor::new(shape, y)?);
+    }
     for_numbers!(numeric a.data(),
         values => powers(a, values, b, &exponents, real_power),
         else Err(wrong_type(a, 0, "a numeric type")))

@@ -1,11 +1,12 @@
 //! Elements as numbers, whatever their type: floats as f64, small integers as i32.
 //!
-//! Every float operator computes in f64 and rounds once to the type of its result; integers of up to 32 bits and
+//! Float operators compute in f64 and round once to the type of their result, but for functions of f32, which `octofold_quant::float` defines; integers of up to 32 bits and
 //! their products are exact in f64, too. This is slow, but accurate, and one implementation serves all widths.
 
 use std::sync::Arc;
 
 use octofold_quant::QuantType;
+use octofold_quant::float::Function;
 use octofold_tensor::{DType, Tensor, TensorData, bf16, f16};
 
 use super::support::wrong_type;
@@ -45,15 +46,21 @@ pub(crate) fn real_tensor(
     Ok(Tensor::from_data(shape.iter().copied(), data)?)
 }
 
-/// A function of each element of a float tensor, input 0.
+/// A function of each element of a float tensor, input 0: `function` of f32, and `f` in f64, rounded once, of other types.
 ///
 /// # Errors
 /// When the elements are no floats.
-pub(crate) fn map_reals(tensor: &Tensor, f: impl Fn(f64) -> f64) -> Result<Tensor, OpError> {
+pub(crate) fn map_reals(
+    tensor: &Tensor,
+    function: Function,
+    f: impl Fn(f64) -> f64,
+) -> Result<Tensor, OpError> {
     let data = match tensor.data() {
-        TensorData::F32(values) => TensorData::F32(Arc::new(
-            values.iter().map(|&v| f(v.into()) as f32).collect(),
-        )),
+        TensorData::F32(values) => {
+            let mut y = vec![0.0; values.len()];
+            function.map(values, &mut y);
+            TensorData::F32(Arc::new(y))
+        }
         TensorData::F64(values) => {
             TensorData::F64(Arc::new(values.iter().map(|&v| f(v)).collect()))
         }

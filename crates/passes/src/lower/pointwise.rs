@@ -6,7 +6,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, ValueId};
 use octofold_ops::Inputs;
-use octofold_ops::families::{Activation, TableLookup};
+use octofold_ops::families::{Activation, Cast, TableLookup};
 use octofold_quant::{QuantType, affine, requantize};
 use octofold_tensor::{DType, Tensor};
 
@@ -69,6 +69,7 @@ pub(crate) fn acts_element_by_element(op: &Op) -> bool {
             | Op::Mish(_)
             | Op::Swish(_)
             | Op::ThresholdedRelu(_)
+            | Op::Shrink(_)
             | Op::Exp(_)
             | Op::Abs(_)
             | Op::Neg(_)
@@ -81,6 +82,15 @@ pub(crate) fn acts_element_by_element(op: &Op) -> bool {
             | Op::Sign(_)
             | Op::Sin(_)
             | Op::Cos(_)
+            | Op::Tan(_)
+            | Op::Asin(_)
+            | Op::Acos(_)
+            | Op::Atan(_)
+            | Op::Sinh(_)
+            | Op::Cosh(_)
+            | Op::Asinh(_)
+            | Op::Acosh(_)
+            | Op::Atanh(_)
             | Op::Add(_)
             | Op::Sub(_)
             | Op::Mul(_)
@@ -195,6 +205,10 @@ fn bytes(dtype: QuantType) -> impl Iterator<Item = i32> {
 /// What a node gives for 256 real values of its one operand.
 fn function_values(graph: &Graph, id: NodeId, slot: usize, reals: &Tensor) -> Result<Tensor, Skip> {
     let node = graph.node(id);
+    // Functions of f32 have definitions for kernels; tables take the f64 ones.
+    let wide = node.op().float_function().is_some() || matches!(node.op(), Op::Pow(_));
+    let wide = wide.then(|| converted(reals, DType::F64)).transpose()?;
+    let reals = wide.as_ref().unwrap_or(reals);
     let operands: Vec<Option<&Tensor>> = node
         .inputs()
         .iter()
@@ -208,13 +222,24 @@ fn function_values(graph: &Graph, id: NodeId, slot: usize, reals: &Tensor) -> Re
         })
         .collect();
     let results = node.op().evaluate(Inputs(&operands), 1)?;
-    let values = results
-        .into_iter()
-        .next()
-        .filter(|values| values.dtype() == DType::F32 && values.len() == reals.len());
-    values.ok_or(Skip::because(
-        "the function does not act element by element",
-    ))
+    let no_function = Skip::because("the function does not act element by element");
+    match results.into_iter().next() {
+        Some(values) if values.dtype().is_float() && values.len() == reals.len() => {
+            converted(&values, DType::F32)
+        }
+        _ => Err(no_function),
+    }
+}
+
+/// The tensor with another element type.
+fn converted(tensor: &Tensor, to: DType) -> Result<Tensor, Skip> {
+    let cast = Op::from(Cast {
+        to,
+        saturate: true,
+        round_mode: "up".to_owned(),
+    });
+    let mut results = cast.evaluate(Inputs(&[Some(tensor)]), 1)?;
+    Ok(results.remove(0))
 }
 
 /// A table of bytes, for results of a type.

@@ -2,7 +2,9 @@
 //!
 //! `e^x = 2^n · e^r` with `n = round(x / ln 2)`, `r = x - n·ln 2` (ln 2 in two parts, Cody and Waite), and the polynomial of Cephes' `expf` for `e^r`.
 
-use super::horner;
+use std::hint::select_unpredictable;
+
+use super::{horner, logarithm, wide_horner};
 
 /// The first bits of ln 2, so that products with small integers are exact, and the rest of it.
 const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
@@ -55,33 +57,106 @@ pub fn exp_to_one(x: f32) -> f32 {
     (y + 1.0) * power_of_two(bits, 24) * (1.0 / (1 << 24) as f32)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// `e^x - 1` of a number that is not positive.
+#[inline(always)]
+fn exp_minus_one(x: f32) -> f32 {
+    // Below, the result is -1.
+    let x = if x < -40.0 { -40.0 } else { x };
+    let (bits, y) = reduced(x);
+    let power = power_of_two(bits, 0);
+    y * power + (power - 1.0)
+}
 
-    /// Every 2^12th float, in units in the last place against f64.
-    #[test]
-    fn the_exponential_is_exact_to_two_units() {
-        let mut worst = 0.0_f64;
-        for bits in (0..=u32::MAX).step_by(1 << 12) {
-            let x = f32::from_bits(bits);
-            let (found, exact) = (exp(x), f64::from(x).exp());
-            if x.is_nan() {
-                assert!(found.is_nan() && exp_to_one(x).is_nan());
-                continue;
-            }
-            if x <= 0.0 {
-                assert_eq!(found.to_bits(), exp_to_one(x).to_bits(), "{x}");
-            }
-            let rounded = exact as f32;
-            if rounded == 0.0 || rounded.is_infinite() {
-                // Next to the ends, one unit is allowed, too.
-                assert!(found == rounded || (found - rounded).abs() <= 1e-45 || found > 3.4e38);
-                continue;
-            }
-            let unit = f64::from(rounded.next_up() - rounded);
-            worst = worst.max((f64::from(found) - exact).abs() / unit);
-        }
-        assert!(worst < 2.0, "{worst}");
-    }
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    // The exponential of a negative number keeps the relative precision of both tails.
+    let e = exp_to_one(-x.abs());
+    (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
+}
+
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    let e = exp_minus_one(-2.0 * x.abs());
+    (-e / (e + 2.0)).copysign(x)
+}
+
+/// With `w = e^x·(e^x + 2)`, `tanh(ln(1 + e^x))` is `w / (w + 2)`.
+#[inline(always)]
+pub(super) fn mish(x: f32) -> f32 {
+    // Above, the quotient is 1.
+    let e = exp(if x > 20.0 { 20.0 } else { x });
+    let w = e * (e + 2.0);
+    x * (w / (w + 2.0))
+}
+
+#[inline(always)]
+pub(super) fn elu(x: f32, alpha: f32) -> f32 {
+    if x < 0.0 { alpha * exp_minus_one(x) } else { x }
+}
+
+#[inline(always)]
+pub(super) fn celu(x: f32, alpha: f32) -> f32 {
+    let t = x / alpha;
+    // A negative alpha has positive arguments.
+    let e = if t > 0.0 {
+        exp(t) - 1.0
+    } else {
+        exp_minus_one(t)
+    };
+    if x < 0.0 { alpha * e } else { x }
+}
+
+/// `2^x` in f64 with 32 correct bits, for `x` of at most ±1000.
+#[inline(always)]
+pub(super) fn wide_exp2(x: f64) -> f64 {
+    const ROUNDER: f64 = 6_755_399_441_055_744.0;
+    let sum = x + ROUNDER;
+    let r = (x - (sum - ROUNDER)) * std::f64::consts::LN_2;
+    // The series of e^r; |r| is at most ln 2 / 2.
+    let series = [
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ];
+    wide_horner(r, series) * f64::from_bits((sum.to_bits() << 52).wrapping_add(1023 << 52))
+}
+
+/// `e^|x|` in f64, cut where f32 is infinite, and its reciprocal 0.
+#[inline(always)]
+fn wide_exp(x: f32) -> f64 {
+    let x = f64::from(x.abs());
+    wide_exp2(if x > 128.0 { 128.0 } else { x } * std::f64::consts::LOG2_E)
+}
+
+#[inline(always)]
+pub(super) fn sinh(x: f32) -> f32 {
+    let e = wide_exp(x);
+    let wide = f64::from(x);
+    let square = wide * wide;
+    // The difference cancels near zero.
+    let series = [1.0 / 362_880.0, 1.0 / 5_040.0, 1.0 / 120.0, 1.0 / 6.0, 1.0];
+    let near = wide * wide_horner(square, series);
+    let far = (0.5 * (e - 1.0 / e)).copysign(wide);
+    (if square < 0.25 { near } else { far }) as f32
+}
+
+#[inline(always)]
+pub(super) fn cosh(x: f32) -> f32 {
+    let e = wide_exp(x);
+    (0.5 * (e + 1.0 / e)) as f32
+}
+
+#[inline(always)]
+pub(super) fn softplus(x: f32) -> f32 {
+    let e = 1.0 / wide_exp(x);
+    // 1 + e loses the last bits of a small e.
+    let log = select_unpredictable(e < 1e-5, e - 0.5 * e * e, logarithm::wide_log(1.0 + e));
+    let relu = if x < 0.0 { 0.0 } else { x };
+    (log + f64::from(relu)) as f32
 }

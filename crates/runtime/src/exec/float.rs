@@ -20,13 +20,17 @@ struct Arithmetic {
     broadcast: Broadcast<2>,
 }
 
-/// The work of a float sum, difference, product or quotient.
+/// The work of a float function of two operands.
 pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
     let (op, clamp) = match &arguments.step.op {
         Op::Add(_) => (Binary::Add, Bounds::NONE),
         Op::Sub(_) => (Binary::Sub, Bounds::NONE),
         Op::Mul(_) => (Binary::Mul, Bounds::NONE),
         Op::Div(_) => (Binary::Div, Bounds::NONE),
+        Op::Max(_) => (Binary::Max, Bounds::NONE),
+        Op::Min(_) => (Binary::Min, Bounds::NONE),
+        Op::Pow(_) => (Binary::Pow, Bounds::NONE),
+        Op::PRelu(_) => (Binary::PRelu, Bounds::NONE),
         Op::FusedBinary(FusedBinary {
             kind,
             form: BinaryForm::Float(activation),
@@ -40,6 +44,9 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
         _ => return Err(arguments.wrong_operator()),
     };
     let operands = [arguments.operand(0)?, arguments.operand(1)?];
+    if arguments.operands.len() != 2 {
+        return Err(arguments.wrong_operator());
+    }
     for operand in operands.iter().chain([&arguments.result()]) {
         operand.expect(DType::F32)?;
     }

@@ -4,22 +4,20 @@ use octofold_kernels::float::function::{Function, function};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Argument, Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
-/// The function that an operator computes, if there is a kernel for it.
-pub(crate) fn function_of(op: &Op) -> Option<Function> {
-    match op {
-        Op::Exp(_) => Some(Function::Exp),
-        Op::Sigmoid(_) => Some(Function::Sigmoid),
-        Op::HardSigmoid(op) => Some(Function::HardSigmoid {
-            slope: op.alpha,
-            offset: op.beta,
-        }),
-        Op::HardSwish(_) => Some(Function::HardSwish),
-        _ => None,
-    }
+/// The only element of a constant.
+fn exponent(operand: Argument<'_>) -> Option<f64> {
+    let bytes = operand.constant?;
+    Some(match operand.dtype {
+        DType::F32 => f32::from_le_bytes(bytes.try_into().ok()?).into(),
+        DType::F64 => f64::from_le_bytes(bytes.try_into().ok()?),
+        DType::I32 => i32::from_le_bytes(bytes.try_into().ok()?).into(),
+        DType::I64 => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+        _ => return None,
+    })
 }
 
 #[derive(Debug)]
@@ -30,7 +28,11 @@ struct Elementwise {
 
 /// The work of a float function.
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let function = function_of(&arguments.step.op).ok_or_else(|| arguments.wrong_operator())?;
+    let function = match &arguments.step.op {
+        Op::Pow(_) => exponent(arguments.operand(1)?).map(|exponent| Function::Power { exponent }),
+        op => op.float_function(),
+    };
+    let function = function.ok_or_else(|| arguments.wrong_operator())?;
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;

@@ -9,6 +9,7 @@ mod broadcast;
 mod concat;
 mod conv;
 mod dynamic;
+mod elements;
 mod elementwise;
 mod fconv;
 mod float;
@@ -28,6 +29,7 @@ mod window;
 pub(crate) use arguments::{Argument, Arguments, ResultLayout};
 pub(crate) use concat::places as concat_places;
 pub(crate) use conv::writes_strided_rows;
+pub use elements::{compares, converts};
 pub(crate) use movement::slice_start;
 pub use window::conv_shape;
 
@@ -124,6 +126,9 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         Core::FDivideByNorm => norm::bind_lengths(arguments),
         Core::FMatMul => matmul::bind(arguments, threads),
         Core::FBinary => float::bind_binary(arguments),
+        Core::Choose => elements::bind_choose(arguments),
+        Core::Compare => elements::bind_compare(arguments),
+        Core::Cast => elements::bind_cast(arguments),
     }
 }
 

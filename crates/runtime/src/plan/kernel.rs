@@ -114,7 +114,7 @@ cores! {
     FGlobalAveragePool "fglobal_average_pool",
     /// Float `Relu`, and `Clip` with constant bounds.
     FClip "fclip",
-    /// Float `Exp`, `Sigmoid`, `HardSigmoid` and `HardSwish`.
+    /// Functions of one float: `Exp`, `Tanh`, `Gelu` and many more.
     FFunction "ffunction",
     /// Float `Softmax` and `LogSoftmax`.
     FSoftmax "fsoftmax",
@@ -130,8 +130,14 @@ cores! {
     FDivideByNorm "fdivide_by_norm",
     /// Float `MatMul` of vectors, matrices and stacks of matrices.
     FMatMul "fmatmul",
-    /// Float `Add`, `Sub`, `Mul`, `Div` and `FusedBinary`, of operands that broadcast.
+    /// Float `Add`, `Sub`, `Mul`, `Div`, `Max` and `Min` of two operands, `Pow`, `PRelu` and `FusedBinary`, of operands that broadcast.
     FBinary "fbinary",
+    /// `Where`.
+    Choose "choose",
+    /// `Equal`, `Less`, `LessOrEqual`, `Greater`, `GreaterOrEqual`, `And`, `Or` and `Xor`.
+    Compare "compare",
+    /// `Cast`.
+    Cast "cast",
 }
 
 impl Core {

@@ -15,7 +15,7 @@ use crate::place::Place;
 use crate::plan::{ConstantIndex, Operand, Plan, Step, ValueIndex};
 use crate::pool::Pool;
 use crate::specialize::Specialization;
-use crate::values::{tensor_bytes, tensor_bytes_mut, tensor_of};
+use crate::values::{fill, tensor_bytes, tensor_bytes_mut, tensor_of};
 use crate::{StepError, TensorView};
 
 /// What the steps of a run share.
@@ -270,11 +270,21 @@ impl Memory {
             Place::Arena(range) | Place::Rows(range, _) => range.clone(),
             Place::Tensor => 0..0,
         });
+        // Booleans are copied from bytes.
+        let mut copies: SmallVec<[Vec<u8>; 1]> = tensors
+            .iter()
+            .map(|tensor| match tensor {
+                Some(tensor) if tensor.dtype() == DType::Bool => vec![0; tensor.len()],
+                _ => Vec::new(),
+            })
+            .collect();
         {
             let (mut outputs, parts) = cut(self.arena.bytes_mut(), ranges.collect())?;
-            for (output, tensor) in outputs.iter_mut().zip(&mut tensors) {
-                if let Some(tensor) = tensor {
-                    *output = tensor_bytes_mut(tensor)?;
+            for ((output, tensor), copy) in outputs.iter_mut().zip(&mut tensors).zip(&mut copies) {
+                match tensor {
+                    Some(tensor) if tensor.dtype() == DType::Bool => *output = copy,
+                    Some(tensor) => *output = tensor_bytes_mut(tensor)?,
+                    None => {}
                 }
             }
             let operands = operands(run, index, &parts, &self.tensors)?;
@@ -290,8 +300,11 @@ impl Memory {
             };
             work.run(call, &mut outputs)?;
         }
-        for (&value, tensor) in step.outputs.iter().zip(tensors) {
-            let Some(tensor) = tensor else { continue };
+        for ((&value, tensor), copy) in step.outputs.iter().zip(tensors).zip(copies) {
+            let Some(mut tensor) = tensor else { continue };
+            if tensor.dtype() == DType::Bool {
+                fill(&mut tensor, &copy)?;
+            }
             let mut outputs = run.plan.outputs().iter().map(|output| output.value);
             if outputs.any(|output| output == Operand::Value(value)) {
                 self.spare[value.index()] = Some(tensor.clone());

@@ -337,10 +337,11 @@ fn attribute_map(attributes: &[(&str, Attribute)]) -> AttributeMap {
 /// The first opset that has an operator, where that is after the oldest that is read.
 fn since(op: &str) -> i64 {
     match op {
-        "Sin" | "Cos" => 7,
+        "Sin" | "Cos" | "Tan" | "Asin" | "Acos" | "Atan" => 7,
         "Expand" | "Scan" => 8,
-        "Erf" | "Sign" | "IsNaN" | "Where" | "ConstantOfShape" | "NonZero" | "OneHot"
-        | "EyeLike" | "Compress" | "Scatter" => 9,
+        "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" | "Shrink" | "Erf" | "Sign" | "IsNaN"
+        | "Where" | "ConstantOfShape" | "NonZero" | "OneHot" | "EyeLike" | "Compress"
+        | "Scatter" => 9,
         "ThresholdedRelu" | "IsInf" | "Mod" | "Resize" | "ReverseSequence"
         | "NonMaxSuppression" | "QuantizeLinear" | "DequantizeLinear" | "QLinearConv"
         | "QLinearMatMul" | "ConvInteger" | "MatMulInteger" => 10,
