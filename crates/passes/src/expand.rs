@@ -43,8 +43,7 @@ impl Rewrite for ExpandOne {
                 kind,
                 form: BinaryForm::Float(last),
             }) => Ok(expand_binary(graph, id, *kind, *last)),
-            Op::Swish(op) if op.alpha == 1.0 => Ok(expand_swish(graph, id)),
-            Op::Swish(_) => bail!("a Swish with a factor is younger than the opset that we write"),
+            Op::Swish(op) => Ok(expand_swish(graph, id, op.alpha)),
             _ => bail!("an integer operator has no ONNX form"),
         }
     }
@@ -159,11 +158,17 @@ fn expand_linear(graph: &Graph, id: NodeId, last: Activation) -> Patch {
     chain.finish(last, value)
 }
 
-/// `x · sigmoid(x)`: ONNX has `Swish` only since opset 24.
-fn expand_swish(graph: &Graph, id: NodeId) -> Patch {
+/// `x · sigmoid(alpha·x)`: ONNX has `Swish` only since opset 24.
+fn expand_swish(graph: &Graph, id: NodeId, alpha: f32) -> Patch {
     let x = graph.operands(id);
     let mut chain = Chain::new(graph, id);
-    let sigmoid = chain.node("_Sigmoid", Sigmoid {}, x.clone());
+    let mut argument = x.clone();
+    if alpha != 1.0 {
+        let name = format!("{}.alpha", graph.node(id).name());
+        argument.push(Some(chain.patch.constant(name, Tensor::scalar(alpha))));
+        argument = vec![Some(chain.node("_Scale", Mul {}, argument))];
+    }
+    let sigmoid = chain.node("_Sigmoid", Sigmoid {}, argument);
     let product = chain.node(
         "",
         Mul {},

@@ -90,7 +90,8 @@ impl Pattern {
         Form::Constant.into()
     }
 
-    /// An f32 constant, of any shape, whose elements all equal a number.
+    /// An f32 constant, of any shape, whose elements all equal a number, or that number rounded to half precision, as a model has it whose half floats
+    /// were widened.
     pub fn number(number: f32) -> Self {
         Form::Number(number).into()
     }

@@ -332,29 +332,30 @@ fn names_find_nodes_without_names() -> Result<()> {
     Ok(())
 }
 
-/// `x · sigmoid(1.702 x)`, an approximation of GELU, as one operator that the engine has in its table.
-struct QuickGelu;
+/// `x · (1 - sigmoid(k·x))`, which is `x · sigmoid(-k·x)`, as one operator that the engine has in its table.
+struct MirroredSwish;
 
 symbols! {
-    struct Gelu { x: ValueId, k: ValueId }
+    struct Mirrored { x: ValueId, k: ValueId }
 }
 
-impl Rewrite for QuickGelu {
-    const NAME: &'static str = "quick-gelu";
-    type Found = Gelu;
+impl Rewrite for MirroredSwish {
+    const NAME: &'static str = "mirrored-swish";
+    type Found = Mirrored;
 
     fn pattern(&self) -> Pattern {
         let x = Pattern::value("x");
-        x.clone() * (x * Pattern::constant("k")).sigmoid()
+        let sigmoid = (x.clone() * Pattern::constant("k")).sigmoid();
+        x * (Pattern::number(1.0) - sigmoid)
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match<Gelu>) -> Result<Patch, Skip> {
+    fn rewrite(&self, graph: &Graph, found: &Match<Mirrored>) -> Result<Patch, Skip> {
         let k = graph.value(found.k).constant();
         let k = k.and_then(|k| k.values::<f32>().ok());
-        let &[alpha] = k.ok_or(Skip::NoMatch)? else {
+        let &[k] = k.ok_or(Skip::NoMatch)? else {
             return Err(Skip::NoMatch);
         };
-        Ok(found.replace_by(graph, Swish { alpha }, [Some(found.x.into())]))
+        Ok(found.replace_by(graph, Swish { alpha: -k }, [Some(found.x.into())]))
     }
 }
 
@@ -388,7 +389,7 @@ impl Rewrite for ZeroForCos {
 fn between_layers(function: &str) -> Result<Model> {
     let text = format!(
         r#"net (float[N,2,4,4] x) => (y)
-        <float[2,2,1,1] w = {{1, -2, 3, 0.5}}, float k = {{1.702}}> {{
+        <float[2,2,1,1] w = {{1, -2, 3, 0.5}}, float k = {{1.702}}, float one = {{1.0}}> {{
             a = Conv (x, w)
             {function}
             y = Conv (b, w)
@@ -429,13 +430,14 @@ fn lowered_operators(model: &Model, backend: &BackendConfig) -> Result<(Prepared
 
 #[test]
 fn a_users_pattern_takes_part_in_fusion_and_lowering() -> Result<()> {
-    let gelu = between_layers("s = Mul (a, k)\n g = Sigmoid (s)\n b = Mul (a, g)")?;
-    let (_, plain) = lowered_operators(&gelu, &BackendConfig::fbgemm())?;
+    let swish =
+        between_layers("s = Mul (a, k)\n g = Sigmoid (s)\n m = Sub (one, g)\n b = Mul (a, m)")?;
+    let (_, plain) = lowered_operators(&swish, &BackendConfig::fbgemm())?;
     let backend = BackendConfig::fbgemm().with_pattern(BackendPattern {
-        fuse: Some(Arc::new(QuickGelu)),
+        fuse: Some(Arc::new(MirroredSwish)),
         ..BackendPattern::default()
     });
-    let (prepared, fused) = lowered_operators(&gelu, &backend)?;
+    let (prepared, fused) = lowered_operators(&swish, &backend)?;
     ensure!(
         fused.iter().filter(|name| *name == "table").count() == 1,
         "{fused:?}"

@@ -6,6 +6,7 @@
 use std::ops::Deref;
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
+use octofold_tensor::{bf16, f16};
 
 use super::{Form, Pattern, Symbols};
 use crate::support;
@@ -123,6 +124,13 @@ impl Pattern {
     }
 }
 
+/// Whether a constant is a number, or that number in half precision.
+fn is_number(constant: f32, number: f32) -> bool {
+    constant == number
+        || constant == f16::from_f32(number).to_f32()
+        || constant == bf16::from_f32(number).to_f32()
+}
+
 impl<'g> Search<'g> {
     /// Adds all matches in which the goals, the next of which comes last, are met under the bindings so far.
     fn solve<'p>(&mut self, mut goals: Vec<Goal<'p>>) {
@@ -148,8 +156,11 @@ impl<'g> Search<'g> {
         let matches = match (&pattern.form, value) {
             (Form::Absent, None) | (Form::AnyOf(_), _) | (Form::Any, Some(_)) => true,
             (Form::Constant, Some(value)) => graph.value(value).constant().is_some(),
-            (Form::Number(number), Some(value)) => support::floats(graph, value)
-                .is_some_and(|all| !all.is_empty() && all.iter().all(|one| one == number)),
+            (Form::Number(number), Some(value)) => {
+                support::floats(graph, value).is_some_and(|all| {
+                    !all.is_empty() && all.iter().all(|one| is_number(*one, *number))
+                })
+            }
             _ => false,
         };
         if !matches

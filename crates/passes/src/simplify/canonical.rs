@@ -1,13 +1,16 @@
 //! Canonical forms: exporters write some operations in several ways, and each gets one.
 //!
 //! `Gemm` and `MatMul` with constant weights become linear layers, a `Clip` at 0 becomes `Relu`, a mean over height and width
-//! becomes global pooling, and sigmoids and clips that compute Swish or HardSwish become these operators.
+//! becomes global pooling, and activation functions that are spelled out become one operator (`activations.rs`).
 
 use octofold_ir::{Graph, Op, Patch, ValueId};
 use octofold_ops::bail;
-use octofold_ops::families::{GlobalAveragePool, HardSwish, Relu, Reshape, Swish};
+use octofold_ops::families::{GlobalAveragePool, Relu, Reshape};
 use octofold_tensor::{Dim, Tensor};
 
+use super::activations::{
+    GeluForm, GeluTanhForm, HardSwishForm, MishForm, SoftplusForm, SwishForm,
+};
 use crate::linear::{LinearBias, LinearForm, SplitGemm, Weights};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
@@ -25,6 +28,10 @@ rule_pass! {
         MeanToGlobalPool,
         HardSwishForm,
         SwishForm,
+        GeluForm,
+        GeluTanhForm,
+        SoftplusForm,
+        MishForm,
     ];
 }
 
@@ -72,7 +79,7 @@ impl Rewrite for ReshapeSizes {
 }
 
 symbols! {
-    struct Argument { x: ValueId }
+    struct Clipped { x: ValueId }
 }
 
 /// `Clip(x, 0, inf)` is `Relu(x)`.
@@ -80,13 +87,13 @@ struct ClipToRelu;
 
 impl Rewrite for ClipToRelu {
     const NAME: &'static str = "clip-to-relu";
-    type Found = Argument;
+    type Found = Clipped;
 
     fn pattern(&self) -> Pattern {
         Pattern::value("x").clip(0.0, Pattern::number(f32::INFINITY).optional())
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
+    fn rewrite(&self, graph: &Graph, found: &Match<Clipped>) -> Result<Patch, Skip> {
         Ok(found.replace_by(graph, Relu {}, [Some(found.x.into())]))
     }
 }
@@ -151,57 +158,4 @@ impl Rewrite for MeanToGlobalPool {
         }
         Ok(patch.replace_result(graph, id, made))
     }
-}
-
-/// `x · HardSigmoid(x)` with slope 1/6, and `x · Clip(x + 3, 0, 6) / 6`.
-struct HardSwishForm;
-
-fn is_hard_sigmoid_by_sixths(op: &Op) -> bool {
-    let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
-    matches!(op, Op::HardSigmoid(op) if close(op.alpha, 1.0 / 6.0) && close(op.beta, 0.5))
-}
-
-impl Rewrite for HardSwishForm {
-    const NAME: &'static str = "hard-swish";
-    type Found = Argument;
-
-    fn pattern(&self) -> Pattern {
-        let x = || Pattern::value("x");
-        let clipped = || (x() + 3.0).clip(0.0, 6.0);
-        let sigmoid = Pattern::node(is_hard_sigmoid_by_sixths, [x()]);
-        Pattern::any_of([
-            x() * sigmoid,
-            x() * (clipped() / 6.0),
-            x() * clipped() / 6.0,
-        ])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        pointwise(graph, found, HardSwish {}.into())
-    }
-}
-
-/// `x · sigmoid(x)`.
-struct SwishForm;
-
-impl Rewrite for SwishForm {
-    const NAME: &'static str = "swish";
-    type Found = Argument;
-
-    fn pattern(&self) -> Pattern {
-        Pattern::value("x") * Pattern::value("x").sigmoid()
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        pointwise(graph, found, Swish { alpha: 1.0 }.into())
-    }
-}
-
-/// Replaces all nodes of a match by one function of `x`, where no constant of them widens its shape.
-fn pointwise(graph: &Graph, found: &Match<Argument>, op: Op) -> Result<Patch, Skip> {
-    let shape = |value: ValueId| &graph.value(value).ty().shape;
-    if shape(found.x) != shape(support::result(graph, found.root())) {
-        return Err(Skip::NoMatch);
-    }
-    Ok(found.replace_by(graph, op, [Some(found.x.into())]))
 }

@@ -1,5 +1,6 @@
 //! Simplification: fewer and simpler nodes that compute the same function.
 
+mod activations;
 mod branches;
 mod canonical;
 mod dead;
