@@ -321,6 +321,7 @@ folders! {
     eliminate_identities = "eliminate-identities",
     expand_fused = "expand-fused",
     expand_qoperators = "expand-qoperators",
+    widen_floats = "widen-floats",
     factor_sums = "factor-sums",
     fold_constants = "fold-constants",
     fuse_activations = "fuse-activations",

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use octofold_ops::families::Cast;
+use octofold_ops::{Inputs, Operator};
 use octofold_tensor::file::read_limited;
 use octofold_tensor::npy::{MAX_BYTES, NpyError, Rows, names, with_rows};
 use octofold_tensor::{DType, Dim, Tensor, TensorError};
@@ -208,7 +210,7 @@ impl DataSet {
                         .iter()
                         .map(|(path, _)| decode(path, preprocess.color, self.options.image_bytes))
                         .collect();
-                    let tensor = stack_images(&images?, &preprocess, input)?;
+                    let tensor = float_of(stack_images(&images?, &preprocess, input)?, input)?;
                     visit(vec![(input.name.clone(), tensor)], chunk.len())?;
                     count += chunk.len();
                 }
@@ -290,6 +292,7 @@ impl DataSet {
                     stack_images(&images, &preprocess, input)?
                 }
             };
+            let tensor = float_of(tensor, input)?;
             if *samples.get_or_insert(count) != count {
                 return Err(DataError::Fit {
                     input: input.name.clone(),
@@ -304,7 +307,7 @@ impl DataSet {
     /// How the samples of an array are laid out for an input.
     fn form(&self, input: &InputSpec, array: &Rows<'_>) -> Result<Form, DataError> {
         let rank = input.shape.len();
-        let bytes_for_floats = array.dtype() == DType::U8 && input.dtype == DType::F32;
+        let bytes_for_floats = array.dtype() == DType::U8 && input.dtype.is_float();
         let fail = |reason: String| DataError::Fit {
             input: input.name.clone(),
             reason,
@@ -312,7 +315,8 @@ impl DataSet {
         if bytes_for_floats && rank == 4 && array.shape().len() == 4 {
             return Ok(Form::Images);
         }
-        if array.dtype() != input.dtype {
+        let floats = array.dtype().is_float() && input.dtype.is_float();
+        if array.dtype() != input.dtype && !floats {
             return Err(fail(format!(
                 "the array holds {}, the model takes {}",
                 array.dtype(),
@@ -580,6 +584,26 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, DataError> {
         .map_err(io)?;
     paths.sort();
     Ok(paths)
+}
+
+/// Floats of any width as those that an input takes; other arrays as they are.
+fn float_of(array: Tensor, input: &InputSpec) -> Result<Tensor, DataError> {
+    let to = input.dtype;
+    if array.dtype() == to || !array.dtype().is_float() || !to.is_float() {
+        return Ok(array);
+    }
+    let (saturate, round_mode) = (true, "up".to_owned());
+    let cast = Cast {
+        to,
+        saturate,
+        round_mode,
+    };
+    let results = cast.evaluate(Inputs(&[Some(&array)]), 1);
+    let first = results.map(|mut results| results.remove(0));
+    first.map_err(|error| DataError::Fit {
+        input: input.name.clone(),
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

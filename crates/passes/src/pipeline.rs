@@ -26,7 +26,7 @@ use crate::pass::{Pass, PassError};
 use crate::rewrite::{Rewriter, Scope};
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
-    ExpandQOperators, FoldConstants, InlineBranches, RecognizeNorms,
+    ExpandQOperators, FoldConstants, InlineBranches, RecognizeNorms, WidenFloats,
 };
 use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
@@ -90,9 +90,10 @@ impl Stage {
         match self {
             Self::Simplify => (
                 "simplify",
-                "expands quantized layers to QDQ groups, folds constants, removes nodes that do nothing, gives each operation one spelling",
+                "expands quantized layers to QDQ groups, computes in f32, folds constants, removes nodes that do nothing, gives each operation one spelling",
                 &[
                     "expand-qoperators",
+                    "widen-floats",
                     "fold-constants",
                     "inline-branches",
                     "eliminate-identities",
@@ -388,6 +389,7 @@ fn pass<'a>(
     };
     Ok(match name {
         "expand-qoperators" => Box::new(ExpandQOperators),
+        "widen-floats" => Box::new(WidenFloats),
         "fold-constants" => Box::new(FoldConstants),
         "inline-branches" => Box::new(InlineBranches),
         "eliminate-identities" => Box::new(EliminateIdentities),

@@ -9,6 +9,7 @@ mod fold;
 mod identity;
 mod norm;
 mod qoperator;
+mod widen;
 mod windows;
 
 pub use branches::InlineBranches;
@@ -19,4 +20,5 @@ pub use fold::FoldConstants;
 pub use identity::EliminateIdentities;
 pub use norm::RecognizeNorms;
 pub use qoperator::ExpandQOperators;
+pub use widen::WidenFloats;
 pub use windows::CanonicalizeWindows;
