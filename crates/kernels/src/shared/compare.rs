@@ -97,7 +97,8 @@ mod tests {
     use crate::shared::testing::LENGTHS;
 
     fn check<T: Compared + PartialOrd + Default>(a: &[T], b: &[T]) {
-        let relations: [(Relation, fn(T, T) -> bool); 6] = [
+        type Definition<T> = fn(T, T) -> bool;
+        let relations: [(Relation, Definition<T>); 6] = [
             (Relation::Equal, |a, b| a == b),
             (Relation::NotEqual, |a, b| a != b),
             (Relation::Less, |a, b| a < b),

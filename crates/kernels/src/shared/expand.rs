@@ -70,12 +70,8 @@ pub fn expand<T: Item>(
     input: &[T],
     output: &mut [T],
 ) -> Result<(), KernelError> {
-    let sizes: Vec<usize> = axes.iter().map(|axis| axis.size).collect();
-    check_len(
-        "the output",
-        super::product("the output", &sizes)?,
-        output.len(),
-    )?;
+    let len = super::product("the output", axes.iter().map(|axis| &axis.size))?;
+    check_len("the output", len, output.len())?;
     if output.is_empty() {
         return Ok(());
     }

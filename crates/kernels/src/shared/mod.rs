@@ -288,9 +288,12 @@ impl ImageShape {
 }
 
 /// The product of sizes, refused where no slice can be that long.
-pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize, KernelError> {
+pub(crate) fn product<'a>(
+    what: &'static str,
+    sizes: impl IntoIterator<Item = &'a usize>,
+) -> Result<usize, KernelError> {
     let product = sizes
-        .iter()
+        .into_iter()
         .try_fold(1_usize, |product, &size| product.checked_mul(size));
     let product = product.filter(|&product| isize::try_from(product).is_ok());
     product.ok_or(KernelError::TooLarge { what })

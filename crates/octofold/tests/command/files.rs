@@ -98,23 +98,24 @@ fn a_write_that_fails_names_the_file_and_leaves_the_old_one() {
     }
 }
 
-/// Ends a command at some moments, by a signal that it can handle and by one that it cannot.
-fn interrupted(signal: &str, moments: impl Iterator<Item = u64>) {
+/// Ends a command that writes a file at some moments, in milliseconds.
+fn interrupted((words, wants_data): (&str, bool), signal: &str, moments: &[u64]) {
     let folder = Folder::new().with_images();
-    folder.succeeds("compile {fashion_resnet} -o out.oct", &[]);
-    let whole = std::fs::read(folder.path("out.oct")).expect("a plan");
+    let (words, data) = (words.replace("OUT", "out"), data(wants_data));
+    folder.succeeds(&words, &data);
+    let whole = std::fs::read(folder.path("out")).expect("the file");
     let left = |folder: &Folder| {
         let files = folder.files().into_iter();
         files.filter(|name| name.ends_with(".tmp")).count()
     };
     for moment in moments {
         let mut child = folder
-            .command("compile {fashion_resnet} -o out.oct", &[])
+            .command(&words, &data)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("the command runs");
-        std::thread::sleep(Duration::from_millis(moment));
+        std::thread::sleep(Duration::from_millis(*moment));
         let kill = format!("kill {signal} {}", child.id());
         // The command may have ended before.
         let _ = Command::new("sh")
@@ -122,32 +123,36 @@ fn interrupted(signal: &str, moments: impl Iterator<Item = u64>) {
             .stderr(Stdio::null())
             .status();
         child.wait().expect("it ends");
-        let found = std::fs::read(folder.path("out.oct")).expect("a plan");
-        assert!(found == whole, "{signal} after {moment} ms: a torn file");
+        let found = std::fs::read(folder.path("out")).expect("the file");
+        assert!(
+            found == whole,
+            "{words}, {signal} after {moment} ms: a torn file"
+        );
         if signal != "-KILL" {
-            assert_eq!(left(&folder), 0, "{signal} after {moment} ms");
+            assert_eq!(left(&folder), 0, "{words}, {signal} after {moment} ms");
         }
     }
-    folder.succeeds("compile {fashion_resnet} -o out.oct", &[]);
-    assert_eq!(
-        left(&folder),
-        0,
-        "what was left is removed by the next writer"
-    );
+    folder.succeeds(&words, &data);
+    // The next writer removes what was left.
+    assert_eq!(left(&folder), 0, "{words}");
 }
 
 #[test]
-fn a_command_that_is_ended_leaves_a_whole_file() {
-    interrupted("-TERM", [3, 12, 25].into_iter());
-    interrupted("-INT", [8, 18].into_iter());
-    interrupted("-KILL", [2, 7, 13, 21, 34].into_iter());
+fn a_command_that_a_signal_ends_leaves_a_whole_file_and_nothing_else() {
+    for writer in WRITERS {
+        interrupted(writer, "-TERM", &[3, 12, 25]);
+        interrupted(writer, "-INT", &[8, 18]);
+    }
 }
 
-/// As above at many moments: a part of `.ci/long`.
+/// Each command is killed at as many moments as `OCTOFOLD_KILLS` says, or at 5.
 #[test]
-#[ignore = "takes minutes"]
-fn a_command_that_is_killed_two_hundred_times_leaves_a_whole_file() {
-    interrupted("-KILL", (0..200).map(|i| i * 37 % 61));
+fn a_command_that_is_killed_leaves_a_whole_file() {
+    let count = std::env::var("OCTOFOLD_KILLS").map_or(5, |count| count.parse().expect("a number"));
+    let moments: Vec<u64> = (1..=count).map(|i| i * 37 % 61).collect();
+    for writer in WRITERS {
+        interrupted(writer, "-KILL", &moments);
+    }
 }
 
 #[test]

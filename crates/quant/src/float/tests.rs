@@ -77,7 +77,8 @@ fn check(function: Function, exact: impl Fn(f64) -> f64, bound: impl Fn(f64) -> 
 
 #[test]
 fn exact_functions_are_rounded_once() {
-    let exact: [(Function, fn(f64) -> f64); 9] = [
+    type Definition = fn(f64) -> f64;
+    let exact: [(Function, Definition); 9] = [
         (Function::Abs, f64::abs),
         (Function::Neg, |x| -x),
         (Function::Sign, |x| {
