@@ -38,7 +38,7 @@ impl Bodies {
             let parts = compile(body, options)?.parts().clone();
             let position = u32::try_from(bodies.parts.len()).map_err(|_| CodegenError::TooLarge)?;
             bodies.ids.insert(id, BodyId(position));
-            let start = blob.push(parts.blob.bytes());
+            let start = blob.push(parts.blob.pieces().concat().into());
             bodies.parts.push((parts, start));
         }
         Ok(bodies)

@@ -1,42 +1,32 @@
 //! Writing the plan: values, constants and steps in the order of execution.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use indexmap::IndexMap;
 use octofold_ir::{Graph, NodeId, Role, ValueId};
-use octofold_kernels::{Isa, KernelError};
-use octofold_ops::{BodyId, map_parallel};
+use octofold_kernels::Isa;
+use octofold_ops::BodyId;
 use octofold_runtime::{
-    BlobBuilder, Constant, ConstantIndex, Core, Engine, Kernel, Operand, Plan, PlanError,
-    PlanOutput, PlanParts, PlanValue, StateSlot, Step, ValueIndex, constant_bytes,
+    BlobBuilder, Constant, ConstantIndex, Core, Engine, Operand, Plan, PlanError, PlanOutput,
+    PlanParts, PlanValue, StateSlot, Step, ValueIndex, constant_bytes,
 };
-use octofold_tensor::DType;
+use octofold_tensor::{DType, Tensor};
 
 use crate::bodies::Bodies;
-use crate::facts::{Facts, Types};
-use crate::group::Group;
+use crate::choose::Choice;
+use crate::facts::Types;
 use crate::layout::channels_last;
-use crate::pack::{Packed, PackedConstant, PackedWeights, pack};
+use crate::pack::{Packed, PackedConstant};
 use crate::{CodegenError, CodegenOptions, State};
-
-/// Nodes that become a step.
-struct Choice<'a> {
-    group: Cow<'a, Group>,
-    kernel: Kernel,
-    note: String,
-    packed: Packed,
-}
 
 /// Builds the plan of a graph whose nodes come in `order`, as steps in the order of execution.
 pub(crate) fn build(
     graph: &Graph,
     order: &[NodeId],
-    types: &Types<'_>,
-    groups: &[Group],
+    choices: Vec<Choice<'_>>,
     options: &CodegenOptions,
 ) -> Result<Plan, CodegenError> {
+    let types = &Types::new(graph);
     let mut blob = BlobBuilder::default();
     let mut bodies = Bodies::compile(graph, options, &mut blob)?;
     let mut builder = Builder {
@@ -47,6 +37,7 @@ pub(crate) fn build(
         constant_of: BTreeMap::new(),
         packed_of: HashMap::new(),
         blob,
+        in_place: options.in_place,
         bodies: &bodies.ids,
         channels_last: channels_last(graph, order, types),
     };
@@ -55,7 +46,6 @@ pub(crate) fn build(
         .iter()
         .map(|&input| builder.value(input))
         .collect::<Result<_, _>>()?;
-    let choices = choices(graph, types, groups, options.engine)?;
     let steps = choices.into_iter().map(|choice| builder.step(choice));
     let steps: Vec<Step> = steps.collect::<Result<_, _>>()?;
     let outputs = graph.outputs().iter().map(|output| {
@@ -98,70 +88,11 @@ pub(crate) fn build(
     Ok(plan)
 }
 
-/// Packs for the kernels of all groups, on several threads, because packing takes most of the time.
-fn choices<'a>(
-    graph: &Graph,
-    types: &Types<'_>,
-    groups: &'a [Group],
-    engine: Engine,
-) -> Result<Vec<Choice<'a>>, CodegenError> {
-    let packed = PackedWeights::default();
-    let pack = |facts: Facts<'_>, kernel| pack(facts, kernel, engine, &packed);
-    let choose = |group: &'a Group| {
-        let choices = choose(graph, types, Cow::Borrowed(group), &pack);
-        choices.map_err(|source| CodegenError::Pack {
-            node: graph.node(group.main).name().to_owned(),
-            source,
-        })
-    };
-    let choices = map_parallel(groups, choose).into_iter();
-    let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
-    Ok(choices.into_iter().flatten().collect())
-}
-
 /// The least instruction set for which an engine has its own kernels, if steps use them. All of them read one format of packed weights.
 fn required(engine: Engine, steps: &[Step]) -> Isa {
     match engine {
         Engine::Fbgemm if steps.iter().any(|step| step.kernel.is_of_engine()) => Isa::Avx2,
         _ => Isa::Scalar,
-    }
-}
-
-/// Packs for the kernel of a group. If sums could exceed 32 bits, each node becomes a step of its own, and the layer a portable one.
-fn choose<'a>(
-    graph: &Graph,
-    types: &Types<'_>,
-    group: Cow<'a, Group>,
-    pack: &impl Fn(Facts<'_>, Kernel) -> Result<Packed, KernelError>,
-) -> Result<Vec<Choice<'a>>, KernelError> {
-    let choice = |group, kernel, note, packed| {
-        vec![Choice {
-            group,
-            kernel,
-            note,
-            packed,
-        }]
-    };
-    let portable = |group, note| choice(group, Core::Portable.into(), note, Packed::default());
-    let kernel = match &group.selection {
-        Ok(kernel) => *kernel,
-        Err(note) => {
-            let note = note.clone();
-            return Ok(portable(group, note));
-        }
-    };
-    match pack(Facts::new(graph, group.main, types), kernel) {
-        Ok(packed) => Ok(choice(group, kernel, String::new(), packed)),
-        Err(error @ KernelError::AccumulatorOverflow { .. }) if group.nodes().count() == 1 => {
-            Ok(portable(group, error.to_string()))
-        }
-        Err(KernelError::AccumulatorOverflow { .. }) => {
-            let parts = group.split(graph, types).into_iter();
-            let choices = parts.map(|part| choose(graph, types, Cow::Owned(part), pack));
-            let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
-            Ok(choices.into_iter().flatten().collect())
-        }
-        Err(error) => Err(error),
     }
 }
 
@@ -172,8 +103,10 @@ struct Builder<'a> {
     values: IndexMap<ValueId, PlanValue>,
     constants: Vec<Constant>,
     constant_of: BTreeMap<ValueId, ConstantIndex>,
-    packed_of: HashMap<*const u8, (Arc<[u8]>, ConstantIndex)>,
+    /// By the address of their bytes, which the blob keeps.
+    packed_of: HashMap<*const u8, ConstantIndex>,
     blob: BlobBuilder,
+    in_place: bool,
     /// The positions of the bodies in the plan.
     bodies: &'a BTreeMap<BodyId, BodyId>,
     channels_last: BTreeSet<ValueId>,
@@ -209,11 +142,7 @@ impl Builder<'_> {
             if let Some(&index) = self.constant_of.get(&id) {
                 return Ok(Operand::Constant(index));
             }
-            let index = self.constant(
-                tensor.dtype(),
-                tensor.shape().to_vec(),
-                &constant_bytes(tensor),
-            )?;
+            let index = self.tensor(tensor)?;
             self.constant_of.insert(id, index);
             return Ok(Operand::Constant(index));
         }
@@ -227,19 +156,31 @@ impl Builder<'_> {
             .map_err(|_| CodegenError::TooLarge)
     }
 
+    /// A constant with the elements of a tensor.
+    fn tensor(&mut self, tensor: &Tensor) -> Result<ConstantIndex, CodegenError> {
+        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+        if let Some(bytes) = tensor.foreign_bytes().filter(|_| self.in_place) {
+            let offset = self.blob.push_foreign(bytes.clone());
+            return self.constant(dtype, shape, (offset, bytes.len()));
+        }
+        let bytes = constant_bytes(tensor);
+        let len = bytes.len();
+        let offset = self.blob.push(bytes.into());
+        self.constant(dtype, shape, (offset, len))
+    }
+
     fn constant(
         &mut self,
         dtype: DType,
         shape: Vec<usize>,
-        bytes: &[u8],
+        (offset, len): (usize, usize),
     ) -> Result<ConstantIndex, CodegenError> {
         let index = u32::try_from(self.constants.len()).map_err(|_| CodegenError::TooLarge)?;
-        let offset = self.blob.push(bytes);
         self.constants.push(Constant {
             dtype,
             shape,
             offset,
-            len: bytes.len(),
+            len,
         });
         Ok(ConstantIndex(index))
     }
@@ -248,12 +189,12 @@ impl Builder<'_> {
     fn packed(&mut self, constant: &PackedConstant) -> Result<ConstantIndex, CodegenError> {
         let PackedConstant { dtype, len, bytes } = constant;
         let address = bytes.as_ptr();
-        if let Some((_, index)) = self.packed_of.get(&address) {
-            return Ok(*index);
+        if let Some(&index) = self.packed_of.get(&address) {
+            return Ok(index);
         }
-        let index = self.constant(*dtype, vec![*len], bytes)?;
-        // The memory is kept, so that no other constant gets its address.
-        self.packed_of.insert(address, (Arc::clone(bytes), index));
+        let offset = self.blob.push(bytes.clone());
+        let index = self.constant(*dtype, vec![*len], (offset, bytes.len()))?;
+        self.packed_of.insert(address, index);
         Ok(index)
     }
 
@@ -275,13 +216,7 @@ impl Builder<'_> {
             let position = names.iter().position(|&name| name == wanted);
             position.ok_or_else(unknown)
         };
-        let initial = state.initial.as_ref().map(|tensor| {
-            self.constant(
-                tensor.dtype(),
-                tensor.shape().to_vec(),
-                &constant_bytes(tensor),
-            )
-        });
+        let initial = state.initial.as_ref().map(|tensor| self.tensor(tensor));
         Ok(StateSlot {
             input: find("input", inputs.collect(), &state.input)?,
             output: find("output", outputs.collect(), &state.output)?,
@@ -294,8 +229,13 @@ impl Builder<'_> {
             group,
             kernel,
             note,
-            packed: Packed { weights, constants },
+            packed,
         } = choice;
+        let Packed {
+            weights,
+            in_place,
+            constants,
+        } = packed;
         let (first, main, last) = (
             self.graph.node(group.first()),
             self.graph.node(group.main),
@@ -303,7 +243,10 @@ impl Builder<'_> {
         );
         let operands = main.inputs().iter().enumerate().map(|(slot, &operand)| {
             // Weights and bias are packed constants, and the shapes of views are known.
-            let is_packed = matches!(main.op().role(slot), Some(Role::Weight | Role::Bias));
+            let is_packed = match main.op().role(slot) {
+                Some(Role::Weight) => !in_place,
+                role => role == Some(Role::Bias),
+            };
             let packed = !constants.is_empty() && is_packed;
             let unread = kernel.core() == Core::View && slot > 0;
             match slot {

@@ -9,6 +9,7 @@
 
 mod bodies;
 mod build;
+mod choose;
 mod facts;
 mod group;
 mod layout;
@@ -17,7 +18,7 @@ mod report;
 mod select;
 mod state;
 
-use octofold_ir::{Graph, GraphError};
+use octofold_ir::{ChangedWeights, Graph, GraphError};
 use octofold_kernels::{Isa, KernelError};
 use octofold_runtime::{Engine, Plan, PlanError};
 
@@ -32,6 +33,9 @@ pub struct CodegenOptions {
     /// The instruction set that the plan is made for. `None` is the least for which the engine has its own kernels: AVX2 for fbgemm, any for
     /// qnnpack. Plans without integer convolutions and products need none.
     pub requires: Option<Isa>,
+    /// Whether float weights of linear layers that are in a mapped file stay there, and are packed each time the layer runs: for a plan of a large model that runs a few
+    /// times.
+    pub in_place: bool,
     /// Whether portable operators compute all steps. This is slow, and helps to find faults.
     pub portable: bool,
     /// The values that sessions keep between runs.
@@ -43,6 +47,7 @@ impl Default for CodegenOptions {
         Self {
             engine: Engine::Fbgemm,
             requires: None,
+            in_place: false,
             portable: false,
             states: Vec::new(),
         }
@@ -72,6 +77,9 @@ pub enum CodegenError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of weights that was changed.
+    #[error(transparent)]
+    Weights(#[from] ChangedWeights),
     /// A graph with more values or constants than a plan can number.
     #[error("the graph is too large for a plan")]
     TooLarge,
@@ -92,12 +100,23 @@ impl From<GraphError> for CodegenError {
 /// When the graph has a cycle, weights cannot be packed, a state names what the graph does not have, or the plan is refused: because a state's
 /// types or shapes differ, or by a bug of the compiler.
 pub fn compile(graph: &Graph, options: &CodegenOptions) -> Result<Plan, CodegenError> {
+    compile_owned(graph.clone(), options)
+}
+
+/// As [`compile`]; frees the weights of the graph one after the other while they are packed, unless another graph shares them.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_owned(mut graph: Graph, options: &CodegenOptions) -> Result<Plan, CodegenError> {
     let order = graph.order()?;
-    let types = facts::Types::new(graph);
+    let types = facts::Types::new(&graph);
     let groups = if options.portable {
-        group::portable(graph, &order, &types)
+        group::portable(&graph, &order, &types)
     } else {
-        group::groups(graph, &order, &types)
+        group::groups(&graph, &order, &types)
     };
-    build::build(graph, &order, &types, &groups, options)
+    let choices = choose::choices(&mut graph, &groups, options)?;
+    let plan = build::build(&graph, &order, choices, options)?;
+    graph.check_weights()?;
+    Ok(plan)
 }

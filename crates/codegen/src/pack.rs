@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use octofold_ir::Op;
 use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, float};
 use octofold_ops::families::{FusedConv, IntegerProduct, Outcome, Product};
 use octofold_quant::requantize;
-use octofold_runtime::{Core, Engine, Kernel};
-use octofold_tensor::{DType, Tensor};
+use octofold_runtime::{Core, Engine, Kernel, aligned_copy};
+use octofold_tensor::{DType, Tensor, for_each_data};
 
 use crate::facts::Facts;
 
@@ -18,6 +19,8 @@ use crate::facts::Facts;
 pub(crate) struct Packed {
     /// The sizes of the weights before packing.
     pub(crate) weights: Vec<usize>,
+    /// Whether the kernel reads the weights of the operator, which are not packed.
+    pub(crate) in_place: bool,
     /// In the order that [`Core`] asks for.
     pub(crate) constants: Vec<PackedConstant>,
 }
@@ -28,15 +31,19 @@ pub(crate) struct PackedConstant {
     pub(crate) dtype: DType,
     pub(crate) len: usize,
     /// Layers with the same weights share them.
-    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) bytes: Bytes,
 }
 
 /// Weights that are packed: each once for each form, however many layers read them.
-#[derive(Debug, Default)]
-pub(crate) struct PackedWeights(Mutex<HashMap<Form, Slot>>);
+#[derive(Debug)]
+pub(crate) struct PackedWeights {
+    slots: Mutex<HashMap<Form, Slot>>,
+    /// Whether weights in foreign bytes stay there, if a kernel reads them so.
+    in_place: bool,
+}
 
 /// Room for packed weights, which the first layer that needs them fills.
-type Slot = Arc<OnceLock<Result<Arc<[u8]>, KernelError>>>;
+type Slot = Arc<OnceLock<Result<Bytes, KernelError>>>;
 
 /// Weights and the form in which they are packed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,28 +56,45 @@ struct Form {
 }
 
 impl PackedWeights {
+    pub(crate) fn new(in_place: bool) -> Self {
+        Self {
+            slots: Mutex::default(),
+            in_place,
+        }
+    }
+
     /// The packed weights of a form, which `pack` makes if no other layer has.
     fn get<T>(
         &self,
         weights: &[T],
         (shape, kernel): (ConvShape, Kernel),
         pack: impl FnOnce() -> Result<Vec<u8>, KernelError>,
-    ) -> Result<Arc<[u8]>, KernelError> {
+    ) -> Result<Bytes, KernelError> {
         let form = Form {
             elements: weights.as_ptr().addr(),
             shape,
             kernel,
         };
         let slot = {
-            let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(slots.entry(form).or_default())
         };
-        slot.get_or_init(|| pack().map(Into::into)).clone()
+        let aligned = |packed: Vec<u8>| aligned_copy(&packed).unwrap_or(packed.into());
+        slot.get_or_init(|| pack().map(aligned)).clone()
+    }
+}
+
+impl PackedWeights {
+    /// Forgets what was packed of weights whose memory may be freed and used for others.
+    pub(crate) fn forget(&mut self, weights: &Tensor) {
+        let elements = for_each_data!(weights.data(), values => values.as_ptr().addr());
+        let slots = self.slots.get_mut().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|form, _| form.elements != elements);
     }
 }
 
 impl PackedConstant {
-    fn bytes(bytes: Arc<[u8]>) -> Self {
+    fn bytes(bytes: Bytes) -> Self {
         Self {
             dtype: DType::U8,
             len: bytes.len(),
@@ -79,14 +103,14 @@ impl PackedConstant {
     }
 
     fn integers(values: &[i32]) -> Self {
-        let bytes = values
+        let bytes: Vec<u8> = values
             .iter()
             .flat_map(|value| value.to_le_bytes())
             .collect();
         Self {
             dtype: DType::I32,
             len: values.len(),
-            bytes,
+            bytes: bytes.into(),
         }
     }
 
@@ -95,7 +119,7 @@ impl PackedConstant {
     }
 
     /// Floats as bytes.
-    fn of_floats(bytes: Arc<[u8]>) -> Self {
+    fn of_floats(bytes: Bytes) -> Self {
         Self {
             dtype: DType::F32,
             len: bytes.len() / 4,
@@ -128,6 +152,8 @@ pub(crate) fn pack(
         return Ok(Packed::default());
     };
     let bias = facts.constant(2);
+    let in_place =
+        packed.in_place && kernel.core() == Core::FLinear && weights.foreign_bytes().is_some();
     let constants = match (facts.node.op(), product, kernel.core()) {
         (Op::FusedConv(op), Product::Integer(product), Core::QConv | Core::QConvDepthwise) => {
             let shape = conv_shape(op, weights.shape())?;
@@ -159,6 +185,10 @@ pub(crate) fn pack(
             })?;
             floating(packed, bias, shape.out_c)?
         }
+        (Op::FusedLinear(_), _, Core::FLinear) if in_place => {
+            let bias = float_bias(bias, linear_shape(weights.shape())?.n)?;
+            vec![PackedConstant::floats(&bias)]
+        }
         (Op::FusedLinear(_), _, Core::FLinear) => {
             let shape = linear_shape(weights.shape())?;
             let weights = floats(weights)?;
@@ -172,6 +202,7 @@ pub(crate) fn pack(
     };
     Ok(Packed {
         weights: weights.shape().to_vec(),
+        in_place,
         constants,
     })
 }
@@ -180,7 +211,7 @@ pub(crate) fn pack(
 fn integer(
     facts: Facts<'_>,
     product: &IntegerProduct,
-    packed: Arc<[u8]>,
+    packed: Bytes,
     weights: &[i8],
     channels: usize,
 ) -> Result<Vec<PackedConstant>, KernelError> {
@@ -230,7 +261,7 @@ fn integer(
 }
 
 fn floating(
-    weights: Arc<[u8]>,
+    weights: Bytes,
     bias: Option<&Tensor>,
     channels: usize,
 ) -> Result<Vec<PackedConstant>, KernelError> {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use octofold_codegen::{CodegenOptions, Report, compile};
 use octofold_ir::TensorType;
+use octofold_kernels::Isa;
 use octofold_ops::families::{
     Activation, Add, Flatten, FusedConv, FusedGlobalPool, FusedLinear, FusedPool, Layout, Lrn,
     MatMul, NonZero, Observe, PoolKind, Product, Relu, Transpose,
 };
 use octofold_ops::{Attribute, Described};
-use octofold_runtime::{Core, RunError, Session, SessionOptions, StepCost};
-use octofold_tensor::{DType, Dim, Tensor};
+use octofold_runtime::{Core, Plan, RunError, Session, SessionOptions, StepCost};
+use octofold_tensor::{DType, Dim, Elements, Tensor, TensorData};
 use proptest::prelude::*;
-use support::{Builder, Exactness, Random, check, plan};
+use support::{Builder, Exactness, Random, check, plan, session};
 
 fn default<T: Described>(attributes: &[(&str, Attribute)]) -> T {
     let mut map = attributes
@@ -295,4 +296,59 @@ fn portable_plans_and_profiles() {
     assert_eq!(step.cost, expected);
     assert!(step.best <= step.median() && step.median() <= step.total);
     check(&builder.graph, &[("x", x)], Exactness::Within(1e-5));
+}
+
+/// Weights of a mapped file are read where they are. The results are those of packed weights to the bit, and a plan that is written has the weights.
+#[test]
+fn weights_in_foreign_bytes_stay_in_place() {
+    let mut random = Random::new(5);
+    for (rows, k, n) in [(1, 40, 200), (7, 33, 70), (3, 8, 64)] {
+        let mut builder = Builder::new();
+        let shape = [Dim::Known(rows), Dim::Known(k)];
+        let x = builder
+            .graph
+            .add_input("x", TensorType::new(DType::F32, shape))
+            .unwrap();
+        let values = random.tensor(DType::F32, &[k as usize, n]);
+        let values = values.values::<f32>().unwrap();
+        let bytes: Vec<u8> = values.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes = octofold_runtime::aligned_copy(&bytes).unwrap();
+        let elements = Elements::of_bytes(bytes).unwrap();
+        let weights = Tensor::from_data([k as usize, n], TensorData::F32(elements)).unwrap();
+        let w = builder.constant(weights);
+        let bias = builder.constant(random.tensor(DType::F32, &[n]));
+        let linear = FusedLinear {
+            product: Product::Float(Activation::Relu),
+        };
+        let y = builder.node(linear, &[Some(x), Some(w), Some(bias)]);
+        builder.output(y);
+        let x = random.tensor(DType::F32, &[rows as usize, k as usize]);
+        let packed = check(&builder.graph, &[("x", x.clone())], Exactness::Within(1e-5));
+        let options = CodegenOptions {
+            in_place: true,
+            ..CodegenOptions::default()
+        };
+        let plan = Arc::new(compile(&builder.graph, &options).unwrap());
+        assert_eq!(
+            (packed.steps()[0].packed.len(), plan.steps()[0].packed.len()),
+            (2, 1)
+        );
+        let read = Arc::new(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap());
+        assert_eq!(read, plan);
+        let expected = session(&packed).run(&[("x", x.clone())]).unwrap();
+        for plan in [&plan, &read] {
+            for isa in Isa::supported() {
+                for threads in [1, 2] {
+                    let options = SessionOptions {
+                        threads,
+                        isa: Some(isa),
+                        ..SessionOptions::DEFAULT
+                    };
+                    let mut session = Session::new(Arc::clone(plan), options).unwrap();
+                    let found = session.run(&[("x", x.clone())]).unwrap();
+                    assert_eq!(found, expected, "{isa} {rows} {k} {n}");
+                }
+            }
+        }
+    }
 }

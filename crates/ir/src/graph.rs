@@ -13,6 +13,7 @@ mod damage;
 mod edges;
 mod edit;
 mod parts;
+mod weights;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -23,6 +24,7 @@ use petgraph::stable_graph::StableDiGraph;
 use petgraph::visit::EdgeRef;
 
 pub use parts::{FoldingBudget, Node, Output, Use, Value, ValueKind};
+pub use weights::{ChangedWeights, MappedWeights};
 
 use crate::{GraphError, NodeId, ValueId};
 
@@ -47,6 +49,7 @@ pub struct Graph {
     flow: StableDiGraph<Vertex, usize>,
     folding: FoldingBudget,
     bodies: Vec<Option<Self>>,
+    mapped_weights: Vec<MappedWeights>,
 }
 
 impl Graph {

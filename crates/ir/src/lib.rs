@@ -33,7 +33,9 @@ mod verify;
 mod visible;
 
 pub use error::GraphError;
-pub use graph::{FoldingBudget, Graph, Node, Output, Use, Value, ValueKind};
+pub use graph::{
+    ChangedWeights, FoldingBudget, Graph, MappedWeights, Node, Output, Use, Value, ValueKind,
+};
 pub use id::{NodeId, ValueId};
 pub use interpret::{BodyLimits, interpret, interpret_with, interpret_within};
 pub use octofold_ops::{Op, Role};

@@ -82,11 +82,16 @@ pub fn compile(graph: &Graph) -> Result<Plan, Error> {
 /// # Errors
 /// As [`compile`], and when the graph was prepared for another engine.
 pub fn compile_with(graph: &Graph, options: &CodegenOptions) -> Result<Plan, Error> {
+    compile_owned(graph.clone(), options)
+}
+
+/// As [`compile_with`]; frees the weights of the graph while they are packed.
+pub(crate) fn compile_owned(graph: Graph, options: &CodegenOptions) -> Result<Plan, Error> {
     Provenance::read(graph.metadata()).require_engine(options.engine.name(), "the model")?;
     let mut options = options.clone();
     if options.states.is_empty() {
         let declared = graph.metadata().get(State::METADATA);
         options.states = State::declared(declared.map_or("", String::as_str))?;
     }
-    Ok(octofold_codegen::compile(graph, &options)?)
+    Ok(octofold_codegen::compile_owned(graph, &options)?)
 }

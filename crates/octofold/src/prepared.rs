@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use octofold_calibrate::DataSet;
+use octofold_codegen::CodegenOptions;
 use octofold_ir::Graph;
 use octofold_passes::annotate::Annotations;
 use octofold_passes::backend::BackendConfig;
@@ -15,7 +16,7 @@ use octofold_runtime::{Session, SessionOptions};
 
 use crate::Error;
 use crate::fate::{Fate, fates, record_float_nodes};
-use crate::lowering::compile;
+use crate::lowering::{compile_with, engine_of};
 use crate::model::Model;
 use crate::provenance::Provenance;
 
@@ -108,7 +109,13 @@ pub(crate) fn observing_session(
     let backend = BackendConfig::fbgemm();
     let context = Context::new(&backend);
     run_stages(&mut observed, pipeline::LOWER_FUSED, &context)?;
-    Ok(Session::new(Arc::new(compile(&observed)?), options)?)
+    let codegen = CodegenOptions {
+        engine: engine_of(&observed)?,
+        in_place: true,
+        ..CodegenOptions::default()
+    };
+    let plan = compile_with(&observed, &codegen)?;
+    Ok(Session::new(Arc::new(plan), options)?)
 }
 
 impl Prepared {

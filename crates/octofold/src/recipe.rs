@@ -18,7 +18,7 @@ use crate::algorithm::Algorithm;
 use crate::config::Config;
 use crate::eager::Eager;
 use crate::graph_mode::{PrepareOptions, prepare_with};
-use crate::lowering::{compile_with, engine_named, lower_for};
+use crate::lowering::{compile_owned, engine_named, lower_for};
 use crate::model::Model;
 use crate::prepared::{Prepared, calibrate, convert};
 use crate::repair::correct_biases;
@@ -256,24 +256,26 @@ impl Quantized {
     /// # Errors
     /// When the graph cannot be compiled.
     pub fn compile(&self) -> Result<Plan, Error> {
-        compile_for(&self.reference, &self.backend, None)
+        compile_for(self.reference.clone(), &self.backend, None)
     }
 }
 
-/// Lowers and compiles a float or QDQ graph for an engine: for one instruction set, or for all processors that the engine has kernels for.
+/// Lowers and compiles a float or QDQ graph for an engine: for one instruction set, or for all processors that the engine has kernels for. The graph's weights are freed while
+/// they are packed, unless another graph shares them.
 ///
 /// # Errors
 /// When the graph is not sound, was prepared for another engine, or cannot be compiled.
 pub fn compile_for(
-    graph: &Graph,
+    graph: Graph,
     backend: &BackendConfig,
     requires: Option<Isa>,
 ) -> Result<Plan, Error> {
-    let (lowered, _) = lower_for(graph, backend)?;
+    let (lowered, _) = lower_for(&graph, backend)?;
+    drop(graph);
     let options = CodegenOptions {
         engine: engine_named(&backend.name)?,
         requires,
         ..CodegenOptions::default()
     };
-    compile_with(&lowered, &options)
+    compile_owned(lowered, &options)
 }

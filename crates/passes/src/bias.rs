@@ -66,17 +66,17 @@ impl Pass for CorrectBiases<'_> {
             statistics: self.statistics,
         };
         let params = convert.parameters(graph)?;
-        let layers: Vec<NodeId> = convert.layers().collect();
-        let corrections = map_parallel(&layers, |&id| {
-            let layer = convert.quantize_layer(graph, id, &params)?;
-            let correction = self.correction(graph, id, &layer.weights);
-            Ok(correction.unwrap_or_else(Correction::Skipped))
+        let layers = convert.quantize_layers(graph, &params)?;
+        let corrections = map_parallel(&layers, |layer| {
+            let correction = self.correction(graph, layer.node, &layer.weights);
+            correction.unwrap_or_else(Correction::Skipped)
         });
         let mut report = PassReport::default();
         let mut patch = Patch::new();
-        for (id, correction) in layers.into_iter().zip(corrections) {
+        for (layer, correction) in layers.iter().zip(corrections) {
+            let id = layer.node;
             let name = graph.node(id).name();
-            match correction? {
+            match correction {
                 Correction::Skipped(reason) => report.skipped(RULE, name, reason),
                 Correction::Bias { values, largest } => {
                     let count = values.len();
@@ -168,7 +168,7 @@ fn weight_error(
             )
         }
     };
-    let values = weights.iter().zip(&quantized.values).enumerate();
+    let values = weights.iter().zip(quantized.values.iter()).enumerate();
     let values: Option<Vec<f32>> = values
         .map(|(index, (&w, &q))| {
             let params = quantized.params.channel(index / inner % channels)?;

@@ -4,15 +4,16 @@
 //! constants behind a `DequantizeLinear`, and the bias of a layer with a quantized result is `int32` on the scale `s_x·s_w`. A layer whose
 //! result stays float keeps its float bias. Fused nodes are expanded to ONNX operators by [`ExpandFused`](crate::expand::ExpandFused).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use octofold_ir::{Graph, NodeId, Patch, PatchValue, Use, ValueId};
 use octofold_ops::families::{DequantizeLinear, QuantizeLinear};
 use octofold_ops::map_parallel;
 use octofold_quant::affine::dequantize as dequantize_value;
-use octofold_quant::weights::{Accumulation, QuantizedWeights, quantize_bias, quantize_weights};
+use octofold_quant::weights::{Accumulation, QuantizedWeights, WeightSearch, quantize_bias};
 use octofold_quant::{ObserverKind, ObserverState, QParams, QuantParams, QuantSpec, QuantType};
-use octofold_tensor::Tensor;
+use octofold_tensor::{Tensor, TensorData};
 
 use crate::annotate::{
     Annotations, NodeAnnotation, ValueAnnotation, activation_operands, is_fixed,
@@ -59,7 +60,7 @@ fn range_state(values: &[f32]) -> Result<ObserverState, String> {
 
 /// The integers and parameters of a layer's weights and bias.
 pub(crate) struct Layer {
-    node: NodeId,
+    pub(crate) node: NodeId,
     pub(crate) weights: QuantizedWeights,
     bias: Option<(Vec<i32>, QuantParams)>,
 }
@@ -76,11 +77,8 @@ impl Pass for Convert<'_> {
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
         let mut report = PassReport::default();
         let params = self.parameters(graph)?;
-        let layers: Vec<NodeId> = self.layers().collect();
-        // Layers do not depend on each other; the order of the results is that of the graph.
-        let layers = map_parallel(&layers, |&id| self.quantize_layer(graph, id, &params));
+        let layers = self.quantize_layers(graph, &params)?;
         let mut patch = Patch::new();
-        let layers: Vec<Layer> = layers.into_iter().collect::<Result<_, _>>()?;
         let mut shared = Vec::new();
         for layer in &layers {
             insert_layer(graph, &mut patch, layer, (&mut shared, &mut report))?;
@@ -192,20 +190,72 @@ impl Convert<'_> {
     }
 
     /// A layer's weights and bias as the reference graph has them.
-    pub(crate) fn quantize_layer(
+    pub(crate) fn quantize_layers(
+        &self,
+        graph: &Graph,
+        params: &Parameters,
+    ) -> Result<Vec<Layer>, PassError> {
+        let mut readers = BTreeMap::<Option<ValueId>, Vec<NodeId>>::new();
+        for id in self.layers() {
+            readers
+                .entry(graph.node(id).weights())
+                .or_default()
+                .push(id);
+        }
+        let readers: Vec<Vec<NodeId>> = readers.into_values().collect();
+        let layers = map_parallel(&readers, |ids| self.quantize_readers(graph, ids, params));
+        let layers: Vec<Vec<Layer>> = layers.into_iter().collect::<Result<_, _>>()?;
+        let layers = layers.into_iter().flatten();
+        let mut layers: HashMap<NodeId, Layer> = layers.map(|layer| (layer.node, layer)).collect();
+        Ok(self.layers().filter_map(|id| layers.remove(&id)).collect())
+    }
+
+    /// The layers that read the same weights. Those that have one specification share the work on the weights.
+    fn quantize_readers(
+        &self,
+        graph: &Graph,
+        ids: &[NodeId],
+        params: &Parameters,
+    ) -> Result<Vec<Layer>, PassError> {
+        let weights = ids.first().and_then(|&id| graph.node(id).weights());
+        let shape = weights.and_then(|w| graph.value(w).ty().known_shape());
+        let mut searches: Vec<(&QuantSpec, WeightSearch<'_>)> = Vec::new();
+        let layers = ids.iter().map(|&id| {
+            let fail = |reason: String| PassError::Node {
+                node: graph.node(id).name().to_owned(),
+                reason,
+            };
+            let missing = || fail("a layer has constant weights".to_owned());
+            let spec = self.weight_spec(id).ok_or_else(missing)?;
+            let known = searches.iter().position(|(known, _)| *known == spec);
+            let search = match known {
+                Some(index) => &searches[index].1,
+                None => {
+                    let values = weights.and_then(|w| support::floats(graph, w));
+                    let (values, shape) = values.zip(shape.as_deref()).ok_or_else(missing)?;
+                    let search = WeightSearch::new(values, shape, spec);
+                    searches.push((spec, search.map_err(|error| fail(error.to_string()))?));
+                    &searches[searches.len() - 1].1
+                }
+            };
+            self.quantize_layer(graph, id, params, search)
+        });
+        layers.collect()
+    }
+
+    fn quantize_layer(
         &self,
         graph: &Graph,
         id: NodeId,
         params: &Parameters,
+        weights: &WeightSearch<'_>,
     ) -> Result<Layer, PassError> {
         let node = graph.node(id);
         let fail = |reason: String| PassError::Node {
             node: node.name().to_owned(),
             reason,
         };
-        let missing = || fail("a layer has a quantized input and constant weights".to_owned());
-        let spec = self.weight_spec(id).ok_or_else(missing)?;
-        let w = node.weights().ok_or_else(missing)?;
+        let missing = || fail("a layer has a quantized input".to_owned());
         let first = Use { node: id, slot: 0 };
         let input = params.operand(graph, first).ok_or_else(missing)?;
         let input_range = self
@@ -214,8 +264,6 @@ impl Convert<'_> {
             .map(|annotation| annotation.spec.range())
             .ok_or_else(missing)?;
         let output = params.values.get(&support::result(graph, id));
-        let weights = support::floats(graph, w).ok_or_else(missing)?;
-        let shape = graph.value(w).ty().known_shape().ok_or_else(missing)?;
         let bias = node.bias().and_then(|bias| support::floats(graph, bias));
         let accumulation = Accumulation {
             output_axis: usize::from(matches!(node.op(), octofold_ir::Op::FusedLinear(_))),
@@ -227,7 +275,8 @@ impl Convert<'_> {
         // A layer without an integer kernel has no accumulator to overflow, and keeps its float bias.
         let accumulates = !self.is_reference(id);
         let accumulation = accumulates.then_some(&accumulation);
-        let weights = quantize_weights(weights, &shape, spec, accumulation)
+        let weights = weights
+            .for_layer(accumulation)
             .map_err(|error| fail(error.to_string()))?;
         let bias = match (bias, output) {
             (Some(bias), Some(_)) if accumulates => Some(
@@ -413,13 +462,17 @@ fn insert_layer<'a>(
     if let Some(w) = node.weights() {
         let weights = &layer.weights;
         let same = shared.iter().find(|(other, known, _)| {
-            *other == w && known.params == weights.params && known.values == weights.values
+            // Integers that were not widened are in the same memory.
+            let equal =
+                Arc::ptr_eq(&known.values, &weights.values) || known.values == weights.values;
+            *other == w && known.params == weights.params && equal
         });
         let real = match same {
             Some((.., real)) => *real,
             None => {
                 let shape = graph.value(w).ty().known_shape().unwrap_or_default();
-                let tensor = Tensor::new(shape, weights.values.clone());
+                let values = Arc::clone(&weights.values);
+                let tensor = Tensor::from_data(shape, TensorData::I8(values.into()));
                 let tensor = tensor.map_err(|error| fail(error.to_string()))?;
                 let name = graph.value(w).name();
                 let params = &weights.params;

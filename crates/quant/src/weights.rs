@@ -8,6 +8,8 @@
 //! - A scale is widened until `(qmax_x - qmin_x)·Σ|q_w - z_w| + |b| < 2^31`, and the widening is reported. ONNX Runtime
 //!   does the same for biases (its pull request 22020).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::affine::quantize;
@@ -41,10 +43,10 @@ pub struct Widened {
 }
 
 /// Quantized weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedWeights {
     /// The integers, in the order of the weights.
-    pub values: Vec<i8>,
+    pub values: Arc<Vec<i8>>,
     /// Their qparams, with the granularity of the specification.
     pub params: QuantParams,
     /// The scales that grew, in the order of the channels.
@@ -107,7 +109,7 @@ pub enum WeightError {
 const ACCUMULATOR_LIMIT: f64 = 2_147_483_648.0;
 
 /// A weight tensor as `outer x channels x inner`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Layout {
     channels: usize,
     inner: usize,
@@ -119,6 +121,16 @@ impl Layout {
         let channels = *shape.get(axis).ok_or(WeightError::Axis { axis, rank })?;
         let inner = shape[axis + 1..].iter().product();
         Ok(Self { channels, inner })
+    }
+
+    /// Calls `each` with the channel and the elements of each run that is contiguous in memory, in the order of memory.
+    fn for_each_run<T>(self, elements: &[T], mut each: impl FnMut(usize, &[T])) {
+        let row = (self.channels * self.inner).max(1);
+        for row in elements.chunks(row) {
+            for (channel, run) in row.chunks(self.inner.max(1)).enumerate() {
+                each(channel, run);
+            }
+        }
     }
 
     /// The indices of one channel's elements.
@@ -142,70 +154,209 @@ pub fn quantize_weights(
     spec: &QuantSpec,
     layer: Option<&Accumulation<'_>>,
 ) -> Result<QuantizedWeights, WeightError> {
-    let range = spec.range();
-    if !matches!(range.dtype, QuantType::Int8 | QuantType::Int4)
-        || range.min < range.dtype.min()
-        || range.max > range.dtype.max()
-        || range.min >= range.max
-    {
-        return Err(WeightError::Range(range));
-    }
-    let product = shape
-        .iter()
-        .try_fold(1_usize, |product, &n| product.checked_mul(n));
-    if product != Some(weights.len()) {
-        let shape = shape.to_vec();
-        return Err(WeightError::Shape {
-            len: weights.len(),
-            shape,
-        });
-    }
-    require_finite(weights, "weights")?;
-    let whole = Layout {
-        channels: 1,
-        inner: weights.len(),
-    };
-    let layout = match spec.granularity {
-        Granularity::PerTensor => whole,
-        Granularity::PerChannel { axis } => Layout::new(shape, axis)?,
-    };
-    let mut params = channel_params(weights, layout, spec);
-    let mut widened = Vec::new();
-    if let Some(layer) = layer {
-        let output = Layout::new(shape, layer.output_axis)?;
-        if let Granularity::PerChannel { axis } = spec.granularity
-            && axis != layer.output_axis
+    WeightSearch::new(weights, shape, spec)?.for_layer(layer)
+}
+
+/// Weights as they are quantized alone: what all layers with the same weights share.
+#[derive(Clone, Debug)]
+pub struct WeightSearch<'a> {
+    weights: &'a [f32],
+    shape: &'a [usize],
+    spec: &'a QuantSpec,
+    layout: Layout,
+    /// For each channel.
+    params: Vec<QParams>,
+    /// The channels without another weight than zero.
+    zeros: Vec<bool>,
+    values: Arc<Vec<i8>>,
+}
+
+impl<'a> WeightSearch<'a> {
+    /// Quantizes weights as [`quantize_weights`] without a layer.
+    ///
+    /// # Errors
+    /// When a weight is not finite, or when shape, type or axis do not fit.
+    pub fn new(
+        weights: &'a [f32],
+        shape: &'a [usize],
+        spec: &'a QuantSpec,
+    ) -> Result<Self, WeightError> {
+        let range = spec.range();
+        if !matches!(range.dtype, QuantType::Int8 | QuantType::Int4)
+            || range.min < range.dtype.min()
+            || range.max > range.dtype.max()
+            || range.min >= range.max
         {
-            return Err(WeightError::Axis {
-                axis,
-                rank: shape.len(),
+            return Err(WeightError::Range(range));
+        }
+        let product = shape
+            .iter()
+            .try_fold(1_usize, |product, &n| product.checked_mul(n));
+        if product != Some(weights.len()) {
+            let shape = shape.to_vec();
+            return Err(WeightError::Shape {
+                len: weights.len(),
+                shape,
             });
         }
-        check_layer(layer, output.channels)?;
-        fill_zero_channels(weights, layout, layer, &mut params);
-        widened = widen(weights, output, layer, range, &mut params)?;
-    }
-    let mut values = vec![0_i8; weights.len()];
-    for (channel, &params) in params.iter().enumerate() {
-        for index in layout.indices(channel, weights.len()) {
+        require_finite(weights, "weights")?;
+        let layout = match spec.granularity {
+            Granularity::PerTensor => Layout {
+                channels: 1,
+                inner: weights.len(),
+            },
+            Granularity::PerChannel { axis } => Layout::new(shape, axis)?,
+        };
+        let (params, zeros) = channel_params(weights, layout, spec);
+        let mut values = Vec::with_capacity(weights.len());
+        layout.for_each_run(weights, |channel, run| {
+            let params = params[channel];
             // The range was checked to be within i8.
-            values[index] = quantize(weights[index], params, range.min, range.max) as i8;
+            values.extend((run.iter()).map(|&w| quantize(w, params, range.min, range.max) as i8));
+        });
+        Ok(Self {
+            weights,
+            shape,
+            spec,
+            layout,
+            params,
+            zeros,
+            values: Arc::new(values),
+        })
+    }
+
+    /// The weights for a layer that multiplies them. They share their integers with other layers, unless a scale has to grow.
+    ///
+    /// # Errors
+    /// When the bias or the output axis do not fit, a bias is not finite, or no scale keeps the accumulator within 32 bits.
+    pub fn for_layer(
+        &self,
+        layer: Option<&Accumulation<'_>>,
+    ) -> Result<QuantizedWeights, WeightError> {
+        let mut params = self.params.clone();
+        let mut values = Arc::clone(&self.values);
+        let mut widened = Vec::new();
+        if let Some(layer) = layer {
+            let output = Layout::new(self.shape, layer.output_axis)?;
+            if let Granularity::PerChannel { axis } = self.spec.granularity
+                && axis != layer.output_axis
+            {
+                let rank = self.shape.len();
+                return Err(WeightError::Axis { axis, rank });
+            }
+            check_layer(layer, output.channels)?;
+            // Zeros are the same integers with any scale.
+            self.fill_zero_channels(layer, &mut params);
+            let before = params.clone();
+            widened = self.widen(output, layer, &mut params)?;
+            let range = self.spec.range();
+            for (channel, &params) in params.iter().enumerate() {
+                if params == before[channel] {
+                    continue;
+                }
+                let values = Arc::make_mut(&mut values);
+                for index in self.layout.indices(channel, self.weights.len()) {
+                    let weight = self.weights[index];
+                    values[index] = quantize(weight, params, range.min, range.max) as i8;
+                }
+            }
+        }
+        let params = match self.spec.granularity {
+            Granularity::PerTensor => {
+                QuantParams::PerTensor(params.first().copied().unwrap_or(QParams::IDENTITY))
+            }
+            Granularity::PerChannel { axis } => QuantParams::PerChannel {
+                axis,
+                channels: params,
+            },
+        };
+        Ok(QuantizedWeights {
+            values,
+            params,
+            widened,
+        })
+    }
+
+    /// Gives all-zero channels the scale of [`zero_channel_scale`].
+    fn fill_zero_channels(&self, layer: &Accumulation<'_>, params: &mut [QParams]) {
+        let channels = self.layout.channels;
+        for (channel, params) in params.iter_mut().enumerate() {
+            if !self.zeros[channel] {
+                continue;
+            }
+            let biases = layer.bias.unwrap_or_default().iter().enumerate();
+            let own = biases.filter(|(i, _)| i % channels == channel);
+            let max_bias = own.fold(0.0_f32, |max, (_, b)| max.max(b.abs()));
+            if max_bias > 0.0 || layer.output_scale.is_some() {
+                params.scale = zero_channel_scale(layer.input_scale, layer.output_scale, max_bias);
+            }
         }
     }
-    let params = match spec.granularity {
-        Granularity::PerTensor => {
-            QuantParams::PerTensor(params.first().copied().unwrap_or(QParams::IDENTITY))
+
+    /// Widens scales until every accumulator fits 32 bits.
+    fn widen(
+        &self,
+        output: Layout,
+        layer: &Accumulation<'_>,
+        params: &mut [QParams],
+    ) -> Result<Vec<Widened>, WeightError> {
+        let mut widened = Vec::new();
+        let shared = params.len() == 1;
+        for (channel, &own) in self.sums(output).iter().enumerate() {
+            let slot = if shared { 0 } else { channel };
+            let Some(params) = params.get_mut(slot) else {
+                continue;
+            };
+            let from = params.scale;
+            for attempt in 0.. {
+                let sum = match self.params[slot].scale == params.scale || self.zeros[slot] {
+                    true => own,
+                    false => self.sum(output, channel, *params),
+                };
+                let bound = accumulator_bound(sum, output, channel, layer, *params);
+                if bound < ACCUMULATOR_LIMIT {
+                    break;
+                }
+                // Sums and bias shrink in proportion as the scale grows; the margin, and the doubling at the end, cover rounding.
+                let factor = (bound / ACCUMULATOR_LIMIT * (1.0 + 1.0 / 4096.0))
+                    .max(if attempt < 8 { 1.0 } else { 2.0 });
+                params.scale = (f64::from(params.scale) * factor) as f32;
+                if !(params.scale * layer.input_scale).is_finite() || !params.scale.is_finite() {
+                    return Err(WeightError::Overflow { channel });
+                }
+            }
+            if params.scale != from {
+                widened.push(Widened {
+                    channel,
+                    from,
+                    to: params.scale,
+                });
+            }
         }
-        Granularity::PerChannel { axis } => QuantParams::PerChannel {
-            axis,
-            channels: params,
-        },
-    };
-    Ok(QuantizedWeights {
-        values,
-        params,
-        widened,
-    })
+        Ok(widened)
+    }
+
+    /// `Σ|q_w - z_w|` of each output channel, with the scales of the weights alone.
+    fn sums(&self, output: Layout) -> Vec<u64> {
+        let mut sums = vec![0; output.channels];
+        output.for_each_run(&self.values, |channel, run| {
+            let slot = if self.params.len() == 1 { 0 } else { channel };
+            let zero_point = self.params[slot].zero_point;
+            let steps = run.iter().map(|&q| i32::from(q).abs_diff(zero_point));
+            sums[channel] += steps.map(u64::from).sum::<u64>();
+        });
+        sums
+    }
+
+    /// `Σ|q_w - z_w|` of an output channel with another scale.
+    fn sum(&self, output: Layout, channel: usize, params: QParams) -> u64 {
+        let range = self.spec.range();
+        let steps = |index: usize| {
+            let q = quantize(self.weights[index], params, range.min, range.max);
+            u64::from(q.abs_diff(params.zero_point))
+        };
+        output.indices(channel, self.weights.len()).map(steps).sum()
+    }
 }
 
 fn require_finite(values: &[f32], what: &'static str) -> Result<(), WeightError> {
@@ -237,34 +388,31 @@ fn check_layer(layer: &Accumulation<'_>, channels: usize) -> Result<(), WeightEr
     Ok(())
 }
 
-/// The qparams from the extremes of each channel. A channel of zeros takes the smallest scale
+/// The qparams from the extremes of each channel, and which channels are zero. A channel of zeros takes the smallest scale
 /// of the others until its bias is known.
-fn channel_params(weights: &[f32], layout: Layout, spec: &QuantSpec) -> Vec<QParams> {
-    let mut zero_channels = Vec::new();
-    let mut smallest = f32::INFINITY;
-    let mut params: Vec<QParams> = (0..layout.channels)
-        .map(|channel| {
-            let extremes = layout
-                .indices(channel, weights.len())
-                .fold((0.0_f32, 0.0_f32), |(min, max), i| {
-                    (min.min(weights[i]), max.max(weights[i]))
-                });
-            let params =
-                choose_qparams(extremes.0, extremes.1, spec.range(), spec.scheme, spec.eps);
-            if extremes == (0.0, 0.0) {
-                zero_channels.push(channel);
-            } else {
-                smallest = smallest.min(params.scale);
-            }
-            params
-        })
-        .collect();
+fn channel_params(weights: &[f32], layout: Layout, spec: &QuantSpec) -> (Vec<QParams>, Vec<bool>) {
+    let mut extremes = vec![(0.0_f32, 0.0_f32); layout.channels];
+    layout.for_each_run(weights, |channel, run| {
+        let wider = |(min, max): (f32, f32), &w: &f32| (min.min(w), max.max(w));
+        extremes[channel] = run.iter().fold(extremes[channel], wider);
+    });
+    let params = extremes
+        .iter()
+        .map(|&(min, max)| choose_qparams(min, max, spec.range(), spec.scheme, spec.eps));
+    let mut params: Vec<QParams> = params.collect();
+    let zeros: Vec<bool> = extremes.iter().map(|&found| found == (0.0, 0.0)).collect();
+    let others = params.iter().zip(&zeros).filter(|(_, is_zero)| !**is_zero);
+    let smallest = others.fold(f32::INFINITY, |min, (params, _)| min.min(params.scale));
     if smallest.is_finite() {
-        for channel in zero_channels {
-            params[channel].scale = smallest;
+        for (params, _) in params
+            .iter_mut()
+            .zip(&zeros)
+            .filter(|(_, is_zero)| **is_zero)
+        {
+            params.scale = smallest;
         }
     }
-    params
+    (params, zeros)
 }
 
 /// The scale of an all-zero channel: fine enough for its bias, coarse enough for 32 bits.
@@ -285,86 +433,14 @@ pub fn zero_channel_scale(input_scale: f32, output_scale: Option<f32>, max_bias:
     fine.max(coarse_enough).max(smallest).min(f32::MAX.into()) as f32
 }
 
-/// Gives all-zero channels the scale of [`zero_channel_scale`].
-fn fill_zero_channels(
-    weights: &[f32],
-    layout: Layout,
-    layer: &Accumulation<'_>,
-    params: &mut [QParams],
-) {
-    for (channel, params) in params.iter_mut().enumerate() {
-        if layout
-            .indices(channel, weights.len())
-            .any(|i| weights[i] != 0.0)
-        {
-            continue;
-        }
-        let biases = layer.bias.unwrap_or_default().iter().enumerate();
-        let own = biases.filter(|(i, _)| i % layout.channels == channel);
-        let max_bias = own.fold(0.0_f32, |max, (_, b)| max.max(b.abs()));
-        if max_bias > 0.0 || layer.output_scale.is_some() {
-            params.scale = zero_channel_scale(layer.input_scale, layer.output_scale, max_bias);
-        }
-    }
-}
-
-/// Widens scales until every accumulator fits 32 bits.
-fn widen(
-    weights: &[f32],
-    output: Layout,
-    layer: &Accumulation<'_>,
-    range: QuantRange,
-    params: &mut [QParams],
-) -> Result<Vec<Widened>, WeightError> {
-    let mut widened = Vec::new();
-    let shared = params.len() == 1;
-    for channel in 0..output.channels {
-        let slot = if shared { 0 } else { channel };
-        let Some(params) = params.get_mut(slot) else {
-            continue;
-        };
-        let from = params.scale;
-        for attempt in 0.. {
-            let bound = accumulator_bound(weights, output, channel, layer, range, *params);
-            if bound < ACCUMULATOR_LIMIT {
-                break;
-            }
-            // Sums and bias shrink in proportion as the scale grows; the margin, and the doubling at the end, cover rounding.
-            let factor = (bound / ACCUMULATOR_LIMIT * (1.0 + 1.0 / 4096.0)).max(if attempt < 8 {
-                1.0
-            } else {
-                2.0
-            });
-            params.scale = (f64::from(params.scale) * factor) as f32;
-            if !(params.scale * layer.input_scale).is_finite() || !params.scale.is_finite() {
-                return Err(WeightError::Overflow { channel });
-            }
-        }
-        if params.scale != from {
-            widened.push(Widened {
-                channel,
-                from,
-                to: params.scale,
-            });
-        }
-    }
-    Ok(widened)
-}
-
 /// `(qmax_x - qmin_x)·Σ|q_w - z_w| + |b|` of one output channel, as a float that is exact where it matters.
 fn accumulator_bound(
-    weights: &[f32],
+    sum: u64,
     output: Layout,
     channel: usize,
     layer: &Accumulation<'_>,
-    range: QuantRange,
     params: QParams,
 ) -> f64 {
-    let steps = |index: usize| {
-        let q = quantize(weights[index], params, range.min, range.max);
-        (i64::from(q) - i64::from(params.zero_point)).unsigned_abs()
-    };
-    let sum: u64 = output.indices(channel, weights.len()).map(steps).sum();
     let scale = f64::from(layer.input_scale * params.scale);
     let biases = layer.bias.unwrap_or_default().iter().enumerate();
     let own = biases.filter(|(i, _)| i % output.channels == channel);

@@ -4,12 +4,14 @@
 //! them among processes. Every constant starts at a multiple of [`ALIGN`] within the blob, so that its bytes can be
 //! read as numbers of any element type.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use memmap2::{Mmap, MmapMut};
+use bytes::Bytes;
+use memmap2::MmapMut;
+use octofold_tensor::map::MappedFile;
 
 /// The alignment of the blob, of constants within it, and of every value in the arena.
 pub const ALIGN: usize = 64;
@@ -48,31 +50,13 @@ enum Source {
     Owned {
         memory: AlignedBytes,
         len: usize,
+        /// The constants that stay where they were made or where the model has them, by their offset. Nothing reads the memory of the blob there, so it takes no pages.
+        foreign: BTreeMap<usize, Bytes>,
     },
     Mapped {
-        map: Mmap,
-        start: usize,
-        len: usize,
-        file: File,
-        state: FileState,
+        file: MappedFile,
+        part: Range<usize>,
     },
-}
-
-/// What tells whether a file was changed.
-#[derive(PartialEq)]
-struct FileState {
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
-
-impl FileState {
-    fn of(file: &File) -> std::io::Result<Self> {
-        let found = file.metadata()?;
-        Ok(Self {
-            bytes: found.len(),
-            modified: found.modified().ok(),
-        })
-    }
 }
 
 impl Blob {
@@ -83,33 +67,62 @@ impl Blob {
         Some(Self(Arc::new(Source::Owned {
             memory,
             len: bytes.len(),
+            foreign: BTreeMap::new(),
         })))
     }
 
     /// A part of a mapped file; `None` when the part is not inside the file or not aligned.
-    pub(crate) fn mapped(map: Mmap, file: File, start: usize, len: usize) -> Option<Self> {
-        let end = start.checked_add(len)?;
-        let part = map.get(start..end)?;
-        let state = FileState::of(&file).ok()?;
-        if !part.is_empty() && !part.as_ptr().addr().is_multiple_of(ALIGN) {
+    pub(crate) fn mapped(file: MappedFile, part: Range<usize>) -> Option<Self> {
+        let bytes = file.as_ref().get(part.clone())?;
+        if !bytes.is_empty() && !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             return None;
         }
-        Some(Self(Arc::new(Source::Mapped {
-            map,
-            start,
-            len,
-            file,
-            state,
-        })))
+        Some(Self(Arc::new(Source::Mapped { file, part })))
     }
 
-    /// All bytes.
-    pub fn bytes(&self) -> &[u8] {
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
         match &*self.0 {
-            Source::Owned { memory, len } => &memory.bytes()[..*len],
-            Source::Mapped {
-                map, start, len, ..
-            } => &map[*start..*start + *len],
+            Source::Owned { len, .. } => *len,
+            Source::Mapped { part, .. } => part.len(),
+        }
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of a constant, which are inside.
+    pub(crate) fn constant(&self, part: Range<usize>) -> &[u8] {
+        match &*self.0 {
+            Source::Owned {
+                memory, foreign, ..
+            } => match foreign.get(&part.start) {
+                Some(bytes) => &bytes[..part.len()],
+                None => &memory.bytes()[part],
+            },
+            Source::Mapped { file, part: whole } => &file.as_ref()[whole.clone()][part],
+        }
+    }
+
+    /// All bytes, in pieces.
+    pub fn pieces(&self) -> Vec<&[u8]> {
+        match &*self.0 {
+            Source::Owned {
+                memory,
+                len,
+                foreign,
+            } => {
+                let (mut pieces, mut at) = (Vec::new(), 0);
+                for (&offset, bytes) in foreign {
+                    pieces.extend([&memory.bytes()[at..offset], &bytes[..]]);
+                    at = offset + bytes.len();
+                }
+                pieces.push(&memory.bytes()[at..*len]);
+                pieces
+            }
+            Source::Mapped { file, part } => vec![&file.as_ref()[part.clone()]],
         }
     }
 
@@ -122,9 +135,7 @@ impl Blob {
     pub(crate) fn is_unchanged(&self) -> bool {
         match &*self.0 {
             Source::Owned { .. } => true,
-            Source::Mapped { file, state, .. } => {
-                FileState::of(file).is_ok_and(|found| found == *state)
-            }
+            Source::Mapped { file, .. } => file.is_unchanged(),
         }
     }
 
@@ -136,32 +147,81 @@ impl Blob {
 
 impl PartialEq for Blob {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
+        self.pieces().concat() == other.pieces().concat()
     }
 }
 
 impl fmt::Debug for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Blob({} bytes)", self.bytes().len())
+        write!(f, "Blob({} bytes)", self.len())
     }
+}
+
+impl AsRef<[u8]> for AlignedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+/// From this length on, a constant that is aligned stays where it is: copying many small ones saves pages.
+const LARGE: usize = 1 << 16;
+
+/// A copy at a multiple of [`ALIGN`], which [`BlobBuilder::push`] does not copy again if it is large. `None` when there is not enough memory.
+pub fn aligned_copy(bytes: &[u8]) -> Option<Bytes> {
+    let mut memory = AlignedBytes::zeroed(bytes.len())?;
+    memory.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+    Some(Bytes::from_owner(memory).slice(..bytes.len()))
 }
 
 /// Collects constants into a blob.
 #[derive(Debug, Default)]
-pub struct BlobBuilder(Vec<u8>);
+pub struct BlobBuilder {
+    small: Vec<(usize, Bytes)>,
+    foreign: BTreeMap<usize, Bytes>,
+    len: usize,
+}
 
 impl BlobBuilder {
-    /// Appends bytes at the next multiple of [`ALIGN`] and returns their offset.
-    pub fn push(&mut self, bytes: &[u8]) -> usize {
-        let offset = self.0.len().next_multiple_of(ALIGN);
-        self.0.resize(offset, 0);
-        self.0.extend_from_slice(bytes);
+    /// Adds bytes at the next multiple of [`ALIGN`] and returns their offset.
+    pub fn push(&mut self, bytes: Bytes) -> usize {
+        if bytes.len() >= LARGE && bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+            return self.push_foreign(bytes);
+        }
+        let offset = self.place(bytes.len());
+        self.small.push((offset, bytes));
         offset
     }
 
-    /// The blob; `None` when there is not enough memory for its copy.
+    /// Adds a constant that stays where it is, and returns its offset. Its address suits its element type.
+    pub fn push_foreign(&mut self, bytes: Bytes) -> usize {
+        let offset = self.place(bytes.len());
+        self.foreign.insert(offset, bytes);
+        offset
+    }
+
+    /// The offset of the next constant.
+    fn place(&mut self, len: usize) -> usize {
+        let offset = self.len.next_multiple_of(ALIGN);
+        self.len = offset + len;
+        offset
+    }
+
+    /// The blob; `None` when there is not enough memory.
     pub fn finish(self) -> Option<Blob> {
-        Blob::copy_of(&self.0)
+        let Self {
+            small,
+            foreign,
+            len,
+        } = self;
+        let mut memory = AlignedBytes::zeroed(len)?;
+        for (offset, bytes) in small {
+            memory.bytes_mut()[offset..offset + bytes.len()].copy_from_slice(&bytes);
+        }
+        Some(Blob(Arc::new(Source::Owned {
+            memory,
+            len,
+            foreign,
+        })))
     }
 }
 
@@ -172,12 +232,17 @@ mod tests {
     #[test]
     fn constants_are_aligned_and_found_again() {
         let mut builder = BlobBuilder::default();
-        assert_eq!(builder.push(&[1, 2, 3]), 0);
-        assert_eq!(builder.push(&[4]), 64);
+        assert_eq!(builder.push(Bytes::from_static(&[1, 2, 3])), 0);
+        assert_eq!(builder.push_foreign(Bytes::from_static(&[5, 6])), 64);
+        assert_eq!(builder.push(Bytes::from_static(&[4])), 128);
         let blob = builder.finish().unwrap();
-        assert_eq!(blob.bytes().len(), 65);
-        assert_eq!((blob.bytes()[2], blob.bytes()[64]), (3, 4));
-        assert!(blob.bytes().as_ptr().addr().is_multiple_of(ALIGN));
+        assert_eq!(blob.len(), 129);
+        let constants = [0..3, 64..66, 128..129].map(|part| blob.constant(part).to_vec());
+        assert_eq!(constants, [vec![1, 2, 3], vec![5, 6], vec![4]]);
+        let bytes = blob.pieces().concat();
+        assert_eq!((bytes.len(), &bytes[63..67]), (129, &[0, 5, 6, 0][..]));
+        assert!(Blob::copy_of(&bytes).unwrap() == blob);
+        assert!(blob.constant(0..3).as_ptr().addr().is_multiple_of(ALIGN));
         assert!(AlignedBytes::zeroed(usize::MAX).is_none());
     }
 }

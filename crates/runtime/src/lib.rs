@@ -70,7 +70,7 @@ mod specialize;
 mod values;
 mod view;
 
-pub use blob::{ALIGN, Blob, BlobBuilder};
+pub use blob::{ALIGN, Blob, BlobBuilder, aligned_copy};
 pub use error::{BoxError, PlanError, RunError, StateFault, StepError};
 pub use exec::{compares, conv_shape, converts};
 pub use octofold_ops::cost;

@@ -4,7 +4,6 @@
 //! checked before memory is taken: the header must be well formed and the data must have the length that it states.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 
 use half::f16;
 
@@ -13,7 +12,7 @@ mod archive;
 #[cfg(feature = "npz")]
 pub use archive::{names, read_file, read_file_within, read_npz, with_rows, write_npz};
 
-use crate::{DType, Shape, Tensor, TensorData, TensorError};
+use crate::{DType, Elements, Shape, Tensor, TensorData, TensorError};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Headers of real files are a few hundred bytes.
@@ -280,7 +279,7 @@ fn from_bytes(dtype: DType, bytes: &[u8]) -> Option<TensorData> {
         ($variant:ident, $type:ty) => {{
             let chunks = bytes.chunks_exact(size_of::<$type>());
             let values = chunks.map(|chunk| Some(<$type>::from_le_bytes(chunk.try_into().ok()?)));
-            TensorData::$variant(Arc::new(values.collect::<Option<Vec<$type>>>()?))
+            TensorData::$variant(Elements::new(values.collect::<Option<Vec<$type>>>()?))
         }};
     }
     Some(match dtype {
@@ -295,7 +294,9 @@ fn from_bytes(dtype: DType, bytes: &[u8]) -> Option<TensorData> {
         DType::U16 => elements!(U16, u16),
         DType::U32 => elements!(U32, u32),
         DType::U64 => elements!(U64, u64),
-        DType::Bool => TensorData::Bool(Arc::new(bytes.iter().map(|&byte| byte != 0).collect())),
+        DType::Bool => {
+            TensorData::Bool(Elements::new(bytes.iter().map(|&byte| byte != 0).collect()))
+        }
         DType::String | DType::BF16 | DType::U4 | DType::I4 => return None,
     })
 }
@@ -348,8 +349,8 @@ fn from_fortran(reversed: &Tensor, shape: &[usize]) -> Result<Tensor, TensorErro
         }
         at
     };
-    fn moved<T: Clone>(values: &[T], source: impl Fn(usize) -> usize) -> Arc<Vec<T>> {
-        Arc::new(
+    fn moved<T: Clone>(values: &[T], source: impl Fn(usize) -> usize) -> Elements<T> {
+        Elements::new(
             (0..values.len())
                 .map(|index| values[source(index)].clone())
                 .collect(),

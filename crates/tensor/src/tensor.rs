@@ -1,12 +1,12 @@
 //! Dense, row-major, reference-counted arrays.
 
 use std::fmt;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
-use crate::DType;
+use crate::{DType, Elements};
 
 /// The sizes of a tensor, outermost first.
 pub type Shape = SmallVec<[usize; 6]>;
@@ -27,22 +27,22 @@ pub struct Tensor {
     reason = "each variant is named after the element type that it holds"
 )]
 pub enum TensorData {
-    F32(Arc<Vec<f32>>),
-    F64(Arc<Vec<f64>>),
-    F16(Arc<Vec<f16>>),
-    BF16(Arc<Vec<bf16>>),
-    I8(Arc<Vec<i8>>),
-    I16(Arc<Vec<i16>>),
-    I32(Arc<Vec<i32>>),
-    I64(Arc<Vec<i64>>),
-    U8(Arc<Vec<u8>>),
-    U16(Arc<Vec<u16>>),
-    U32(Arc<Vec<u32>>),
-    U64(Arc<Vec<u64>>),
-    Bool(Arc<Vec<bool>>),
-    String(Arc<Vec<String>>),
-    I4(Arc<Vec<i8>>),
-    U4(Arc<Vec<u8>>),
+    F32(Elements<f32>),
+    F64(Elements<f64>),
+    F16(Elements<f16>),
+    BF16(Elements<bf16>),
+    I8(Elements<i8>),
+    I16(Elements<i16>),
+    I32(Elements<i32>),
+    I64(Elements<i64>),
+    U8(Elements<u8>),
+    U16(Elements<u16>),
+    U32(Elements<u32>),
+    U64(Elements<u64>),
+    Bool(Elements<bool>),
+    String(Elements<String>),
+    I4(Elements<i8>),
+    U4(Elements<u8>),
 }
 
 /// Why a tensor could not be made or read.
@@ -78,27 +78,27 @@ pub trait Element: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'sta
     /// The element type.
     const DTYPE: DType;
     /// Wraps elements.
-    fn wrap(values: Arc<Vec<Self>>) -> TensorData;
+    fn wrap(values: Elements<Self>) -> TensorData;
     /// The elements, when they are of this type.
-    fn unwrap(data: &TensorData) -> Option<&Arc<Vec<Self>>>;
+    fn unwrap(data: &TensorData) -> Option<&Elements<Self>>;
     /// The elements for changing, when they are of this type.
-    fn unwrap_mut(data: &mut TensorData) -> Option<&mut Arc<Vec<Self>>>;
+    fn unwrap_mut(data: &mut TensorData) -> Option<&mut Elements<Self>>;
 }
 
 macro_rules! element {
     ($($type:ty => $variant:ident),* $(,)?) => {$(
         impl Element for $type {
             const DTYPE: DType = DType::$variant;
-            fn wrap(values: Arc<Vec<Self>>) -> TensorData {
+            fn wrap(values: Elements<Self>) -> TensorData {
                 TensorData::$variant(values)
             }
-            fn unwrap(data: &TensorData) -> Option<&Arc<Vec<Self>>> {
+            fn unwrap(data: &TensorData) -> Option<&Elements<Self>> {
                 match data {
                     TensorData::$variant(values) => Some(values),
                     _ => None,
                 }
             }
-            fn unwrap_mut(data: &mut TensorData) -> Option<&mut Arc<Vec<Self>>> {
+            fn unwrap_mut(data: &mut TensorData) -> Option<&mut Elements<Self>> {
                 match data {
                     TensorData::$variant(values) => Some(values),
                     _ => None,
@@ -115,7 +115,7 @@ element! {
     bool => Bool, String => String,
 }
 
-/// Runs `$body` with `$values` bound to the elements (`&Arc<Vec<_>>`) of a [`TensorData`], whatever their type.
+/// Runs `$body` with `$values` bound to the elements (`&Elements<_>`) of a [`TensorData`], whatever their type.
 #[macro_export]
 macro_rules! for_each_data {
     ($data:expr, $values:ident => $body:expr) => {
@@ -190,7 +190,7 @@ impl Tensor {
         shape: impl IntoIterator<Item = usize>,
         values: Vec<T>,
     ) -> Result<Self, TensorError> {
-        Self::from_data(shape, T::wrap(Arc::new(values)))
+        Self::from_data(shape, T::wrap(Elements::new(values)))
     }
 
     /// A tensor of the given sizes over elements of any type; the way to make 4-bit tensors.
@@ -216,7 +216,7 @@ impl Tensor {
     pub fn scalar<T: Element>(value: T) -> Self {
         Self {
             shape: Shape::new(),
-            data: T::wrap(Arc::new(vec![value])),
+            data: T::wrap(Elements::new(vec![value])),
         }
     }
 
@@ -224,7 +224,7 @@ impl Tensor {
     pub fn vector<T: Element>(values: Vec<T>) -> Self {
         Self {
             shape: Shape::from_slice(&[values.len()]),
-            data: T::wrap(Arc::new(values)),
+            data: T::wrap(Elements::new(values)),
         }
     }
 
@@ -243,7 +243,7 @@ impl Tensor {
         macro_rules! zeros {
             ($($variant:ident),*) => {
                 match dtype {
-                    $(DType::$variant => TensorData::$variant(Arc::new(vec![Default::default(); count])),)*
+                    $(DType::$variant => TensorData::$variant(Elements::new(vec![Default::default(); count])),)*
                 }
             };
         }
@@ -255,7 +255,12 @@ impl Tensor {
 
     /// Whether another tensor shares the elements, so that changing them would copy.
     pub fn is_shared(&self) -> bool {
-        for_each_data!(&self.data, values => Arc::strong_count(values) > 1)
+        for_each_data!(&self.data, values => values.is_shared())
+    }
+
+    /// The bytes that the elements are in, if they are not in memory of their own.
+    pub fn foreign_bytes(&self) -> Option<&Bytes> {
+        for_each_data!(&self.data, values => values.foreign_bytes())
     }
 
     /// The sizes, outermost first.
@@ -295,7 +300,7 @@ impl Tensor {
     pub fn values<T: Element>(&self) -> Result<&[T], TensorError> {
         let found = self.dtype();
         T::unwrap(&self.data)
-            .map(|values| values.as_slice())
+            .map(|values| &**values)
             .ok_or(TensorError::Type {
                 expected: T::DTYPE,
                 found,
@@ -309,7 +314,7 @@ impl Tensor {
     pub fn values_mut<T: Element>(&mut self) -> Result<&mut [T], TensorError> {
         let found = self.dtype();
         T::unwrap_mut(&mut self.data)
-            .map(|values| Arc::make_mut(values).as_mut_slice())
+            .map(Elements::make_mut)
             .ok_or(TensorError::Type {
                 expected: T::DTYPE,
                 found,
@@ -331,7 +336,7 @@ impl Tensor {
             ($($variant:ident)*) => {
                 match (&mut self.data, &from.data) {
                     $((TensorData::$variant(to), TensorData::$variant(from)) => {
-                        let to = Arc::make_mut(to).get_mut(at..).unwrap_or(&mut []);
+                        let to = to.make_mut().get_mut(at..).unwrap_or(&mut []);
                         let source = from.get(range.clone());
                         match source.and_then(|source| Some((to.get_mut(..source.len())?, source))) {
                             Some((to, source)) => {

@@ -10,7 +10,7 @@ use octofold_ops::Described;
 use octofold_ops::families::{Activation, OutputQuantization};
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Plan, Session, SessionOptions};
-use octofold_tensor::{DType, Tensor, TensorData};
+use octofold_tensor::{DType, Elements, Tensor, TensorData};
 
 /// A small generator of the same numbers every time (xorshift).
 pub(crate) struct Random(u64);
@@ -53,12 +53,12 @@ impl Random {
             n => (n / 5) as u8,
         };
         let data = match dtype {
-            DType::U8 => TensorData::U8(Arc::new((0..count).map(|_| byte()).collect())),
-            DType::I8 => TensorData::I8(Arc::new((0..count).map(|_| byte() as i8).collect())),
-            DType::I32 => TensorData::I32(Arc::new(
+            DType::U8 => TensorData::U8(Elements::new((0..count).map(|_| byte()).collect())),
+            DType::I8 => TensorData::I8(Elements::new((0..count).map(|_| byte() as i8).collect())),
+            DType::I32 => TensorData::I32(Elements::new(
                 (0..count).map(|_| self.int(-3000, 3000) as i32).collect(),
             )),
-            DType::F32 => TensorData::F32(Arc::new((0..count).map(|_| self.unit()).collect())),
+            DType::F32 => TensorData::F32(Elements::new((0..count).map(|_| self.unit()).collect())),
             other => panic!("no random {other}"),
         };
         Tensor::from_data(shape.iter().copied(), data).expect("the count fits")

@@ -5,7 +5,7 @@ use octofold_tensor::TensorError;
 
 use super::budget::raise;
 use super::{ScanError, TensorProtoError};
-use crate::GraphError;
+use crate::{ChangedWeights, GraphError};
 
 /// Why a model could not be imported: the file and what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -359,6 +359,9 @@ pub enum ExportError {
     /// A graph that is no graph.
     #[error(transparent)]
     Graph(Box<GraphError>),
+    /// A file of weights that was changed.
+    #[error(transparent)]
+    Weights(#[from] ChangedWeights),
     /// A file that protobuf cannot hold.
     #[error(
         "the model takes {bytes} bytes, the limit is {limit}; write it to a file with external data"

@@ -62,6 +62,7 @@ impl Default for ExportOptions {
 /// When an operator has no ONNX form, or the file would be too large.
 pub fn export(graph: &Graph, options: &ExportOptions) -> Result<Vec<u8>, ExportError> {
     let model = to_model(graph, options)?;
+    graph.check_weights()?;
     let bytes = model.encoded_len() as u64;
     if bytes > options.max_bytes {
         return Err(ExportError::TooLarge {
@@ -82,6 +83,7 @@ pub fn export_to_file(
     options: &ExportOptions,
 ) -> Result<(), ExportError> {
     let mut model = to_model(graph, options)?;
+    graph.check_weights()?;
     if model.encoded_len() as u64 > options.max_bytes {
         let mut data = path.as_os_str().to_owned();
         data.push(".data");

@@ -10,11 +10,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
+use octofold_tensor::map::MappedFile;
 use sha1::{Digest, Sha1};
 
 use super::budget::raise;
 use super::import::ImportOptions;
 use super::proto::StringStringEntryProto;
+use crate::MappedWeights;
 
 /// How often the bytes of a file may be read, so that many tensors over one region do not fill the memory.
 const MAX_READS: u64 = 4;
@@ -126,6 +128,8 @@ pub(crate) struct ExternalData {
     holes: u64,
     /// Whether links are followed.
     links: bool,
+    /// Whether files are mapped.
+    map: bool,
 }
 
 #[derive(Debug)]
@@ -140,10 +144,17 @@ struct Opened {
 #[derive(Debug)]
 enum Source {
     File(File),
+    Mapped(MappedWeights, Bytes),
     Memory(Bytes),
 }
 
 impl Source {
+    fn mapped(location: &str, file: File) -> std::io::Result<Self> {
+        let mapped = MappedWeights::new(location, MappedFile::new(file)?);
+        let bytes = Bytes::from_owner(mapped.clone());
+        Ok(Self::Mapped(mapped, bytes))
+    }
+
     /// The bytes of a region, fewer where the file ends before.
     fn read(&mut self, offset: u64, length: u64) -> std::io::Result<Bytes> {
         match self {
@@ -153,7 +164,7 @@ impl Source {
                 file.take(length).read_to_end(&mut bytes)?;
                 Ok(bytes.into())
             }
-            Self::Memory(bytes) => {
+            Self::Mapped(_, bytes) | Self::Memory(bytes) => {
                 let position = |x: u64| usize::try_from(x).unwrap_or(usize::MAX).min(bytes.len());
                 Ok(bytes.slice(position(offset)..position(offset.saturating_add(length))))
             }
@@ -187,10 +198,25 @@ pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
 }
 
 impl ExternalData {
-    /// Refuses files with larger holes than the options allow, and links unless they allow them.
+    /// Refuses files with larger holes than the options allow, and links unless they allow them; maps files unless they ask for copies.
     pub(crate) fn follow(&mut self, options: &ImportOptions) {
         self.holes = options.budget.hole_bytes;
         self.links = options.allow_links;
+        self.map = !options.copy_weights;
+    }
+
+    /// The files that are mapped, by their locations.
+    pub(super) fn mapped(&self) -> Vec<MappedWeights> {
+        let mapped = self
+            .files
+            .values()
+            .filter_map(|opened| match &opened.source {
+                Source::Mapped(file, _) => Some(file.clone()),
+                Source::File(_) | Source::Memory(_) => None,
+            });
+        let mut mapped: Vec<_> = mapped.collect();
+        mapped.sort_by(|a, b| a.location().cmp(b.location()));
+        mapped
     }
 
     /// Files below a folder, when there is one.
@@ -263,7 +289,11 @@ impl ExternalData {
                                 limit: self.holes,
                             });
                         }
-                        (Source::File(file), size)
+                        let source = match self.map {
+                            true => Source::mapped(location, file).map_err(io)?,
+                            false => Source::File(file),
+                        };
+                        (source, size)
                     }
                 };
                 self.files.entry(location.to_owned()).or_insert(Opened {

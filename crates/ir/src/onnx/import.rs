@@ -38,6 +38,9 @@ pub struct ImportOptions {
     pub budget: Budget,
     /// Whether files of weights may be links, also to files outside of the model's folder.
     pub allow_links: bool,
+    /// Whether weights in other files are copied into memory. Otherwise the files are mapped, and must not be changed while the model is in use: replace a
+    /// file by renaming another one.
+    pub copy_weights: bool,
 }
 
 /// Reads a model from a file. Weights in other files are looked for in its folder.
@@ -136,6 +139,7 @@ pub(crate) fn import_decoded(
         let size = tensor.dtype().size().unwrap_or(1) as u64;
         sum.saturating_add((tensor.len() as u64).saturating_mul(size))
     });
+    graph.set_mapped_weights(source.external.mapped());
     let mut folding = budget.folding();
     folding.bytes = folding.bytes.saturating_add(constants);
     graph.set_folding(folding);

@@ -6,10 +6,9 @@
 
 use bytes::Bytes;
 use octofold_tensor::{
-    DType, Element, Shape, Tensor, TensorData, TensorError, bf16, f16, for_each_data,
+    DType, Element, Elements, Shape, Tensor, TensorData, TensorError, bf16, f16, for_each_data,
 };
 use prost::Message;
-use std::sync::Arc;
 
 use super::budget::{Budget, raise};
 use super::external_data::{ExternalData, ExternalDataError};
@@ -174,7 +173,11 @@ pub(super) fn read_tensor(
                     found: raw.len() as u64,
                 });
             }
-            from_raw(dtype, &raw, count)?
+            let external = proto.data_location == Some(DataLocation::External.into());
+            match in_place(dtype, &raw).filter(|_| external) {
+                Some(data) => data,
+                None => from_raw(dtype, &raw, count)?,
+            }
         }
         None => {
             let packed = matches!(dtype, DType::I4 | DType::U4);
@@ -277,7 +280,7 @@ pub(super) fn read_sparse(
                 place.clone_from(value);
             }
         }
-        T::wrap(Arc::new(dense))
+        T::wrap(Elements::new(dense))
     }
     if matches!(values.dtype(), DType::String | DType::I4 | DType::U4) {
         return Err(TensorProtoError::UnsupportedType(
@@ -370,7 +373,7 @@ fn from_raw(dtype: DType, raw: &[u8], count: usize) -> Result<TensorData, Tensor
                 .0
                 .iter()
                 .map(|bytes| <$type>::from_le_bytes(*bytes));
-            TensorData::$variant(Arc::new(words.collect()))
+            TensorData::$variant(Elements::new(words.collect()))
         }};
     }
     Ok(match dtype {
@@ -382,7 +385,7 @@ fn from_raw(dtype: DType, raw: &[u8], count: usize) -> Result<TensorData, Tensor
         DType::I16 => words!(I16, i16),
         DType::I32 => words!(I32, i32),
         DType::I64 => words!(I64, i64),
-        DType::U8 => TensorData::U8(Arc::new(raw.to_vec())),
+        DType::U8 => TensorData::U8(Elements::new(raw.to_vec())),
         DType::U16 => words!(U16, u16),
         DType::U32 => words!(U32, u32),
         DType::U64 => words!(U64, u64),
@@ -391,15 +394,30 @@ fn from_raw(dtype: DType, raw: &[u8], count: usize) -> Result<TensorData, Tensor
                 .iter()
                 .enumerate()
                 .map(|(index, &byte)| boolean(index, byte.into()));
-            TensorData::Bool(Arc::new(bools.collect::<Result<_, _>>()?))
+            TensorData::Bool(Elements::new(bools.collect::<Result<_, _>>()?))
         }
-        DType::U4 => TensorData::U4(Arc::new(halves(raw.iter().copied(), count).collect())),
-        DType::I4 => TensorData::I4(Arc::new(
+        DType::U4 => TensorData::U4(Elements::new(halves(raw.iter().copied(), count).collect())),
+        DType::I4 => TensorData::I4(Elements::new(
             halves(raw.iter().copied(), count).map(signed).collect(),
         )),
         // `raw_length` refused it before.
-        DType::String => TensorData::String(Arc::new(Vec::new())),
+        DType::String => TensorData::String(Elements::new(Vec::new())),
     })
+}
+
+/// The bytes of numbers as elements, without a copy; `None` for other elements and where the bytes are not aligned or in another order.
+fn in_place(dtype: DType, raw: &Bytes) -> Option<TensorData> {
+    macro_rules! elements {
+        ($($variant:ident)*) => {
+            match dtype {
+                $(DType::$variant => TensorData::$variant(Elements::of_bytes(raw.clone())?),)*
+                DType::Bool | DType::String | DType::I4 | DType::U4 => return None,
+            }
+        };
+    }
+    let is_little = cfg!(target_endian = "little");
+    is_little.then_some(())?;
+    Some(elements!(F32 F64 F16 BF16 I8 I16 I32 I64 U8 U16 U32 U64))
 }
 
 fn boolean(index: usize, value: i32) -> Result<bool, TensorProtoError> {
@@ -436,38 +454,42 @@ fn from_lists(
 ) -> Result<TensorData, TensorProtoError> {
     let ints = &proto.int32_data;
     Ok(match dtype {
-        DType::F32 => TensorData::F32(Arc::new(proto.float_data.clone())),
-        DType::F64 => TensorData::F64(Arc::new(proto.double_data.clone())),
-        DType::I64 => TensorData::I64(Arc::new(proto.int64_data.clone())),
-        DType::U64 => TensorData::U64(Arc::new(proto.uint64_data.clone())),
-        DType::U32 => TensorData::U32(Arc::new(narrow(dtype, &proto.uint64_data)?)),
-        DType::I32 => TensorData::I32(Arc::new(ints.clone())),
-        DType::I8 => TensorData::I8(Arc::new(narrow(dtype, ints)?)),
-        DType::I16 => TensorData::I16(Arc::new(narrow(dtype, ints)?)),
-        DType::U8 => TensorData::U8(Arc::new(narrow(dtype, ints)?)),
-        DType::U16 => TensorData::U16(Arc::new(narrow(dtype, ints)?)),
+        DType::F32 => TensorData::F32(Elements::new(proto.float_data.clone())),
+        DType::F64 => TensorData::F64(Elements::new(proto.double_data.clone())),
+        DType::I64 => TensorData::I64(Elements::new(proto.int64_data.clone())),
+        DType::U64 => TensorData::U64(Elements::new(proto.uint64_data.clone())),
+        DType::U32 => TensorData::U32(Elements::new(narrow(dtype, &proto.uint64_data)?)),
+        DType::I32 => TensorData::I32(Elements::new(ints.clone())),
+        DType::I8 => TensorData::I8(Elements::new(narrow(dtype, ints)?)),
+        DType::I16 => TensorData::I16(Elements::new(narrow(dtype, ints)?)),
+        DType::U8 => TensorData::U8(Elements::new(narrow(dtype, ints)?)),
+        DType::U16 => TensorData::U16(Elements::new(narrow(dtype, ints)?)),
         DType::F16 => {
             let bits = narrow(dtype, ints)?;
-            TensorData::F16(Arc::new(bits.into_iter().map(f16::from_bits).collect()))
+            TensorData::F16(Elements::new(
+                bits.into_iter().map(f16::from_bits).collect(),
+            ))
         }
         DType::BF16 => {
             let bits = narrow(dtype, ints)?;
-            TensorData::BF16(Arc::new(bits.into_iter().map(bf16::from_bits).collect()))
+            TensorData::BF16(Elements::new(
+                bits.into_iter().map(bf16::from_bits).collect(),
+            ))
         }
         DType::Bool => {
             let bools = ints
                 .iter()
                 .enumerate()
                 .map(|(index, &value)| boolean(index, value));
-            TensorData::Bool(Arc::new(bools.collect::<Result<_, _>>()?))
+            TensorData::Bool(Elements::new(bools.collect::<Result<_, _>>()?))
         }
         DType::U4 => {
             let bytes = narrow(dtype, ints)?;
-            TensorData::U4(Arc::new(halves(bytes.into_iter(), count).collect()))
+            TensorData::U4(Elements::new(halves(bytes.into_iter(), count).collect()))
         }
         DType::I4 => {
             let bytes = narrow(dtype, ints)?;
-            TensorData::I4(Arc::new(
+            TensorData::I4(Elements::new(
                 halves(bytes.into_iter(), count).map(signed).collect(),
             ))
         }
@@ -476,7 +498,9 @@ fn from_lists(
                 let text = std::str::from_utf8(bytes).map_err(|_| TensorProtoError::Utf8(index))?;
                 Ok(text.to_owned())
             });
-            TensorData::String(Arc::new(strings.collect::<Result<_, TensorProtoError>>()?))
+            TensorData::String(Elements::new(
+                strings.collect::<Result<_, TensorProtoError>>()?,
+            ))
         }
     })
 }

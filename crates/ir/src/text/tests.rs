@@ -1,5 +1,5 @@
 use octofold_ops::families::{ConstantOfShape, Relu};
-use octofold_tensor::{DType, Tensor, TensorData};
+use octofold_tensor::{DType, Elements, Tensor, TensorData};
 use proptest::prelude::*;
 
 use super::*;
@@ -136,7 +136,7 @@ fn every_element_type_round_trips() {
             Tensor::vector(vec!["a \"b\" \\ c".to_owned(), "line\nbreak".to_owned()]),
         )
         .unwrap();
-    let nibbles = TensorData::I4(std::sync::Arc::new(vec![1, -2, 3]));
+    let nibbles = TensorData::I4(Elements::new(vec![1, -2, 3]));
     graph
         .add_constant("nibbles", Tensor::from_data([3], nibbles).unwrap())
         .unwrap();

@@ -7,9 +7,8 @@ use octofold_ir::onnx::{
 use octofold_ir::{Graph, TensorType, interpret};
 use octofold_ops::Op;
 use octofold_ops::attribute::{Attribute, AttributeMap};
-use octofold_tensor::{DType, Dim, Tensor, TensorData};
+use octofold_tensor::{DType, Dim, Elements, Tensor, TensorData};
 use prost::Message;
-use std::sync::Arc;
 
 use crate::support::{self, exported, listing};
 
@@ -102,7 +101,7 @@ fn attributes_types_and_four_bit_weights_survive() {
             "w",
             Tensor::from_data(
                 [4, 2],
-                TensorData::I4(Arc::new(vec![-8, 7, 1, 2, 3, -1, 0, 5])),
+                TensorData::I4(Elements::new(vec![-8, 7, 1, 2, 3, -1, 0, 5])),
             )
             .unwrap(),
         )

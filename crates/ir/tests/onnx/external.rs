@@ -292,3 +292,59 @@ fn links_are_followed_where_they_are_allowed() {
         assert_eq!(with(location, &allowed), follows, "{location}");
     }
 }
+
+/// A mapped file is read in place, where its numbers are aligned; what is made of it is refused when the file was changed in the meantime.
+#[test]
+fn mapped_weights_are_those_of_the_file_and_changes_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.bin");
+    let write = |text: &[u8]| std::fs::write(&path, text).unwrap();
+    write(&weights());
+    let copied = ImportOptions {
+        copy_weights: true,
+        ..ImportOptions::default()
+    };
+    let with = |entries: &[(&str, &str)], options: &ImportOptions| {
+        import_bytes(
+            external(entries).encode_to_vec(),
+            Some(folder.path()),
+            options,
+        )
+        .unwrap()
+    };
+    let tensor = |graph: &Graph| {
+        let weight = graph.value(graph.value_named("w").unwrap());
+        weight.constant().unwrap().clone()
+    };
+    let exported = |graph: &Graph| export(graph, &ExportOptions::default());
+    for (offset, in_place) in [("0", true), ("4", true), ("3", false)] {
+        let entries = [("location", "w.bin"), ("offset", offset), ("length", "64")];
+        let (mapped, copy) = (
+            with(&entries, &ImportOptions::default()),
+            with(&entries, &copied),
+        );
+        assert_eq!(tensor(&mapped), tensor(&copy), "{offset}");
+        assert_eq!(
+            tensor(&mapped).foreign_bytes().is_some(),
+            in_place,
+            "{offset}"
+        );
+        assert_eq!(exported(&mapped).unwrap(), exported(&copy).unwrap());
+    }
+    let entries = [("location", "w.bin"), ("length", "64")];
+    let (mapped, copy) = (
+        with(&entries, &ImportOptions::default()),
+        with(&entries, &copied),
+    );
+    // A longer file is another one, also if it begins alike; a renamed one leaves the mapped bytes as they were.
+    write(&[weights(), weights()].concat());
+    let changed = exported(&mapped).unwrap_err();
+    assert!(matches!(changed, ExportError::Weights(_)), "{changed}");
+    assert!(changed.to_string().contains("w.bin"), "{changed}");
+    assert!(exported(&copy).is_ok());
+    let mapped = with(&entries, &ImportOptions::default());
+    let new = folder.path().join("new.bin");
+    std::fs::write(&new, [0; 64]).unwrap();
+    std::fs::rename(&new, &path).unwrap();
+    assert_eq!(exported(&mapped).unwrap(), exported(&copy).unwrap());
+}

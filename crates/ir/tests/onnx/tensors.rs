@@ -2,9 +2,8 @@
 
 use octofold_ir::onnx::proto::TensorProto;
 use octofold_ir::onnx::{tensor_from_bytes, tensor_from_proto, tensor_to_proto};
-use octofold_tensor::{DType, Tensor, TensorData, bf16, f16};
+use octofold_tensor::{DType, Elements, Tensor, TensorData, bf16, f16};
 use prost::Message;
-use std::sync::Arc;
 
 fn proto(dtype: DType, dims: &[i64]) -> TensorProto {
     TensorProto {
@@ -48,8 +47,8 @@ fn samples() -> Vec<Tensor> {
         Tensor::vector(vec![0_u64, u64::MAX]),
         Tensor::vector(vec![true, false, true]),
         Tensor::vector(vec!["ä".to_owned(), String::new()]),
-        four_bit(TensorData::I4(Arc::new(vec![-8, 7, -1])), 3),
-        four_bit(TensorData::U4(Arc::new(vec![0, 15, 9, 1])), 4),
+        four_bit(TensorData::I4(Elements::new(vec![-8, 7, -1])), 3),
+        four_bit(TensorData::U4(Elements::new(vec![0, 15, 9, 1])), 4),
         Tensor::zeros(DType::F32, [3, 0, 2]).unwrap(),
         Tensor::zeros(DType::String, [0]).unwrap(),
         Tensor::zeros(DType::I4, [0]).unwrap(),
@@ -100,11 +99,11 @@ fn every_type_is_read_from_its_list() {
     // Two elements a number, the low half first.
     assert_eq!(
         read(ints(DType::I4, &[3], &[0x2f, 0x08])),
-        four_bit(TensorData::I4(Arc::new(vec![-1, 2, -8])), 3)
+        four_bit(TensorData::I4(Elements::new(vec![-1, 2, -8])), 3)
     );
     assert_eq!(
         read(ints(DType::U4, &[2], &[0x2f])),
-        four_bit(TensorData::U4(Arc::new(vec![15, 2])), 2)
+        four_bit(TensorData::U4(Elements::new(vec![15, 2])), 2)
     );
     let float = TensorProto {
         float_data: vec![0.5],

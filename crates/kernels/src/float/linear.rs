@@ -41,20 +41,20 @@ pub fn packed_len(k: usize, n: usize) -> Result<usize, KernelError> {
 pub fn pack(k: usize, n: usize, weights: &[f32]) -> Result<Vec<f32>, KernelError> {
     check_len("the weights", size("the weights", &[k, n])?, weights.len())?;
     let mut packed = vec![0.0; packed_len(k, n)?];
-    pack_into(k, n, weights, &mut packed);
+    pack_into(k, n, 0..n, weights, &mut packed);
     Ok(packed)
 }
 
 /// Rows that are packed between two panels, so that what is read stays in the nearest caches and what is written is contiguous.
 const PACKED_ROWS: usize = 64;
 
-/// Packs weights `[k, n]` into memory of [`packed_len`] floats with any content.
-fn pack_into(k: usize, n: usize, weights: &[f32], packed: &mut [f32]) {
+/// Packs some columns of weights `[k, n]` into memory of [`packed_len`] floats with any content.
+fn pack_into(k: usize, n: usize, columns: Range<usize>, weights: &[f32], packed: &mut [f32]) {
     for first in (0..k).step_by(PACKED_ROWS) {
         let last = k.min(first + PACKED_ROWS);
         for (panel, packed) in packed.chunks_exact_mut(k * PANEL).enumerate() {
-            let column = panel * PANEL;
-            let width = PANEL.min(n - column);
+            let column = columns.start + panel * PANEL;
+            let width = PANEL.min(columns.end - column);
             let steps = packed[first * PANEL..last * PANEL].chunks_exact_mut(PANEL);
             for (row, step) in (first..last).zip(steps) {
                 let columns = &weights[row * n + column..];
@@ -148,6 +148,58 @@ pub fn linear(
     Ok(())
 }
 
+/// Floats of scratch memory that [`linear_unpacked`] needs for blocks of at most `columns` columns.
+///
+/// # Errors
+/// When the sizes are too large to address.
+pub fn unpacked_scratch_len(shape: &LinearShape, columns: usize) -> Result<usize, KernelError> {
+    let block = LinearShape {
+        n: columns,
+        ..*shape
+    };
+    let (packed, conv) = (packed_len(shape.k, columns)?, scratch_len(&block)?);
+    size("the scratch buffer", &[packed.saturating_add(conv)])
+}
+
+/// Computes some columns of the product by weights that are not packed, `[k, n]` in `data`: the same values as [`linear`].
+///
+/// - `output`: `[rows, columns.len()]`;
+/// - `scratch`: at least [`unpacked_scratch_len`] floats with any content, not shared with a concurrent call.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_unpacked(
+    isa: Isa,
+    shape: &LinearShape,
+    data: &LinearData<'_>,
+    columns: Range<usize>,
+    scratch: &mut [f32],
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    let LinearShape { rows, k, n } = *shape;
+    check_range("columns", &columns, n)?;
+    let weights = size("the weights", &[k, n])?;
+    check_len("the weights", weights, data.weights.len())?;
+    if let Some(bias) = data.bias {
+        check_len("the bias", n, bias.len())?;
+    }
+    let len = columns.len();
+    check_scratch(unpacked_scratch_len(shape, len)?, scratch.len())?;
+    let (packed, scratch) = scratch.split_at_mut(packed_len(k, len)?);
+    pack_into(k, n, columns.clone(), data.weights, packed);
+    let data = LinearData {
+        weights: packed,
+        bias: data.bias.map(|bias| &bias[columns]),
+        ..*data
+    };
+    let block = Block {
+        rows: 0..rows,
+        columns: 0..len,
+    };
+    let shape = LinearShape { n: len, ..*shape };
+    linear(isa, &shape, &data, block, scratch, output)
+}
+
 /// The product as a convolution, unless a size is zero.
 fn as_conv(shape: &LinearShape) -> Option<ConvShape> {
     let some = shape.rows > 0 && shape.k > 0 && shape.n > 0;
@@ -210,7 +262,7 @@ pub fn matmul(
         return few_rows(isa, a, data.b, k, output);
     }
     let (packed, scratch) = scratch.split_at_mut(packed_len(k, n)?);
-    pack_into(k, n, data.b, packed);
+    pack_into(k, n, 0..n, data.b, packed);
     let data = LinearData {
         input: data.a,
         weights: packed,
@@ -290,6 +342,22 @@ mod tests {
                             };
                             linear(isa, &shape, &data, block, &mut scratch, &mut part).unwrap();
                             assert_eq!(part, whole[row * n..][columns], "{shape:?} {row}");
+                        }
+                    }
+                    let data = LinearData {
+                        weights: &weights,
+                        ..data
+                    };
+                    for columns in [0..n, 1.min(n)..n.min(20), n..n] {
+                        let len = unpacked_scratch_len(&shape, columns.len()).unwrap();
+                        let mut scratch = vec![f32::NAN; len];
+                        let mut part = vec![777.0; rows * columns.len()];
+                        let (from, part_of) = (columns.start, columns.len());
+                        linear_unpacked(isa, &shape, &data, columns, &mut scratch, &mut part)
+                            .unwrap();
+                        for (i, y) in part.iter().enumerate() {
+                            let expected = whole[i / part_of * n + from + i % part_of];
+                            assert_eq!(y.to_bits(), expected.to_bits(), "{isa} {shape:?} {i}");
                         }
                     }
                 }

@@ -85,7 +85,7 @@ impl Compile {
                 "--target {target}: the engine fbgemm has no kernels for it; --backend qnnpack has (with --allow-other-engine, where the model was prepared for fbgemm)"
             );
         }
-        let plan = octofold::compile_for(&graph, &backend, target).with_context(name)?;
+        let plan = octofold::compile_for(graph, &backend, target).with_context(name)?;
         plan.save(&self.output)?;
         print_summary(&Summary::new(&model.graph, &plan)?, &self.output);
         Ok(())

@@ -57,7 +57,7 @@ impl Demo {
         let (calibration, test) = (open("fashion_calibration.npz")?, open("fashion_test.npz")?);
 
         let backend = BackendConfig::fbgemm();
-        let float = Arc::new(octofold::compile_for(&model.graph, &backend, None)?);
+        let float = Arc::new(octofold::compile_for(model.graph.clone(), &backend, None)?);
         let (bar, session) = (progress("calibrating"), self.execution.session()?);
         let recipe = Recipe::new(backend);
         let quantized = recipe.quantize_with(&model, (&calibration).into(), session, |now| {

@@ -4,14 +4,18 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, bail};
+use octofold::runtime::Plan;
 use octofold::{Limits, Model};
+
+use super::Arguments;
 
 static LIMITS: OnceLock<Limits> = OnceLock::new();
 
 /// Sets the limits of the process.
-pub(crate) fn set(arguments: &[String], allow_links: bool) -> Result<()> {
-    let mut limits = parsed(arguments)?;
-    limits.import.allow_links = allow_links;
+pub(crate) fn set(arguments: &Arguments) -> Result<()> {
+    let mut limits = parsed(&arguments.limit)?;
+    limits.import.allow_links = arguments.allow_links;
+    limits.import.copy_weights = arguments.no_map;
     LIMITS.get_or_init(|| limits);
     Ok(())
 }
@@ -24,6 +28,15 @@ pub(crate) fn limits() -> &'static Limits {
 /// The model of a file, within the limits.
 pub(crate) fn load(path: &Path) -> Result<Model> {
     Ok(Model::load_within(path, &limits().import)?)
+}
+
+/// The plan of a file: mapped, or read into memory with `--no-map`.
+pub(crate) fn load_plan(path: &Path) -> Result<Plan> {
+    let plan = match limits().import.copy_weights {
+        true => Plan::read(path),
+        false => Plan::load(path),
+    };
+    Ok(plan?)
 }
 
 /// The default limits, with those that are given.

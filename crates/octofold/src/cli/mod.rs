@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Follow links to files of weights, as in the caches of model hubs: for models that are trusted.
     #[arg(long, global = true)]
     pub(crate) allow_links: bool,
+    /// Read plans and files of weights into memory instead of mapping them, so that others may overwrite the files.
+    #[arg(long, global = true)]
+    pub(crate) no_map: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -108,7 +111,7 @@ impl Command {
 
 /// Carries out a command.
 pub(crate) fn execute(arguments: Arguments) -> Result<()> {
-    limits::set(&arguments.limit, arguments.allow_links)?;
+    limits::set(&arguments)?;
     // What cannot be written is an error before any work is done.
     if let Some(output) = arguments.command.output() {
         check_output(output).with_context(|| output.display().to_string())?;

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use octofold::runtime::Plan;
 use octofold::tensor::npy;
 
 use crate::cli::output::write_whole;
-use crate::cli::source::{Execution, Shapes, is_plan, read_inputs, select};
+use crate::cli::source::{Execution, Shapes, read_inputs, select};
 
 #[derive(Args)]
 pub(crate) struct Run {
@@ -20,9 +19,6 @@ pub(crate) struct Run {
     /// The archive of outputs to write.
     #[arg(long, value_name = "OUT.npz")]
     pub(crate) output: PathBuf,
-    /// Read the plan into memory instead of mapping its file, which others may then overwrite.
-    #[arg(long)]
-    no_map: bool,
     #[command(flatten)]
     shapes: Shapes,
     #[command(flatten)]
@@ -31,10 +27,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn execute(&self) -> Result<()> {
-        let plan = match self.no_map && is_plan(&self.model) {
-            true => self.shapes.checked(Plan::read(&self.model)?)?,
-            false => self.shapes.plan_of(&self.model)?,
-        };
+        let plan = self.shapes.plan_of(&self.model)?;
         let mut session = self.shapes.session(plan, &self.model, &self.execution)?;
         let inputs = read_inputs(&self.input)?;
         let outputs = session.run(&select(session.plan(), &inputs))?;

@@ -18,7 +18,7 @@ use octofold::passes::backend::BackendConfig;
 use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::{Dim, Shape, Tensor, npy};
 
-use crate::cli::limits::{limits, load};
+use crate::cli::limits::{limits, load, load_plan};
 
 /// How things are computed.
 #[derive(Args)]
@@ -60,7 +60,7 @@ pub(crate) fn is_plan(path: &Path) -> bool {
 /// The plan of a file: read, or compiled from a model as it is, for the engine that it was prepared for.
 pub(crate) fn plan_of(path: &Path) -> Result<Plan> {
     if is_plan(path) {
-        return Ok(Plan::load(path)?);
+        return load_plan(path);
     }
     compiled(&load(path)?, path)
 }
@@ -124,7 +124,7 @@ impl Shapes {
         if !is_plan(path) {
             return compiled(&self.fix(load(path)?)?, path);
         }
-        self.checked(Plan::load(path)?)
+        self.checked(load_plan(path)?)
     }
 
     /// A session of a plan or of a model, ready for these sizes where there are any.

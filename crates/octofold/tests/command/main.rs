@@ -6,3 +6,4 @@ mod common;
 mod cli;
 mod cli_failures;
 mod files;
+mod large;

@@ -4,11 +4,10 @@
 //! rounded at every step.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use octofold_quant::float::{self, Function};
 use octofold_quant::functions;
-use octofold_tensor::{Element, Tensor, TensorData};
+use octofold_tensor::{Element, Elements, Tensor, TensorData};
 
 use super::number::{Number, for_numbers};
 use super::support::{
@@ -29,7 +28,7 @@ fn combine<T: Element, R: Element>(
         .map_err(|_| wrong_type(b, 1, T::DTYPE.name()))?;
     let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
     let y = broadcast_map((values, a.shape()), (others, b.shape()), &shape, f);
-    Ok(Tensor::from_data(shape, R::wrap(Arc::new(y)))?)
+    Ok(Tensor::from_data(shape, R::wrap(Elements::new(y)))?)
 }
 
 /// As [`combine`], of a function that integers may not have everywhere.

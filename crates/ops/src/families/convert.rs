@@ -4,10 +4,8 @@
 //! not fit an integer is cut to its range and NaN becomes 0, where ONNX leaves both open. 4-bit integers take the lowest 4 bits of the integer
 //! that a value is cut to. Strings hold decimal numbers, `NaN` or `INF`.
 
-use std::sync::Arc;
-
 use half::{bf16, f16};
-use octofold_tensor::{DType, Tensor, TensorData, for_each_data};
+use octofold_tensor::{DType, Elements, Tensor, TensorData, for_each_data};
 
 use super::support::wrong_type;
 use crate::{Inputs, OpError, Operator, attributes};
@@ -127,22 +125,22 @@ fn decimal(number: Number) -> String {
 fn from_numbers(numbers: Vec<Number>, to: DType) -> TensorData {
     let numbers = numbers.into_iter();
     match to {
-        DType::F32 => TensorData::F32(Arc::new(as_primitive!(numbers, f32).collect())),
-        DType::F64 => TensorData::F64(Arc::new(as_primitive!(numbers, f64).collect())),
-        DType::F16 => TensorData::F16(Arc::new(
+        DType::F32 => TensorData::F32(Elements::new(as_primitive!(numbers, f32).collect())),
+        DType::F64 => TensorData::F64(Elements::new(as_primitive!(numbers, f64).collect())),
+        DType::F16 => TensorData::F16(Elements::new(
             as_primitive!(numbers, f64).map(f16::from_f64).collect(),
         )),
-        DType::BF16 => TensorData::BF16(Arc::new(
+        DType::BF16 => TensorData::BF16(Elements::new(
             as_primitive!(numbers, f64).map(bf16::from_f64).collect(),
         )),
-        DType::I8 => TensorData::I8(Arc::new(as_primitive!(numbers, i8).collect())),
-        DType::I16 => TensorData::I16(Arc::new(as_primitive!(numbers, i16).collect())),
-        DType::I32 => TensorData::I32(Arc::new(as_primitive!(numbers, i32).collect())),
-        DType::I64 => TensorData::I64(Arc::new(as_primitive!(numbers, i64).collect())),
-        DType::U8 => TensorData::U8(Arc::new(as_primitive!(numbers, u8).collect())),
-        DType::U16 => TensorData::U16(Arc::new(as_primitive!(numbers, u16).collect())),
-        DType::U32 => TensorData::U32(Arc::new(as_primitive!(numbers, u32).collect())),
-        DType::U64 => TensorData::U64(Arc::new(as_primitive!(numbers, u64).collect())),
+        DType::I8 => TensorData::I8(Elements::new(as_primitive!(numbers, i8).collect())),
+        DType::I16 => TensorData::I16(Elements::new(as_primitive!(numbers, i16).collect())),
+        DType::I32 => TensorData::I32(Elements::new(as_primitive!(numbers, i32).collect())),
+        DType::I64 => TensorData::I64(Elements::new(as_primitive!(numbers, i64).collect())),
+        DType::U8 => TensorData::U8(Elements::new(as_primitive!(numbers, u8).collect())),
+        DType::U16 => TensorData::U16(Elements::new(as_primitive!(numbers, u16).collect())),
+        DType::U32 => TensorData::U32(Elements::new(as_primitive!(numbers, u32).collect())),
+        DType::U64 => TensorData::U64(Elements::new(as_primitive!(numbers, u64).collect())),
         DType::Bool => {
             let values = numbers.map(|number| match number {
                 Number::Integer(value) => value != 0,
@@ -150,11 +148,11 @@ fn from_numbers(numbers: Vec<Number>, to: DType) -> TensorData {
                 Number::Single(value) => value != 0.0,
                 Number::Double(value) => value != 0.0,
             });
-            TensorData::Bool(Arc::new(values.collect()))
+            TensorData::Bool(Elements::new(values.collect()))
         }
-        DType::String => TensorData::String(Arc::new(numbers.map(decimal).collect())),
-        DType::U4 => TensorData::U4(Arc::new(numbers.map(nibble).collect())),
-        DType::I4 => TensorData::I4(Arc::new(
+        DType::String => TensorData::String(Elements::new(numbers.map(decimal).collect())),
+        DType::U4 => TensorData::U4(Elements::new(numbers.map(nibble).collect())),
+        DType::I4 => TensorData::I4(Elements::new(
             numbers
                 .map(|number| ((nibble(number) << 4) as i8) >> 4)
                 .collect(),
@@ -192,7 +190,7 @@ fn cast(x: &Tensor, to: DType) -> Result<Tensor, OpError> {
                 .collect::<Result<Vec<_>, _>>()?;
             from_numbers(numbers, to)
         }
-        TensorData::Bool(values) if to == DType::String => TensorData::String(Arc::new(
+        TensorData::Bool(values) if to == DType::String => TensorData::String(Elements::new(
             values
                 .iter()
                 .map(|&flag| if flag { "True" } else { "False" }.to_owned())

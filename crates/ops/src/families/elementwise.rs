@@ -2,11 +2,9 @@
 //!
 //! Functions of f32 are those of [`octofold_quant::float`]; of other floats they are computed in f64 and rounded once. Integers wrap as those of ONNX Runtime do: `Abs` and `Neg` of the smallest integer are that integer.
 
-use std::sync::Arc;
-
 use octofold_quant::float::Function;
 use octofold_quant::functions;
-use octofold_tensor::{Element, Tensor, TensorData};
+use octofold_tensor::{Element, Elements, Tensor, TensorData};
 
 use super::number::{Number, for_numbers};
 use super::real::map_reals;
@@ -15,7 +13,7 @@ use crate::{Inputs, OpError, Operator, attributes};
 
 /// `f` over the elements of a tensor of the same shape.
 fn map<T, R: Element>(x: &Tensor, values: &[T], f: impl FnMut(&T) -> R) -> Result<Tensor, OpError> {
-    let y = R::wrap(Arc::new(values.iter().map(f).collect()));
+    let y = R::wrap(Elements::new(values.iter().map(f).collect()));
     Ok(Tensor::from_data(x.shape().iter().copied(), y)?)
 }
 

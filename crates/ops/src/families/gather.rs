@@ -2,7 +2,7 @@
 //!
 //! Indices are int64 or int32; negative ones count from the back, and one out of range is an error.
 
-use octofold_tensor::{Shape, Tensor};
+use octofold_tensor::{Elements, Shape, Tensor};
 
 use super::number::{Number, for_numbers};
 use super::support::{
@@ -226,7 +226,7 @@ fn scatter(
         }
         Ok(Tensor::from_data(
             data.shape().iter().copied(),
-            T::wrap(std::sync::Arc::new(out)),
+            T::wrap(Elements::new(out)),
         )?)
     }
     expect_type(updates, 2, data.dtype())?;

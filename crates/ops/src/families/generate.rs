@@ -1,8 +1,6 @@
 //! Tensors made from sizes and single values: ONNX `Range`, `ConstantOfShape`, `OneHot` and `EyeLike`.
 
-use std::sync::Arc;
-
-use octofold_tensor::{DType, Element, Shape, Tensor};
+use octofold_tensor::{DType, Element, Elements, Shape, Tensor};
 
 use super::number::{Number, for_numbers};
 use super::support::{
@@ -190,7 +188,7 @@ impl Operator for EyeLike {
             }
             Ok(Tensor::from_data(
                 [rows, columns],
-                T::wrap(Arc::new(values)),
+                T::wrap(Elements::new(values)),
             )?)
         }
         let x = inputs.required(0)?;

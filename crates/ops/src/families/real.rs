@@ -3,11 +3,9 @@
 //! Float operators compute in f64 and round once to the type of their result, but for functions of f32, which `octofold_quant::float` defines; integers of up to 32 bits and
 //! their products are exact in f64, too. This is slow, but accurate, and one implementation serves all widths.
 
-use std::sync::Arc;
-
 use octofold_quant::QuantType;
 use octofold_quant::float::Function;
-use octofold_tensor::{DType, Tensor, TensorData, bf16, f16};
+use octofold_tensor::{DType, Elements, Tensor, TensorData, bf16, f16};
 
 use super::support::wrong_type;
 use crate::{OpError, bail};
@@ -37,10 +35,10 @@ pub(crate) fn real_tensor(
 ) -> Result<Tensor, OpError> {
     let values = values.into_iter();
     let data = match dtype {
-        DType::F32 => TensorData::F32(Arc::new(values.map(|v| v as f32).collect())),
-        DType::F64 => TensorData::F64(Arc::new(values.collect())),
-        DType::F16 => TensorData::F16(Arc::new(values.map(f16::from_f64).collect())),
-        DType::BF16 => TensorData::BF16(Arc::new(values.map(bf16::from_f64).collect())),
+        DType::F32 => TensorData::F32(Elements::new(values.map(|v| v as f32).collect())),
+        DType::F64 => TensorData::F64(Elements::new(values.collect())),
+        DType::F16 => TensorData::F16(Elements::new(values.map(f16::from_f64).collect())),
+        DType::BF16 => TensorData::BF16(Elements::new(values.map(bf16::from_f64).collect())),
         _ => bail!("{dtype} is no float type"),
     };
     Ok(Tensor::from_data(shape.iter().copied(), data)?)
@@ -59,18 +57,18 @@ pub(crate) fn map_reals(
         TensorData::F32(values) => {
             let mut y = vec![0.0; values.len()];
             function.map(values, &mut y);
-            TensorData::F32(Arc::new(y))
+            TensorData::F32(Elements::new(y))
         }
         TensorData::F64(values) => {
-            TensorData::F64(Arc::new(values.iter().map(|&v| f(v)).collect()))
+            TensorData::F64(Elements::new(values.iter().map(|&v| f(v)).collect()))
         }
-        TensorData::F16(values) => TensorData::F16(Arc::new(
+        TensorData::F16(values) => TensorData::F16(Elements::new(
             values
                 .iter()
                 .map(|v| f16::from_f64(f(v.to_f64())))
                 .collect(),
         )),
-        TensorData::BF16(values) => TensorData::BF16(Arc::new(
+        TensorData::BF16(values) => TensorData::BF16(Elements::new(
             values
                 .iter()
                 .map(|v| bf16::from_f64(f(v.to_f64())))
@@ -155,13 +153,13 @@ pub(crate) fn quantized_tensor(
 ) -> Result<Tensor, OpError> {
     let values = values.into_iter();
     let data = match dtype {
-        QuantType::Uint4 => TensorData::U4(Arc::new(values.map(|v| v as u8).collect())),
-        QuantType::Int4 => TensorData::I4(Arc::new(values.map(|v| v as i8).collect())),
-        QuantType::Uint8 => TensorData::U8(Arc::new(values.map(|v| v as u8).collect())),
-        QuantType::Int8 => TensorData::I8(Arc::new(values.map(|v| v as i8).collect())),
-        QuantType::Uint16 => TensorData::U16(Arc::new(values.map(|v| v as u16).collect())),
-        QuantType::Int16 => TensorData::I16(Arc::new(values.map(|v| v as i16).collect())),
-        QuantType::Int32 => TensorData::I32(Arc::new(values.collect())),
+        QuantType::Uint4 => TensorData::U4(Elements::new(values.map(|v| v as u8).collect())),
+        QuantType::Int4 => TensorData::I4(Elements::new(values.map(|v| v as i8).collect())),
+        QuantType::Uint8 => TensorData::U8(Elements::new(values.map(|v| v as u8).collect())),
+        QuantType::Int8 => TensorData::I8(Elements::new(values.map(|v| v as i8).collect())),
+        QuantType::Uint16 => TensorData::U16(Elements::new(values.map(|v| v as u16).collect())),
+        QuantType::Int16 => TensorData::I16(Elements::new(values.map(|v| v as i16).collect())),
+        QuantType::Int32 => TensorData::I32(Elements::new(values.collect())),
     };
     Ok(Tensor::from_data(shape.iter().copied(), data)?)
 }

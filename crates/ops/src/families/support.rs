@@ -356,7 +356,7 @@ macro_rules! map_data {
     (@ $data:expr, $values:ident => $body:expr; $($variant:ident)*) => {
         match $data {
             $(::octofold_tensor::TensorData::$variant($values) => {
-                ::octofold_tensor::TensorData::$variant(::std::sync::Arc::new($body))
+                ::octofold_tensor::TensorData::$variant(::octofold_tensor::Elements::new($body))
             })*
         }
     };
@@ -378,11 +378,11 @@ macro_rules! map_tensors {
                 let mut $slices = Vec::with_capacity(tensors.len());
                 for (index, tensor) in tensors.iter().enumerate() {
                     match tensor.data() {
-                        ::octofold_tensor::TensorData::$variant(values) => $slices.push(values.as_slice()),
+                        ::octofold_tensor::TensorData::$variant(values) => $slices.push(&values[..]),
                         _ => return Err($crate::families::support::wrong_type(tensor, index, first.dtype().name())),
                     }
                 }
-                ::octofold_tensor::TensorData::$variant(::std::sync::Arc::new($body))
+                ::octofold_tensor::TensorData::$variant(::octofold_tensor::Elements::new($body))
             })*
         }
     }};

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::affine::dequantize;
 
@@ -207,7 +209,7 @@ fn a_per_tensor_scale_serves_the_worst_channel() {
     assert!(
         values
             .iter()
-            .zip(&result.values)
+            .zip(result.values.iter())
             .all(|(&b, &q)| worst_accumulator(&[q], b, U8) < 1 << 31)
     );
     assert_eq!(result.widened[0].channel, 1);
@@ -262,4 +264,41 @@ fn senseless_requests_are_errors() {
     ));
     let empty = quantize_weights(&[], &[0, 3], &spec, Some(&layer(1.0, Some(1.0), None))).unwrap();
     assert!(empty.values.is_empty());
+}
+
+/// Layers with the same weights share the integers; only where a scale has to grow a layer gets integers of its own, and then those that it would get alone.
+#[test]
+fn one_search_serves_all_layers_of_the_same_weights() {
+    let shape = [6, 4];
+    let mut weights: Vec<f32> = wave(24);
+    for row in weights.chunks_exact_mut(4) {
+        row[2] = 0.0;
+    }
+    for granularity in [Granularity::PerTensor, Granularity::PerChannel { axis: 1 }] {
+        let spec = QuantSpec {
+            granularity,
+            ..QuantSpec::weight(1)
+        };
+        let search = WeightSearch::new(&weights, &shape, &spec).unwrap();
+        // The second bias needs wider scales.
+        for bias in [[0.5, -0.25, 1.0, 0.0], [0.5, 3e12, 0.0, -1.0]] {
+            let layer = Accumulation {
+                output_axis: 1,
+                ..layer(0.9, Some(0.02), Some(&bias))
+            };
+            let shared = search.for_layer(Some(&layer)).unwrap();
+            let alone = quantize_weights(&weights, &shape, &spec, Some(&layer)).unwrap();
+            assert_eq!(shared, alone);
+            assert_eq!(
+                Arc::ptr_eq(&shared.values, &search.values),
+                shared.widened.is_empty()
+            );
+            assert_eq!(shared.widened.is_empty(), bias[1] < 1.0, "{granularity:?}");
+            for (i, (&w, &q)) in weights.iter().zip(shared.values.iter()).enumerate() {
+                let params = shared.params.channel(i % 4).unwrap();
+                let exact = (f64::from(w) / f64::from(params.scale)).round_ties_even();
+                assert!((f64::from(q) - exact).abs() <= 1.0, "{i}: {w} became {q}");
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use octofold_kernels::conv::{ConvShape, LinearShape};
 use octofold_kernels::float::Block;
 use octofold_kernels::float::conv::{self, ConvData, conv};
 use octofold_kernels::float::depthwise::{DepthwiseData, depthwise};
-use octofold_kernels::float::linear::{self, LinearData, linear};
+use octofold_kernels::float::linear::{self, LinearData, linear, linear_unpacked};
 use octofold_kernels::{Bounds, KernelError};
 use octofold_ops::Op;
 use octofold_ops::families::{Layout, Product};
@@ -56,6 +56,9 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         }
     }
     let sizes = Sizes::new(arguments, residual.is_some())?;
+    if let (Sizes::Linear(shape), [_]) = (&sizes, &arguments.packed[..]) {
+        return bind_unpacked(arguments, *shape, activation.bounds().into());
+    }
     let packed = [
         (DType::F32, sizes.packed_len()?),
         (DType::F32, sizes.channels()),
@@ -208,6 +211,68 @@ impl Work for FloatConv {
                         let block = Block { rows, columns };
                         linear(isa, shape, &data, block, numbers_mut(scratch)?, output)?;
                     }
+                }
+                Ok(())
+            },
+        )
+    }
+}
+
+/// The columns of weights that are packed at a time.
+const UNPACKED_COLUMNS: usize = 64;
+
+/// A linear layer whose weights are those of the operator, and are packed in each run.
+#[derive(Debug)]
+struct Unpacked {
+    shape: LinearShape,
+    clamp: Bounds,
+    /// Floats of scratch: some columns of the result, and what the kernel needs.
+    scratch: usize,
+}
+
+fn bind_unpacked(
+    arguments: &Arguments<'_>,
+    shape: LinearShape,
+    clamp: Bounds,
+) -> Result<Box<dyn Work>, StepError> {
+    arguments.expect_packed(&[(DType::F32, shape.n)])?;
+    let weights = arguments.operand(1)?;
+    weights.expect(DType::F32)?;
+    if weights.shape != [shape.k, shape.n] {
+        return Err(arguments.wrong_operator());
+    }
+    let kernel = linear::unpacked_scratch_len(&shape, UNPACKED_COLUMNS)?;
+    let result = shape.rows.saturating_mul(UNPACKED_COLUMNS);
+    Ok(Box::new(Unpacked {
+        shape,
+        clamp,
+        scratch: kernel.saturating_add(result),
+    }))
+}
+
+impl Work for Unpacked {
+    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+        let data = LinearData {
+            input: numbers::<f32>(call.operand(0))?,
+            weights: numbers::<f32>(call.operand(1))?,
+            bias: Some(numbers::<f32>(call.packed(0))?),
+            clamp: self.clamp,
+        };
+        let output = numbers_mut::<f32>(only(outputs)?)?;
+        let LinearShape { rows, n, .. } = self.shape;
+        let scratch = self.scratch.saturating_mul(4);
+        call.pool.run_columns(
+            output,
+            n,
+            UNPACKED_COLUMNS,
+            scratch,
+            |first, output, scratch| {
+                let width = output.width();
+                let (result, scratch) = numbers_mut(scratch)?.split_at_mut(rows * width);
+                let columns = first..first + width;
+                linear_unpacked(call.isa, &self.shape, &data, columns, scratch, result)?;
+                for (row, from) in result.chunks_exact(width).enumerate() {
+                    output.rows(row..row + 1)?[0].copy_from_slice(from);
                 }
                 Ok(())
             },

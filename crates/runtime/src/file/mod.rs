@@ -34,11 +34,11 @@ mod generated;
 mod scan;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
-use memmap2::{Mmap, MmapOptions};
 use octofold_tensor::file::{open_regular, read_limited, write_whole};
+use octofold_tensor::map::MappedFile;
 use prost::Message;
 
 use self::checksum::crc_meanwhile;
@@ -68,25 +68,7 @@ impl Plan {
     /// # Errors
     /// When a dimension is nested so deep that it could not be read back.
     pub fn to_bytes(&self) -> Result<Vec<u8>, PlanError> {
-        let metadata = encode::plan(self.parts())?.encode_to_vec();
-        let blob = self.parts().blob.bytes();
-        let blob_offset = (HEADER + metadata.len()).next_multiple_of(PAGE);
-        let mut bytes = Vec::with_capacity(blob_offset + blob.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&0_u32.to_le_bytes());
-        for number in [metadata.len(), blob_offset, blob.len()] {
-            bytes.extend_from_slice(&(number as u64).to_le_bytes());
-        }
-        bytes.extend_from_slice(&crc32fast::hash(&metadata).to_le_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(blob).to_le_bytes());
-        let own = crc32fast::hash(&bytes[..HEADER_CHECKED]);
-        bytes.extend_from_slice(&own.to_le_bytes());
-        bytes.resize(HEADER, 0);
-        bytes.extend_from_slice(&metadata);
-        bytes.resize(blob_offset, 0);
-        bytes.extend_from_slice(blob);
-        Ok(bytes)
+        Ok([&self.head()?[..], &self.parts().blob.pieces().concat()].concat())
     }
 
     /// Writes the plan to a file, whole or not at all: see [`write_whole`].
@@ -95,12 +77,40 @@ impl Plan {
     /// As [`Plan::to_bytes`], and when the path is that of a device, FIFO, socket or folder, or cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PlanError> {
         let path = path.as_ref();
-        let bytes = self.to_bytes()?;
-        let io = |source| PlanError::Io {
+        let head = self.head()?;
+        let write = |file: &mut File| -> io::Result<()> {
+            file.write_all(&head)?;
+            let mut pieces = self.parts().blob.pieces().into_iter();
+            pieces.try_for_each(|piece| file.write_all(piece))
+        };
+        write_whole(path, write).map_err(|source| PlanError::Io {
             path: path.to_owned(),
             source,
-        };
-        write_whole(path, |file| file.write_all(&bytes)).map_err(io)
+        })
+    }
+
+    /// The bytes of a plan file before the blob.
+    fn head(&self) -> Result<Vec<u8>, PlanError> {
+        let metadata = encode::plan(self.parts())?.encode_to_vec();
+        let blob = &self.parts().blob;
+        let mut crc = crc32fast::Hasher::new();
+        blob.pieces().iter().for_each(|piece| crc.update(piece));
+        let blob_offset = (HEADER + metadata.len()).next_multiple_of(PAGE);
+        let mut bytes = Vec::with_capacity(blob_offset);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        for number in [metadata.len(), blob_offset, blob.len()] {
+            bytes.extend_from_slice(&(number as u64).to_le_bytes());
+        }
+        bytes.extend_from_slice(&crc32fast::hash(&metadata).to_le_bytes());
+        bytes.extend_from_slice(&crc.finalize().to_le_bytes());
+        let own = crc32fast::hash(&bytes[..HEADER_CHECKED]);
+        bytes.extend_from_slice(&own.to_le_bytes());
+        bytes.resize(HEADER, 0);
+        bytes.extend_from_slice(&metadata);
+        bytes.resize(blob_offset, 0);
+        Ok(bytes)
     }
 
     /// Reads a plan from bytes, which are copied.
@@ -154,14 +164,13 @@ impl Plan {
                 source,
             });
         }
-        let map = map(&file).map_err(io)?;
-        let plan = check(&map).and_then(|header| {
+        let file = MappedFile::new(file).map_err(io)?;
+        let plan = check(file.as_ref()).and_then(|header| {
             // The metadata is copied before it is decoded: decoding reads some of it twice.
-            let metadata = map[header.metadata].to_vec();
-            let len = header.blob.len();
+            let metadata = file.as_ref()[header.metadata].to_vec();
             let outside =
                 || PlanError::Format("the constants are not where they can be mapped".to_owned());
-            let blob = Blob::mapped(map, file, header.blob.start, len).ok_or_else(outside)?;
+            let blob = Blob::mapped(file, header.blob).ok_or_else(outside)?;
             read(&metadata, blob, header.blob_crc)
         });
         plan.map_err(|source| PlanError::File {
@@ -169,13 +178,6 @@ impl Plan {
             source: Box::new(source),
         })
     }
-}
-
-#[allow(unsafe_code, reason = "mapping a file")]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the bytes are read as plain numbers, and nothing that is read from them afterwards decides about memory. A file that is
-    // truncated while it is mapped ends the process with a bus error; the documentation of `load` forbids that. `save` never changes a file.
-    unsafe { MmapOptions::new().map(file) }
 }
 
 /// Decodes and checks the metadata, which does not need the bytes of the blob, and compares the checksum of the blob.
@@ -189,7 +191,7 @@ fn read(metadata: &[u8], blob: Blob, blob_crc: u32) -> Result<Plan, PlanError> {
             .map_err(|error| PlanError::Format(error.to_string()))?;
         Plan::new(decode::plan(message, blob.clone())?)
     };
-    let (found, plan) = crc_meanwhile(blob.bytes(), decode);
+    let (found, plan) = crc_meanwhile(blob.constant(0..blob.len()), decode);
     checksum("constants", blob_crc, found)?;
     plan
 }

@@ -14,7 +14,7 @@ use crate::{ALIGN, PlanError, StepError};
 /// Finds the first fault of a plan.
 pub(super) fn check(parts: &PlanParts) -> Result<(), PlanError> {
     let faulty = |reason: String| Err(PlanError::Inconsistent(reason));
-    let blob_len = parts.blob.bytes().len();
+    let blob_len = parts.blob.len();
     for (index, constant) in parts.constants.iter().enumerate() {
         if let Err(reason) = check_constant(constant, blob_len) {
             return faulty(format!("constant {index} {reason}"));

@@ -77,7 +77,7 @@ cores! {
     FConv "fconv",
     /// [`Core::FConv`] with one channel in each group.
     FConvDepthwise "fconv_depthwise",
-    /// Float `FusedLinear`. Packed: weights; bias (f32).
+    /// Float `FusedLinear`. Packed: weights; bias (f32). Without packed weights, the kernel packs those of the operator in each run.
     FLinear "flinear",
     /// Quantized `FusedBinary` sum.
     QAdd "qadd",

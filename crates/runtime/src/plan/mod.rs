@@ -288,7 +288,7 @@ impl Plan {
 
     /// The bytes of all constants.
     pub fn weight_bytes(&self) -> usize {
-        self.parts.blob.bytes().len()
+        self.parts.blob.len()
     }
 
     /// A value of the plan.
@@ -305,6 +305,6 @@ impl Plan {
     /// The bytes of a constant.
     pub fn constant_bytes(&self, index: ConstantIndex) -> &[u8] {
         let Constant { offset, len, .. } = *self.constant(index);
-        &self.parts.blob.bytes()[offset..offset + len]
+        self.parts.blob.constant(offset..offset + len)
     }
 }
