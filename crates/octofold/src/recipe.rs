@@ -26,7 +26,7 @@ use crate::statistics::StatisticsFile;
 
 /// How a model is quantized.
 ///
-/// Its steps ([`prepare`](Self::prepare), [`statistics`](Self::statistics), [`correct_biases`], [`convert`], [`lower_for`], [`compile_with`]) can also be
+/// Its steps ([`prepare`](Self::prepare), [`statistics`](Self::statistics), [`correct_biases`], [`convert`], [`lower_for`], [`compile_with`](crate::compile_with)) can also be
 /// called one by one.
 #[derive(Clone, Debug)]
 pub struct Recipe {
