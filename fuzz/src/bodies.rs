@@ -2,9 +2,14 @@
 //! hold for every input. The ordinary tests run the same functions over seeds (`crates/octofold/tests/hostile/fuzz_bodies.rs`).
 #![allow(dead_code, reason = "each target uses a part of it")]
 
+use std::io::Cursor;
+use std::path::Path;
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
+use octofold::calibrate::preprocess::Color;
+use octofold::calibrate::{Preprocess, decode_image};
+use octofold::config::Config;
 use octofold::ir::onnx::{Budget, ExportOptions, ImportOptions, export, import_bytes};
 use octofold::ir::testing::{GraphOptions, random_graph};
 use octofold::ir::text::{self, PrintOptions};
@@ -13,9 +18,10 @@ use octofold::ops::{Attribute, AttributeMap, Op};
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::passes::convert::Statistics;
+use octofold::quant::QuantSpec;
 use octofold::runtime::{Plan, Session, SessionOptions};
-use octofold::tensor::{DType, Dim, Tensor};
-use octofold::{Model, PrepareOptions, UnmatchedPolicy};
+use octofold::tensor::{DType, Dim, Tensor, npy};
+use octofold::{Model, PrepareOptions, Recipe, StatisticsFile, UnmatchedPolicy};
 
 /// The limits of a run.
 const SESSION: SessionOptions = SessionOptions {
@@ -113,6 +119,77 @@ pub(crate) fn unsigned(plan: &Plan) -> Vec<u8> {
     let long = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes"));
     let metadata = &file[64..64 + long(16) as usize];
     [metadata, SEPARATOR, &file[long(24) as usize..]].concat()
+}
+
+/// An archive of arrays: what is read is the same after it was written. Only names that unpacking could not use are changed.
+pub(crate) fn archive(data: &[u8]) {
+    let Ok(arrays) = npy::read_npz(Cursor::new(data)) else {
+        return;
+    };
+    let mut written = Cursor::new(Vec::new());
+    let bits = |arrays: &[(String, Tensor)]| {
+        let arrays = arrays.iter().map(|(_, array)| format!("{array:?}"));
+        arrays.collect::<Vec<_>>()
+    };
+    // Strings cannot be written, nor two arrays of one name.
+    if npy::write_npz(&mut written, &arrays).is_ok() {
+        let again = npy::read_npz(written).expect("what is written can be read");
+        assert_eq!(bits(&arrays), bits(&again));
+    }
+}
+
+/// A file of statistics: what is read is the same after it was written, and every observer has a range.
+pub(crate) fn statistics(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(file) = StatisticsFile::from_json(text, "statistics") else {
+        return;
+    };
+    let written = file.to_json();
+    let again = StatisticsFile::from_json(&written, "again").expect("what is written can be read");
+    assert_eq!(written, again.to_json());
+    for state in file.statistics.values() {
+        for spec in [QuantSpec::activation(), QuantSpec::weight(0)] {
+            let _ = spec.finish(state);
+        }
+    }
+}
+
+/// A configuration: one that is read can be used to prepare a model.
+pub(crate) fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = BackendConfig::from_toml(text);
+    let Ok(config) = Config::parse(text, "configuration") else {
+        return;
+    };
+    let network = "net (float[1,2,4,4] x) => (float[1,2,4,4] y)\n<float[2,2,1,1] w = {1, 2, 3, 4}> {\n c = Conv(x, w)\n y = Relu(c)\n}";
+    let graph = text::parse(network, None).expect("a network");
+    if let Ok(recipe) = Recipe::from_config(config) {
+        let _ = recipe.prepare(&Model::new(graph));
+    }
+}
+
+/// An image: the first byte chooses its format.
+pub(crate) fn image(data: &[u8]) {
+    let Some((format, data)) = data.split_first() else {
+        return;
+    };
+    let path = ["x.png", "x.jpg", "x.bmp"][usize::from(format % 3)];
+    let Ok(image) = decode_image(data, Path::new(path), Color::Rgb) else {
+        return;
+    };
+    assert_eq!(
+        image.samples.len(),
+        image.height * image.width * image.channels
+    );
+    let preprocess = Preprocess {
+        crop: Some([1, 1]),
+        ..Preprocess::default()
+    };
+    let _ = preprocess.apply(&image);
 }
 
 /// The passes, from a random graph to a run. Where the interpreter runs the graph, the plan gives results of the same types and shapes.

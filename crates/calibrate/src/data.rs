@@ -14,8 +14,7 @@ use octofold_tensor::file::read_limited;
 use octofold_tensor::npy::{MAX_BYTES, NpyError, Rows, names, with_rows};
 use octofold_tensor::{DType, Dim, Tensor, TensorError};
 
-use image::ImageFormat;
-
+use crate::decode::{DecodeError, decode_image};
 use crate::preprocess::{Color, Image, ImageLayout, Preprocess};
 
 /// The inputs of one run, by name.
@@ -88,7 +87,7 @@ pub enum DataError {
         /// The file.
         path: String,
         /// What is wrong with it.
-        source: image::ImageError,
+        source: DecodeError,
     },
     /// An array that an input needs is absent.
     #[error("{path} has no array `{array}` for the input `{input}`; it has {found}")]
@@ -113,9 +112,6 @@ pub enum DataError {
     /// An image that preprocessing cannot bring into form.
     #[error("preprocessing: {0}")]
     Preprocess(String),
-    /// A JPEG file that ends before its image does. Decoders fill the rest with gray.
-    #[error("{0}: the file is truncated")]
-    Truncated(String),
     /// Options that no data set can follow.
     #[error("{0}")]
     Options(String),
@@ -208,7 +204,9 @@ impl DataSet {
                 for chunk in files.chunks(size) {
                     let images: Result<Vec<Image>, DataError> = chunk
                         .iter()
-                        .map(|(path, _)| decode(path, preprocess.color, self.options.image_bytes))
+                        .map(|(path, _)| {
+                            read_image(path, preprocess.color, self.options.image_bytes)
+                        })
                         .collect();
                     let tensor = float_of(stack_images(&images?, &preprocess, input)?, input)?;
                     visit(vec![(input.name.clone(), tensor)], chunk.len())?;
@@ -488,45 +486,17 @@ fn stack_images(
     )?)
 }
 
-fn decode(path: &Path, color: Color, limit: u64) -> Result<Image, DataError> {
+fn read_image(path: &Path, color: Color, limit: u64) -> Result<Image, DataError> {
     let name = || path.display().to_string();
-    let fail = |source| DataError::Image {
-        path: name(),
-        source,
-    };
     let bytes = read_limited(path, ("image-bytes", limit));
     let bytes = bytes.map_err(|source| DataError::Io {
         path: name(),
         source,
     })?;
-    let format = ImageFormat::from_path(path).map_err(fail)?;
-    let image = image::load_from_memory_with_format(&bytes, format).map_err(fail)?;
-    if format == ImageFormat::Jpeg && !jpeg_ends(&bytes) {
-        return Err(DataError::Truncated(name()));
-    }
-    Ok(Image::from_dynamic(&image, color))
-}
-
-/// Whether a JPEG file has the marker that ends the image. Segments are skipped by their lengths, because a preview in one of them is a JPEG file, too.
-fn jpeg_ends(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    loop {
-        // Between segments, and after the header of a scan, there are coded bytes, in which 0xff is followed by 0 or by the number of a restart.
-        let marker = loop {
-            match bytes.get(at..at + 2) {
-                Some(&[0xff, marker]) if !matches!(marker, 0 | 0xd0..=0xd7 | 0xff) => break marker,
-                Some(_) => at += 1,
-                None => return false,
-            }
-        };
-        if marker == 0xd9 {
-            return true;
-        }
-        let Some(&[high, low]) = bytes.get(at + 2..at + 4) else {
-            return false;
-        };
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-    }
+    decode_image(&bytes, path, color).map_err(|source| DataError::Image {
+        path: name(),
+        source,
+    })
 }
 
 /// The archives of a folder, or its images with the classes of its sub-folders, in the order of their names.
@@ -609,30 +579,6 @@ fn float_of(array: Tensor, input: &InputSpec) -> Result<Tensor, DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_jpeg_that_is_cut_is_refused() {
-        let folder = std::env::temp_dir().join(format!("octofold-jpeg-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("image.jpg");
-        let pixel = |x: u32, y: u32| image::Rgb([(x * 7) as u8, (y * 11) as u8, (x * y) as u8]);
-        image::RgbImage::from_fn(48, 40, pixel).save(&path).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        assert!(decode(&path, Color::Rgb, 1 << 20).is_ok());
-        for part in [whole.len() - 2, whole.len() * 3 / 4, whole.len() / 2] {
-            std::fs::write(&path, &whole[..part]).unwrap();
-            assert!(decode(&path, Color::Rgb, 1 << 20).is_err(), "{part} bytes");
-        }
-        // A preview inside of a segment has an end of its own.
-        let mut preview = whole[..2].to_vec();
-        preview.extend([0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9]);
-        preview.extend(&whole[2..whole.len() / 2]);
-        assert!(!jpeg_ends(&preview));
-        preview.truncate(10);
-        preview.extend(&whole[2..]);
-        assert!(jpeg_ends(&preview));
-        std::fs::remove_dir_all(folder).unwrap();
-    }
 
     #[test]
     fn options_are_about_inputs_of_the_model() {

@@ -61,11 +61,19 @@ impl StatisticsFile {
             path: path_name(),
             source,
         })?;
-        let file: Self = serde_json::from_str(&text).map_err(|source| StatisticsError::Json {
-            path: path_name(),
+        Self::from_json(&text, &path_name())
+    }
+
+    /// Reads the content of a file. Errors call it `name`.
+    ///
+    /// # Errors
+    /// As [`StatisticsFile::load`].
+    pub fn from_json(text: &str, name: &str) -> Result<Self, StatisticsError> {
+        let file: Self = serde_json::from_str(text).map_err(|source| StatisticsError::Json {
+            path: name.to_owned(),
             source,
         })?;
-        file.check(path_name)?;
+        file.check(|| name.to_owned())?;
         Ok(file)
     }
 

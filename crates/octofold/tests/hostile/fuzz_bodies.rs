@@ -2,14 +2,21 @@
 //!
 //! `OCTOFOLD_SEEDS=fuzz/corpus cargo test -p octofold --test hostile` writes the seeds to where `cargo fuzz` looks for them.
 
-use crate::bodies;
+use std::io::Cursor;
 use std::path::Path;
 
-use octofold::Model;
+use image::{DynamicImage, ImageFormat};
+use octofold::config::Config;
 use octofold::ir::onnx::{ExportOptions, export};
 use octofold::ir::testing::{GraphOptions, Random, random_graph};
 use octofold::ir::text::{PrintOptions, print};
 use octofold::ir::{Graph, text};
+use octofold::passes::backend::BackendConfig;
+use octofold::tensor::{DType, Tensor, npy};
+use octofold::{Model, Recipe, StatisticsFile};
+
+use crate::bodies;
+use crate::common::models;
 
 /// Small graphs of many kinds.
 fn graphs() -> Vec<Graph> {
@@ -55,6 +62,10 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             });
             plans.collect()
         }
+        "archive" => archives(),
+        "statistics" => statistics(),
+        "configuration" => configurations(),
+        "image" => images(),
         _ => (0..64)
             .map(|seed| {
                 let mut random = Random::new(seed);
@@ -62,6 +73,110 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             })
             .collect(),
     }
+}
+
+/// Archives of one array of each type and of several, stored and deflated by `zip`.
+fn archives() -> Vec<Vec<u8>> {
+    let types = (0..30).filter_map(DType::from_onnx);
+    let arrays = types.filter_map(|dtype| Tensor::zeros(dtype, [2, 3]).ok());
+    let arrays: Vec<(String, Tensor)> = arrays
+        .enumerate()
+        .map(|(i, array)| (format!("array{i}"), array))
+        .collect();
+    let written = |arrays: &[(String, Tensor)]| {
+        let mut file = Cursor::new(Vec::new());
+        npy::write_npz(&mut file, arrays).ok()?;
+        Some(file.into_inner())
+    };
+    let single = arrays.chunks(1).filter_map(written);
+    let several = arrays.chunks(3).filter_map(written);
+    let own = std::fs::read(models("fashion_test.npz")).expect("an own archive");
+    single
+        .chain(several)
+        .chain([own[..4096].to_vec()])
+        .collect()
+}
+
+/// Files of what each kind of observer saw.
+fn statistics() -> Vec<Vec<u8>> {
+    let model = Model::load(models("fashion_resnet.onnx")).expect("an own model");
+    let mut files = Vec::new();
+    for name in [
+        "minmax",
+        "moving_average",
+        "histogram",
+        "percentile",
+        "mean_minmax",
+        "entropy",
+        "mse",
+        "recording",
+    ] {
+        let config =
+            format!("version = 1\n[qconfig.default]\nactivation = {{ observer = \"{name}\" }}\n");
+        let config = Config::parse(&config, name).expect("a configuration");
+        let recipe = Recipe::from_config(config).expect("a recipe");
+        let prepared = recipe.prepare(&model).expect("an own model");
+        for count in [1, 3, 100] {
+            let observed = prepared
+                .specs()
+                .into_iter()
+                .take(count)
+                .map(|(name, spec)| {
+                    let mut state = spec.observer();
+                    state.observe(&[-1.0, 0.25, 3.0]).expect("finite numbers");
+                    (name, state)
+                });
+            let file = StatisticsFile::new(&prepared, observed.collect());
+            files.push(file.to_json().into_bytes());
+        }
+    }
+    files
+}
+
+/// Configurations that the tests and documents have.
+fn configurations() -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = |name: &str| std::fs::read_to_string(root.join(name)).expect("a page");
+    let pages = [
+        "docs/configuration.md",
+        "docs/eager-and-graph.md",
+        "docs/from-torch.md",
+    ];
+    let mut files: Vec<Vec<u8>> = Vec::new();
+    for text in pages.map(page) {
+        let blocks = text.split("```toml\n").skip(1);
+        let blocks = blocks.filter_map(|block| block.split("```").next());
+        files.extend(blocks.map(|block| format!("version = 1\n{block}").into_bytes()));
+    }
+    files.push(page("models/fashion.toml").into_bytes());
+    files.push(page("models/fashion_resnet.eager.toml").into_bytes());
+    let tables = ["fbgemm", "qnnpack"].map(|name| BackendConfig::named(name).expect("an engine"));
+    files.extend(tables.map(|table| table.to_toml().into_bytes()));
+    files
+}
+
+/// Small images of each format.
+fn images() -> Vec<Vec<u8>> {
+    let mut files = Vec::new();
+    for (index, format) in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp]
+        .into_iter()
+        .enumerate()
+    {
+        for side in [1, 2, 7, 16, 33] {
+            let pixel = |x: u32, y: u32| image::Rgb([(x * 7) as u8, (y * 11) as u8, (x * y) as u8]);
+            let color = image::RgbImage::from_fn(side, side + 1, pixel);
+            let gray =
+                image::GrayImage::from_fn(side, side + 1, |x, y| image::Luma([(x * y) as u8]));
+            for image in [DynamicImage::from(color), DynamicImage::from(gray)] {
+                let mut bytes = Cursor::new(Vec::new());
+                image
+                    .write_to(&mut bytes, format)
+                    .expect("a format that is built");
+                files.push([vec![index as u8], bytes.into_inner()].concat());
+            }
+        }
+    }
+    files
 }
 
 /// Runs a target over its seeds, and over `changes` changed copies of each.
@@ -116,4 +231,24 @@ fn plans() {
 #[test]
 fn pipelines() {
     smoke("pipeline", bodies::pipeline, 20);
+}
+
+#[test]
+fn archives_of_arrays() {
+    smoke("archive", bodies::archive, 100);
+}
+
+#[test]
+fn files_of_statistics() {
+    smoke("statistics", bodies::statistics, 100);
+}
+
+#[test]
+fn configurations_and_tables() {
+    smoke("configuration", bodies::configuration, 20);
+}
+
+#[test]
+fn image_files() {
+    smoke("image", bodies::image, 100);
 }

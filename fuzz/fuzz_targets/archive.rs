@@ -1,0 +1,7 @@
+//! The reader of archives of arrays.
+#![no_main]
+
+#[path = "../src/bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::archive(data));
