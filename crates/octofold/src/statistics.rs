@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use octofold_passes::convert::Statistics;
-use octofold_quant::{ObserverKind, ObserverState};
+use octofold_quant::ObserverKind;
 use octofold_tensor::file::read_text;
 use serde::{Deserialize, Serialize};
 
@@ -109,20 +109,26 @@ impl StatisticsFile {
         if self.graph != checksum(prepared) {
             return Err(Error::OtherGraph);
         }
+        let mut statistics = self.statistics.clone();
         for (value, spec) in prepared.specs() {
-            let state = self.statistics.get(&value);
-            if let Some(observed) = state.map(ObserverState::kind)
-                && observed != spec.observer
-                && !matches!(spec.observer, ObserverKind::Fixed(_))
-            {
-                return Err(Error::OtherObserver {
-                    value,
-                    observed: observed.to_string(),
-                    asked: spec.observer.to_string(),
-                });
+            let Some(state) = statistics.get_mut(&value) else {
+                continue;
+            };
+            if matches!(spec.observer, ObserverKind::Fixed(_)) {
+                continue;
+            }
+            match state.known_as(&spec.observer) {
+                Some(known) => *state = known,
+                None => {
+                    return Err(Error::OtherObserver {
+                        value,
+                        observed: state.observer(),
+                        asked: spec.observer.to_string(),
+                    });
+                }
             }
         }
-        Ok(self.statistics.clone())
+        Ok(statistics)
     }
 
     /// The file's content, as JSON.

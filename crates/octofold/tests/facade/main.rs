@@ -15,6 +15,7 @@ mod golden;
 mod imported;
 mod linear;
 mod operators;
+mod own;
 mod repair;
 mod sabotage;
 mod sensitivity;

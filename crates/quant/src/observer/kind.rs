@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{CustomObserver, Observer};
+
 /// Number of histogram bins over both signs unless a configuration says otherwise.
 ///
 /// The largest magnitude falls into the upper half of the bins of its sign, so a one-sided value has 1024 to
@@ -40,6 +42,8 @@ pub enum ObserverKind {
     Fixed(FixedSettings),
     /// Keeps the values themselves, for debugging.
     Recording(RecordingSettings),
+    /// An [`Observer`](super::Observer) of the program.
+    Custom(CustomObserver),
 }
 
 /// Settings of [`ObserverKind::MovingAverage`].
@@ -194,6 +198,11 @@ impl Default for ObserverKind {
 }
 
 impl ObserverKind {
+    /// The kind of an observer of one's own.
+    pub const fn custom<T: Observer>() -> Self {
+        Self::Custom(CustomObserver::of::<T>())
+    }
+
     /// The name in configurations and reports.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -207,6 +216,7 @@ impl ObserverKind {
             Self::Mse(_) => "mse",
             Self::Fixed(_) => "fixed",
             Self::Recording(_) => "recording",
+            Self::Custom(own) => own.name(),
         }
     }
 
@@ -237,7 +247,9 @@ impl ObserverKind {
             )
         };
         match *self {
-            Self::None | Self::MinMax | Self::MeanMinMax | Self::Recording(_) => Ok(()),
+            Self::None | Self::MinMax | Self::MeanMinMax | Self::Recording(_) | Self::Custom(_) => {
+                Ok(())
+            }
             Self::MovingAverage(s) => {
                 let holds = s.constant > 0.0 && s.constant <= 1.0;
                 require(
@@ -285,7 +297,7 @@ impl fmt::Display for ObserverKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::None | Self::MinMax | Self::MeanMinMax => Ok(()),
+            Self::None | Self::MinMax | Self::MeanMinMax | Self::Custom(_) => Ok(()),
             Self::MovingAverage(s) => write!(f, "={}", s.constant),
             Self::Histogram(s) => write!(f, "={}", s.bins),
             Self::Percentile(s) => write!(f, "={}", s.percentile),

@@ -8,9 +8,12 @@
 //! are exact. The moving average is the exception; `mean_minmax` depends on what one sample is, and sums in f64.
 //! Values must be finite; a batch with NaN or an infinity is refused as a whole and leaves the state as it was.
 //!
+//! A program can bring an [`Observer`] of its own.
+//!
 //! One observer a file: extremes, their moving average, their mean over samples, the recording and the histogram;
 //! percentile, entropy, mse and the default range search are ways to read the histogram.
 
+mod custom;
 mod entropy;
 mod histogram;
 mod kind;
@@ -28,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::choose::choose_qparams;
 use crate::{QParams, QParamsError, QuantRange, Scheme};
 
+pub use custom::{CustomObserver, CustomState, Observer};
 pub use histogram::{Cell, Histogram};
 pub use kind::{
     DEFAULT_BINS, EntropySettings, FixedSettings, HistogramSettings, MovingAverageSettings,
@@ -51,6 +55,9 @@ pub enum ObserveError {
         /// The value.
         value: f32,
     },
+    /// A saved state of an observer that this program does not have.
+    #[error("this program has no observer `{0}`")]
+    Unknown(String),
 }
 
 /// Why two states cannot become one.
@@ -77,6 +84,9 @@ pub enum FinishError {
     /// Nothing was observed.
     #[error("nothing was observed")]
     Empty,
+    /// A saved state of an observer that this program does not have.
+    #[error("this program has no observer `{0}`")]
+    Unknown(String),
     /// The observer `none` has no range.
     #[error("the observer `none` keeps no range")]
     NoRange,
@@ -159,6 +169,8 @@ pub enum ObserverState {
     Fixed(FixedSettings, MinMax),
     /// The first values, and exact extremes of all.
     Recording(Recording),
+    /// What an observer of the program has seen.
+    Custom(CustomState),
 }
 
 impl ObserverState {
@@ -177,10 +189,29 @@ impl ObserverState {
             ObserverKind::Mse(s) => Self::Mse(s, Histogram::new(s.bins)),
             ObserverKind::Fixed(s) => Self::Fixed(s, MinMax::default()),
             ObserverKind::Recording(s) => Self::Recording(Recording::new(s)),
+            ObserverKind::Custom(own) => Self::Custom(CustomState::new(own)),
         }
     }
 
-    /// The kind and settings of this state.
+    /// A state that may come from a file, as one of an observer; `None` when another observer saw it.
+    pub fn known_as(&self, kind: &ObserverKind) -> Option<Self> {
+        match (self, kind) {
+            (Self::Custom(state), ObserverKind::Custom(own)) => {
+                state.known_as(*own).map(Self::Custom)
+            }
+            _ => (self.kind() == *kind && !matches!(self, Self::Custom(_))).then(|| self.clone()),
+        }
+    }
+
+    /// The observer that saw it, as reports call it.
+    pub fn observer(&self) -> String {
+        match self {
+            Self::Custom(state) => state.name().to_owned(),
+            _ => self.kind().to_string(),
+        }
+    }
+
+    /// The kind and settings of this state; `None` for a saved state of an observer that is not [known](Self::known_as).
     pub fn kind(&self) -> ObserverKind {
         match self {
             Self::None => ObserverKind::None,
@@ -193,6 +224,9 @@ impl ObserverState {
             Self::Mse(s, _) => ObserverKind::Mse(*s),
             Self::Fixed(s, _) => ObserverKind::Fixed(*s),
             Self::Recording(r) => ObserverKind::Recording(r.settings()),
+            Self::Custom(state) => state
+                .kind()
+                .map_or(ObserverKind::None, ObserverKind::Custom),
         }
     }
 
@@ -214,6 +248,7 @@ impl ObserverState {
             }
             Self::Fixed(_, s) => s.observe(values),
             Self::Recording(s) => s.observe(values),
+            Self::Custom(state) => state.observe(values),
         }
     }
 
@@ -223,8 +258,8 @@ impl ObserverState {
     /// When kinds or settings differ, and for moving averages. The state is then unchanged.
     pub fn merge(&mut self, other: &Self) -> Result<(), MergeError> {
         let kinds = MergeError::Kinds {
-            left: self.kind().to_string(),
-            right: other.kind().to_string(),
+            left: self.observer(),
+            right: other.observer(),
         };
         if self.kind() != other.kind() {
             return Err(kinds);
@@ -243,6 +278,9 @@ impl ObserverState {
             | (Self::Entropy(_, a), Self::Entropy(_, b))
             | (Self::Mse(_, a), Self::Mse(_, b)) => a.merge(b),
             (Self::Recording(a), Self::Recording(b)) => a.merge(b),
+            (Self::Custom(a), Self::Custom(b)) => {
+                return if a.merge(b)? { Ok(()) } else { Err(kinds) };
+            }
             _ => return Err(kinds),
         }
         Ok(())
@@ -259,6 +297,7 @@ impl ObserverState {
                 h.observed()
             }
             Self::Recording(s) => s.observed(),
+            Self::Custom(state) => state.observed(),
         }
     }
 
@@ -290,6 +329,7 @@ impl ObserverState {
                 h.count()
             }
             Self::Recording(s) => s.count(),
+            Self::Custom(state) => state.count(),
         }
     }
 
@@ -316,6 +356,12 @@ impl ObserverState {
         }
         let (min, max) = match self {
             Self::None => return Err(FinishError::NoRange),
+            Self::Custom(state) if state.kind().is_none() => {
+                return Err(FinishError::Unknown(state.name().to_owned()));
+            }
+            Self::Custom(state) => {
+                return state.choose(range, scheme, eps).ok_or(FinishError::Empty);
+            }
             _ => self.observed().ok_or(FinishError::Empty)?,
         };
         Ok(match self {
