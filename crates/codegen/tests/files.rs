@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::sync::Arc;
 
 use octofold_ops::families::{
@@ -12,7 +13,7 @@ use octofold_ops::{Attribute, Described};
 use octofold_quant::{QParams, QuantType};
 use octofold_runtime::{Plan, PlanError, RunError, Session, SessionOptions};
 use octofold_tensor::{DType, Tensor};
-use support::{Builder, Random, plan};
+use support::{Builder, Random, plan, session};
 
 fn default<T: Described>(attributes: &[(&str, Attribute)]) -> T {
     let mut map = attributes
@@ -94,6 +95,57 @@ fn a_mapped_file_gives_the_same_results() {
     std::fs::write(&path, b"OCTOPLAN").unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
     assert!(error.contains("model.oct"), "{error}");
+}
+
+/// A mapped file must not be changed in place. A session notices another length or time before it runs; a plan that was read does not need its file.
+#[test]
+fn a_mapped_file_that_was_changed_is_noticed_before_a_run() {
+    let (plan, x) = example();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.oct");
+    let expected = session(&plan).run(&[("x", x.clone())]).unwrap();
+    let append = || {
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap();
+        file.write_all(&[0]).unwrap();
+    };
+    let touch = || {
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+    };
+    let replace = || plan.save(&path).unwrap();
+    let changes: [(&dyn Fn(), bool); 3] = [(&append, true), (&touch, true), (&replace, false)];
+    for (change, is_noticed) in changes {
+        plan.save(&path).unwrap();
+        let read = Arc::new(Plan::read(&path).unwrap());
+        let (mut mapped, mut read) = (
+            session(&Arc::new(Plan::load(&path).unwrap())),
+            session(&read),
+        );
+        for session in [&mut mapped, &mut read] {
+            assert_eq!(session.run(&[("x", x.clone())]).unwrap(), expected);
+        }
+        change();
+        let found = mapped.run(&[("x", x.clone())]);
+        if is_noticed {
+            let error = found.unwrap_err();
+            assert!(
+                matches!(error, RunError::Plan(PlanError::Changed)),
+                "{error}"
+            );
+        } else {
+            assert_eq!(found.unwrap(), expected);
+        }
+        assert_eq!(read.run(&[("x", x.clone())]).unwrap(), expected);
+    }
+    let error = Plan::read_within(&path, 100).unwrap_err().to_string();
+    assert!(error.contains("plan-bytes"), "{error}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use octofold_calibrate::DataOptions;
 use octofold_ir::onnx::{Budget, ImportOptions};
-use octofold_runtime::SessionOptions;
+use octofold_runtime::{Plan, SessionOptions};
 
 /// Upper bounds of the memory and time that a model or a plan may ask for. The command line sets each by its name, `--limit NAME=NUMBER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Limits {
     pub array_bytes: u64,
     /// The bytes of an image file.
     pub image_bytes: u64,
+    /// The bytes of a plan that is read into memory.
+    pub plan_bytes: u64,
 }
 
 impl Default for Limits {
@@ -33,19 +35,21 @@ impl Default for Limits {
             statistics_bytes: 1 << 28,
             array_bytes: DataOptions::default().array_bytes,
             image_bytes: DataOptions::default().image_bytes,
+            plan_bytes: Plan::MAX_BYTES,
         }
     }
 }
 
 impl Limits {
     /// The names of the limits that are not those of [`Budget::NAMES`].
-    const OWN: [&str; 6] = [
+    const OWN: [&str; 7] = [
         "memory",
         "operations",
         "config-bytes",
         "statistics-bytes",
         "array-bytes",
         "image-bytes",
+        "plan-bytes",
     ];
 
     /// The names of all limits.
@@ -62,6 +66,7 @@ impl Limits {
             "statistics-bytes" => &mut self.statistics_bytes,
             "array-bytes" => &mut self.array_bytes,
             "image-bytes" => &mut self.image_bytes,
+            "plan-bytes" => &mut self.plan_bytes,
             _ => return self.import.budget.set(name, limit),
         };
         *own = limit;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub type Symbols = BTreeMap<Arc<str>, i64>;
 
 /// One dimension of a shape. Constructors simplify, so equal expressions built alike compare equal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dim {
     /// A known number.
     Known(i64),
@@ -262,6 +262,13 @@ impl From<usize> for Dim {
     /// Sizes beyond `i64::MAX`, which no tensor has, saturate.
     fn from(value: usize) -> Self {
         Self::Known(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+/// As `Display`, so that a list of dimensions prints as `[N, 5]`.
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

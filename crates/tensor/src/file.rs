@@ -61,6 +61,11 @@ impl Temporary {
         let mut unfinished = unfinished();
         std::fs::rename(&self.path, target)?;
         unfinished.retain(|path| *path != self.path);
+        // The new name is on the disk when the folder is. Some systems cannot sync a folder; the file is whole there, too.
+        #[cfg(unix)]
+        if let Ok(folder) = File::open(folder_of(target)) {
+            let _ = folder.sync_all();
+        }
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use cursor::Parser;
 
 use super::ParseError;
 use crate::Graph;
-use crate::onnx::{ExternalData, ImportErrorKind, ImportOptions, import_decoded};
+use crate::onnx::{ExternalData, ImportOptions, import_decoded};
 
 /// Reads a graph. `data` is the side data that the text refers to, when it does.
 ///
@@ -48,17 +48,9 @@ fn parse_with(
     let Parser {
         lexer,
         extension,
-        node_places,
-        graph_place,
+        places,
         ..
     } = parser;
-    import_decoded(model, external, options, Some(&extension)).map_err(|kind| {
-        let place = match &kind {
-            ImportErrorKind::Node { node, .. } | ImportErrorKind::Cycle { node } => {
-                node_places.get(node).copied()
-            }
-            _ => None,
-        };
-        lexer.error(place.unwrap_or(graph_place), kind.to_string())
-    })
+    import_decoded(model, external, options, Some(&extension))
+        .map_err(|kind| lexer.error(places.of(&kind), kind.to_string()))
 }

@@ -292,6 +292,32 @@ fn errors_name_the_place() {
         error("g (float[2] x) => (x) {\n y = Relu (x)\n  [a] z = Relu (nothing)\n}")
             .starts_with("3:3: node `a`")
     );
+    // Of two, the second is one too many; of a value, the place is that of its definition.
+    for (text, place) in [
+        (
+            "g (float[2] x,\n float[2] x) => (x) {}",
+            "2:2: duplicate name: input `x`",
+        ),
+        (
+            "g (float[2] x) => (x)\n<float[1] w = {1},\n  float[1] w = {1}> {}",
+            "3:3: duplicate name: initializer `w`",
+        ),
+        (
+            "g (float[2] x) => (x) {\n a = Relu (x)\n  a = Neg (x)\n}",
+            "3:3: duplicate name: output of node",
+        ),
+        (
+            "g (float[2] x) => (x,\n x) {}",
+            "2:2: output `x`: duplicate",
+        ),
+        ("g (float[2] x) => (x,\n  z) {}", "2:3: output `z`"),
+        (
+            "g (float[2] x) => (x)\n<float[2] w = {1}> {}",
+            "2:2: initializer `w`",
+        ),
+    ] {
+        assert!(error(text).starts_with(place), "{}", error(text));
+    }
     assert!(error("g (seq(float) x) => (x) {}").contains("`seq` is no type"));
     assert!(
         error("g (float x) => (x) { y = Relu <then_branch = t () => () {}> (x) }")

@@ -33,7 +33,7 @@ pub(crate) fn load(path: &Path) -> Result<Model> {
 /// The plan of a file: mapped, or read into memory with `--no-map`.
 pub(crate) fn load_plan(path: &Path) -> Result<Plan> {
     let plan = match limits().import.copy_weights {
-        true => Plan::read(path),
+        true => Plan::read_within(path, limits().plan_bytes),
         false => Plan::load(path),
     };
     Ok(plan?)

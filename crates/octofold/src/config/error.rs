@@ -30,7 +30,7 @@ pub enum ConfigError {
     /// Something in the file makes no sense.
     #[error("{path}: {source}")]
     In {
-        /// The file.
+        /// The file, with the line where the table begins.
         path: String,
         /// What is wrong.
         source: Box<ConfigError>,
@@ -50,7 +50,7 @@ pub enum ConfigError {
         known: String,
     },
     /// QConfigs that extend each other.
-    #[error("[qconfig.{0}] extends itself")]
+    #[error("`{0}` extends itself")]
     Cycle(String),
     /// A word that a key cannot have.
     #[error("{key} = \"{word}\": there are {known}")]
@@ -86,22 +86,33 @@ pub enum ConfigError {
     #[error(transparent)]
     Preset(#[from] UnknownPreset),
     /// Keys that contradict each other.
-    #[error("{place}: {source}")]
-    Edit {
-        /// The table.
-        place: String,
-        /// What is wrong.
-        source: EditError,
-    },
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// Settings that contradict each other.
-    #[error("[qconfig.{name}]: {source}")]
-    Spec {
-        /// The QConfig.
-        name: String,
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Something in a table makes no sense.
+    #[error("[{table}]: {source}")]
+    Table {
+        /// The table.
+        table: String,
         /// What is wrong.
-        source: SpecError,
+        source: Box<ConfigError>,
     },
     /// A pattern that is not a regular expression.
     #[error(transparent)]
     Regex(#[from] regex::Error),
+}
+
+impl ConfigError {
+    /// The error with the table that it is in, unless it names one.
+    pub(super) fn within(self, table: &str) -> Self {
+        match self {
+            Self::Table { .. } => self,
+            source => Self::Table {
+                table: table.to_owned(),
+                source: Box::new(source),
+            },
+        }
+    }
 }

@@ -175,9 +175,27 @@ impl Config {
             source,
         })?;
         file.config().map_err(|source| ConfigError::In {
-            path: name.to_owned(),
+            path: match &source {
+                ConfigError::Table { table, .. } => at_table(name, text, table),
+                _ => name.to_owned(),
+            },
             source: Box::new(source),
         })
+    }
+}
+
+/// The name of a file with the line where a table, or the first table inside of it, begins.
+fn at_table(name: &str, text: &str, table: &str) -> String {
+    let begins = |line: &str| {
+        let rest = line.trim_start().trim_start_matches('[');
+        rest.len() < line.len()
+            && rest
+                .strip_prefix(table)
+                .is_some_and(|rest| rest.starts_with([']', '.']))
+    };
+    match text.lines().position(begins) {
+        Some(index) => format!("{name}:{}", index + 1),
+        None => name.to_owned(),
     }
 }
 
@@ -223,8 +241,10 @@ impl File {
             .eager
             .as_ref()
             .map(|table| self.eager(table))
-            .transpose()?;
-        let mapping = self.graph_mapping()?;
+            .transpose()
+            .map_err(|error| error.within("eager"))?;
+        let mapping = self.graph_mapping();
+        let mapping = mapping.map_err(|error| error.within("qconfig_mapping"))?;
         let mut warnings = Vec::new();
         let eager = match (is_eager, eager) {
             (true, None) => return Err(ConfigError::NoEager),
@@ -326,6 +346,14 @@ impl File {
 
     /// The QConfig of a name; `none` leaves operators float.
     fn qconfig(&self, name: &str) -> Result<Option<QConfig>, ConfigError> {
+        let within = |error: ConfigError| match self.qconfig.contains_key(name) {
+            true => error.within(&format!("qconfig.{name}")),
+            false => error,
+        };
+        self.resolved(name).map_err(within)
+    }
+
+    fn resolved(&self, name: &str) -> Result<Option<QConfig>, ConfigError> {
         if name == "none" {
             return Ok(None);
         }
@@ -357,26 +385,15 @@ impl File {
             if let Some(preset) = &table.preset {
                 config = preset.parse::<Preset>()?.qconfig();
             }
-            let of = |source| ConfigError::Edit {
-                place: format!("[qconfig.{name}]"),
-                source,
-            };
             if let Some(activation) = &table.activation {
-                activation
-                    .edit()?
-                    .apply(&mut config.activation)
-                    .map_err(of)?;
+                activation.edit()?.apply(&mut config.activation)?;
             }
             if let Some(weight) = &table.weight {
-                weight.edit()?.apply(&mut config.weight).map_err(of)?;
+                weight.edit()?.apply(&mut config.weight)?;
             }
         }
-        for spec in [&config.activation, &config.weight] {
-            spec.check().map_err(|source| ConfigError::Spec {
-                name: name.to_owned(),
-                source,
-            })?;
-        }
+        config.activation.check()?;
+        config.weight.check()?;
         Ok(Some(config))
     }
 

@@ -162,23 +162,27 @@ fn the_configuration_is_strict() {
         ("version = ", &["line 1"]),
         (
             "version = 1\n[qconfig.default.weight]\ndtype = 'int9'",
-            &["int9", "int8"],
+            &["int9", "int8", "c.toml:2", "[qconfig.default]"],
         ),
         (
             "version = 1\n[qconfig.default.activation]\nobserver = 'magic'",
-            &["magic", "histogram"],
+            &["magic", "histogram", "c.toml:2", "[qconfig.default]"],
         ),
         (
             "version = 1\n[qconfig.a]\nextends = 'b'\n[qconfig_mapping]\nglobal = 'a'",
-            &["qconfig.b", "default"],
+            &["qconfig.b", "default", "c.toml:2", "[qconfig.a]"],
         ),
         (
             "version = 1\n[qconfig.a]\nextends = 'a'\n[qconfig_mapping]\nglobal = 'a'",
-            &["a", "itself"],
+            &["a", "itself", "c.toml:2"],
         ),
         (
             "version = 1\n[qconfig_mapping]\nglobal = 'default'\nmodule_name = { conv9 = 'none' }",
             &["conv9", "conv1"],
+        ),
+        (
+            "version = 1\n\n[qconfig_mapping]\nmodule_name_regex = [{ pattern = '(', qconfig = 'none' }]",
+            &["c.toml:3", "[qconfig_mapping]", "regex"],
         ),
         ("version = 1\nalgorithm = 'magic'", &["magic", "static"]),
         ("version = 1\nbackend = 'magic'", &["magic", "fbgemm"]),

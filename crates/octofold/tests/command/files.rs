@@ -194,6 +194,7 @@ fn every_file_has_a_limit() {
     let folder = Folder::new().with_images();
     folder.write("c.toml", "version = 1");
     folder.write("s.json", "{}");
+    folder.write("plan.oct", "OCTOPLAN");
     for (words, name) in [
         ("check {fashion_resnet} --config c.toml", "config-bytes"),
         (
@@ -213,6 +214,7 @@ fn every_file_has_a_limit() {
             "array-bytes",
         ),
         ("check {fashion_resnet}", "file-bytes"),
+        ("inspect plan.oct --no-map", "plan-bytes"),
     ] {
         let words = format!("{words} --limit {name}=1");
         folder.fails(&words, &[], &["limit", name]);
@@ -304,6 +306,9 @@ fn statistics_that_nothing_observed_are_refused() {
     folder.fails(words, &[], &["s.json", "rnage"]);
     change(&|s| s["provenance"]["version"] = "7.1.0".into());
     folder.fails(words, &[], &["s.json", "7.1.0"]);
+    let own = serde_json::json!({ "custom": { "observer": "sigma", "state": "1 2" } });
+    change(&|s| s["statistics"][&first] = own.clone());
+    folder.fails(words, &[], &[&first, "sigma"]);
 }
 
 #[test]

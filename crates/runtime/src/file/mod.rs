@@ -63,6 +63,9 @@ struct Header {
 }
 
 impl Plan {
+    /// The largest file that [`Plan::read`] copies into memory: 4 GiB.
+    pub const MAX_BYTES: u64 = 1 << 32;
+
     /// The bytes of a plan file. The same plan gives the same bytes.
     ///
     /// # Errors
@@ -128,14 +131,21 @@ impl Plan {
     /// processes share its memory.
     ///
     /// # Errors
-    /// When the file cannot be read, or is refused as by [`Plan::from_bytes`].
+    /// When the file cannot be read, is larger than [`Plan::MAX_BYTES`], or is refused as by [`Plan::from_bytes`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, PlanError> {
+        Self::read_within(path, Self::MAX_BYTES)
+    }
+
+    /// As [`Plan::read`], of a file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Plan::read`].
+    pub fn read_within(path: impl AsRef<Path>, limit: u64) -> Result<Self, PlanError> {
         let path = path.as_ref();
-        let bytes =
-            read_limited(path, ("plan-bytes", u64::MAX)).map_err(|source| PlanError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
+        let bytes = read_limited(path, ("plan-bytes", limit)).map_err(|source| PlanError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::from_bytes(&bytes).map_err(|source| PlanError::File {
             path: path.to_owned(),
             source: Box::new(source),

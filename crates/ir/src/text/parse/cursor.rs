@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::super::ParseError;
 use super::super::lexer::{Lexer, Token, is_number_word};
 use crate::onnx::Extension;
+use crate::onnx::ImportErrorKind;
 
 /// The messages that a text may ask for: nodes, attributes, values and tensors. Each takes hundreds of bytes, and few characters.
 const MAX_MESSAGES: usize = 1 << 21;
@@ -24,6 +25,33 @@ impl<'a> Number<'a> {
     }
 }
 
+/// Where the parts of the outermost graph begin, by their names.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) graph: usize,
+    pub(super) nodes: HashMap<String, usize>,
+    /// Of a value that is defined twice, the second place.
+    pub(super) values: HashMap<String, usize>,
+    pub(super) outputs: HashMap<String, usize>,
+}
+
+impl Places {
+    /// The place of what an error is about.
+    pub(super) fn of(&self, kind: &ImportErrorKind) -> usize {
+        let place = match kind {
+            ImportErrorKind::Node { node, .. } | ImportErrorKind::Cycle { node } => {
+                self.nodes.get(node)
+            }
+            ImportErrorKind::Duplicate { name, .. }
+            | ImportErrorKind::Initializer { tensor: name, .. }
+            | ImportErrorKind::Input { input: name, .. } => self.values.get(name),
+            ImportErrorKind::Output { output, .. } => self.outputs.get(output),
+            _ => None,
+        };
+        place.copied().unwrap_or(self.graph)
+    }
+}
+
 /// Reads a text token by token.
 pub(super) struct Parser<'a> {
     pub(super) lexer: Lexer<'a>,
@@ -32,9 +60,7 @@ pub(super) struct Parser<'a> {
     pub(super) at: usize,
     pub(super) messages: usize,
     pub(super) extension: Extension,
-    /// Where nodes begin, by name.
-    pub(super) node_places: HashMap<String, usize>,
-    pub(super) graph_place: usize,
+    pub(super) places: Places,
     /// How many graphs are around the one that is being read.
     pub(super) depth: usize,
 }
@@ -51,8 +77,10 @@ impl<'a> Parser<'a> {
             at,
             messages: 0,
             extension: Extension::default(),
-            node_places: HashMap::new(),
-            graph_place: at,
+            places: Places {
+                graph: at,
+                ..Places::default()
+            },
             depth: 0,
         })
     }

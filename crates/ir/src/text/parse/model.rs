@@ -5,6 +5,7 @@ use super::cursor::{Parsed, Parser};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    ValueInfoProto,
 };
 use crate::onnx::{IR_VERSION, NEWEST, OUTPUT, SOURCES};
 
@@ -25,7 +26,7 @@ impl Parser<'_> {
                 import("com.microsoft", 1),
             ];
         }
-        self.graph_place = self.at;
+        self.places.graph = self.at;
         model.graph = Some(self.graph()?);
         while self.is("<") {
             model.functions.push(self.function()?);
@@ -109,7 +110,7 @@ impl Parser<'_> {
         };
         self.expect("(")?;
         self.list(")", |parser| {
-            let info = parser.value_info(true)?;
+            let info = parser.declared()?;
             if parser.accept("=")? {
                 let tensor = parser.tensor_of(&info)?;
                 graph.initializer.push(tensor);
@@ -123,7 +124,11 @@ impl Parser<'_> {
         self.lexer.take_annotation();
         // As `list`, but an annotation behind the comma belongs to the item before it.
         while !self.accept(")")? {
+            let at = self.at;
             let info = self.value_info(false)?;
+            if self.depth == 0 {
+                self.places.outputs.insert(info.name().to_owned(), at);
+            }
             graph.output.push(info);
             if !self.is(")") && !self.accept(",")? {
                 return self.expected("`,` or `)`");
@@ -138,7 +143,7 @@ impl Parser<'_> {
         }
         if self.accept("<")? {
             self.list(">", |parser| {
-                let info = parser.value_info(true)?;
+                let info = parser.declared()?;
                 if parser.accept("=")? {
                     let tensor = parser.tensor_of(&info)?;
                     graph.initializer.push(tensor);
@@ -150,6 +155,16 @@ impl Parser<'_> {
         }
         graph.node = self.nodes(self.depth == 0)?;
         Ok(graph)
+    }
+
+    /// A value that is declared with its type.
+    fn declared(&mut self) -> Parsed<ValueInfoProto> {
+        let at = self.at;
+        let info = self.value_info(true)?;
+        if self.depth == 0 {
+            self.places.values.insert(info.name().to_owned(), at);
+        }
+        Ok(info)
     }
 
     pub(super) fn nodes(&mut self, places: bool) -> Parsed<Vec<NodeProto>> {
@@ -171,7 +186,10 @@ impl Parser<'_> {
                 } else {
                     node.name().to_owned()
                 };
-                self.node_places.entry(name).or_insert(at);
+                self.places.nodes.entry(name).or_insert(at);
+                for output in &node.output {
+                    self.places.values.insert(output.clone(), at);
+                }
             }
             nodes.push(node);
         }
