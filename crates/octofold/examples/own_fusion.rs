@@ -1,4 +1,5 @@
 //! A fusion of one's own: `x · (1 - sigmoid(k·x))`, which is `x · sigmoid(-k·x)`, becomes one operator that the engine can quantize.
+#![allow(clippy::print_stdout, reason = "a program shows what it made")]
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! An observer of one's own: the mean plus and minus three standard deviations, cut to the extremes.
+#![allow(clippy::print_stdout, reason = "a program shows what it made")]
 
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{QConfig, QConfigMapping};
