@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use octofold::passes::backend::BackendConfig;
 use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::quant::ObserverKind;
-use octofold::{Error, StatisticsFile};
+use octofold::{Error, Prepared, StatisticsFile};
 
 use crate::common::{MODELS, load};
 
@@ -54,9 +54,10 @@ fn pages_have_the_code_of_the_examples() -> Result<()> {
 #[test]
 fn statistics_of_an_unknown_observer_are_refused() -> Result<()> {
     let model = load(MODELS[0])?;
-    let prepare = |qconfig| {
+    let prepare = |qconfig| -> Result<Prepared> {
         let mapping = QConfigMapping::global(qconfig);
-        octofold::prepare(model.clone(), &mapping, &BackendConfig::fbgemm())
+        let backend = BackendConfig::fbgemm();
+        Ok(octofold::prepare(model.clone(), &mapping, &backend)?)
     };
     let own = ObserverKind::custom::<own_observer::Sigma>();
     let prepared = prepare(QConfig::default().with_observer(own))?;

@@ -81,8 +81,8 @@ pub(super) fn plan(plan: message::Plan, blob: Blob) -> Result<PlanParts, PlanErr
 fn operand(operand: message::Operand) -> Operand {
     match operand.kind {
         None => Operand::Absent,
-        Some(message::operand::Kind::Value(index)) => Operand::Value(ValueIndex(index)),
-        Some(message::operand::Kind::Constant(index)) => Operand::Constant(ConstantIndex(index)),
+        Some(message::OperandKind::Value(index)) => Operand::Value(ValueIndex(index)),
+        Some(message::OperandKind::Constant(index)) => Operand::Constant(ConstantIndex(index)),
     }
 }
 
@@ -115,8 +115,9 @@ fn value(value: message::Value) -> Result<PlanValue, PlanError> {
 
 /// The expression without change. The constructors of [`Dim`] would simplify it, so that writing it again would give other bytes.
 fn dim(message: message::Dim) -> Result<Dim, String> {
-    use message::dim::Kind;
-    let kind = Kind::try_from(message.kind).map_err(|error| error.to_string())?;
+    use message::DimKind as Kind;
+    let kind = Kind::from_number(message.kind);
+    let kind = kind.ok_or_else(|| format!("no dimension is of the kind {}", message.kind))?;
     let operands: Vec<Dim> = message
         .operands
         .into_iter()
@@ -178,8 +179,8 @@ fn step(step: message::Step) -> Result<Step, StepError> {
     })
 }
 
-fn attribute_value(value: message::attribute::Value) -> Result<Attribute, StepError> {
-    use message::attribute::Value;
+fn attribute_value(value: message::AttributeValue) -> Result<Attribute, StepError> {
+    use message::AttributeValue as Value;
     Ok(match value {
         Value::Int(value) => Attribute::Int(value),
         Value::Float(value) => Attribute::Float(value),

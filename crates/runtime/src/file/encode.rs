@@ -70,8 +70,8 @@ fn sizes(sizes: &[usize]) -> Vec<u64> {
 fn operand(operand: Operand) -> message::Operand {
     let kind = match operand {
         Operand::Absent => None,
-        Operand::Value(index) => Some(message::operand::Kind::Value(index.0)),
-        Operand::Constant(index) => Some(message::operand::Kind::Constant(index.0)),
+        Operand::Value(index) => Some(message::OperandKind::Value(index.0)),
+        Operand::Constant(index) => Some(message::OperandKind::Constant(index.0)),
     };
     message::Operand { kind }
 }
@@ -100,18 +100,18 @@ fn value(value: &crate::PlanValue) -> Result<message::Value, PlanError> {
 }
 
 fn encode_dim(dim: &Dim, depth: usize) -> Option<message::Dim> {
-    use message::dim::Kind;
+    use message::DimKind as Kind;
     let (kind, pair) = match dim {
         Dim::Known(known) => {
             return Some(message::Dim {
-                kind: Kind::Known.into(),
+                kind: Kind::Known as i32,
                 known: *known,
                 ..Default::default()
             });
         }
         Dim::Symbol(name) => {
             return Some(message::Dim {
-                kind: Kind::Symbol.into(),
+                kind: Kind::Symbol as i32,
                 symbol: name.to_string(),
                 ..Default::default()
             });
@@ -127,7 +127,7 @@ fn encode_dim(dim: &Dim, depth: usize) -> Option<message::Dim> {
     let depth = depth.checked_sub(1)?;
     let operands = vec![encode_dim(&pair.0, depth)?, encode_dim(&pair.1, depth)?];
     Some(message::Dim {
-        kind: kind.into(),
+        kind: kind as i32,
         operands,
         ..Default::default()
     })
@@ -155,7 +155,7 @@ fn step(step: &Step) -> message::Step {
 }
 
 fn attribute(name: &str, value: &Attribute) -> message::Attribute {
-    use message::attribute::Value;
+    use message::AttributeValue as Value;
     let value = match value {
         Attribute::Int(value) => Value::Int(*value),
         Attribute::Float(value) => Value::Float(*value),
