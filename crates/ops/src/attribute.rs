@@ -243,10 +243,10 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-/// Declares an enum that is written as one of a few words.
+/// Declares enums that are written as one of a few words.
 #[macro_export]
 macro_rules! word_attribute {
-    ($(#[$meta:meta])* pub enum $type:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+    ($($(#[$meta:meta])* pub enum $type:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),* $(,)? })*) => {$(
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $type {
@@ -280,17 +280,18 @@ macro_rules! word_attribute {
                 }
             }
         }
-    };
+    )*};
 }
 
-/// Declares the attribute struct of an operator: `"domain" "Name" inputs(2..=3) outputs(1..=2) struct Name { field: Type = default, … }`.
+/// Declares the attribute structs of operators: `"domain" "Name" inputs(2..=3) outputs(1..=2) pub struct Name { field: Type = default, … }`, one after the
+/// other.
 ///
-/// There is one output when `outputs` is absent. A field without a default is required. The macro writes the struct, and [`crate::Described`] for it.
+/// There is one output when `outputs` is absent. A field without a default is required. The macro writes the structs, and [`crate::Described`] for each.
 #[macro_export]
 macro_rules! attributes {
-    ($(#[$meta:meta])* $domain:literal $name:literal inputs($inputs:expr) $(outputs($outputs:expr))? pub struct $type:ident {
+    ($($(#[$meta:meta])* $domain:literal $name:literal inputs($inputs:expr) $(outputs($outputs:expr))? pub struct $type:ident {
         $($(#[$field_meta:meta])* $field:ident : $field_type:ty $(= $default:expr)?),* $(,)?
-    }) => {
+    })+) => {$(
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
         pub struct $type {
@@ -321,7 +322,7 @@ macro_rules! attributes {
                 })
             }
         }
-    };
+    )+};
     (@outputs) => { 1..=1 };
     (@outputs $outputs:expr) => { $outputs };
     (@write $self:ident $out:ident $field:ident $type:ty) => {

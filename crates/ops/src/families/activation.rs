@@ -26,24 +26,18 @@ attributes! {
     /// ONNX `Relu` (opset 14): `max(x, 0)`; NaN stays NaN. Input: `x`, float or signed integer. Output: its shape and type.
     "" "Relu" inputs(1..=1)
     pub struct Relu {}
-}
 
-attributes! {
     /// ONNX `LeakyRelu` (opset 16): `x`, or `alpha·x` below zero. Input: `x`, float. Output: its shape and type.
     "" "LeakyRelu" inputs(1..=1)
     pub struct LeakyRelu {
         /// The slope below zero.
         alpha: f32 = 0.01,
     }
-}
 
-attributes! {
     /// ONNX `Sigmoid` (opset 13): `1 / (1 + exp(-x))`. Input: `x`, float. Output: its shape and type.
     "" "Sigmoid" inputs(1..=1)
     pub struct Sigmoid {}
-}
 
-attributes! {
     /// ONNX `HardSigmoid` (opset 6, 22): `max(0, min(1, alpha·x + beta))`. Input: `x`, float. Output: its shape and type.
     "" "HardSigmoid" inputs(1..=1)
     pub struct HardSigmoid {
@@ -52,45 +46,33 @@ attributes! {
         /// The value at zero.
         beta: f32 = 0.5,
     }
-}
 
-attributes! {
     /// ONNX `HardSwish` (opset 14, 22): `x·max(0, min(1, x/6 + 1/2))`. Input: `x`, float. Output: its shape and type.
     "" "HardSwish" inputs(1..=1)
     pub struct HardSwish {}
-}
 
-attributes! {
     /// ONNX `Tanh` (opset 13): the hyperbolic tangent. Input: `x`, float. Output: its shape and type.
     "" "Tanh" inputs(1..=1)
     pub struct Tanh {}
-}
 
-attributes! {
     /// ONNX `Erf` (opset 13): the Gauss error function. Input: `x`, float. Output: its shape and type.
     "" "Erf" inputs(1..=1)
     pub struct Erf {}
-}
 
-attributes! {
     /// ONNX `Gelu` (opset 20): `x·Φ(x)`, or its approximation by tanh. Input: `x`, float. Output: its shape and type.
     "" "Gelu" inputs(1..=1)
     pub struct Gelu {
         /// Exact, or by tanh.
         approximate: GeluApproximation = GeluApproximation::None,
     }
-}
 
-attributes! {
     /// ONNX `Elu` (opset 6, 22): `x`, or `alpha·(exp(x) - 1)` below zero. Input: `x`, float. Output: its shape and type.
     "" "Elu" inputs(1..=1)
     pub struct Elu {
         /// The limit towards -inf, negated.
         alpha: f32 = 1.0,
     }
-}
 
-attributes! {
     /// ONNX `Selu` (opset 6, 22): `gamma·x`, or `gamma·alpha·(exp(x) - 1)` up to zero. Input: `x`, float. Output: its shape and type.
     "" "Selu" inputs(1..=1)
     pub struct Selu {
@@ -99,54 +81,40 @@ attributes! {
         /// The factor of all.
         gamma: f32 = 1.050_701,
     }
-}
 
-attributes! {
     /// ONNX `Celu` (opset 12): `max(0, x) + min(0, alpha·(exp(x/alpha) - 1))`. Input: `x`, float. Output: its shape and type.
     "" "Celu" inputs(1..=1)
     pub struct Celu {
         /// The scale of the exponential; not zero.
         alpha: f32 = 1.0,
     }
-}
 
-attributes! {
     /// ONNX `Softplus` (opset 1, 22): `ln(1 + exp(x))`. Input: `x`, float. Output: its shape and type.
     "" "Softplus" inputs(1..=1)
     pub struct Softplus {}
-}
 
-attributes! {
     /// ONNX `Softsign` (opset 1, 22): `x / (1 + |x|)`. Input: `x`, float. Output: its shape and type.
     "" "Softsign" inputs(1..=1)
     pub struct Softsign {}
-}
 
-attributes! {
     /// ONNX `Mish` (opset 18, 22): `x·tanh(ln(1 + exp(x)))`. Input: `x`, float. Output: its shape and type.
     "" "Mish" inputs(1..=1)
     pub struct Mish {}
-}
 
-attributes! {
     /// ONNX `Swish` (opset 24): `x·sigmoid(alpha·x)`; SiLU with `alpha = 1`. Input: `x`, float. Output: its shape and type.
     "" "Swish" inputs(1..=1)
     pub struct Swish {
         /// The factor within the sigmoid.
         alpha: f32 = 1.0,
     }
-}
 
-attributes! {
     /// ONNX `ThresholdedRelu` (opset 10, 22): `x` above `alpha`, otherwise 0. Input: `x`, float. Output: its shape and type.
     "" "ThresholdedRelu" inputs(1..=1)
     pub struct ThresholdedRelu {
         /// The threshold.
         alpha: f32 = 1.0,
     }
-}
 
-attributes! {
     /// ONNX `Shrink` (opset 9): `x + bias` below `-lambd`, `x - bias` above `lambd`, otherwise 0. Input: `x`, float. Output: its shape and type.
     "" "Shrink" inputs(1..=1)
     pub struct Shrink {
@@ -155,17 +123,13 @@ attributes! {
         /// What is taken away outside of it.
         bias: f32 = 0.0,
     }
-}
 
-attributes! {
     /// ONNX `PRelu` (opset 16): `x`, or `slope·x` below zero.
     ///
     /// Inputs: `x`, and `slope`, which broadcasts to the shape of `x`; float or 32- and 64-bit integers. Output: the shape of `x`.
     "" "PRelu" inputs(2..=2)
     pub struct PRelu {}
-}
 
-attributes! {
     /// ONNX `Clip` (opset 13): `min(max(x, min), max)`; NaN stays NaN, and `max` wins when it is less than `min`.
     ///
     /// Inputs: `x`, optional scalars `min` and `max` of the same type; any number type. Output: the shape of `x`. Models before opset 11 have the bounds as

@@ -20,9 +20,7 @@ attributes! {
         /// The body that runs when it does not.
         else_branch: BodyId,
     }
-}
 
-attributes! {
     /// ONNX `Loop` (opset 21): a body, run while a condition holds and at most `M` times.
     ///
     /// Inputs: optional `M` (int64) and `cond` (boolean), one element each; the initial values of N states; `captures` captures. The body takes
@@ -35,9 +33,7 @@ attributes! {
         /// How many of the last operands are captures.
         captures: i64 = 0,
     }
-}
 
-attributes! {
     /// ONNX `Scan` (opset 21): a body, run for each element of some operands along an axis.
     ///
     /// Inputs: the initial values of N states, M operands that are scanned, `captures` captures. The body takes the states, an element of each

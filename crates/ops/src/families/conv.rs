@@ -44,9 +44,7 @@ attributes! {
         /// The steps between output positions; empty for ones.
         strides: Vec<i64> = vec![],
     }
-}
 
-attributes! {
     /// Transposed convolution: ONNX `ConvTranspose` (opset 11, 22), of any spatial rank.
     ///
     /// Inputs: `x` [N, C, D1, …], `w` [C, M/group, K1, …], optional bias `[M]`; float of any width. Output: [N, M, O1, …] with

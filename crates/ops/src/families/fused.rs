@@ -213,9 +213,7 @@ attributes! {
         /// The form of operands and result.
         product: Product = Product::default(),
     }
-}
 
-attributes! {
     /// A linear layer: `act(x · w + bias)`.
     ///
     /// Inputs: `x` [..., K], `w` [K, N], optional `bias` `[N]`. Output: [..., N]. Quantized as [`FusedConv`] is, with the columns as
@@ -352,9 +350,7 @@ attributes! {
         /// The parameters of bytes; `None` for f32.
         rescale: Option<Rescale> = None,
     }
-}
 
-attributes! {
     /// The maximum or mean over all spatial axes, in either layout: [N, C, D1, …] to [N, C, 1, …], or [N, D1, …, C] to [N, 1, …, C].
     "octofold" "GlobalPool" inputs(1..=1)
     pub struct FusedGlobalPool {
@@ -365,9 +361,7 @@ attributes! {
         /// The parameters of bytes; `None` for f32.
         rescale: Option<Rescale> = None,
     }
-}
 
-attributes! {
     /// Concatenation of quantized values with parameters of their own, moved to those of the result by `requantize::rescale`.
     "octofold" "Concat" inputs(1..=usize::MAX)
     pub struct FusedConcat {
@@ -380,9 +374,7 @@ attributes! {
         /// The quantization of the result.
         y: OutputQuantization,
     }
-}
 
-attributes! {
     /// A function of one quantized value by its table.
     ///
     /// Inputs: `x` (u8 or s8, any shape), `table` `[256]` (u8 or s8), indexed by the bits of `x` (s8 -1 is entry 255). Output: the shape of `x`, the type of `table`.

@@ -27,9 +27,7 @@ attributes! {
         /// Whether `b` is transposed.
         transB: bool = false,
     }
-}
 
-attributes! {
     /// ONNX `MatMul` (opset 13): the matrix product of numpy's `matmul`.
     ///
     /// Inputs: `a` [..., M, K], `b` [..., K, N]; leading axes broadcast; an operand of rank 1 is a row (`a`) or a column (`b`) whose axis

@@ -27,9 +27,7 @@ attributes! {
         /// Whether statistics come from the batch; refused.
         training_mode: bool = false,
     }
-}
 
-attributes! {
     /// ONNX `InstanceNormalization` (opset 6, 22): each channel of each sample normalized by its own mean and variance.
     ///
     /// Inputs: `x` [N, C, D1, …], `scale` `[C]`, `bias` `[C]`. Output: the shape of `x`.
@@ -38,9 +36,7 @@ attributes! {
         /// Added to the variance.
         epsilon: f32 = 1e-5,
     }
-}
 
-attributes! {
     /// ONNX `LayerNormalization` (opset 17): normalization over the axes from `axis` on.
     ///
     /// Inputs: `x`, `scale`, optional `bias`, both broadcast to the normalized axes. Outputs: `y` (the shape of `x`), and optionally the mean and the inverse standard
@@ -54,9 +50,7 @@ attributes! {
         /// The type of the computation, as a number of `TensorProto.DataType`; it is f64 here whatever the value, and the statistics are f32.
         stash_type: i64 = 1,
     }
-}
 
-attributes! {
     /// ONNX `LpNormalization` (opset 1, 22): `x` divided by its norm along an axis; a zero norm gives zeros.
     ///
     /// Input: `x`. Output: the shape of `x`.
@@ -67,9 +61,7 @@ attributes! {
         /// 1 or 2: which norm.
         p: i64 = 2,
     }
-}
 
-attributes! {
     /// ONNX `LRN` (opset 13): local response normalization over neighbouring channels,
     /// `x / (bias + alpha/size·Σ x²)^beta`, the sum over channels `c - floor((size-1)/2) ..= c + ceil((size-1)/2)`.
     ///

@@ -33,9 +33,7 @@ attributes! {
         /// The steps between windows; empty for ones.
         strides: Vec<i64> = vec![],
     }
-}
 
-attributes! {
     /// ONNX `AveragePool` (opset 19, 22): the mean of each window.
     ///
     /// Input: `x` [N, C, D1, …], float. Output: [N, C, O1, …]. f32 is added up in f32, in the order of [`SumOrder`]; other types in f64.
@@ -56,15 +54,11 @@ attributes! {
         /// The steps between windows; empty for ones.
         strides: Vec<i64> = vec![],
     }
-}
 
-attributes! {
     /// ONNX `GlobalMaxPool` (opset 1, 22): the maximum of each channel. Input: `x` [N, C, D1, …], float. Output: [N, C, 1, …].
     "" "GlobalMaxPool" inputs(1..=1)
     pub struct GlobalMaxPool {}
-}
 
-attributes! {
     /// ONNX `GlobalAveragePool` (opset 1, 22): the mean of each channel. Input: `x` [N, C, D1, …], float. Output: [N, C, 1, …].
     "" "GlobalAveragePool" inputs(1..=1)
     pub struct GlobalAveragePool {}

@@ -494,9 +494,7 @@ attributes! {
         /// The quantization of the last cell.
         y_c: Option<OutputQuantization> = None,
     }
-}
 
-attributes! {
     /// A batch norm of bytes that follows no layer, which nothing computes yet:
     /// `round(f32(q - z)·m[c] + a[c]) + z_y`, with `m[c] = f32(f32(s_x·k[c])/s_y)` and `a[c] = f32(β[c]/s_y)`.
     "octofold" "ChannelRescale" inputs(3..=3)

@@ -28,9 +28,7 @@ attributes! {
         /// How 8-bit floats overflow; of no effect on integers.
         saturate: bool = true,
     }
-}
 
-attributes! {
     /// ONNX `DequantizeLinear` (opset 23): `(x - zero_point)·scale`.
     ///
     /// Inputs: `x` (integer of 4, 8, 16 or 32 bits), `scale`, optional `zero_point` (type of `x`, shape of `scale`); scales as in [`QuantizeLinear`].
@@ -44,9 +42,7 @@ attributes! {
         /// The type of the result as a number of `TensorProto.DataType`; 0 takes that of `scale`.
         output_dtype: i32 = 0,
     }
-}
 
-attributes! {
     /// ONNX `DynamicQuantizeLinear` (opset 11): quantization to u8 with parameters from the range of the input.
     ///
     /// Input: `x` (f32). Outputs: `y` (u8, the shape of `x`), `y_scale` (f32 scalar), `y_zero_point` (u8 scalar).

@@ -35,18 +35,14 @@ attributes! {
         /// The steps between output positions; empty for ones.
         strides: Vec<i64> = vec![],
     }
-}
 
-attributes! {
     /// ONNX `QLinearMatMul` (opset 21): a matrix product of bytes with a quantized result.
     ///
     /// Inputs: `a`, `a_scale`, `a_zero_point`, `b`, `b_scale`, `b_zero_point`, `y_scale`, `y_zero_point`; `a` and `b` as in [`MatMul`](super::MatMul), u8 or s8. The parameters are scalars,
     /// or one a row of `a`, one a column of `b`. Output: the type of `y_zero_point`.
     "" "QLinearMatMul" inputs(8..=8)
     pub struct QLinearMatMul {}
-}
 
-attributes! {
     /// ONNX `ConvInteger` (opset 10): a convolution of bytes with its 32-bit sums as the result (they wrap).
     ///
     /// Inputs: `x` [N, C, D1, …] (u8 or s8), `w` [M, C/group, K1, …] (u8 or s8), optional `x_zero_point` (scalar), optional `w_zero_point` (scalar, or one an
@@ -66,9 +62,7 @@ attributes! {
         /// The steps between output positions; empty for ones.
         strides: Vec<i64> = vec![],
     }
-}
 
-attributes! {
     /// ONNX `MatMulInteger` (opset 10): a matrix product of bytes with its 32-bit sums as the result (they wrap).
     ///
     /// Inputs: `a`, `b` as in [`MatMul`](super::MatMul), u8 or s8; optional `a_zero_point` (scalar, or one a row), optional `b_zero_point` (scalar, or one a column). Output: i32.

@@ -23,9 +23,7 @@ word_attribute! {
         /// Cubic along each axis.
         Cubic = "cubic",
     }
-}
 
-word_attribute! {
     /// Which position of the input an output position stands for.
     pub enum CoordinateTransformation {
         /// `(y + 1/2)/scale - 1/2`.
@@ -41,9 +39,7 @@ word_attribute! {
         /// `align_corners` within the region of the input `roi`.
         TfCropAndResize = "tf_crop_and_resize",
     }
-}
 
-word_attribute! {
     /// Which neighbour is the nearest.
     pub enum NearestMode {
         /// The closer one, the lower of two equally close.
@@ -55,9 +51,7 @@ word_attribute! {
         /// The upper one.
         Ceil = "ceil",
     }
-}
 
-word_attribute! {
     /// How [`Resize`] uses `sizes`.
     pub enum AspectRatioPolicy {
         /// The sizes are exact.

@@ -22,9 +22,7 @@ attributes! {
         /// The axis; negative counts from the end.
         axis: i64 = -1,
     }
-}
 
-attributes! {
     /// ONNX `LogSoftmax` (opset 13): the logarithm of [`Softmax`], `x - max - ln Σ exp(x - max)`.
     "" "LogSoftmax" inputs(1..=1)
     pub struct LogSoftmax {
