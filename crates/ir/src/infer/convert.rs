@@ -1,13 +1,14 @@
 //! Types of changes of the element type.
 
 use octofold_ops::OpError;
+use octofold_ops::families::Cast;
 use octofold_tensor::DType;
 
 use super::helpers::typed;
 use super::{Context, Inferred, Types, contents};
 
 /// The operand with elements of another type.
-pub(super) fn converted(cx: &Context<'_>, to: DType) -> Types {
+fn converted(cx: &Context<'_>, to: DType) -> Types {
     let x = cx.required(0)?;
     let from = x.ty.dtype;
     if from == DType::String && to == DType::Bool {
@@ -30,6 +31,10 @@ pub(super) fn converted(cx: &Context<'_>, to: DType) -> Types {
         ty = x.ty.clone();
     }
     Ok(vec![Inferred { ty, contents }])
+}
+
+pub(super) fn cast(op: &Cast, cx: &mut Context<'_>) -> Types {
+    converted(cx, op.to)
 }
 
 pub(super) fn cast_like(cx: &Context<'_>) -> Types {

@@ -43,7 +43,6 @@ mod transpose;
 pub(crate) use contents::constant_contents;
 pub(crate) use control::Entry;
 pub use control::Signature;
-use octofold_ops::families::{ArgMax, ArgMin, LogSoftmax, RecurrentLayer, Softmax};
 use octofold_ops::{BodyId, Op, OpError, bail};
 use octofold_tensor::{Dim, Tensor};
 
@@ -200,155 +199,59 @@ fn bound(output: &mut Inferred, cx: &mut Context<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-/// The inference of each operator. There is no arm for the rest, so that a new operator is a compiler's error here.
+/// The inference of each operator: lines of `FAMILY: FUNCTION OPERATOR, …;`. The compiler refuses an operator that is left out.
+macro_rules! families {
+    (
+        $op:ident, $cx:ident;
+        of_inputs { $($module:ident::$shared:ident: $($operator:ident),+;)* }
+        of_operator { $($family:ident: $($function:ident $name:ident),+;)* }
+    ) => {
+        match $op {
+            $($(Op::$operator(_))|+ => $module::$shared($cx),)*
+            $($(Op::$name(op) => $family::$function(op, $cx),)+)*
+        }
+    };
+}
+
 fn family(op: &Op, cx: &mut Context<'_>) -> Types {
-    match op {
-        Op::Conv(op) => conv::conv(op, cx),
-        Op::ConvTranspose(op) => conv::conv_transpose(op, cx),
-        Op::Gemm(op) => matmul::gemm(op, cx),
-        Op::MatMul(op) => matmul::mat_mul(op, cx),
-        Op::BatchNormalization(op) => norm::batch_normalization(op, cx),
-        Op::InstanceNormalization(op) => norm::instance_normalization(op, cx),
-        Op::LayerNormalization(op) => norm::layer_normalization(op, cx),
-        Op::LpNormalization(op) => norm::lp_normalization(op, cx),
-        Op::Lrn(op) => norm::lrn(op, cx),
-        Op::MaxPool(op) => pool::max_pool(op, cx),
-        Op::AveragePool(op) => pool::average_pool(op, cx),
-        Op::GlobalMaxPool(op) => pool::global_max_pool(op, cx),
-        Op::GlobalAveragePool(op) => pool::global_average_pool(op, cx),
-        Op::Relu(_) => activation::relu(cx),
-        Op::LeakyRelu(_)
-        | Op::Sigmoid(_)
-        | Op::HardSigmoid(_)
-        | Op::HardSwish(_)
-        | Op::Tanh(_)
-        | Op::Erf(_)
-        | Op::Gelu(_)
-        | Op::Elu(_)
-        | Op::Selu(_)
-        | Op::Celu(_)
-        | Op::Softplus(_)
-        | Op::Softsign(_)
-        | Op::Mish(_)
-        | Op::Swish(_)
-        | Op::ThresholdedRelu(_)
-        | Op::Shrink(_)
-        | Op::Exp(_)
-        | Op::Log(_)
-        | Op::Sqrt(_)
-        | Op::Reciprocal(_)
-        | Op::Floor(_)
-        | Op::Ceil(_)
-        | Op::Round(_)
-        | Op::Sin(_)
-        | Op::Cos(_)
-        | Op::Tan(_)
-        | Op::Asin(_)
-        | Op::Acos(_)
-        | Op::Atan(_)
-        | Op::Sinh(_)
-        | Op::Cosh(_)
-        | Op::Asinh(_)
-        | Op::Acosh(_)
-        | Op::Atanh(_) => elementwise::float_function(cx),
-        Op::IsNaN(_) | Op::IsInf(_) => elementwise::test(cx),
-        Op::PRelu(op) => activation::prelu(op, cx),
-        Op::Clip(op) => activation::clip(op, cx),
-        Op::Abs(op) => elementwise::abs(op, cx),
-        Op::Neg(op) => elementwise::neg(op, cx),
-        Op::Sign(op) => elementwise::sign(op, cx),
-        Op::Not(op) => elementwise::not(op, cx),
-        Op::Add(op) => binary::add(op, cx),
-        Op::Sub(op) => binary::sub(op, cx),
-        Op::Mul(op) => binary::mul(op, cx),
-        Op::Div(op) => binary::div(op, cx),
-        Op::Pow(op) => binary::pow(op, cx),
-        Op::Mod(op) => binary::r#mod(op, cx),
-        Op::Min(op) => binary::min(op, cx),
-        Op::Max(op) => binary::max(op, cx),
-        Op::Sum(op) => binary::sum(op, cx),
-        Op::Mean(op) => binary::mean(op, cx),
-        Op::And(op) => binary::and(op, cx),
-        Op::Or(op) => binary::or(op, cx),
-        Op::Xor(op) => binary::xor(op, cx),
-        Op::Equal(op) => binary::equal(op, cx),
-        Op::Less(op) => binary::less(op, cx),
-        Op::Greater(op) => binary::greater(op, cx),
-        Op::LessOrEqual(op) => binary::less_or_equal(op, cx),
-        Op::GreaterOrEqual(op) => binary::greater_or_equal(op, cx),
-        Op::Where(op) => binary::r#where(op, cx),
-        Op::Softmax(Softmax { axis }) | Op::LogSoftmax(LogSoftmax { axis }) => {
-            norm::softmax(*axis, cx)
+    families! { op, cx;
+        of_inputs {
+            activation::relu: Relu;
+            elementwise::float_function: LeakyRelu, Sigmoid, HardSigmoid, HardSwish, Tanh, Erf, Gelu, Elu, Selu, Celu, Softplus, Softsign, Mish, Swish,
+                ThresholdedRelu, Shrink, Exp, Log, Sqrt, Reciprocal, Floor, Ceil, Round, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Asinh, Acosh, Atanh;
+            elementwise::test: IsNaN, IsInf;
+            shape::identity: Identity, Observe;
+            convert::cast_like: CastLike;
         }
-        Op::Lstm(op) => recurrent::recurrent(op.recurrent(), cx),
-        Op::Gru(op) => recurrent::recurrent(op.recurrent(), cx),
-        Op::Rnn(op) => recurrent::recurrent(op.recurrent(), cx),
-        Op::ReduceSum(op) => reduce::reduce_sum(op, cx),
-        Op::ReduceMean(op) => reduce::reduce_mean(op, cx),
-        Op::ReduceMax(op) => reduce::reduce_max(op, cx),
-        Op::ReduceMin(op) => reduce::reduce_min(op, cx),
-        Op::ReduceProd(op) => reduce::reduce_prod(op, cx),
-        Op::ReduceL1(op) => reduce::reduce_l1(op, cx),
-        Op::ReduceL2(op) => reduce::reduce_l2(op, cx),
-        Op::ReduceLogSum(op) => reduce::reduce_log_sum(op, cx),
-        Op::ReduceLogSumExp(op) => reduce::reduce_log_sum_exp(op, cx),
-        Op::ReduceSumSquare(op) => reduce::reduce_sum_square(op, cx),
-        Op::ArgMax(ArgMax { axis, keepdims, .. }) | Op::ArgMin(ArgMin { axis, keepdims, .. }) => {
-            reduce::position(cx, *axis, *keepdims)
+        of_operator {
+            conv: conv Conv, conv_transpose ConvTranspose;
+            matmul: gemm Gemm, mat_mul MatMul;
+            norm: batch_normalization BatchNormalization, instance_normalization InstanceNormalization, layer_normalization LayerNormalization,
+                lp_normalization LpNormalization, lrn Lrn, softmax Softmax, log_softmax LogSoftmax;
+            pool: max_pool MaxPool, average_pool AveragePool, global_max_pool GlobalMaxPool, global_average_pool GlobalAveragePool;
+            activation: prelu PRelu, clip Clip;
+            elementwise: abs Abs, neg Neg, sign Sign, not Not;
+            binary: add Add, sub Sub, mul Mul, div Div, pow Pow, r#mod Mod, min Min, max Max, sum Sum, mean Mean, and And, or Or, xor Xor, equal Equal,
+                less Less, greater Greater, less_or_equal LessOrEqual, greater_or_equal GreaterOrEqual, r#where Where;
+            recurrent: recurrent Lstm, recurrent Gru, recurrent Rnn;
+            reduce: reduce_sum ReduceSum, reduce_mean ReduceMean, reduce_max ReduceMax, reduce_min ReduceMin, reduce_prod ReduceProd, reduce_l1 ReduceL1,
+                reduce_l2 ReduceL2, reduce_log_sum ReduceLogSum, reduce_log_sum_exp ReduceLogSumExp, reduce_sum_square ReduceSumSquare, arg_max ArgMax, arg_min ArgMin;
+            shape: reshape Reshape, flatten Flatten, squeeze Squeeze, unsqueeze Unsqueeze, dropout Dropout, shape Shape, size Size, expand Expand, tile Tile;
+            transpose: transpose Transpose, depth_to_space DepthToSpace, nhwc_depth_to_space NhwcDepthToSpace, space_to_depth SpaceToDepth;
+            convert: cast Cast;
+            concat: concat Concat, split Split;
+            slice: slice Slice;
+            gather: gather Gather, gather_elements GatherElements, gather_nd GatherND, scatter_nd ScatterND, scatter_elements ScatterElements;
+            pad: pad Pad;
+            generate: range Range, constant_of_shape ConstantOfShape, one_hot OneHot, eye_like EyeLike;
+            select: top_k TopK, non_zero NonZero, cum_sum CumSum, trilu Trilu, compress Compress, reverse_sequence ReverseSequence;
+            detection: non_max_suppression NonMaxSuppression;
+            resize: resize Resize;
+            quantize: quantize_linear QuantizeLinear, dequantize_linear DequantizeLinear, dynamic_quantize_linear DynamicQuantizeLinear;
+            quantized: qlinear_conv QLinearConv, qlinear_mat_mul QLinearMatMul, conv_integer ConvInteger, mat_mul_integer MatMulInteger;
+            control: branches If, looped Loop, scan Scan;
+            fused: fused_conv FusedConv, fused_linear FusedLinear, fused_binary FusedBinary, fused_pool FusedPool, fused_global_pool FusedGlobalPool,
+                fused_concat FusedConcat, table_lookup TableLookup;
         }
-        Op::Reshape(op) => shape::reshape(op, cx),
-        Op::Flatten(op) => shape::flatten(op, cx),
-        Op::Squeeze(op) => shape::squeeze(op, cx),
-        Op::Unsqueeze(op) => shape::unsqueeze(op, cx),
-        Op::Transpose(op) => transpose::transpose(op, cx),
-        Op::Dropout(op) => shape::dropout(op, cx),
-        Op::Shape(op) => shape::shape(op, cx),
-        Op::Size(op) => shape::size(op, cx),
-        Op::Identity(_) | Op::Observe(_) => shape::identity(cx),
-        Op::Cast(op) => convert::converted(cx, op.to),
-        Op::CastLike(_) => convert::cast_like(cx),
-        Op::Expand(op) => shape::expand(op, cx),
-        Op::Tile(op) => shape::tile(op, cx),
-        Op::DepthToSpace(op) => transpose::depth_to_space(op, cx),
-        Op::NhwcDepthToSpace(op) => transpose::nhwc_depth_to_space(op, cx),
-        Op::SpaceToDepth(op) => transpose::space_to_depth(op, cx),
-        Op::Concat(op) => concat::concat(op, cx),
-        Op::Split(op) => concat::split(op, cx),
-        Op::Slice(op) => slice::slice(op, cx),
-        Op::Gather(op) => gather::gather(op, cx),
-        Op::GatherElements(op) => gather::gather_elements(op, cx),
-        Op::GatherND(op) => gather::gather_nd(op, cx),
-        Op::ScatterND(op) => gather::scatter_nd(op, cx),
-        Op::ScatterElements(op) => gather::scatter_elements(op, cx),
-        Op::Pad(op) => pad::pad(op, cx),
-        Op::Range(op) => generate::range(op, cx),
-        Op::ConstantOfShape(op) => generate::constant_of_shape(op, cx),
-        Op::TopK(op) => select::top_k(op, cx),
-        Op::NonZero(op) => select::non_zero(op, cx),
-        Op::CumSum(op) => select::cum_sum(op, cx),
-        Op::OneHot(op) => generate::one_hot(op, cx),
-        Op::Trilu(op) => select::trilu(op, cx),
-        Op::EyeLike(op) => generate::eye_like(op, cx),
-        Op::Compress(op) => select::compress(op, cx),
-        Op::ReverseSequence(op) => select::reverse_sequence(op, cx),
-        Op::NonMaxSuppression(op) => detection::non_max_suppression(op, cx),
-        Op::Resize(op) => resize::resize(op, cx),
-        Op::QuantizeLinear(op) => quantize::quantize_linear(op, cx),
-        Op::DequantizeLinear(op) => quantize::dequantize_linear(op, cx),
-        Op::DynamicQuantizeLinear(op) => quantize::dynamic_quantize_linear(op, cx),
-        Op::QLinearConv(op) => quantized::qlinear_conv(op, cx),
-        Op::QLinearMatMul(op) => quantized::qlinear_mat_mul(op, cx),
-        Op::ConvInteger(op) => quantized::conv_integer(op, cx),
-        Op::MatMulInteger(op) => quantized::mat_mul_integer(op, cx),
-        Op::If(op) => control::branches(op, cx),
-        Op::Loop(op) => control::looped(op, cx),
-        Op::Scan(op) => control::scan(op, cx),
-        Op::FusedConv(op) => fused::fused_conv(op, cx),
-        Op::FusedLinear(op) => fused::fused_linear(op, cx),
-        Op::FusedBinary(op) => fused::fused_binary(op, cx),
-        Op::FusedPool(op) => fused::fused_pool(op, cx),
-        Op::FusedGlobalPool(op) => fused::fused_global_pool(op, cx),
-        Op::FusedConcat(op) => fused::fused_concat(op, cx),
-        Op::TableLookup(op) => fused::table_lookup(op, cx),
     }
 }

@@ -1,7 +1,8 @@
 //! Types of normalizations and softmax: that of the input.
 
 use octofold_ops::families::{
-    BatchNormalization, InstanceNormalization, LayerNormalization, LpNormalization, Lrn,
+    BatchNormalization, InstanceNormalization, LayerNormalization, LogSoftmax, LpNormalization,
+    Lrn, Softmax,
 };
 use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_tensor::{DType, Dim};
@@ -53,10 +54,19 @@ fn check_axis(axis: i64, x: Known<'_>) -> Result<Option<usize>, OpError> {
     }
 }
 
-pub(super) fn softmax(axis: i64, cx: &Context<'_>) -> Types {
+/// A float input that keeps its type and has an axis.
+fn along(axis: i64, cx: &Context<'_>) -> Types {
     let x = float(cx, 0)?;
     check_axis(axis, x)?;
     Ok(same(x))
+}
+
+pub(super) fn softmax(op: &Softmax, cx: &mut Context<'_>) -> Types {
+    along(op.axis, cx)
+}
+
+pub(super) fn log_softmax(op: &LogSoftmax, cx: &mut Context<'_>) -> Types {
+    along(op.axis, cx)
 }
 
 pub(super) fn batch_normalization(op: &BatchNormalization, cx: &mut Context<'_>) -> Types {

@@ -1,6 +1,6 @@
 //! Types of recurrent layers.
 
-use octofold_ops::families::Recurrent;
+use octofold_ops::families::RecurrentLayer;
 use octofold_ops::{OpError, bail};
 use octofold_tensor::{DType, Dim};
 
@@ -40,7 +40,8 @@ fn agree(size: &mut Option<Dim>, found: &Dim, index: usize) -> Result<(), OpErro
 }
 
 /// The results of `LSTM`, `GRU` and `RNN`. Operands: input, weights, recurrent weights, bias, lengths, initial states, and peepholes.
-pub(super) fn recurrent(op: Recurrent<'_>, cx: &mut Context<'_>) -> Types {
+pub(super) fn recurrent(layer: &impl RecurrentLayer, cx: &mut Context<'_>) -> Types {
+    let op = layer.recurrent();
     op.check()?;
     let dtype = float(cx, 0)?.ty.dtype;
     for index in [1, 2] {
@@ -129,7 +130,7 @@ pub(super) fn recurrent(op: Recurrent<'_>, cx: &mut Context<'_>) -> Types {
 
 #[cfg(test)]
 mod tests {
-    use octofold_ops::families::{Direction, Gru, Lstm, RecurrentLayer};
+    use octofold_ops::families::{Direction, Gru, Lstm};
 
     use super::super::Known;
     use super::*;
@@ -149,7 +150,7 @@ mod tests {
     }
 
     /// The shapes of the results for the types of the inputs; the last input has lengths.
-    fn shapes(op: &dyn RecurrentLayer, types: &[TensorType]) -> Result<Vec<Vec<Dim>>, OpError> {
+    fn shapes(op: &impl RecurrentLayer, types: &[TensorType]) -> Result<Vec<Vec<Dim>>, OpError> {
         let known = types.iter().map(|ty| {
             Some(Known {
                 ty,
@@ -158,7 +159,7 @@ mod tests {
             })
         });
         let known: Vec<_> = known.collect();
-        let out = recurrent(op.recurrent(), &mut Context::new(&known, "node"))?;
+        let out = recurrent(op, &mut Context::new(&known, "node"))?;
         Ok(out.into_iter().filter_map(|out| out.ty.shape).collect())
     }
 

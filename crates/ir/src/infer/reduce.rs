@@ -1,8 +1,8 @@
 //! Types of reductions.
 
 use octofold_ops::families::{
-    ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceMax, ReduceMean, ReduceMin,
-    ReduceProd, ReduceSum, ReduceSumSquare,
+    ArgMax, ArgMin, ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceMax, ReduceMean,
+    ReduceMin, ReduceProd, ReduceSum, ReduceSumSquare,
 };
 use octofold_ops::{normalize_axes, normalize_axis};
 use octofold_tensor::{DType, Dim};
@@ -92,11 +92,19 @@ reductions! {
 }
 
 /// The position of an extreme element along an axis.
-pub(super) fn position(cx: &Context<'_>, axis: i64, keepdims: bool) -> Types {
+fn position(cx: &Context<'_>, axis: i64, keepdims: bool) -> Types {
     let x = input(cx, 0, is_number, "a numeric type")?;
     let Some(dims) = dims(x) else {
         return Ok(one(DType::I64, None));
     };
     let axis = normalize_axis(axis, dims.len())?;
     Ok(one(DType::I64, Some(without(dims, &[axis], keepdims))))
+}
+
+pub(super) fn arg_max(op: &ArgMax, cx: &mut Context<'_>) -> Types {
+    position(cx, op.axis, op.keepdims)
+}
+
+pub(super) fn arg_min(op: &ArgMin, cx: &mut Context<'_>) -> Types {
+    position(cx, op.axis, op.keepdims)
 }

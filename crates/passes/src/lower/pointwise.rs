@@ -13,7 +13,7 @@ use octofold_tensor::{DType, Tensor};
 use crate::lower::params::{Quantized, dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{support, symbols};
+use crate::{op, support, symbols};
 
 /// `QuantizeLinear` of a dequantized value: nothing when the parameters are equal, a table when they differ.
 pub(super) struct Requantize;
@@ -50,56 +50,8 @@ impl Rewrite for Requantize {
 /// Whether an operator computes each element from the elements at the same place, so that with one operand it is a table. The backend decides which of
 /// them are quantized.
 pub(crate) fn acts_element_by_element(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Relu(_)
-            | Op::LeakyRelu(_)
-            | Op::Clip(_)
-            | Op::Sigmoid(_)
-            | Op::HardSigmoid(_)
-            | Op::HardSwish(_)
-            | Op::Tanh(_)
-            | Op::Erf(_)
-            | Op::Gelu(_)
-            | Op::Elu(_)
-            | Op::Selu(_)
-            | Op::Celu(_)
-            | Op::Softplus(_)
-            | Op::Softsign(_)
-            | Op::Mish(_)
-            | Op::Swish(_)
-            | Op::ThresholdedRelu(_)
-            | Op::Shrink(_)
-            | Op::Exp(_)
-            | Op::Abs(_)
-            | Op::Neg(_)
-            | Op::Log(_)
-            | Op::Sqrt(_)
-            | Op::Reciprocal(_)
-            | Op::Floor(_)
-            | Op::Ceil(_)
-            | Op::Round(_)
-            | Op::Sign(_)
-            | Op::Sin(_)
-            | Op::Cos(_)
-            | Op::Tan(_)
-            | Op::Asin(_)
-            | Op::Acos(_)
-            | Op::Atan(_)
-            | Op::Sinh(_)
-            | Op::Cosh(_)
-            | Op::Asinh(_)
-            | Op::Acosh(_)
-            | Op::Atanh(_)
-            | Op::Add(_)
-            | Op::Sub(_)
-            | Op::Mul(_)
-            | Op::Div(_)
-            | Op::Pow(_)
-            | Op::Min(_)
-            | Op::Max(_)
-            | Op::FusedBinary(_)
-    )
+    let others = op!(Relu | Clip | Add | Sub | Mul | Div | Pow | Min | Max | FusedBinary);
+    op.float_function().is_some() || others(op)
 }
 
 symbols! {

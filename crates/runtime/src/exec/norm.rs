@@ -1,11 +1,9 @@
 //! Normalizations of floats.
 
-use octofold_kernels::float::AxisShape;
-use octofold_kernels::float::norm::{Normalization, Parameters, divide_by_norm, normalize};
+use octofold_kernels::float::norm::{Normalization, Parameters, normalize};
 use octofold_ops::{Op, normalize_axis};
 use octofold_tensor::DType;
 
-use super::reduce::along;
 use super::{Arguments, BYTES, Call, Work, only, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
@@ -72,57 +70,6 @@ impl Work for Rows {
             };
             let input = input.get(first..first + output.len()).unwrap_or(&[]);
             Ok(normalize(call.isa, normalization, input, output)?)
-        };
-        call.pool
-            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
-    }
-}
-
-#[derive(Debug)]
-struct Lengths {
-    shape: AxisShape,
-    squares: bool,
-    /// The number of elements of a part, whole planes.
-    part: usize,
-}
-
-/// The work of a float `LpNormalization`.
-pub(super) fn bind_lengths(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let (axis, squares) = match &arguments.step.op {
-        Op::LpNormalization(op) if op.p == 1 || op.p == 2 => (op.axis, op.p == 2),
-        _ => return Err(arguments.wrong_operator()),
-    };
-    let operand = arguments.operand(0)?;
-    operand.expect(DType::F32)?;
-    arguments.result().expect(DType::F32)?;
-    arguments.expect_result(operand.shape)?;
-    let shape = along(operand.shape, axis)?;
-    let plane = (shape.len * shape.inner).max(1);
-    Ok(Box::new(Lengths {
-        shape,
-        squares,
-        part: part_len(shape.outer, 16 * plane, BYTES, 1).saturating_mul(plane),
-    }))
-}
-
-impl Work for Lengths {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let plane = (self.shape.len * self.shape.inner).max(1);
-        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-            let input = input.get(first..first + output.len()).unwrap_or(&[]);
-            let outer = output.len() / plane;
-            let shape = AxisShape {
-                outer,
-                ..self.shape
-            };
-            Ok(divide_by_norm(
-                call.isa,
-                shape,
-                self.squares,
-                input,
-                output,
-            )?)
         };
         call.pool
             .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)

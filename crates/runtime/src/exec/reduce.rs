@@ -1,7 +1,8 @@
-//! Reductions, positions and softmax of floats along axes.
+//! Reductions, positions, and softmax and division by a norm of floats along axes.
 
 use octofold_kernels::float::AxisShape;
 use octofold_kernels::float::arg::{Arg, arg};
+use octofold_kernels::float::norm::divide_by_norm;
 use octofold_kernels::float::reduce::{Finish, Reduce, Reduction, reduce};
 use octofold_kernels::float::softmax::softmax;
 use octofold_ops::families::{self, ReduceKind};
@@ -15,7 +16,7 @@ use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
 /// A tensor's sizes along one of its axes.
-pub(super) fn along(shape: &[usize], axis: i64) -> Result<AxisShape, StepError> {
+fn along(shape: &[usize], axis: i64) -> Result<AxisShape, StepError> {
     let axis = normalize_axis(axis, shape.len())?;
     let size = |sizes: &[usize]| sizes.iter().product();
     Ok(AxisShape {
@@ -212,19 +213,40 @@ impl Work for Position {
     }
 }
 
+/// A function of the lines along an axis, whose results have the shape of the operand.
+#[derive(Clone, Copy, Debug)]
+enum LineFunction {
+    Softmax { logarithm: bool },
+    DivideByNorm { squares: bool },
+}
+
+impl LineFunction {
+    /// How much longer an element takes than one that is copied.
+    fn effort(self) -> usize {
+        match self {
+            Self::Softmax { .. } => 32,
+            Self::DivideByNorm { .. } => 16,
+        }
+    }
+}
+
 #[derive(Debug)]
-struct Softmax {
+struct Lines {
     shape: AxisShape,
-    logarithm: bool,
+    function: LineFunction,
     /// The number of elements of a part, whole planes.
     part: usize,
 }
 
-/// The work of a float `Softmax` or `LogSoftmax`.
-pub(super) fn bind_softmax(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
-    let (axis, logarithm) = match &arguments.step.op {
-        Op::Softmax(op) => (op.axis, false),
-        Op::LogSoftmax(op) => (op.axis, true),
+/// The work of a float `Softmax`, `LogSoftmax` or `LpNormalization`.
+pub(super) fn bind_lines(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+    let (axis, function) = match &arguments.step.op {
+        Op::Softmax(op) => (op.axis, LineFunction::Softmax { logarithm: false }),
+        Op::LogSoftmax(op) => (op.axis, LineFunction::Softmax { logarithm: true }),
+        Op::LpNormalization(op) if op.p == 1 || op.p == 2 => {
+            let squares = op.p == 2;
+            (op.axis, LineFunction::DivideByNorm { squares })
+        }
         _ => return Err(arguments.wrong_operator()),
     };
     let operand = arguments.operand(0)?;
@@ -233,25 +255,32 @@ pub(super) fn bind_softmax(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, S
     arguments.expect_result(operand.shape)?;
     let shape = along(operand.shape, axis)?;
     let plane = (shape.len * shape.inner).max(1);
-    Ok(Box::new(Softmax {
+    Ok(Box::new(Lines {
         shape,
-        logarithm,
-        part: part_len(shape.outer, 32 * plane, BYTES, 1).saturating_mul(plane),
+        function,
+        part: part_len(shape.outer, function.effort() * plane, BYTES, 1).saturating_mul(plane),
     }))
 }
 
-impl Work for Softmax {
+impl Work for Lines {
     fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let plane = (self.shape.len * self.shape.inner).max(1);
         let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
             let input = input.get(first..first + output.len()).unwrap_or(&[]);
-            let outer = output.len() / plane;
             let shape = AxisShape {
-                outer,
+                outer: output.len() / plane,
                 ..self.shape
             };
-            Ok(softmax(call.isa, shape, self.logarithm, input, output)?)
+            let done = match self.function {
+                LineFunction::Softmax { logarithm } => {
+                    softmax(call.isa, shape, logarithm, input, output)
+                }
+                LineFunction::DivideByNorm { squares } => {
+                    divide_by_norm(call.isa, shape, squares, input, output)
+                }
+            };
+            Ok(done?)
         };
         call.pool
             .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
