@@ -10,18 +10,13 @@ use octofold::passes::backend::{BackendConfig, BackendPattern};
 use octofold::passes::config::{QConfig, QConfigMapping};
 use octofold::passes::pattern::{Match, Pattern};
 use octofold::passes::rewrite::{Rewrite, Skip};
-use octofold::passes::symbols;
+use octofold::passes::rule;
 
-struct MirroredSwish;
-
-symbols! {
-    struct Mirrored { x: ValueId, k: ValueId }
+rule! {
+    struct MirroredSwish("mirrored-swish") finds Mirrored { x: ValueId, k: ValueId }
 }
 
 impl Rewrite for MirroredSwish {
-    const NAME: &'static str = "mirrored-swish";
-    type Found = Mirrored;
-
     fn pattern(&self) -> Pattern {
         let x = Pattern::value("x");
         let sigmoid = (x.clone() * Pattern::constant("k")).sigmoid();

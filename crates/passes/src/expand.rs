@@ -13,19 +13,18 @@ use octofold_tensor::Tensor;
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Expands fused float operators.
     pub struct ExpandFused("expand-fused") = [ExpandOne];
 }
 
-struct ExpandOne;
+rule! {
+    struct ExpandOne("expand")
+}
 
 impl Rewrite for ExpandOne {
-    const NAME: &'static str = "expand";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(FusedConv | FusedLinear | FusedBinary | Swish), [])
     }

@@ -11,8 +11,8 @@ use octofold_tensor::{DType, Element, Tensor};
 use crate::expand::Chain;
 use crate::lower::{dequantized, real_constant};
 use crate::pattern::{Match, Pattern};
-use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::rewrite::{Named, Rewrite, Skip};
+use crate::{op, rule, support};
 
 /// What the weights of a layer are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +26,12 @@ pub(crate) enum Weights {
 /// Makes `Gemm` and `MatMul` with constant weights linear layers.
 pub(crate) struct LinearForm(pub(crate) Weights);
 
-impl Rewrite for LinearForm {
+impl Named for LinearForm {
     const NAME: &'static str = "linear-form";
     type Found = ();
+}
 
+impl Rewrite for LinearForm {
     fn pattern(&self) -> Pattern {
         let constant = Pattern::any_constant();
         let weights = match self.0 {
@@ -248,10 +250,12 @@ fn integer_row(
 /// Makes a `Gemm` of two computed matrices, or one that adds more than a row, a `MatMul`, with what it multiplies and adds as nodes of their own.
 pub(crate) struct SplitGemm(pub(crate) Weights);
 
-impl Rewrite for SplitGemm {
+impl Named for SplitGemm {
     const NAME: &'static str = "split-gemm";
     type Found = ();
+}
 
+impl Rewrite for SplitGemm {
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Gemm), [])
     }
@@ -294,17 +298,12 @@ impl Rewrite for SplitGemm {
     }
 }
 
-symbols! {
-    pub(crate) struct Biased { linear: NodeId, b: ValueId }
+rule! {
+    /// A constant, or dequantized constant, that is added to the columns of a linear layer is its bias.
+    pub(crate) struct LinearBias("linear-bias") finds Biased { linear: NodeId, b: ValueId }
 }
 
-/// A constant, or dequantized constant, that is added to the columns of a linear layer is its bias.
-pub(crate) struct LinearBias;
-
 impl Rewrite for LinearBias {
-    const NAME: &'static str = "linear-bias";
-    type Found = Biased;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(FusedLinear), []).named("linear") + Pattern::value("b")
     }

@@ -43,13 +43,42 @@ impl From<TensorError> for Skip {
     }
 }
 
-/// A rule that replaces a piece of a graph by an equal one.
-pub trait Rewrite: Sync {
+/// The name of a rule, and what it finds; declared by [`rule!`](crate::rule).
+pub trait Named: Sync {
     /// The rule's name in reports.
     const NAME: &'static str;
     /// The symbols that the rule reads of a match, declared by [`symbols!`](crate::symbols).
     type Found: Symbols;
+}
 
+/// Declares a rule: `struct Name("name-in-reports") finds Found { symbol: ValueId, … }`.
+///
+/// Without `finds`, the rule needs the root of a match only; without fields, the symbols are declared elsewhere by [`symbols!`](crate::symbols).
+#[macro_export]
+macro_rules! rule {
+    ($(#[$meta:meta])* $vis:vis struct $rule:ident($name:literal)) => {
+        $crate::rule!(@ [$(#[$meta])*] [$vis] $rule $name ());
+    };
+    ($(#[$meta:meta])* $vis:vis struct $rule:ident($name:literal) finds $found:ident) => {
+        $crate::rule!(@ [$(#[$meta])*] [$vis] $rule $name $found);
+    };
+    ($(#[$meta:meta])* $vis:vis struct $rule:ident($name:literal) finds $found:ident { $($fields:tt)+ }) => {
+        $crate::symbols! { $vis struct $found { $($fields)+ } }
+        $crate::rule!(@ [$(#[$meta])*] [$vis] $rule $name $found);
+    };
+    (@ [$($meta:tt)*] [$vis:vis] $rule:ident $name:literal $found:ty) => {
+        $($meta)*
+        $vis struct $rule;
+
+        impl $crate::rewrite::Named for $rule {
+            const NAME: &'static str = $name;
+            type Found = $found;
+        }
+    };
+}
+
+/// A rule that replaces a piece of a graph by an equal one.
+pub trait Rewrite: Named {
     /// What the rule looks for.
     fn pattern(&self) -> Pattern;
 

@@ -9,8 +9,8 @@ use octofold_passes::manager::{ManagerOptions, last_rewrite, run_passes};
 use octofold_passes::pass::{Pass, PassError, PassReport};
 use octofold_passes::pattern::{Match, Pattern, PatternError, SymbolKind};
 use octofold_passes::pipeline::{Context, Stage, stage_passes};
-use octofold_passes::rewrite::{Rewrite, Rewriter, Rule, Skip};
-use octofold_passes::{op, symbols};
+use octofold_passes::rewrite::{Named, Rewrite, Rewriter, Rule, Skip};
+use octofold_passes::{op, rule, symbols};
 
 fn parse(source: &str) -> Graph {
     text::parse(source, None).unwrap()
@@ -34,10 +34,12 @@ symbols! {
 /// `x + y` becomes `x` when `x` has a name; another name is the reason why not.
 struct KeepOperand(&'static str);
 
-impl Rewrite for KeepOperand {
+impl Named for KeepOperand {
     const NAME: &'static str = "keep-operand";
     type Found = Pair;
+}
 
+impl Rewrite for KeepOperand {
     fn pattern(&self) -> Pattern {
         Pattern::value("x") + Pattern::value("y")
     }
@@ -162,13 +164,12 @@ fn a_pattern_binds_the_symbols_of_its_rule_and_no_others() {
     assert_eq!(x().check::<()>(), Err(PatternError::NoRoot));
 }
 
-/// A rule whose pattern has another symbol than it declares.
-struct Misspelt;
+rule! {
+    /// A rule whose pattern has another symbol than it declares.
+    struct Misspelt("misspelt") finds Pair
+}
 
 impl Rewrite for Misspelt {
-    const NAME: &'static str = "misspelt";
-    type Found = Pair;
-
     fn pattern(&self) -> Pattern {
         Pattern::value("x") + Pattern::value("z")
     }
@@ -196,10 +197,12 @@ symbols! {
     struct Argument { x: ValueId }
 }
 
-impl<const ABS: bool> Rewrite for Exchange<ABS> {
+impl<const ABS: bool> Named for Exchange<ABS> {
     const NAME: &'static str = if ABS { "there" } else { "back" };
     type Found = Argument;
+}
 
+impl<const ABS: bool> Rewrite for Exchange<ABS> {
     fn pattern(&self) -> Pattern {
         let accepts = if ABS { op!(Relu) } else { op!(Abs) };
         Pattern::node(accepts, [Pattern::value("x")])
@@ -238,13 +241,12 @@ fn rules_that_undo_each_other_are_an_error_that_names_both() {
     }
 }
 
-/// `x + y` becomes `y + x`, which it also matches.
-struct Swap;
+rule! {
+    /// `x + y` becomes `y + x`, which it also matches.
+    struct Swap("swap") finds Pair
+}
 
 impl Rewrite for Swap {
-    const NAME: &'static str = "swap";
-    type Found = Pair;
-
     fn pattern(&self) -> Pattern {
         Pattern::value("x") + Pattern::value("y")
     }
@@ -264,13 +266,12 @@ fn a_rule_that_undoes_itself_is_an_error() {
     );
 }
 
-/// `x` becomes `relu(x)`, again and again.
-struct Grow;
+rule! {
+    /// `x` becomes `relu(x)`, again and again.
+    struct Grow("grow") finds Argument
+}
 
 impl Rewrite for Grow {
-    const NAME: &'static str = "grow";
-    type Found = Argument;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Relu), [Pattern::value("x")])
     }

@@ -12,7 +12,7 @@ use octofold::passes::backend::{BackendConfig, BackendPattern};
 use octofold::passes::config::{Preset, QConfig, QConfigMapping};
 use octofold::passes::pattern::{Match, Pattern};
 use octofold::passes::rewrite::{Rewrite, Skip};
-use octofold::passes::{op, symbols};
+use octofold::passes::{op, rule};
 use octofold::runtime::{Engine, SessionOptions};
 use octofold::{Error, Model, PrepareOptions, Prepared, Provenance, StatisticsFile};
 
@@ -332,17 +332,12 @@ fn names_find_nodes_without_names() -> Result<()> {
     Ok(())
 }
 
-/// `x · (1 - sigmoid(k·x))`, which is `x · sigmoid(-k·x)`, as one operator that the engine has in its table.
-struct MirroredSwish;
-
-symbols! {
-    struct Mirrored { x: ValueId, k: ValueId }
+rule! {
+    /// `x · (1 - sigmoid(k·x))`, which is `x · sigmoid(-k·x)`, as one operator that the engine has in its table.
+    struct MirroredSwish("mirrored-swish") finds Mirrored { x: ValueId, k: ValueId }
 }
 
 impl Rewrite for MirroredSwish {
-    const NAME: &'static str = "mirrored-swish";
-    type Found = Mirrored;
-
     fn pattern(&self) -> Pattern {
         let x = Pattern::value("x");
         let sigmoid = (x.clone() * Pattern::constant("k")).sigmoid();
@@ -359,17 +354,12 @@ impl Rewrite for MirroredSwish {
     }
 }
 
-/// A table that gives 0 for everything: no engine would have it, so its presence shows that the rule was used.
-struct ZeroForCos;
-
-symbols! {
-    struct Cosine { cos: NodeId, q: ValueId }
+rule! {
+    /// A table that gives 0 for everything: no engine would have it, so its presence shows that the rule was used.
+    struct ZeroForCos("zero-for-cos") finds Cosine { cos: NodeId, q: ValueId }
 }
 
 impl Rewrite for ZeroForCos {
-    const NAME: &'static str = "zero-for-cos";
-    type Found = Cosine;
-
     fn pattern(&self) -> Pattern {
         let x = Pattern::value("q").dequantized();
         Pattern::node(op!(Cos), [x]).named("cos").quantized()

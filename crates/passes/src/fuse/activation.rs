@@ -9,7 +9,7 @@ use octofold_ops::families::{
 use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 /// Fuses ReLU and Clip into convolutions, linear layers, sums and products.
 #[derive(Clone, Copy, Default)]
@@ -80,16 +80,11 @@ pub(crate) fn fused_conv(graph: &Graph, id: NodeId, conv: &Conv) -> Result<Fused
     })
 }
 
-symbols! {
-    struct Activated { producer: NodeId }
+rule! {
+    struct FuseActivation("fuse-activation") finds Activated { producer: NodeId }
 }
 
-struct FuseActivation;
-
 impl Rewrite for FuseActivation {
-    const NAME: &'static str = "fuse-activation";
-    type Found = Activated;
-
     fn pattern(&self) -> Pattern {
         let accepts = op!(Conv | FusedConv | FusedLinear | Add | Mul | FusedBinary);
         let producer = Pattern::node(accepts, []).named("producer");

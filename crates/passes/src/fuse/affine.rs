@@ -12,7 +12,7 @@ use octofold_tensor::Tensor;
 use crate::pass::{Pass, PassError, rule_pass};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 /// Folds batch norms, products and sums with constants into convolutions and linear layers.
 #[derive(Clone, Copy, Default)]
@@ -176,16 +176,11 @@ pub(crate) fn bias_name(weight: &str) -> String {
     }
 }
 
-symbols! {
-    struct Normalized { weighted: NodeId }
+rule! {
+    struct FoldBatchNorm("fold-batch-norm") finds Normalized { weighted: NodeId }
 }
 
-struct FoldBatchNorm;
-
 impl Rewrite for FoldBatchNorm {
-    const NAME: &'static str = "fold-batch-norm";
-    type Found = Normalized;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(BatchNormalization), [weighted()])
     }
@@ -201,16 +196,11 @@ impl Rewrite for FoldBatchNorm {
     }
 }
 
-symbols! {
-    struct ScaledOrShifted { weighted: NodeId, c: ValueId }
+rule! {
+    struct FoldScaleOrShift("fold-scale-or-shift") finds ScaledOrShifted { weighted: NodeId, c: ValueId }
 }
 
-struct FoldScaleOrShift;
-
 impl Rewrite for FoldScaleOrShift {
-    const NAME: &'static str = "fold-scale-or-shift";
-    type Found = ScaledOrShifted;
-
     fn pattern(&self) -> Pattern {
         let c = || Pattern::constant("c");
         Pattern::any_of([
@@ -260,16 +250,11 @@ impl Rewrite for FoldScaleOrShift {
     }
 }
 
-symbols! {
-    struct Norm { x: ValueId }
+rule! {
+    struct BatchNormToScale("batch-norm-to-scale") finds Norm { x: ValueId }
 }
 
-struct BatchNormToScale;
-
 impl Rewrite for BatchNormToScale {
-    const NAME: &'static str = "batch-norm-to-scale";
-    type Found = Norm;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(BatchNormalization), [Pattern::value("x")])
     }

@@ -11,7 +11,7 @@ use octofold_tensor::{DType, Dim, Tensor};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{support, symbols};
+use crate::{rule, support};
 
 rule_pass! {
     /// Factors sums of a value and its product with a smaller one.
@@ -33,16 +33,11 @@ fn is_smaller(small: &TensorType, large: &TensorType) -> bool {
         && (missing > 0 || axes().any(|(large, small)| large != small))
 }
 
-symbols! {
-    struct Sum { product: NodeId, x: ValueId, s: ValueId }
+rule! {
+    struct FactorSum("factor-sum") finds Sum { product: NodeId, x: ValueId, s: ValueId }
 }
 
-struct FactorSum;
-
 impl Rewrite for FactorSum {
-    const NAME: &'static str = "factor-sum";
-    type Found = Sum;
-
     fn pattern(&self) -> Pattern {
         let (x, s) = (Pattern::value("x"), Pattern::value("s"));
         x.clone() + (x * s).named("product")

@@ -7,7 +7,7 @@ use crate::fuse::fused_conv;
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Fuses `conv + residual` (and the activation after it) in float graphs.
@@ -16,16 +16,11 @@ rule_pass! {
     pub struct FuseResiduals("fuse-residuals") = [FuseResidual];
 }
 
-symbols! {
-    struct Sum { conv: NodeId, residual: ValueId }
+rule! {
+    struct FuseResidual("fuse-residual") finds Sum { conv: NodeId, residual: ValueId }
 }
 
-struct FuseResidual;
-
 impl Rewrite for FuseResidual {
-    const NAME: &'static str = "fuse-residual";
-    type Found = Sum;
-
     fn pattern(&self) -> Pattern {
         let conv = Pattern::node(op!(Conv | FusedConv), []).named("conv");
         Pattern::commutative(op!(Add | FusedBinary), conv, Pattern::value("residual"))

@@ -20,7 +20,7 @@ use crate::fuse::bias_name;
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Makes transposed convolutions with constant weights convolutions whose results are interleaved.
@@ -192,16 +192,11 @@ fn place(filter: usize, outputs: usize, phases: usize, order: BlockOrder) -> (us
     }
 }
 
-symbols! {
-    struct Transposed { conv: NodeId, activation: Option<NodeId> }
+rule! {
+    struct SplitTransposedConv("split-transposed-conv") finds Transposed { conv: NodeId, activation: Option<NodeId> }
 }
 
-struct SplitTransposedConv;
-
 impl Rewrite for SplitTransposedConv {
-    const NAME: &'static str = "split-transposed-conv";
-    type Found = Transposed;
-
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::any(), Pattern::any_constant()];
         let conv = Pattern::node(op!(ConvTranspose), operands).named("conv");

@@ -7,19 +7,14 @@ use octofold_ops::{bail, normalize_axis};
 use crate::lower::params::{dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
-symbols! {
-    pub(super) struct Binary { binary: NodeId, a: ValueId, b: ValueId }
+rule! {
+    /// `Add` or `Mul` of two dequantized values, quantized.
+    pub(super) struct QuantizedBinary("quantized-binary") finds Binary { binary: NodeId, a: ValueId, b: ValueId }
 }
 
-/// `Add` or `Mul` of two dequantized values, quantized.
-pub(super) struct QuantizedBinary;
-
 impl Rewrite for QuantizedBinary {
-    const NAME: &'static str = "quantized-binary";
-    type Found = Binary;
-
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::value("a"), Pattern::value("b")];
         let binary = Pattern::node(op!(Add | Mul | FusedBinary), operands);
@@ -59,17 +54,12 @@ impl Rewrite for QuantizedBinary {
     }
 }
 
-symbols! {
-    pub(super) struct Concatenation { concat: NodeId }
+rule! {
+    /// `Concat` of dequantized values, quantized.
+    pub(super) struct QuantizedConcat("quantized-concat") finds Concatenation { concat: NodeId }
 }
 
-/// `Concat` of dequantized values, quantized.
-pub(super) struct QuantizedConcat;
-
 impl Rewrite for QuantizedConcat {
-    const NAME: &'static str = "quantized-concat";
-    type Found = Concatenation;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Concat), []).named("concat").quantized()
     }

@@ -14,7 +14,7 @@ use crate::lower::pool::fused_pool;
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Makes `Gemm`, `MatMul` and `MatMul + Add` with dequantized weights linear layers, stores weights of 4 bits as bytes, and moves integer weights
@@ -33,13 +33,12 @@ rule_pass! {
     pub struct LowerFloat("lower-float") = [FloatWeights, FloatForm, SplitParts];
 }
 
-/// Integer weights of a layer that stays float are dequantized now instead of at each run.
-struct FloatWeights;
+rule! {
+    /// Integer weights of a layer that stays float are dequantized now instead of at each run.
+    struct FloatWeights("float-weights")
+}
 
 impl Rewrite for FloatWeights {
-    const NAME: &'static str = "float-weights";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::any_constant(), Pattern::any_constant()];
         Pattern::node(op!(DequantizeLinear), operands)
@@ -81,13 +80,12 @@ impl Rewrite for FloatWeights {
     }
 }
 
-/// Stores constants of 4 bits as bytes, which kernels read. Values and parameters stay the same.
-struct NibbleWeights;
+rule! {
+    /// Stores constants of 4 bits as bytes, which kernels read. Values and parameters stay the same.
+    struct NibbleWeights("nibble-weights")
+}
 
 impl Rewrite for NibbleWeights {
-    const NAME: &'static str = "nibble-weights";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::any_constant(), Pattern::any_constant()];
         Pattern::node(op!(DequantizeLinear), operands)
@@ -110,13 +108,12 @@ impl Rewrite for NibbleWeights {
     }
 }
 
-/// A movement of a dequantized constant becomes a dequantized constant, so that layers find their integers.
-struct MovedWeights;
+rule! {
+    /// A movement of a dequantized constant becomes a dequantized constant, so that layers find their integers.
+    struct MovedWeights("moved-weights")
+}
 
 impl Rewrite for MovedWeights {
-    const NAME: &'static str = "moved-weights";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         let weights = Pattern::any_constant().dequantized();
         let accepts = op!(Transpose | Reshape | Flatten | Squeeze | Unsqueeze | Identity);
@@ -182,12 +179,11 @@ fn bytes_of_nibbles(tensor: &Tensor) -> Option<Tensor> {
     }
 }
 
-struct FloatForm;
+rule! {
+    struct FloatForm("float-form")
+}
 
 impl Rewrite for FloatForm {
-    const NAME: &'static str = "float-form";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         let accepts = op!(Conv | MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool);
         Pattern::node(accepts, [])

@@ -8,19 +8,14 @@ use crate::convert::integer_tensor;
 use crate::lower::params::{dequantized, quantizer, real_constant};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
-symbols! {
-    pub(super) struct Movement { movement: NodeId, dequantize: NodeId }
+rule! {
+    /// A movement of a dequantized value, quantized. Where the parameters differ, a requantization follows.
+    pub(super) struct QuantizedMovement("quantized-movement") finds Movement { movement: NodeId, dequantize: NodeId }
 }
 
-/// A movement of a dequantized value, quantized. Where the parameters differ, a requantization follows.
-pub(super) struct QuantizedMovement;
-
 impl Rewrite for QuantizedMovement {
-    const NAME: &'static str = "quantized-movement";
-    type Found = Movement;
-
     fn pattern(&self) -> Pattern {
         let movement = Pattern::node(
             op!(Reshape
@@ -121,17 +116,12 @@ fn same_parameters(
     }
 }
 
-symbols! {
-    pub(super) struct Parts { x: ValueId }
+rule! {
+    /// A split of a dequantized value, each part quantized with the same parameters.
+    pub(super) struct QuantizedSplit("quantized-split") finds Parts { x: ValueId }
 }
 
-/// A split of a dequantized value, each part quantized with the same parameters.
-pub(super) struct QuantizedSplit;
-
 impl Rewrite for QuantizedSplit {
-    const NAME: &'static str = "quantized-split";
-    type Found = Parts;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Split), [Pattern::value("x")])
     }

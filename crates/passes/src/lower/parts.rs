@@ -7,19 +7,14 @@ use octofold_tensor::{DType, Tensor};
 
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, symbols};
+use crate::{op, rule};
 
-symbols! {
-    pub(super) struct Parts { x: ValueId }
+rule! {
+    /// A split whose parts have known sizes becomes one slice for each part.
+    pub(super) struct SplitParts("split-parts") finds Parts { x: ValueId }
 }
 
-/// A split whose parts have known sizes becomes one slice for each part.
-pub(super) struct SplitParts;
-
 impl Rewrite for SplitParts {
-    const NAME: &'static str = "split-parts";
-    type Found = Parts;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Split), [Pattern::value("x")])
     }

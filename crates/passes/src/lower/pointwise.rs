@@ -13,15 +13,14 @@ use octofold_tensor::{DType, Tensor};
 use crate::lower::params::{Quantized, dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
-/// `QuantizeLinear` of a dequantized value: nothing when the parameters are equal, a table when they differ.
-pub(super) struct Requantize;
+rule! {
+    /// `QuantizeLinear` of a dequantized value: nothing when the parameters are equal, a table when they differ.
+    pub(super) struct Requantize("requantize")
+}
 
 impl Rewrite for Requantize {
-    const NAME: &'static str = "requantize";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         Pattern::any().dequantized().quantized()
     }
@@ -54,17 +53,12 @@ pub(crate) fn acts_element_by_element(op: &Op) -> bool {
     op.float_function().is_some() || others(op)
 }
 
-symbols! {
-    pub(super) struct Function { function: NodeId }
+rule! {
+    /// A function of one dequantized value, or a chain of them, quantized.
+    pub(super) struct QuantizedPointwise("quantized-pointwise") finds Function { function: NodeId }
 }
 
-/// A function of one dequantized value, or a chain of them, quantized.
-pub(super) struct QuantizedPointwise;
-
 impl Rewrite for QuantizedPointwise {
-    const NAME: &'static str = "quantized-pointwise";
-    type Found = Function;
-
     fn pattern(&self) -> Pattern {
         let function = Pattern::node(acts_element_by_element, []);
         function.named("function").quantized()

@@ -9,7 +9,7 @@ use octofold_ops::families::{
 use crate::lower::params::{dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 /// Our own pool operator for an ONNX one, without quantization.
 pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
@@ -66,17 +66,12 @@ pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
     })
 }
 
-symbols! {
-    pub(super) struct Pool { pool: NodeId, x: ValueId }
+rule! {
+    /// A pool of a dequantized value, quantized.
+    pub(super) struct QuantizedPool("quantized-pool") finds Pool { pool: NodeId, x: ValueId }
 }
 
-/// A pool of a dequantized value, quantized.
-pub(super) struct QuantizedPool;
-
 impl Rewrite for QuantizedPool {
-    const NAME: &'static str = "quantized-pool";
-    type Found = Pool;
-
     fn pattern(&self) -> Pattern {
         let accepts = op!(MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool);
         let pool = Pattern::node(accepts, [Pattern::value("x")]);

@@ -8,7 +8,7 @@ use octofold_ops::families::{
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Fuses quantized sums into the output stage of the convolution before them. The result is the same to the bit: the
@@ -16,16 +16,11 @@ rule_pass! {
     pub struct FuseQuantizedResiduals("fuse-quantized-residuals") = [FuseResidual];
 }
 
-symbols! {
-    struct Sum { conv: NodeId, residual: ValueId }
+rule! {
+    struct FuseResidual("fuse-quantized-residual") finds Sum { conv: NodeId, residual: ValueId }
 }
 
-struct FuseResidual;
-
 impl Rewrite for FuseResidual {
-    const NAME: &'static str = "fuse-quantized-residual";
-    type Found = Sum;
-
     fn pattern(&self) -> Pattern {
         let conv = Pattern::node(op!(FusedConv), []).named("conv");
         Pattern::commutative(op!(FusedBinary), conv, Pattern::value("residual"))

@@ -11,16 +11,24 @@ use crate::fuse::fused_conv;
 use crate::lower::params::{dequantized, output_quantization, real_constant, small_integers};
 use crate::pattern::{Accepts, Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support, symbols};
 
-/// A convolution between dequantized operands and a `QuantizeLinear`.
-pub(super) struct QuantizedConv;
-/// A convolution of dequantized operands whose result is wanted in float.
-pub(super) struct FloatResultConv;
-/// A linear layer between dequantized operands and a `QuantizeLinear`.
-pub(super) struct QuantizedLinear;
-/// A linear layer of dequantized operands whose result is wanted in float.
-pub(super) struct FloatResultLinear;
+rule! {
+    /// A convolution between dequantized operands and a `QuantizeLinear`.
+    pub(super) struct QuantizedConv("quantized-conv") finds Layer
+}
+rule! {
+    /// A convolution of dequantized operands whose result is wanted in float.
+    pub(super) struct FloatResultConv("quantized-conv-float-result") finds Layer
+}
+rule! {
+    /// A linear layer between dequantized operands and a `QuantizeLinear`.
+    pub(super) struct QuantizedLinear("quantized-linear") finds Layer
+}
+rule! {
+    /// A linear layer of dequantized operands whose result is wanted in float.
+    pub(super) struct FloatResultLinear("quantized-linear-float-result") finds Layer
+}
 
 symbols! {
     pub(super) struct Layer { layer: NodeId }
@@ -32,9 +40,6 @@ fn layer(accepts: Accepts) -> Pattern {
 }
 
 impl Rewrite for QuantizedConv {
-    const NAME: &'static str = "quantized-conv";
-    type Found = Layer;
-
     fn pattern(&self) -> Pattern {
         layer(op!(Conv | FusedConv)).quantized()
     }
@@ -45,9 +50,6 @@ impl Rewrite for QuantizedConv {
 }
 
 impl Rewrite for FloatResultConv {
-    const NAME: &'static str = "quantized-conv-float-result";
-    type Found = Layer;
-
     fn pattern(&self) -> Pattern {
         layer(op!(Conv | FusedConv))
     }
@@ -58,9 +60,6 @@ impl Rewrite for FloatResultConv {
 }
 
 impl Rewrite for QuantizedLinear {
-    const NAME: &'static str = "quantized-linear";
-    type Found = Layer;
-
     fn pattern(&self) -> Pattern {
         layer(op!(FusedLinear)).quantized()
     }
@@ -71,9 +70,6 @@ impl Rewrite for QuantizedLinear {
 }
 
 impl Rewrite for FloatResultLinear {
-    const NAME: &'static str = "quantized-linear-float-result";
-    type Found = Layer;
-
     fn pattern(&self) -> Pattern {
         layer(op!(FusedLinear))
     }

@@ -7,14 +7,10 @@ use octofold_ops::families::{Gelu, GeluApproximation, HardSwish, Mish, Softplus,
 
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support, symbols};
 
 symbols! {
     pub(super) struct Argument { x: ValueId }
-}
-
-symbols! {
-    pub(super) struct Scaled { x: ValueId, factor: Option<ValueId> }
 }
 
 fn x() -> Pattern {
@@ -38,53 +34,52 @@ where
     Ok(found.replace_by(graph, op, [Some(x.into())]))
 }
 
-/// `x · HardSigmoid(x)` with slope 1/6, and `x · Clip(x + 3, 0, 6) / 6`.
-pub(super) struct HardSwishForm;
+/// Declares rules for functions of `x`: the rule, the pattern of the spelled form, and the operator of that name.
+macro_rules! spelled {
+    ($($(#[$meta:meta])* $rule:ident($name:literal): $pattern:ident => $op:expr;)*) => {$(
+        rule! {
+            $(#[$meta])*
+            pub(super) struct $rule($name) finds Argument
+        }
+
+        impl Rewrite for $rule {
+            fn pattern(&self) -> Pattern {
+                $pattern()
+            }
+
+            fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
+                pointwise(graph, found, found.x, $op)
+            }
+        }
+    )*};
+}
+
+spelled! {
+    /// `x · HardSigmoid(x)` with slope 1/6, and `x · Clip(x + 3, 0, 6) / 6`.
+    HardSwishForm("hard-swish"): hard_swish => HardSwish {};
+    /// `x/2 · (1 + erf(x/√2))`.
+    GeluForm("gelu"): gelu => Gelu { approximate: GeluApproximation::None };
+    /// `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, also with `x·(1 + 0.044715·x²)`.
+    GeluTanhForm("gelu-tanh"): gelu_tanh => Gelu { approximate: GeluApproximation::Tanh };
+    /// `ln(1 + e^x)`.
+    SoftplusForm("softplus"): softplus => Softplus {};
+    /// `x · tanh(softplus(x))`.
+    MishForm("mish"): mish => Mish {};
+}
 
 fn is_hard_sigmoid_by_sixths(op: &Op) -> bool {
     let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
     matches!(op, Op::HardSigmoid(op) if close(op.alpha, 1.0 / 6.0) && close(op.beta, 0.5))
 }
 
-impl Rewrite for HardSwishForm {
-    const NAME: &'static str = "hard-swish";
-    type Found = Argument;
-
-    fn pattern(&self) -> Pattern {
-        let clipped = || (x() + 3.0).clip(0.0, 6.0);
-        let sigmoid = Pattern::node(is_hard_sigmoid_by_sixths, [x()]);
-        Pattern::any_of([
-            x() * sigmoid,
-            x() * (clipped() / 6.0),
-            x() * clipped() / 6.0,
-        ])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        pointwise(graph, found, found.x, HardSwish {})
-    }
-}
-
-/// `x · sigmoid(x)`, and `x · sigmoid(factor · x)`.
-pub(super) struct SwishForm;
-
-impl Rewrite for SwishForm {
-    const NAME: &'static str = "swish";
-    type Found = Scaled;
-
-    fn pattern(&self) -> Pattern {
-        let scaled = x() * Pattern::constant("factor");
-        Pattern::any_of([x() * x().sigmoid(), x() * scaled.sigmoid()])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Scaled>) -> Result<Patch, Skip> {
-        let alpha = match found.factor {
-            None => 1.0,
-            Some(factor) => support::scalar(graph, factor)
-                .ok_or(Skip::because("the factor of the sigmoid is not one number"))?,
-        };
-        pointwise(graph, found, found.x, Swish { alpha })
-    }
+fn hard_swish() -> Pattern {
+    let clipped = || (x() + 3.0).clip(0.0, 6.0);
+    let sigmoid = Pattern::node(is_hard_sigmoid_by_sixths, [x()]);
+    Pattern::any_of([
+        x() * sigmoid,
+        x() * (clipped() / 6.0),
+        x() * clipped() / 6.0,
+    ])
 }
 
 /// `x/2 · sum`, with the half in each place.
@@ -97,86 +92,57 @@ fn half_product(sum: &Pattern) -> Pattern {
     ])
 }
 
-/// `x/2 · (1 + erf(x/√2))`.
-pub(super) struct GeluForm;
-
-impl Rewrite for GeluForm {
-    const NAME: &'static str = "gelu";
-    type Found = Argument;
-
-    fn pattern(&self) -> Pattern {
-        let argument = Pattern::any_of([
-            x() / std::f32::consts::SQRT_2,
-            x() * std::f32::consts::FRAC_1_SQRT_2,
-        ]);
-        half_product(&(Pattern::node(op!(Erf), [argument]) + 1.0))
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        let approximate = GeluApproximation::None;
-        pointwise(graph, found, found.x, Gelu { approximate })
-    }
+fn gelu() -> Pattern {
+    let argument = Pattern::any_of([
+        x() / std::f32::consts::SQRT_2,
+        x() * std::f32::consts::FRAC_1_SQRT_2,
+    ]);
+    half_product(&(Pattern::node(op!(Erf), [argument]) + 1.0))
 }
 
-/// `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, also with `x·(1 + 0.044715·x²)`.
-pub(super) struct GeluTanhForm;
-
-impl Rewrite for GeluTanhForm {
-    const NAME: &'static str = "gelu-tanh";
-    type Found = Argument;
-
-    fn pattern(&self) -> Pattern {
-        /// √(2/π).
-        const ROOT: f32 = 0.797_884_6;
-        const CUBIC: f32 = 0.044_715;
-        let power = |exponent: f32| Pattern::node(op!(Pow), [x(), exponent.into()]);
-        let square = || Pattern::any_of([power(2.0), x() * x()]);
-        let cube = Pattern::any_of([power(3.0), x() * square()]);
-        let bend = Pattern::any_of([square() * CUBIC, x() * CUBIC * x()]) + 1.0;
-        let argument = Pattern::any_of([
-            (x() + cube * CUBIC) * ROOT,
-            x() * ROOT * bend.clone(),
-            x() * bend.clone() * ROOT,
-            x() * (bend * ROOT),
-        ]);
-        half_product(&(Pattern::node(op!(Tanh), [argument]) + 1.0))
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        let approximate = GeluApproximation::Tanh;
-        pointwise(graph, found, found.x, Gelu { approximate })
-    }
+fn gelu_tanh() -> Pattern {
+    /// √(2/π).
+    const ROOT: f32 = 0.797_884_6;
+    const CUBIC: f32 = 0.044_715;
+    let power = |exponent: f32| Pattern::node(op!(Pow), [x(), exponent.into()]);
+    let square = || Pattern::any_of([power(2.0), x() * x()]);
+    let cube = Pattern::any_of([power(3.0), x() * square()]);
+    let bend = Pattern::any_of([square() * CUBIC, x() * CUBIC * x()]) + 1.0;
+    let argument = Pattern::any_of([
+        (x() + cube * CUBIC) * ROOT,
+        x() * ROOT * bend.clone(),
+        x() * bend.clone() * ROOT,
+        x() * (bend * ROOT),
+    ]);
+    half_product(&(Pattern::node(op!(Tanh), [argument]) + 1.0))
 }
 
-/// `ln(1 + e^x)`.
-pub(super) struct SoftplusForm;
-
-impl Rewrite for SoftplusForm {
-    const NAME: &'static str = "softplus";
-    type Found = Argument;
-
-    fn pattern(&self) -> Pattern {
-        Pattern::node(op!(Log), [Pattern::node(op!(Exp), [x()]) + 1.0])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        pointwise(graph, found, found.x, Softplus {})
-    }
+fn softplus() -> Pattern {
+    Pattern::node(op!(Log), [Pattern::node(op!(Exp), [x()]) + 1.0])
 }
 
-/// `x · tanh(softplus(x))`.
-pub(super) struct MishForm;
+fn mish() -> Pattern {
+    let softplus = Pattern::node(op!(Softplus), [x()]);
+    x() * Pattern::node(op!(Tanh), [softplus])
+}
 
-impl Rewrite for MishForm {
-    const NAME: &'static str = "mish";
-    type Found = Argument;
+rule! {
+    /// `x · sigmoid(x)`, and `x · sigmoid(factor · x)`.
+    pub(super) struct SwishForm("swish") finds Scaled { x: ValueId, factor: Option<ValueId> }
+}
 
+impl Rewrite for SwishForm {
     fn pattern(&self) -> Pattern {
-        let softplus = Pattern::node(op!(Softplus), [x()]);
-        x() * Pattern::node(op!(Tanh), [softplus])
+        let scaled = x() * Pattern::constant("factor");
+        Pattern::any_of([x() * x().sigmoid(), x() * scaled.sigmoid()])
     }
 
-    fn rewrite(&self, graph: &Graph, found: &Match<Argument>) -> Result<Patch, Skip> {
-        pointwise(graph, found, found.x, Mish {})
+    fn rewrite(&self, graph: &Graph, found: &Match<Scaled>) -> Result<Patch, Skip> {
+        let alpha = match found.factor {
+            None => 1.0,
+            Some(factor) => support::scalar(graph, factor)
+                .ok_or(Skip::because("the factor of the sigmoid is not one number"))?,
+        };
+        pointwise(graph, found, found.x, Swish { alpha })
     }
 }

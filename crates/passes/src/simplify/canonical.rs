@@ -15,7 +15,7 @@ use crate::linear::{LinearBias, LinearForm, SplitGemm, Weights};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Brings operators to their canonical forms.
@@ -35,17 +35,12 @@ rule_pass! {
     ];
 }
 
-symbols! {
-    struct Sizes { x: ValueId, sizes: ValueId }
+rule! {
+    /// Makes the sizes of a `Reshape` a constant, where exporters compute them from a symbolic batch: one unknown size becomes the -1 of ONNX.
+    struct ReshapeSizes("reshape-sizes") finds Sizes { x: ValueId, sizes: ValueId }
 }
 
-/// Makes the sizes of a `Reshape` a constant, where exporters compute them from a symbolic batch: one unknown size becomes the -1 of ONNX.
-struct ReshapeSizes;
-
 impl Rewrite for ReshapeSizes {
-    const NAME: &'static str = "reshape-sizes";
-    type Found = Sizes;
-
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::value("x"), Pattern::value("sizes")];
         Pattern::node(op!(Reshape), operands)
@@ -78,17 +73,12 @@ impl Rewrite for ReshapeSizes {
     }
 }
 
-symbols! {
-    struct Clipped { x: ValueId }
+rule! {
+    /// `Clip(x, 0, inf)` is `Relu(x)`.
+    struct ClipToRelu("clip-to-relu") finds Clipped { x: ValueId }
 }
 
-/// `Clip(x, 0, inf)` is `Relu(x)`.
-struct ClipToRelu;
-
 impl Rewrite for ClipToRelu {
-    const NAME: &'static str = "clip-to-relu";
-    type Found = Clipped;
-
     fn pattern(&self) -> Pattern {
         Pattern::value("x").clip(0.0, Pattern::number(f32::INFINITY).optional())
     }
@@ -98,17 +88,12 @@ impl Rewrite for ClipToRelu {
     }
 }
 
-symbols! {
-    struct Mean { x: ValueId, axes: ValueId }
+rule! {
+    /// `ReduceMean` over the two spatial axes of [N, C, H, W].
+    struct MeanToGlobalPool("mean-to-global-pool") finds Mean { x: ValueId, axes: ValueId }
 }
 
-/// `ReduceMean` over the two spatial axes of [N, C, H, W].
-struct MeanToGlobalPool;
-
 impl Rewrite for MeanToGlobalPool {
-    const NAME: &'static str = "mean-to-global-pool";
-    type Found = Mean;
-
     fn pattern(&self) -> Pattern {
         let operands = [Pattern::value("x"), Pattern::constant("axes")];
         Pattern::node(op!(ReduceMean), operands)

@@ -6,7 +6,7 @@ use octofold_ops::families::{Reshape, Transpose};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support, symbols};
 
 rule_pass! {
     /// Removes nodes that change nothing.
@@ -22,13 +22,12 @@ symbols! {
     struct Argument { x: ValueId }
 }
 
-/// Operators that return their first operand: always, or with these attributes.
-struct NoOperation;
+rule! {
+    /// Operators that return their first operand: always, or with these attributes.
+    struct NoOperation("no-operation") finds Argument
+}
 
 impl Rewrite for NoOperation {
-    const NAME: &'static str = "no-operation";
-    type Found = Argument;
-
     fn pattern(&self) -> Pattern {
         Pattern::node(
             op!(Identity
@@ -121,13 +120,12 @@ fn same_shape(graph: &Graph, a: ValueId, b: ValueId) -> bool {
     a.shape.is_some() && a.shape == b.shape
 }
 
-/// `x + 0`, `x - 0`, `x · 1`, `x / 1`, where the constant does not widen the shape.
-struct NeutralOperand;
+rule! {
+    /// `x + 0`, `x - 0`, `x · 1`, `x / 1`, where the constant does not widen the shape.
+    struct NeutralOperand("neutral-operand") finds Argument
+}
 
 impl Rewrite for NeutralOperand {
-    const NAME: &'static str = "neutral-operand";
-    type Found = Argument;
-
     fn pattern(&self) -> Pattern {
         let x = || Pattern::value("x");
         Pattern::any_of([x() + 0.0, x() * 1.0, x() - 0.0, x() / 1.0])
@@ -142,17 +140,12 @@ impl Rewrite for NeutralOperand {
     }
 }
 
-symbols! {
-    struct Reshapes { inner: NodeId, x: ValueId, shape: ValueId }
+rule! {
+    /// A reshape of a reshape: only the last shape matters.
+    struct MergeReshapes("merge-reshapes") finds Reshapes { inner: NodeId, x: ValueId, shape: ValueId }
 }
 
-/// A reshape of a reshape: only the last shape matters.
-struct MergeReshapes;
-
 impl Rewrite for MergeReshapes {
-    const NAME: &'static str = "merge-reshapes";
-    type Found = Reshapes;
-
     fn pattern(&self) -> Pattern {
         let accepts = op!(Reshape | Flatten | Squeeze | Unsqueeze);
         let inner = Pattern::node(accepts, [Pattern::value("x")]).named("inner");
@@ -177,17 +170,12 @@ impl Rewrite for MergeReshapes {
     }
 }
 
-symbols! {
-    struct Transposes { inner: NodeId, x: ValueId }
+rule! {
+    /// A transpose of a transpose is one transpose.
+    struct MergeTransposes("merge-transposes") finds Transposes { inner: NodeId, x: ValueId }
 }
 
-/// A transpose of a transpose is one transpose.
-struct MergeTransposes;
-
 impl Rewrite for MergeTransposes {
-    const NAME: &'static str = "merge-transposes";
-    type Found = Transposes;
-
     fn pattern(&self) -> Pattern {
         let inner = Pattern::node(op!(Transpose), [Pattern::value("x")]);
         Pattern::node(op!(Transpose), [inner.named("inner")])

@@ -11,15 +11,16 @@ use octofold_tensor::DType;
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Makes layer norms that are spelled out one operator.
     pub struct RecognizeNorms("recognize-norms") = [SpelledLayerNorm];
 }
 
-symbols! {
-    struct Spelled {
+rule! {
+    /// `d / √(mean(d²) + ε) · g + b`, where the rule reads `d = x - mean(x)` itself.
+    struct SpelledLayerNorm("spelled-layer-norm") finds Spelled {
         difference: ValueId,
         variance: NodeId,
         epsilon: ValueId,
@@ -27,9 +28,6 @@ symbols! {
         bias: Option<ValueId>,
     }
 }
-
-/// `d / √(mean(d²) + ε) · g + b`, where the rule reads `d = x - mean(x)` itself.
-struct SpelledLayerNorm;
 
 /// `d / √(mean(d²) + ε)`.
 fn normalized() -> Pattern {
@@ -51,9 +49,6 @@ fn normalized() -> Pattern {
 }
 
 impl Rewrite for SpelledLayerNorm {
-    const NAME: &'static str = "spelled-layer-norm";
-    type Found = Spelled;
-
     fn pattern(&self) -> Pattern {
         let scaled = || normalized() * Pattern::constant("scale");
         Pattern::any_of([scaled() + Pattern::constant("bias"), scaled(), normalized()])

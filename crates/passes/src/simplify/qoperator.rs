@@ -13,20 +13,19 @@ use octofold_tensor::{DType, Tensor};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Expands quantized layers to QDQ groups.
     pub struct ExpandQOperators("expand-qoperators") = [ConvGroup, MatMulGroup];
 }
 
-/// `QLinearConv` as a group.
-struct ConvGroup;
+rule! {
+    /// `QLinearConv` as a group.
+    struct ConvGroup("qlinear-conv")
+}
 
 impl Rewrite for ConvGroup {
-    const NAME: &'static str = "qlinear-conv";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(QLinearConv), [])
     }
@@ -56,13 +55,12 @@ impl Rewrite for ConvGroup {
     }
 }
 
-/// `QLinearMatMul` as a group.
-struct MatMulGroup;
+rule! {
+    /// `QLinearMatMul` as a group.
+    struct MatMulGroup("qlinear-matmul")
+}
 
 impl Rewrite for MatMulGroup {
-    const NAME: &'static str = "qlinear-matmul";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(QLinearMatMul), [])
     }

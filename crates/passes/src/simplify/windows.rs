@@ -7,7 +7,7 @@ use octofold_ops::families::{AutoPad, PadMode};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
-use crate::{op, support, symbols};
+use crate::{op, rule, support};
 
 rule_pass! {
     /// Makes the pads of convolutions and pools explicit, and merges a `Pad` before them.
@@ -61,13 +61,12 @@ fn with_pads(op: &Op, pads: Vec<i64>) -> Option<Op> {
     Some(op)
 }
 
-/// `auto_pad` becomes `pads`, where the sizes are known (a stride of 1 needs no sizes).
-struct ExplicitPads;
+rule! {
+    /// `auto_pad` becomes `pads`, where the sizes are known (a stride of 1 needs no sizes).
+    struct ExplicitPads("explicit-pads")
+}
 
 impl Rewrite for ExplicitPads {
-    const NAME: &'static str = "explicit-pads";
-    type Found = ();
-
     fn pattern(&self) -> Pattern {
         Pattern::node(op!(Conv | MaxPool | AveragePool), [])
     }
@@ -109,17 +108,12 @@ impl Rewrite for ExplicitPads {
     }
 }
 
-symbols! {
-    struct Padded { pad: NodeId, x: ValueId, pads: ValueId }
+rule! {
+    /// A constant `Pad` of height and width with zeros, followed by a convolution.
+    struct MergePad("merge-pad") finds Padded { pad: NodeId, x: ValueId, pads: ValueId }
 }
 
-/// A constant `Pad` of height and width with zeros, followed by a convolution.
-struct MergePad;
-
 impl Rewrite for MergePad {
-    const NAME: &'static str = "merge-pad";
-    type Found = Padded;
-
     fn pattern(&self) -> Pattern {
         let pad = Pattern::node(op!(Pad), [Pattern::value("x"), Pattern::constant("pads")]);
         Pattern::node(op!(Conv), [pad.named("pad")])
