@@ -137,3 +137,63 @@ fn nothing_is_allocated_for_kernels() -> Result<()> {
     );
     Ok(())
 }
+
+/// The allocations of a run on a row and a number, after the first runs.
+fn allocations(session: &mut Session, number: i64) -> Result<u64> {
+    let (x, mut y) = ([0.5_f32, -1.0, 2.0, 0.25], [0.0_f32; 4]);
+    let mut failed: Option<RunError> = None;
+    let mut run = || {
+        let numbers = [number];
+        let inputs = [TensorView::of(&[1, 4], &x), TensorView::of(&[], &numbers)];
+        let output = TensorViewMut::of(&[1, 4], &mut y);
+        let done = inputs.into_iter().collect::<Result<Vec<_>, _>>();
+        let done = done.and_then(|inputs| session.run_into(&inputs, &mut [output?]));
+        failed = done.err();
+    };
+    (0..2).for_each(|_| run());
+    let counted = allocation_counter::measure(run);
+    ensure!(failed.is_none(), "{failed:?}");
+    ensure!(y.iter().all(|&y| y != 0.0), "{y:?}");
+    Ok(counted.count_total)
+}
+
+/// The body of a loop is a plan of its own: where its sizes are fixed, its steps allocate nothing, however many trips there are.
+#[test]
+fn trips_of_a_loop_allocate_nothing() -> Result<()> {
+    let mut session = text_session(
+        "<ir_version: 10, opset_import: [\"\" : 21]> g (float[1,4] x, int64 trips) => (y) <float[1,4] one = {1.0, 1.0, 1.0, 1.0}> {
+            y = Loop <body = step (int64 trip, bool go, float[1,4] state) => (go, next) {
+                sum = Add (state, one)
+                next = Sigmoid (sum)
+            }> (trips, \"\", x)
+        }",
+    )?;
+    let few = allocations(&mut session, 4)?;
+    ensure!(allocations(&mut session, 400)? == few);
+    Ok(())
+}
+
+/// The step that runs a branch allocates its results, and the steps of the branch allocate nothing.
+#[test]
+fn steps_of_a_branch_allocate_nothing() -> Result<()> {
+    let with = |steps: usize| {
+        let chain = |name: &str, function: &str| {
+            let each = (1..=steps).map(|i| format!("{name}{i} = {function} ({name}{})\n", i - 1));
+            each.collect::<String>()
+        };
+        let (yes, no) = (chain("a", "Sigmoid"), chain("b", "Softplus"));
+        text_session(&format!(
+            "<ir_version: 10, opset_import: [\"\" : 21]> g (float[1,4] x, int64 number) => (y) {{
+                c = Cast <to = 9> (number)
+                y = If <then_branch = yes () => (a{steps}) {{ a0 = Tanh (x)\n{yes} }},
+                        else_branch = no () => (b{steps}) {{ b0 = Erf (x)\n{no} }}> (c)
+            }}"
+        ))
+    };
+    let (mut short, mut long) = (with(2)?, with(20)?);
+    for number in [0, 1] {
+        let few = allocations(&mut short, number)?;
+        ensure!(allocations(&mut long, number)? == few, "branch {number}");
+    }
+    Ok(())
+}
