@@ -9,61 +9,50 @@ use octofold_ops::families::{
 use crate::lower::params::{dequantized, output_quantization};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
+use crate::simplify::window_of;
 use crate::{op, rule, support};
 
 /// Our own pool operator for an ONNX one, without quantization.
 pub(super) fn fused_pool(graph: &Graph, id: NodeId) -> Result<Op, Skip> {
-    let axes = support::image_axes(graph, id)?;
-    let explicit = |auto_pad| {
-        if auto_pad == AutoPad::NotSet {
-            Ok::<_, Skip>(())
-        } else {
-            bail!("the pads are not explicit")
+    support::image_axes(graph, id)?;
+    let (layout, rescale) = (Layout::Nchw, None);
+    let node = graph.node(id);
+    let (kind, ceil_mode, count_include_pad) = match node.op() {
+        Op::MaxPool(_) if node.outputs().len() > 1 => {
+            bail!("the indices of a max pool have no kernel")
+        }
+        Op::MaxPool(pool) => (PoolKind::Max, pool.ceil_mode, false),
+        Op::AveragePool(pool) => (PoolKind::Average, pool.ceil_mode, pool.count_include_pad),
+        global => {
+            let kind = match global {
+                Op::GlobalMaxPool(_) => PoolKind::Max,
+                Op::GlobalAveragePool(_) => PoolKind::Average,
+                _ => return Err(Skip::NoMatch),
+            };
+            return Ok(FusedGlobalPool {
+                kind,
+                layout,
+                rescale,
+            }
+            .into());
         }
     };
-    let global = |kind| FusedGlobalPool {
+    let window = window_of(graph, id).ok_or(Skip::NoMatch)?;
+    if window.auto_pad != AutoPad::NotSet {
+        bail!("the pads are not explicit");
+    }
+    let pool = FusedPool {
         kind,
-        layout: Layout::Nchw,
-        rescale: None,
+        kernel_shape: window.kernel,
+        strides: window.strides,
+        pads: window.pads,
+        dilations: window.dilations,
+        ceil_mode,
+        count_include_pad,
+        layout,
+        rescale,
     };
-    Ok(match graph.node(id).op() {
-        Op::MaxPool(pool) => {
-            explicit(pool.auto_pad)?;
-            if graph.node(id).outputs().len() > 1 {
-                bail!("the indices of a max pool have no kernel");
-            }
-            FusedPool {
-                kind: PoolKind::Max,
-                kernel_shape: pool.kernel_shape.clone(),
-                strides: support::list_or(&pool.strides, axes, 1),
-                pads: support::list_or(&pool.pads, 2 * axes, 0),
-                dilations: support::list_or(&pool.dilations, axes, 1),
-                ceil_mode: pool.ceil_mode,
-                count_include_pad: false,
-                layout: Layout::Nchw,
-                rescale: None,
-            }
-            .into()
-        }
-        Op::AveragePool(pool) => {
-            explicit(pool.auto_pad)?;
-            FusedPool {
-                kind: PoolKind::Average,
-                kernel_shape: pool.kernel_shape.clone(),
-                strides: support::list_or(&pool.strides, axes, 1),
-                pads: support::list_or(&pool.pads, 2 * axes, 0),
-                dilations: support::list_or(&pool.dilations, axes, 1),
-                ceil_mode: pool.ceil_mode,
-                count_include_pad: pool.count_include_pad,
-                layout: Layout::Nchw,
-                rescale: None,
-            }
-            .into()
-        }
-        Op::GlobalMaxPool(_) => global(PoolKind::Max).into(),
-        Op::GlobalAveragePool(_) => global(PoolKind::Average).into(),
-        _ => return Err(Skip::NoMatch),
-    })
+    Ok(pool.into())
 }
 
 rule! {

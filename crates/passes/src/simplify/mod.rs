@@ -22,3 +22,4 @@ pub use norm::RecognizeNorms;
 pub use qoperator::ExpandQOperators;
 pub use widen::WidenFloats;
 pub use windows::CanonicalizeWindows;
+pub(crate) use windows::window_of;

@@ -15,15 +15,16 @@ rule_pass! {
 }
 
 /// The window of a convolution or pool, whatever its operator.
-struct Window {
-    auto_pad: AutoPad,
-    kernel: Vec<i64>,
-    strides: Vec<i64>,
-    dilations: Vec<i64>,
-    pads: Vec<i64>,
+pub(crate) struct Window {
+    pub(crate) auto_pad: AutoPad,
+    pub(crate) kernel: Vec<i64>,
+    pub(crate) strides: Vec<i64>,
+    pub(crate) dilations: Vec<i64>,
+    pub(crate) pads: Vec<i64>,
 }
 
-fn window_of(graph: &Graph, id: NodeId) -> Option<Window> {
+/// The window of a node, where its axes are known.
+pub(crate) fn window_of(graph: &Graph, id: NodeId) -> Option<Window> {
     let rank = support::operand_type(graph, id, 0)?.rank()?;
     let axes = rank.checked_sub(2)?;
     macro_rules! window {
