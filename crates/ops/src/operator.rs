@@ -240,7 +240,7 @@ operators! {
     Swish, ThresholdedRelu, Shrink, Clip, Abs, Neg, Exp, Log, Sqrt, Reciprocal, Floor, Ceil, Round, Sign, Not, IsNaN, IsInf,
     Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Asinh, Acosh, Atanh,
     Add, Sub, Mul, Div, Pow, Mod, Min, Max, Sum, Mean, And, Or, Xor, Equal, Less, Greater, LessOrEqual, GreaterOrEqual, Where,
-    Softmax, LogSoftmax,
+    Softmax, LogSoftmax, Hardmax,
     Lstm, Gru, Rnn,
     ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceLogSum, ReduceLogSumExp, ReduceSumSquare,
     ArgMax, ArgMin,

@@ -53,7 +53,7 @@ impl Op {
             // One activation.
             [Activation, Parameter, Parameter]: QuantizeLinear, DequantizeLinear, Clip, Dropout;
             [Activation, Parameter]: CastLike, TableLookup;
-            [Activation]: LpNormalization, Lrn, MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool, FusedPool, FusedGlobalPool, Softmax, LogSoftmax;
+            [Activation]: LpNormalization, Lrn, MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool, FusedPool, FusedGlobalPool, Softmax, LogSoftmax, Hardmax;
             [Activation]: Relu, LeakyRelu, Sigmoid, HardSigmoid, HardSwish, Tanh, Erf, Gelu, Elu, Selu, Celu, Softplus, Softsign, Mish, Swish, ThresholdedRelu, Shrink;
             [Activation]: Abs, Neg, Exp, Log, Sqrt, Reciprocal, Floor, Ceil, Round, Sign, Not, IsNaN, IsInf, Cast;
             [Activation]: Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Asinh, Acosh, Atanh;

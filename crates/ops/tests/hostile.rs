@@ -274,6 +274,7 @@ const ATTRIBUTES: &[(&str, &[&str])] = &[
     ("LRN", &["size", "alpha", "beta", "bias"]),
     ("Softmax", &["axis"]),
     ("LogSoftmax", &["axis"]),
+    ("Hardmax", &["axis"]),
     (
         "Resize",
         &[

@@ -227,7 +227,7 @@ fn family(op: &Op, cx: &mut Context<'_>) -> Types {
             conv: conv Conv, conv_transpose ConvTranspose;
             matmul: gemm Gemm, mat_mul MatMul;
             norm: batch_normalization BatchNormalization, instance_normalization InstanceNormalization, layer_normalization LayerNormalization,
-                lp_normalization LpNormalization, lrn Lrn, softmax Softmax, log_softmax LogSoftmax;
+                lp_normalization LpNormalization, lrn Lrn, softmax Softmax, log_softmax LogSoftmax, hardmax Hardmax;
             pool: max_pool MaxPool, average_pool AveragePool, global_max_pool GlobalMaxPool, global_average_pool GlobalAveragePool;
             activation: prelu PRelu, clip Clip;
             elementwise: abs Abs, neg Neg, sign Sign, not Not;

@@ -1,8 +1,8 @@
 //! Types of normalizations and softmax: that of the input.
 
 use octofold_ops::families::{
-    BatchNormalization, InstanceNormalization, LayerNormalization, LogSoftmax, LpNormalization,
-    Lrn, Softmax,
+    BatchNormalization, Hardmax, InstanceNormalization, LayerNormalization, LogSoftmax,
+    LpNormalization, Lrn, Softmax,
 };
 use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_tensor::{DType, Dim};
@@ -66,6 +66,10 @@ pub(super) fn softmax(op: &Softmax, cx: &mut Context<'_>) -> Types {
 }
 
 pub(super) fn log_softmax(op: &LogSoftmax, cx: &mut Context<'_>) -> Types {
+    along(op.axis, cx)
+}
+
+pub(super) fn hardmax(op: &Hardmax, cx: &mut Context<'_>) -> Types {
     along(op.axis, cx)
 }
 

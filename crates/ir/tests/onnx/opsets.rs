@@ -188,6 +188,16 @@ fn old_broadcasting_names_its_axis() {
 }
 
 #[test]
+fn old_hardmax_flattens_too() {
+    let of = |opset| {
+        let hardmax = node("Hardmax", &["x"], &["y"], &[int("axis", 1)]);
+        graph(&single(opset, &[2, 2, 3], &[], hardmax))
+    };
+    assert_eq!(operators(&of(13)), ["Hardmax"]);
+    assert!(operators(&of(11)).contains(&"Flatten"));
+}
+
+#[test]
 fn old_softmax_flattens() {
     let softmax = |opset, attributes: &[_], shape: &[i64]| {
         graph(&single(
@@ -443,9 +453,14 @@ fn contributed_operators_with_an_onnx_form() {
 
 #[test]
 fn unknown_operators_and_versions_are_named() {
-    let text = refusal(&single(17, &[2], &[], node("Hardmax", &["x"], &["y"], &[])));
+    let text = refusal(&single(
+        17,
+        &[2],
+        &[],
+        node("NotOfOnnx", &["x"], &["y"], &[]),
+    ));
     assert!(
-        text.contains("model: node `Hardmax_0` (Hardmax, opset 17): unsupported operator"),
+        text.contains("model: node `NotOfOnnx_0` (NotOfOnnx, opset 17): unsupported operator"),
         "{text}"
     );
     let text = refusal(&single(17, &[2], &[], node("Simoid", &["x"], &["y"], &[])));

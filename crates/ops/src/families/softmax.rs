@@ -1,4 +1,4 @@
-//! Softmax and its logarithm along one axis.
+//! Softmax, its logarithm and its limit along one axis.
 //!
 //! With `m` the largest element, `e = exp(x - m)` and `r = 1 / Σ e`, the results are `e · r`, or `x - m - ln Σ e`. Floats of 32 bits are computed step by step
 //! in f32, with sums in the order of `octofold_quant::fold`, as the kernels do it; others in f64.
@@ -8,9 +8,10 @@ use octofold_quant::fold::Fold;
 use octofold_quant::functions;
 use octofold_tensor::{Tensor, TensorData};
 
+use super::number::{Number, for_numbers};
 use super::real::{real_tensor, reals};
 use super::reduce::fold_line;
-use super::support::{map_lines, normalize_axis};
+use super::support::{map_lines, normalize_axis, wrong_type};
 use crate::{Inputs, OpError, Operator, attributes};
 
 attributes! {
@@ -26,6 +27,15 @@ attributes! {
     /// ONNX `LogSoftmax` (opset 13): the logarithm of [`Softmax`], `x - max - ln Σ exp(x - max)`.
     "" "LogSoftmax" inputs(1..=1)
     pub struct LogSoftmax {
+        /// The axis; negative counts from the end.
+        axis: i64 = -1,
+    }
+
+    /// ONNX `Hardmax` (opset 13): along an axis, 1 at the first of the largest elements and 0 elsewhere. NaN is larger than all numbers.
+    ///
+    /// Input: `x`, float. Output: its shape and type. Before opset 13 the input was flattened, as that of [`Softmax`].
+    "" "Hardmax" inputs(1..=1)
+    pub struct Hardmax {
         /// The axis; negative counts from the end.
         axis: i64 = -1,
     }
@@ -113,9 +123,51 @@ impl Operator for LogSoftmax {
     }
 }
 
+impl Operator for Hardmax {
+    fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        fn hardmax<T: Number>(values: &[T], shape: &[usize], axis: usize) -> TensorData {
+            let mut values = values.to_vec();
+            map_lines(&mut values, shape, axis, |line, _| {
+                // The last of equal keys from the end is the first one.
+                let from_end = (0..line.len()).rev();
+                let first = from_end.max_by_key(|&index| line[index].sort_key());
+                line.fill(T::ZERO);
+                if let Some(one) = first.and_then(|index| line.get_mut(index)) {
+                    *one = T::ONE;
+                }
+            });
+            T::wrap(values.into())
+        }
+        let x = inputs.required(0)?;
+        let axis = normalize_axis(self.axis, x.rank())?;
+        let data = for_numbers!(float x.data(), values => hardmax(values, x.shape(), axis), else return Err(wrong_type(x, 0, "float")));
+        Ok(vec![Tensor::from_data(x.shape().iter().copied(), data)?])
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use octofold_tensor::f16;
+
     use super::*;
+
+    #[test]
+    fn hardmax_marks_the_first_of_the_largest() {
+        let hardmax = |x: &Tensor, axis| Hardmax { axis }.evaluate(Inputs(&[Some(x)]), 1);
+        let x = Tensor::new([2, 3], vec![1.0_f32, 3.0, 3.0, -0.0, 0.0, f32::NAN]).unwrap();
+        let y = hardmax(&x, -1).unwrap().remove(0);
+        assert_eq!(y.values::<f32>().unwrap(), [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        let y = hardmax(&x, 0).unwrap().remove(0);
+        assert_eq!(y.values::<f32>().unwrap(), [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        let half = [-f16::ONE, f16::NEG_INFINITY, -f16::ONE];
+        let y = hardmax(&Tensor::vector(half.to_vec()), 0)
+            .unwrap()
+            .remove(0);
+        assert_eq!(y.values::<f16>().unwrap(), [f16::ONE, f16::ZERO, f16::ZERO]);
+        let empty = Tensor::new([2, 0], Vec::<f64>::new()).unwrap();
+        assert_eq!(hardmax(&empty, 1).unwrap().remove(0).shape(), [2, 0]);
+        assert!(hardmax(&x, 2).is_err() && hardmax(&Tensor::vector(vec![1_i32]), 0).is_err());
+    }
 
     #[test]
     fn rows_along_any_axis_sum_to_one() {

@@ -78,7 +78,7 @@ pub(super) fn prelu(cx: &mut Lowering<'_>, old: &mut OldNode) -> Result<(), Node
     Ok(())
 }
 
-/// `Softmax` and `LogSoftmax` before opset 13: the axes from `axis` on are one.
+/// `Softmax`, `LogSoftmax` and `Hardmax` before opset 13: the axes from `axis` on are one.
 pub(super) fn softmax(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeError> {
     let x = old.required(0)?;
     let axis = old.attributes.read::<i64>("axis")?.unwrap_or(1);

@@ -390,7 +390,9 @@ pub(super) fn lower(cx: &mut Lowering<'_>, mut old: OldNode) -> Result<(), NodeE
         }
         "Gemm" if version < 7 => old.drop_attribute("broadcast", &[0, 1])?,
         "PRelu" if version < 7 => arithmetic::prelu(cx, &mut old)?,
-        "Softmax" | "LogSoftmax" if version < 13 => return arithmetic::softmax(cx, old),
+        "Softmax" | "LogSoftmax" | "Hardmax" if version < 13 => {
+            return arithmetic::softmax(cx, old);
+        }
         "Clip" if version < 11 => arithmetic::clip(cx, &mut old)?,
         "BatchNormalization" if version < 14 => arithmetic::batch_normalization(cx, &mut old)?,
         "Dropout" => return arithmetic::dropout(cx, old),
