@@ -4,7 +4,7 @@ use octofold_ops::families::{
     BatchNormalization, Hardmax, InstanceNormalization, LayerNormalization, LogSoftmax,
     LpNormalization, Lrn, Softmax,
 };
-use octofold_ops::{OpError, bail, bail_attribute};
+use octofold_ops::{OpError, bail, bail_attribute, normalize_axis};
 use octofold_tensor::{DType, Dim};
 
 use super::helpers::{broadcast, differ, dims, float, optional_dims, same, typed};
@@ -42,16 +42,10 @@ fn check_channels(cx: &Context<'_>, inputs: impl Iterator<Item = usize>) -> Resu
     Ok(())
 }
 
+/// The axis, counted from the front, when the rank is known.
 fn check_axis(axis: i64, x: Known<'_>) -> Result<Option<usize>, OpError> {
-    let Some(rank) = x.ty.rank() else {
-        return Ok(None);
-    };
-    let rank = rank as i64;
-    if (-rank..rank).contains(&axis) {
-        Ok(Some(axis.rem_euclid(rank) as usize))
-    } else {
-        bail_attribute!("axis", "{axis} is out of range for rank {rank}")
-    }
+    let rank = x.ty.rank();
+    rank.map(|rank| normalize_axis(axis, rank)).transpose()
 }
 
 /// A float input that keeps its type and has an axis.
