@@ -1,6 +1,7 @@
 //! Image files as pixels: PNG, JPEG and BMP.
 
 use std::io::Cursor;
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use image::{ImageFormat, ImageReader};
@@ -17,6 +18,9 @@ pub enum DecodeError {
     /// A JPEG file that ends before the image does. Decoders fill what is missing with gray.
     #[error("the file is truncated")]
     Truncated,
+    /// A file that makes the decoder panic, as damaged JPEG files do.
+    #[error("the decoder cannot read this image")]
+    Panic,
 }
 
 /// Decodes the bytes of an image file, whose format is that of the extension of `path`. An image of more than 512 MiB is refused.
@@ -25,8 +29,9 @@ pub enum DecodeError {
 /// When the extension is none of an image, or the bytes are not a whole image of the format.
 pub fn decode_image(bytes: &[u8], path: &Path, color: Color) -> Result<Image, DecodeError> {
     let format = ImageFormat::from_path(path)?;
-    // The default limits of a reader bound the memory.
-    let image = ImageReader::with_format(Cursor::new(bytes), format).decode()?;
+    // The default limits of a reader bound the memory. Nothing that a decoder changed outlives its panic.
+    let decode = || ImageReader::with_format(Cursor::new(bytes), format).decode();
+    let image = catch_unwind(decode).map_err(|_| DecodeError::Panic)??;
     if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
         return Err(DecodeError::Truncated);
     }
@@ -79,6 +84,13 @@ mod tests {
         preview.truncate(10);
         preview.extend(&whole[2..]);
         assert!(jpeg_ends(&preview));
+    }
+
+    /// Found by fuzzing: `zune-jpeg` 0.5.15 panics where the sizes of components disagree.
+    #[test]
+    fn a_panic_of_the_decoder_is_an_error() {
+        let bytes = include_bytes!("../tests/images/decoder-panics.jpg");
+        assert!(decode_image(bytes, Path::new("x.jpg"), Color::Rgb).is_err());
     }
 
     /// A header of a few bytes may claim an image of any size.
