@@ -13,7 +13,7 @@ use octofold::passes::rewrite::{Rewrite, Skip};
 use octofold::passes::rule;
 
 rule! {
-    struct MirroredSwish("mirrored-swish") finds Mirrored { x: ValueId, k: ValueId }
+    pub(crate) struct MirroredSwish("mirrored-swish") finds Mirrored { x: ValueId, k: ValueId }
 }
 
 impl Rewrite for MirroredSwish {

@@ -98,9 +98,12 @@ impl Blob {
         match &*self.0 {
             Source::Owned {
                 memory, foreign, ..
-            } => match foreign.get(&part.start) {
-                Some(bytes) => &bytes[..part.len()],
-                None => &memory.bytes()[part],
+            } => match foreign.range(..=part.start).next_back() {
+                // A constant of a body is a part of what its plan had.
+                Some((&offset, bytes)) if part.end <= offset + bytes.len() => {
+                    &bytes[part.start - offset..part.end - offset]
+                }
+                _ => &memory.bytes()[part],
             },
             Source::Mapped { file, part: whole } => &file.as_ref()[whole.clone()][part],
         }
@@ -244,5 +247,25 @@ mod tests {
         assert!(Blob::copy_of(&bytes).unwrap() == blob);
         assert!(blob.constant(0..3).as_ptr().addr().is_multiple_of(ALIGN));
         assert!(AlignedBytes::zeroed(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn parts_of_what_stays_in_place_are_found() {
+        let large: Vec<u8> = (0..LARGE + 70).map(|i| (i % 251) as u8).collect();
+        let mut builder = BlobBuilder::default();
+        // An empty constant takes no room, so the next one has its offset.
+        assert_eq!(builder.push_foreign(Bytes::new()), 0);
+        assert_eq!(builder.push(Bytes::from_static(&[9; 10])), 0);
+        let start = builder.push(aligned_copy(&large).unwrap());
+        let behind = builder.push(Bytes::from_static(&[8; 10]));
+        let blob = builder.finish().unwrap();
+        assert_eq!(blob.constant(0..0), []);
+        assert_eq!(blob.constant(0..10), [9; 10]);
+        for part in [0..large.len(), 64..70, LARGE..LARGE + 70] {
+            let inside = start + part.start..start + part.end;
+            assert_eq!(blob.constant(inside), &large[part]);
+        }
+        assert_eq!(blob.constant(behind..behind + 10), [8; 10]);
+        assert_eq!(blob.pieces().concat().len(), blob.len());
     }
 }

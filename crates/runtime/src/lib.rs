@@ -47,8 +47,8 @@
 //! ```
 //!
 //! # Unsafe code
-//! Only two modules have unsafe code: [`pool`] (it lends a function to other threads for the time of a call, and gives each item
-//! its own part of the output) and [`mod@file`] (it maps a file). Everything else is safe code over slices,
+//! Only [`pool`] has unsafe code: it lends a function to other threads for the time of a call, and gives each item
+//! its own part of the output. `octofold_tensor::map` maps the file. Everything else is safe code over slices,
 //! so a hostile plan can make a session compute wrong numbers or fail, but cannot make it touch foreign memory.
 #![deny(unsafe_code)]
 

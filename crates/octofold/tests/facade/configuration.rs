@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use octofold::calibrate::{DataOptions, DataSet};
 use octofold::config::Config;
 use octofold::ir::{Graph, NodeId, Op, Patch, ValueId, text};
-use octofold::ops::families::Swish;
 use octofold::passes::backend::{BackendConfig, BackendPattern};
 use octofold::passes::config::{Preset, QConfig, QConfigMapping};
 use octofold::passes::pattern::{Match, Pattern};
@@ -17,6 +16,7 @@ use octofold::runtime::{Engine, SessionOptions};
 use octofold::{Error, Model, PrepareOptions, Prepared, Provenance, StatisticsFile};
 
 use crate::common::{self, MODELS, load};
+use crate::own::own_fusion::MirroredSwish;
 
 /// Prepares the residual network by the text of a file.
 fn prepare(text: &str) -> Result<Prepared> {
@@ -330,28 +330,6 @@ fn names_find_nodes_without_names() -> Result<()> {
     let names = octofold::passes::config::ModelNames::of(&graph);
     ensure!(names.find("head") == [name.as_str()] && names.find("head.act").len() == 1);
     Ok(())
-}
-
-rule! {
-    /// `x · (1 - sigmoid(k·x))`, which is `x · sigmoid(-k·x)`, as one operator that the engine has in its table.
-    struct MirroredSwish("mirrored-swish") finds Mirrored { x: ValueId, k: ValueId }
-}
-
-impl Rewrite for MirroredSwish {
-    fn pattern(&self) -> Pattern {
-        let x = Pattern::value("x");
-        let sigmoid = (x.clone() * Pattern::constant("k")).sigmoid();
-        x * (Pattern::number(1.0) - sigmoid)
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Mirrored>) -> Result<Patch, Skip> {
-        let k = graph.value(found.k).constant();
-        let k = k.and_then(|k| k.values::<f32>().ok());
-        let &[k] = k.ok_or(Skip::NoMatch)? else {
-            return Err(Skip::NoMatch);
-        };
-        Ok(found.replace_by(graph, Swish { alpha: -k }, [Some(found.x.into())]))
-    }
 }
 
 rule! {

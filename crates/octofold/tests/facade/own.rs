@@ -11,7 +11,7 @@ use octofold::{Error, Prepared, StatisticsFile};
 use crate::common::{MODELS, load};
 
 #[path = "../../examples/own_fusion.rs"]
-mod own_fusion;
+pub(crate) mod own_fusion;
 #[path = "../../examples/own_observer.rs"]
 mod own_observer;
 
