@@ -421,7 +421,7 @@ impl Session {
                     _ => Ok(()),
                 }
             }
-            Action::Kernel(work) => self.memory.kernel(run, index, &**work),
+            Action::Kernel(work) => self.memory.kernel(run, index, work),
         }
     }
 

@@ -19,7 +19,7 @@ pub(crate) enum Action {
     /// Nothing to compute: the result shares the memory of its operands. Holds the number of the tap that shows it to an observer, if any.
     View(Option<usize>),
     /// By a kernel.
-    Kernel(Box<dyn Work>),
+    Kernel(Work),
 }
 
 /// The least cost of a step. Anything that depends on sizes that are not known before the plan runs counts as 0, and a view costs 0.

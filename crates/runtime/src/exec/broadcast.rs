@@ -9,9 +9,8 @@ use octofold_kernels::shared::expand::{Axis, expand};
 use octofold_tensor::DType;
 use smallvec::SmallVec;
 
-use super::{Argument, BYTES, part_len};
+use super::{Argument, BYTES, Work, part_len};
 use crate::StepError;
-use crate::pool::Pool;
 use crate::values::{numbers, numbers_mut};
 
 /// The number of elements from which on a run is a tile of its own.
@@ -104,21 +103,16 @@ impl<const N: usize> Broadcast<N> {
         })
     }
 
-    /// Calls `kernel(operands, output)` for each tile, on all threads. An operand is as long as the output, or is one element.
-    pub(super) fn run(
-        &self,
-        (isa, pool): (Isa, &Pool),
-        operands: [&[u8]; N],
-        output: &mut [u8],
-        kernel: impl Fn([&[u8]; N], &mut [u8]) -> Result<(), StepError> + Sync,
-    ) -> Result<(), StepError> {
+    /// The work that calls `kernel(isa, operands, output)` for each tile, on all threads. An operand is as long as the output, or is one element.
+    pub(super) fn work(
+        self,
+        kernel: impl Fn(Isa, [&[u8]; N], &mut [u8]) -> Result<(), StepError> + Send + Sync + 'static,
+    ) -> Work {
         let position = self.unit * self.size;
         let part = self.part.saturating_mul(position);
-        pool.run_parts(
-            output,
-            part,
-            self.scratch_len(),
-            |first, output, scratch| {
+        let scratch = (0..N).map(|slot| self.buffer_len(slot)).sum();
+        Work::new(move |call, output| {
+            (call.pool).run_parts(output, part, scratch, |first, output, scratch| {
                 let mut buffers = self.buffers(scratch);
                 let (mut number, mut rest) = (first / position, output);
                 while !rest.is_empty() {
@@ -128,15 +122,16 @@ impl<const N: usize> Broadcast<N> {
                     let mut tiles = [&[][..]; N];
                     for (slot, buffer) in buffers.iter_mut().enumerate() {
                         let place = (starts[slot], positions);
-                        tiles[slot] = self.tile(isa, slot, operands[slot], place, buffer)?;
+                        tiles[slot] =
+                            self.tile(call.isa, slot, call.operand(slot), place, buffer)?;
                     }
-                    kernel(tiles, output)?;
+                    kernel(call.isa, tiles, output)?;
                     rest = next;
                     number += positions;
                 }
                 Ok(())
-            },
-        )
+            })
+        })
     }
 
     /// The bytes of an operand's buffer.
@@ -147,10 +142,6 @@ impl<const N: usize> Broadcast<N> {
             }
             _ => 0,
         }
-    }
-
-    fn scratch_len(&self) -> usize {
-        (0..N).map(|slot| self.buffer_len(slot)).sum()
     }
 
     fn buffers<'a>(&self, scratch: &'a mut [u8]) -> [Buffer<'a>; N] {
@@ -286,6 +277,8 @@ fn joint<const N: usize>(result: &[usize], operands: [&[usize]; N]) -> Option<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Call;
+    use crate::pool::Pool;
 
     /// The index in an operand from which element `index` of the result comes, by the definition of broadcasting.
     fn source(index: usize, result: &[usize], shape: &[usize]) -> usize {
@@ -323,23 +316,23 @@ mod tests {
         let second: Vec<u8> = (0..count(b)).map(|i| (i % 251) as u8).collect();
         let mut output = vec![u64::MAX; count(result)];
         let pool = Pool::new(threads).unwrap();
-        let kernel = |[a, b]: [&[u8]; 2], output: &mut [u8]| {
+        let work = broadcast.work(|_, [a, b], output| {
             let (a, output) = (numbers::<u32>(a)?, numbers_mut::<u64>(output)?);
             assert!([1, output.len()].contains(&a.len()) && [1, output.len()].contains(&b.len()));
             for (i, y) in output.iter_mut().enumerate() {
                 *y = u64::from(a[i % a.len()]) * 1000 + u64::from(b[i % b.len()]);
             }
             Ok(())
-        };
+        });
         for isa in Isa::supported() {
             output.fill(u64::MAX);
-            broadcast
-                .run(
-                    (isa, &pool),
-                    [bytemuck::cast_slice(&first), &second],
-                    bytemuck::cast_slice_mut(&mut output),
-                    kernel,
-                )
+            let call = Call {
+                isa,
+                pool: &pool,
+                operands: &[bytemuck::cast_slice(&first), &second],
+                packed: &[],
+            };
+            work.run(call, &mut [bytemuck::cast_slice_mut(&mut output)])
                 .unwrap();
             for (i, &y) in output.iter().enumerate() {
                 let (a, b) = (source(i, result, a), source(i, result, b));

@@ -7,7 +7,7 @@ use octofold_ops::Op;
 use octofold_quant::QParams;
 use smallvec::SmallVec;
 
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
 
 /// The rows of a result. Each is made of one row of each operand.
@@ -136,98 +136,67 @@ fn quantization(arguments: &Arguments<'_>) -> Result<(Vec<Quant8>, Target8), Ste
     Ok((inputs, arguments.target(&op.y)?))
 }
 
-#[derive(Debug)]
-struct Concat {
-    /// The quantization of each operand, and whether its bytes are in the result already.
-    inputs: Vec<(Quant8, bool)>,
-    target: Target8,
-    rows: Rows,
-}
-
 /// The work of a `FusedConcat`.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let rows = Rows::new(arguments)?;
     let (inputs, target) = quantization(arguments)?;
     let in_place = |slot: usize| arguments.layout.in_place_operands.contains(&slot);
     let inputs = inputs.into_iter().enumerate();
-    Ok(Box::new(Concat {
-        inputs: inputs
-            .map(|(slot, quant)| (quant, in_place(slot)))
-            .collect(),
-        target,
-        rows,
-    }))
-}
-
-impl Work for Concat {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let width = self.rows.width;
+    let inputs: Vec<(Quant8, bool)> = inputs
+        .map(|(slot, quant)| (quant, in_place(slot)))
+        .collect();
+    let (width, part) = (rows.width, rows.part() * rows.width);
+    Ok(Work::new(move |call, output| {
         if width == 0 {
             return Ok(());
         }
-        let inputs = self.inputs.iter().zip(&self.rows.inner).enumerate();
-        let inputs = inputs.map(|(slot, (&(quant, in_place), &inner))| ConcatInput {
+        let operands = inputs.iter().zip(&rows.inner).enumerate();
+        let operands = operands.map(|(slot, (&(quant, in_place), &inner))| ConcatInput {
             data: (!in_place).then(|| call.operand(slot)),
             quant,
             inner,
         });
-        let inputs: SmallVec<[ConcatInput<'_>; 8]> = inputs.collect();
-        let part = self.rows.part() * width;
-        call.pool
-            .run_parts(only(outputs)?, part, 0, |first, output, _| {
-                let rows = first / width..(first + output.len()) / width;
-                let outer = self.rows.outer;
-                Ok(concat(call.isa, &inputs, self.target, outer, rows, output)?)
-            })
-    }
-}
-
-#[derive(Debug)]
-struct Plain {
-    rows: Rows,
-    /// For each operand, whether it is in the result already.
-    in_place: Vec<bool>,
+        let operands: SmallVec<[ConcatInput<'_>; 8]> = operands.collect();
+        call.pool.run_parts(output, part, 0, |first, output, _| {
+            let lines = first / width..(first + output.len()) / width;
+            Ok(concat(
+                call.isa, &operands, target, rows.outer, lines, output,
+            )?)
+        })
+    }))
 }
 
 /// The work of a `Concat`.
-pub(super) fn bind_plain(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_plain(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let rows = Rows::new(arguments)?;
     let slots = 0..arguments.operands.len();
     for slot in slots.clone() {
         arguments.operand(slot)?.expect(arguments.result().dtype)?;
     }
     let in_place = slots.map(|slot| arguments.layout.in_place_operands.contains(&slot));
-    Ok(Box::new(Plain {
-        rows,
-        in_place: in_place.collect(),
-    }))
-}
-
-impl Work for Plain {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let width = self.rows.width;
+    let in_place: Vec<bool> = in_place.collect();
+    let (width, part) = (rows.width, rows.part() * rows.width);
+    Ok(Work::new(move |call, output| {
         if width == 0 {
             return Ok(());
         }
-        let part = self.rows.part() * width;
-        call.pool
-            .run_parts(only(outputs)?, part, 0, |first, output, _| {
-                for (index, mut row) in output.chunks_exact_mut(width).enumerate() {
-                    let line = first / width + index;
-                    for (slot, &inner) in self.rows.inner.iter().enumerate() {
-                        let (target, rest) = row.split_at_mut(inner);
-                        row = rest;
-                        if self.in_place[slot] {
-                            continue;
-                        }
-                        let source = call.operand(slot).get(line * inner..(line + 1) * inner);
-                        let source = source.ok_or_else(|| {
-                            StepError::invalid("an operand is shorter than the result")
-                        })?;
-                        target.copy_from_slice(source);
+        call.pool.run_parts(output, part, 0, |first, output, _| {
+            for (index, mut row) in output.chunks_exact_mut(width).enumerate() {
+                let line = first / width + index;
+                for (slot, &inner) in rows.inner.iter().enumerate() {
+                    let (target, rest) = row.split_at_mut(inner);
+                    row = rest;
+                    if in_place[slot] {
+                        continue;
                     }
+                    let source = call.operand(slot).get(line * inner..(line + 1) * inner);
+                    let source = source.ok_or_else(|| {
+                        StepError::invalid("an operand is shorter than the result")
+                    })?;
+                    target.copy_from_slice(source);
                 }
-                Ok(())
-            })
-    }
+            }
+            Ok(())
+        })
+    }))
 }

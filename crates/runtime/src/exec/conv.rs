@@ -15,7 +15,7 @@ use octofold_quant::{QParams, QuantType};
 use octofold_tensor::DType;
 
 use super::split::{self, Parts};
-use super::{Arguments, Call, Work, only, window};
+use super::{Arguments, Call, Work, window};
 use crate::StepError;
 use crate::plan::{Axes, Core};
 use crate::pool::Columns;
@@ -40,7 +40,6 @@ enum Stage {
     },
 }
 
-#[derive(Debug)]
 struct Conv {
     prepared: PreparedConv,
     x: QParams,
@@ -66,7 +65,7 @@ enum Split {
 }
 
 /// The work of an integer `FusedConv` or `FusedLinear`.
-pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, StepError> {
     let step = arguments.step;
     let input = arguments.operand(0)?;
     let signed = input.signed()?;
@@ -99,7 +98,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     if row_stride.is_some() && matches!(stage, Stage::Float { .. }) {
         return Err(StepError::invalid("floats are no parts of wider rows"));
     }
-    Ok(Box::new(Conv {
+    let conv = Conv {
         split: split(
             &shape,
             macs,
@@ -114,7 +113,10 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
         stage,
         channels,
         channels_first: channels_first.then_some(rows / input.shape[0]),
-    }))
+    };
+    let tables = conv.prepared.table_bytes();
+    let work = Work::new(move |call, output| conv.run(call, output));
+    Ok(work.with_tables(tables))
 }
 
 /// Whether a step can write rows that are parts of wider rows: a convolution with a result in bytes that is never split by channels.
@@ -272,15 +274,10 @@ impl Stage {
     }
 }
 
-impl Work for Conv {
-    fn table_bytes(&self) -> usize {
-        self.prepared.table_bytes()
-    }
-
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+impl Conv {
+    fn run(&self, call: Call<'_>, output: &mut [u8]) -> Result<(), StepError> {
         let stage = self.stage.output_stage(&call)?;
         if let OutputStage::Quantized(_) = stage {
-            let output = only(outputs)?;
             return match self.row_stride {
                 None => self.run_parts(&call, &stage, output, |part| OutputSlice::Bytes(part)),
                 Some(stride) => self.run_parts(&call, &stage, output, |part| {
@@ -288,15 +285,13 @@ impl Work for Conv {
                 }),
             };
         }
-        let output = numbers_mut(only(outputs)?)?;
+        let output = numbers_mut(output)?;
         match self.channels_first {
             Some(pixels) => self.run_channels_first(&call, &stage, output, pixels),
             None => self.run_parts(&call, &stage, output, |part| OutputSlice::Floats(part)),
         }
     }
-}
 
-impl Conv {
     /// The activations of a call.
     fn input<'a>(&self, call: &Call<'a>) -> Activations<'a> {
         Activations {

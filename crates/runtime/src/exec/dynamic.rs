@@ -7,20 +7,14 @@ use octofold_ops::OpError;
 use octofold_quant::choose::dynamic_params;
 use octofold_tensor::DType;
 
-use super::{Arguments, BYTES, Call, Work, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
-use crate::values::numbers;
 
 /// Most parts of which the ranges are found at a time: what [`part_len`] gives.
 const PARTS: usize = 8;
 
-#[derive(Debug)]
-struct DynamicQuantize {
-    part: usize,
-}
-
 /// The work of a `DynamicQuantizeLinear`.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::DynamicQuantizeLinear(_) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -40,21 +34,17 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         ));
     }
     let part = part_len(operand.len(), 5, BYTES, 64);
-    Ok(Box::new(DynamicQuantize { part }))
-}
-
-impl Work for DynamicQuantize {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
+    Ok(Work::of_results(move |call, outputs| {
+        let input = call.numbers::<f32>(0)?;
         let [bytes, scale, zero_point] = outputs else {
             return Err(StepError::invalid("the kernel gives three results"));
         };
         let mut ranges = [Some((0.0_f32, 0.0_f32)); PARTS];
-        let count = input.len().div_ceil(self.part).min(PARTS);
+        let count = input.len().div_ceil(part).min(PARTS);
         let each = |first: usize, found: &mut [Option<(f32, f32)>], _: &mut [u8]| {
             for (index, found) in found.iter_mut().enumerate() {
-                let start = (first + index) * self.part;
-                *found = range(call.isa, &input[start..input.len().min(start + self.part)])?;
+                let start = (first + index) * part;
+                *found = range(call.isa, &input[start..input.len().min(start + part)])?;
             }
             Ok(())
         };
@@ -70,10 +60,9 @@ impl Work for DynamicQuantize {
         let target = Target8::full(Quant8::unsigned(params));
         scale.copy_from_slice(&params.scale.to_le_bytes());
         zero_point.copy_from_slice(&[params.zero_point as u8]);
-        call.pool
-            .run_parts(bytes, self.part, 0, |first, output, _| {
-                let input = &input[first..first + output.len()];
-                Ok(quantize(call.isa, input, target, output)?)
-            })
-    }
+        call.pool.run_parts(bytes, part, 0, |first, output, _| {
+            let input = &input[first..first + output.len()];
+            Ok(quantize(call.isa, input, target, output)?)
+        })
+    }))
 }

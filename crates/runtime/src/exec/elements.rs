@@ -8,18 +8,12 @@ use octofold_ops::Op;
 use octofold_tensor::DType;
 
 use super::broadcast::Broadcast;
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
-#[derive(Debug)]
-struct Choose {
-    broadcast: Broadcast<3>,
-    size: usize,
-}
-
 /// The work of a `Where`.
-pub(super) fn bind_choose(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_choose(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::Where(_) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -31,31 +25,19 @@ pub(super) fn bind_choose(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     let size = x.dtype.size().ok_or_else(|| arguments.wrong_operator())?;
     let broadcast = Broadcast::new(arguments.result(), [condition, x, y])
         .ok_or_else(|| arguments.wrong_operator())?;
-    Ok(Box::new(Choose { broadcast, size }))
+    Ok(match size {
+        1 => chosen::<u8>(broadcast),
+        2 => chosen::<u16>(broadcast),
+        4 => chosen::<u32>(broadcast),
+        _ => chosen::<u64>(broadcast),
+    })
 }
 
-impl Work for Choose {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        fn part<T: Chosen + bytemuck::Pod>(
-            isa: Isa,
-            [condition, x, y]: [&[u8]; 3],
-            output: &mut [u8],
-        ) -> Result<(), StepError> {
-            let (x, y) = (numbers::<T>(x)?, numbers::<T>(y)?);
-            Ok(choose(isa, condition, x, y, numbers_mut(output)?)?)
-        }
-        self.broadcast.run(
-            (call.isa, call.pool),
-            [call.operand(0), call.operand(1), call.operand(2)],
-            only(outputs)?,
-            |operands, output| match self.size {
-                1 => part::<u8>(call.isa, operands, output),
-                2 => part::<u16>(call.isa, operands, output),
-                4 => part::<u32>(call.isa, operands, output),
-                _ => part::<u64>(call.isa, operands, output),
-            },
-        )
-    }
+fn chosen<T: Chosen + bytemuck::Pod>(broadcast: Broadcast<3>) -> Work {
+    broadcast.work(|isa, [condition, x, y], output| {
+        let (x, y) = (numbers::<T>(x)?, numbers::<T>(y)?);
+        Ok(choose(isa, condition, x, y, numbers_mut(output)?)?)
+    })
 }
 
 /// The relation that an operator computes, with whether its operands change places.
@@ -86,16 +68,8 @@ pub fn converts(from: DType, to: DType) -> bool {
     conversion(from, to).is_some()
 }
 
-#[derive(Debug)]
-struct Compare {
-    relation: Relation,
-    swapped: bool,
-    dtype: DType,
-    broadcast: Broadcast<2>,
-}
-
 /// The work of a comparison, or of a logical operator of two operands.
-pub(super) fn bind_compare(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_compare(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let relation = relation_of(&arguments.step.op);
     let (relation, swapped) = relation.ok_or_else(|| arguments.wrong_operator())?;
     let operands = [arguments.operand(0)?, arguments.operand(1)?];
@@ -107,41 +81,25 @@ pub(super) fn bind_compare(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, S
     }
     let broadcast =
         Broadcast::new(arguments.result(), operands).ok_or_else(|| arguments.wrong_operator())?;
-    Ok(Box::new(Compare {
-        relation,
-        swapped,
-        dtype,
-        broadcast,
-    }))
+    let of_type = match dtype {
+        DType::F32 => compared::<f32>,
+        DType::I32 => compared::<i32>,
+        DType::I64 => compared::<i64>,
+        _ => compared::<u8>,
+    };
+    Ok(of_type(broadcast, relation, swapped))
 }
 
-impl Compare {
-    fn part<T: Compared + bytemuck::Pod>(
-        &self,
-        isa: Isa,
-        [a, b]: [&[u8]; 2],
-        output: &mut [u8],
-    ) -> Result<(), StepError> {
-        let (a, b) = if self.swapped { (b, a) } else { (a, b) };
+fn compared<T: Compared + bytemuck::Pod>(
+    broadcast: Broadcast<2>,
+    relation: Relation,
+    swapped: bool,
+) -> Work {
+    broadcast.work(move |isa, [a, b], output| {
+        let (a, b) = if swapped { (b, a) } else { (a, b) };
         let (a, b) = (numbers::<T>(a)?, numbers::<T>(b)?);
-        Ok(compare(isa, self.relation, a, b, output)?)
-    }
-}
-
-impl Work for Compare {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        self.broadcast.run(
-            (call.isa, call.pool),
-            [call.operand(0), call.operand(1)],
-            only(outputs)?,
-            |operands, output| match self.dtype {
-                DType::F32 => self.part::<f32>(call.isa, operands, output),
-                DType::I32 => self.part::<i32>(call.isa, operands, output),
-                DType::I64 => self.part::<i64>(call.isa, operands, output),
-                _ => self.part::<u8>(call.isa, operands, output),
-            },
-        )
-    }
+        Ok(compare(isa, relation, a, b, output)?)
+    })
 }
 
 /// Converts a part of the elements.
@@ -200,23 +158,8 @@ fn conversion(from: DType, to: DType) -> Option<Conversion> {
     })
 }
 
-struct Cast {
-    conversion: Conversion,
-    /// The bytes of an element of the operand and of the result.
-    sizes: [usize; 2],
-    /// The number of elements of a part.
-    part: usize,
-}
-
-impl std::fmt::Debug for Cast {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { sizes, part, .. } = self;
-        write!(f, "Cast {{ sizes: {sizes:?}, part: {part} }}")
-    }
-}
-
 /// The work of a `Cast`.
-pub(super) fn bind_cast(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_cast(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::Cast(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -228,24 +171,15 @@ pub(super) fn bind_cast(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
     let (Some(from), Some(to)) = (operand.dtype.size(), op.to.size()) else {
         return Err(arguments.wrong_operator());
     };
-    Ok(Box::new(Cast {
-        conversion,
-        sizes: [from, to],
-        part: part_len(operand.len(), from + to, BYTES, 64),
-    }))
-}
-
-impl Work for Cast {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let [from, to] = self.sizes;
+    let part = part_len(operand.len(), from + to, BYTES, 64) * to;
+    Ok(Work::new(move |call, output| {
         let input = call.operand(0);
-        call.pool
-            .run_parts(only(outputs)?, self.part * to, 0, |first, output, _| {
-                let range = first / to * from..(first + output.len()) / to * from;
-                let input = input
-                    .get(range)
-                    .ok_or(KernelError::Shape("the operand is short"));
-                (self.conversion)(call.isa, input?, output)
-            })
-    }
+        call.pool.run_parts(output, part, 0, |first, output, _| {
+            let range = first / to * from..(first + output.len()) / to * from;
+            let input = input
+                .get(range)
+                .ok_or(KernelError::Shape("the operand is short"));
+            conversion(call.isa, input?, output)
+        })
+    }))
 }

@@ -12,9 +12,10 @@ use octofold_tensor::DType;
 
 use super::conv::{conv_shape, linear_shape};
 use super::split::{self, Parts};
-use super::{Argument, Arguments, Call, Work, only};
+use super::{Argument, Arguments, Call, Work};
 use crate::StepError;
 use crate::plan::Core;
+use crate::pool::Columns;
 use crate::values::{numbers, numbers_mut};
 
 /// From this number of products on, a second thread saves time in a depthwise convolution.
@@ -27,7 +28,6 @@ enum Sizes {
     Linear(LinearShape),
 }
 
-#[derive(Debug)]
 struct FloatConv {
     sizes: Sizes,
     residual: bool,
@@ -40,7 +40,7 @@ struct FloatConv {
 }
 
 /// The work of a float `FusedConv` or `FusedLinear`.
-pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, StepError> {
     arguments.operand(0)?.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
     let Some(Product::Float(activation)) = arguments.step.op.product() else {
@@ -65,14 +65,15 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     ];
     arguments.expect_packed(&packed)?;
     let (item, parts) = sizes.split(arguments.result(), threads)?;
-    Ok(Box::new(FloatConv {
+    let conv = FloatConv {
         scratch: sizes.scratch_len()?,
         sizes,
         residual: residual.is_some(),
         clamp: activation.bounds().into(),
         item: item.max(1),
         parts,
-    }))
+    };
+    Ok(Work::new(move |call, output| conv.run(call, output)))
 }
 
 impl Sizes {
@@ -155,8 +156,8 @@ impl Sizes {
     }
 }
 
-impl Work for FloatConv {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+impl FloatConv {
+    fn run(&self, call: Call<'_>, output: &mut [f32]) -> Result<(), StepError> {
         let input = numbers::<f32>(call.operand(0))?;
         let weights = numbers::<f32>(call.packed(0))?;
         let bias = Some(numbers::<f32>(call.packed(1))?);
@@ -167,7 +168,7 @@ impl Work for FloatConv {
         };
         let (isa, clamp) = (call.isa, self.clamp);
         call.pool.run_units(
-            numbers_mut::<f32>(only(outputs)?)?,
+            output,
             self.parts.unit.saturating_mul(self.item),
             self.parts.count,
             self.scratch.saturating_mul(4),
@@ -221,61 +222,39 @@ impl Work for FloatConv {
 /// The columns of weights that are packed at a time.
 const UNPACKED_COLUMNS: usize = 64;
 
-/// A linear layer whose weights are those of the operator, and are packed in each run.
-#[derive(Debug)]
-struct Unpacked {
-    shape: LinearShape,
-    clamp: Bounds,
-    /// Floats of scratch: some columns of the result, and what the kernel needs.
-    scratch: usize,
-}
-
+/// The work of a linear layer whose weights are those of the operator, and are packed in each run.
 fn bind_unpacked(
     arguments: &Arguments<'_>,
     shape: LinearShape,
     clamp: Bounds,
-) -> Result<Box<dyn Work>, StepError> {
+) -> Result<Work, StepError> {
     arguments.expect_packed(&[(DType::F32, shape.n)])?;
     let weights = arguments.operand(1)?;
     weights.expect(DType::F32)?;
     if weights.shape != [shape.k, shape.n] {
         return Err(arguments.wrong_operator());
     }
-    let kernel = linear::unpacked_scratch_len(&shape, UNPACKED_COLUMNS)?;
-    let result = shape.rows.saturating_mul(UNPACKED_COLUMNS);
-    Ok(Box::new(Unpacked {
-        shape,
-        clamp,
-        scratch: kernel.saturating_add(result),
-    }))
-}
-
-impl Work for Unpacked {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+    // Some columns of the result, and what the kernel needs.
+    let floats = linear::unpacked_scratch_len(&shape, UNPACKED_COLUMNS)?
+        .saturating_add(shape.rows.saturating_mul(UNPACKED_COLUMNS));
+    let scratch = floats.saturating_mul(4);
+    Ok(Work::new(move |call, output: &mut [f32]| {
         let data = LinearData {
-            input: numbers::<f32>(call.operand(0))?,
-            weights: numbers::<f32>(call.operand(1))?,
-            bias: Some(numbers::<f32>(call.packed(0))?),
-            clamp: self.clamp,
+            input: call.numbers(0)?,
+            weights: call.numbers(1)?,
+            bias: Some(numbers(call.packed(0))?),
+            clamp,
         };
-        let output = numbers_mut::<f32>(only(outputs)?)?;
-        let LinearShape { rows, n, .. } = self.shape;
-        let scratch = self.scratch.saturating_mul(4);
-        call.pool.run_columns(
-            output,
-            n,
-            UNPACKED_COLUMNS,
-            scratch,
-            |first, output, scratch| {
-                let width = output.width();
-                let (result, scratch) = numbers_mut(scratch)?.split_at_mut(rows * width);
-                let columns = first..first + width;
-                linear_unpacked(call.isa, &self.shape, &data, columns, scratch, result)?;
-                for (row, from) in result.chunks_exact(width).enumerate() {
-                    output.rows(row..row + 1)?[0].copy_from_slice(from);
-                }
-                Ok(())
-            },
-        )
-    }
+        let each = |first: usize, output: &mut Columns<'_, f32>, scratch: &mut [u8]| {
+            let width = output.width();
+            let (result, scratch) = numbers_mut(scratch)?.split_at_mut(shape.rows * width);
+            let columns = first..first + width;
+            linear_unpacked(call.isa, &shape, &data, columns, scratch, result)?;
+            for (row, from) in result.chunks_exact(width).enumerate() {
+                output.rows(row..row + 1)?[0].copy_from_slice(from);
+            }
+            Ok(())
+        };
+        (call.pool).run_columns(output, shape.n, UNPACKED_COLUMNS, scratch, each)
+    }))
 }

@@ -3,25 +3,17 @@
 use octofold_kernels::Bounds;
 use octofold_kernels::float::elementwise::{Binary, binary, clip};
 use octofold_kernels::float::pool::{average_pool, global_average_pool, max_pool};
-use octofold_kernels::shared::{ImageShape, PoolShape};
 use octofold_ops::Op;
 use octofold_ops::families::{BinaryForm, BinaryKind, FusedBinary, Layout, PoolKind};
 use octofold_tensor::DType;
 
 use super::broadcast::Broadcast;
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
 use crate::values::{numbers, numbers_mut};
 
-#[derive(Debug)]
-struct Arithmetic {
-    op: Binary,
-    clamp: Bounds,
-    broadcast: Broadcast<2>,
-}
-
 /// The work of a float function of two operands.
-pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let (op, clamp) = match &arguments.step.op {
         Op::Add(_) => (Binary::Add, Bounds::NONE),
         Op::Sub(_) => (Binary::Sub, Bounds::NONE),
@@ -52,36 +44,14 @@ pub(super) fn bind_binary(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     }
     let broadcast =
         Broadcast::new(arguments.result(), operands).ok_or_else(|| arguments.wrong_operator())?;
-    Ok(Box::new(Arithmetic {
-        op,
-        clamp,
-        broadcast,
+    Ok(broadcast.work(move |isa, [a, b], output| {
+        let (a, b) = (numbers(a)?, numbers(b)?);
+        Ok(binary(isa, op, a, b, clamp, numbers_mut(output)?)?)
     }))
 }
 
-impl Work for Arithmetic {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        self.broadcast.run(
-            (call.isa, call.pool),
-            [call.operand(0), call.operand(1)],
-            only(outputs)?,
-            |[a, b], output| {
-                let (a, b) = (numbers(a)?, numbers(b)?);
-                let output = numbers_mut(output)?;
-                Ok(binary(call.isa, self.op, a, b, self.clamp, output)?)
-            },
-        )
-    }
-}
-
-#[derive(Debug)]
-struct Clip {
-    bounds: Bounds,
-    part: usize,
-}
-
 /// The work of a float `Relu`, or of a `Clip` with constant bounds.
-pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let operand = arguments.operand(0)?;
     operand.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
@@ -110,31 +80,13 @@ pub(super) fn bind_clip(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
         return Err(arguments.wrong_operator());
     }
     let part = part_len(operand.len(), 8, BYTES, 64);
-    Ok(Box::new(Clip { bounds, part }))
-}
-
-impl Work for Clip {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let output = numbers_mut(only(outputs)?)?;
-        call.pool
-            .run_parts(output, self.part, 0, |first, output, _| {
-                let input = input.get(first..first + output.len()).unwrap_or(&[]);
-                Ok(clip(call.isa, input, self.bounds, output)?)
-            })
-    }
-}
-
-#[derive(Debug)]
-struct Pool {
-    kind: PoolKind,
-    shape: PoolShape,
-    count_padding: bool,
-    part: usize,
+    Ok(Work::of_elements(part, move |isa, input, output| {
+        clip(isa, input, bounds, output)
+    }))
 }
 
 /// The work of a float `FusedPool`, or of a `FusedGlobalPool` by the maximum.
-pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let (kind, count_padding) = match &arguments.step.op {
         Op::FusedPool(op) if op.rescale.is_none() => (op.kind, op.count_include_pad),
         Op::FusedGlobalPool(op) if op.rescale.is_none() => (op.kind, false),
@@ -145,46 +97,25 @@ pub(super) fn bind_pool(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
     let shape = super::pool::pool_shape(arguments)?;
     // Refuses invalid sizes.
     shape.rows()?;
-    Ok(Box::new(Pool {
-        kind,
-        count_padding,
-        part: super::pool::part(&shape),
-        shape,
+    let part = super::pool::part(&shape);
+    let width = shape.out_w * shape.channels;
+    Ok(Work::new(move |call, output| {
+        let input = call.numbers(0)?;
+        (call.pool).run_parts(output, part * width, 0, |first, output, _| {
+            let rows = first / width..(first + output.len()) / width;
+            match kind {
+                PoolKind::Max => max_pool(call.isa, &shape, input, rows, output)?,
+                PoolKind::Average => {
+                    average_pool(call.isa, &shape, count_padding, input, rows, output)?;
+                }
+            }
+            Ok(())
+        })
     }))
 }
 
-impl Work for Pool {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let width = self.shape.out_w * self.shape.channels;
-        let output = numbers_mut(only(outputs)?)?;
-        call.pool
-            .run_parts(output, self.part * width, 0, |first, output, _| {
-                let rows = first / width..(first + output.len()) / width;
-                let result = match self.kind {
-                    PoolKind::Max => max_pool(call.isa, &self.shape, input, rows, output),
-                    PoolKind::Average => average_pool(
-                        call.isa,
-                        &self.shape,
-                        self.count_padding,
-                        input,
-                        rows,
-                        output,
-                    ),
-                };
-                Ok(result?)
-            })
-    }
-}
-
-#[derive(Debug)]
-struct GlobalAverage {
-    shape: ImageShape,
-    part: usize,
-}
-
 /// The work of a float `FusedGlobalPool` by the mean.
-pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::FusedGlobalPool(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -195,26 +126,15 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     operand.expect(DType::F32)?;
     arguments.result().expect(DType::F32)?;
     let shape = super::pool::pooled_images(arguments)?;
-    Ok(Box::new(GlobalAverage {
-        // Each part reads its channels of all pixels. It has as many channels as the kernel sums at a time, because skipped cache lines are fetched anyway.
-        part: part_len(shape.batch * shape.channels, 4 * shape.pixels, BYTES, 64),
-        shape,
+    // Each part reads its channels of all pixels. It has as many channels as the kernel sums at a time, because skipped cache lines are fetched anyway.
+    let part = part_len(shape.batch * shape.channels, 4 * shape.pixels, BYTES, 64);
+    Ok(Work::new(move |call, output| {
+        let input = call.numbers(0)?;
+        call.pool.run_parts(output, part, 0, |first, output, _| {
+            let planes = first..first + output.len();
+            Ok(global_average_pool(
+                call.isa, &shape, input, planes, output,
+            )?)
+        })
     }))
-}
-
-impl Work for GlobalAverage {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let output = numbers_mut(only(outputs)?)?;
-        call.pool
-            .run_parts(output, self.part, 0, |first, output, _| {
-                Ok(global_average_pool(
-                    call.isa,
-                    &self.shape,
-                    input,
-                    first..first + output.len(),
-                    output,
-                )?)
-            })
-    }
 }

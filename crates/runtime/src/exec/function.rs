@@ -1,12 +1,11 @@
 //! Functions of one float.
 
-use octofold_kernels::float::function::{Function, function};
+use octofold_kernels::float::function::{self, Function};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
-use super::{Argument, Arguments, BYTES, Call, Work, only, part_len};
+use super::{Argument, Arguments, BYTES, Work, part_len};
 use crate::StepError;
-use crate::values::{numbers, numbers_mut};
 
 /// The only element of a constant.
 fn exponent(operand: Argument<'_>) -> Option<f64> {
@@ -20,14 +19,8 @@ fn exponent(operand: Argument<'_>) -> Option<f64> {
     })
 }
 
-#[derive(Debug)]
-struct Elementwise {
-    function: Function,
-    part: usize,
-}
-
 /// The work of a float function.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let function = match &arguments.step.op {
         Op::Pow(_) => exponent(arguments.operand(1)?).map(|exponent| Function::Power { exponent }),
         op => op.float_function(),
@@ -38,17 +31,7 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     arguments.result().expect(DType::F32)?;
     arguments.expect_result(operand.shape)?;
     let part = part_len(operand.len(), 16, BYTES, 64);
-    Ok(Box::new(Elementwise { function, part }))
-}
-
-impl Work for Elementwise {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-            let input = input.get(first..first + output.len()).unwrap_or(&[]);
-            Ok(function(call.isa, self.function, input, output)?)
-        };
-        call.pool
-            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
-    }
+    Ok(Work::of_elements(part, move |isa, input, output| {
+        function::function(isa, function, input, output)
+    }))
 }

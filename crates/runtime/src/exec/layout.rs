@@ -5,26 +5,15 @@ use octofold_kernels::shared::{ImageShape, layout};
 use octofold_ops::Op;
 use octofold_ops::families::{Layout as Order, Transpose};
 
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
 use crate::plan::Axes;
-use crate::values::{numbers, numbers_mut};
 
 /// The number of planes of a part, for a transposition to channels-first, is a multiple of this: one cache line of bytes.
 pub(super) const PLANES: usize = 64;
 
-#[derive(Debug)]
-struct Layout {
-    shape: ImageShape,
-    to_nhwc: bool,
-    /// Bytes of an element.
-    size: usize,
-    /// Pixels, or planes, of a part.
-    part: usize,
-}
-
 /// The work of a `Transpose` between the layouts.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::Transpose(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -37,17 +26,11 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         Axes::Nchw if op.perm == Order::Nchw.permutation(rank) => (images(arguments)?, false),
         _ => return Err(arguments.wrong_operator()),
     };
-    let size = match operand.dtype.size() {
-        Some(size @ (1 | 4)) => size,
-        _ => return Err(arguments.wrong_operator()),
-    };
-    let part = part(shape, to_nhwc, size);
-    Ok(Box::new(Layout {
-        shape,
-        to_nhwc,
-        size,
-        part,
-    }))
+    match operand.dtype.size() {
+        Some(1) => Ok(work::<u8>(shape, to_nhwc)),
+        Some(4) => Ok(work::<u32>(shape, to_nhwc)),
+        _ => Err(arguments.wrong_operator()),
+    }
 }
 
 /// A `Transpose` that exchanges two groups of axes, as a change of layout, and whether to channels-last. The shorter group is the channels: the kernels
@@ -100,42 +83,26 @@ pub(super) fn part(shape: ImageShape, to_nhwc: bool, size: usize) -> usize {
     part_len(items, cost, BYTES, unit)
 }
 
-impl Layout {
-    fn run_typed<T: Pod + Send + Sync + layout::Element>(
-        &self,
-        call: Call<'_>,
-        output: &mut [u8],
-    ) -> Result<(), StepError> {
-        let input = numbers::<T>(call.operand(0))?;
-        let output = numbers_mut::<T>(output)?;
-        let width = if self.to_nhwc {
-            self.shape.channels
-        } else {
-            self.shape.pixels
-        };
+/// The work of a change of layout of elements of some type.
+fn work<T: Pod + Send + Sync + layout::Element>(shape: ImageShape, to_nhwc: bool) -> Work {
+    let part = part(shape, to_nhwc, size_of::<T>());
+    let width = if to_nhwc {
+        shape.channels
+    } else {
+        shape.pixels
+    };
+    Work::new(move |call, output: &mut [T]| {
         if width == 0 {
             return Ok(());
         }
-        let each = |first: usize, output: &mut [T], _: &mut [u8]| {
+        let input = call.numbers::<T>(0)?;
+        (call.pool).run_parts(output, part * width, 0, |first, output, _| {
             let range = first / width..(first + output.len()) / width;
-            let result = if self.to_nhwc {
-                layout::nchw_to_nhwc(call.isa, &self.shape, input, range, output)
-            } else {
-                layout::nhwc_to_nchw(call.isa, &self.shape, input, range, output)
-            };
-            Ok(result?)
-        };
-        call.pool.run_parts(output, self.part * width, 0, each)
-    }
-}
-
-impl Work for Layout {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let output = only(outputs)?;
-        if self.size == 1 {
-            self.run_typed::<u8>(call, output)
-        } else {
-            self.run_typed::<u32>(call, output)
-        }
-    }
+            match to_nhwc {
+                true => layout::nchw_to_nhwc(call.isa, &shape, input, range, output)?,
+                false => layout::nhwc_to_nchw(call.isa, &shape, input, range, output)?,
+            }
+            Ok(())
+        })
+    })
 }

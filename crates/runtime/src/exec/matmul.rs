@@ -5,24 +5,13 @@ use octofold_kernels::float::linear::{MatMulData, matmul, matmul_scratch_len};
 use octofold_ops::Op;
 use octofold_tensor::DType;
 
-use super::split::{self, Parts};
-use super::{Arguments, Call, Work, only};
+use super::split;
+use super::{Arguments, Work};
 use crate::StepError;
-use crate::values::{numbers, numbers_mut};
-
-#[derive(Debug)]
-struct MatMul {
-    /// The sizes of one product.
-    shape: LinearShape,
-    /// For each product, which matrices of the operands it takes.
-    products: Vec<[usize; 2]>,
-    parts: Parts,
-    /// Floats of scratch.
-    scratch: usize,
-}
+use crate::values::numbers_mut;
 
 /// The work of a `MatMul`: of vectors, matrices, and stacks of matrices that broadcast.
-pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, StepError> {
     let Op::MatMul(_) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -63,11 +52,30 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn 
     }
     let rows = shape.rows * products.len();
     let macs = rows.saturating_mul(k).saturating_mul(n);
-    Ok(Box::new(MatMul {
-        parts: split::rows(rows, macs, threads),
-        scratch: matmul_scratch_len(&shape)?,
-        shape,
-        products,
+    let parts = split::rows(rows, macs, threads);
+    let unit = parts.unit.saturating_mul(n);
+    let scratch = matmul_scratch_len(&shape)?.saturating_mul(4);
+    let rows = shape.rows;
+    Ok(Work::new(move |call, output| {
+        let (a, b) = (call.numbers::<f32>(0)?, call.numbers::<f32>(1)?);
+        let each = |first: usize, output: &mut [f32], scratch: &mut [u8]| {
+            let scratch = numbers_mut::<f32>(scratch)?;
+            let (mut row, mut rest) = (first / n, output);
+            while !rest.is_empty() {
+                let (product, from) = (row / rows, row % rows);
+                let count = (rows - from).min(rest.len() / n);
+                let (part, behind) = std::mem::take(&mut rest).split_at_mut(count * n);
+                let [of_a, of_b] = products[product];
+                let data = MatMulData {
+                    a: &a[of_a * rows * k..][..rows * k],
+                    b: &b[of_b * k * n..][..k * n],
+                };
+                matmul(call.isa, &shape, data, from..from + count, scratch, part)?;
+                (row, rest) = (row + count, behind);
+            }
+            Ok(())
+        };
+        (call.pool).run_units(output, unit, parts.count, scratch, each)
     }))
 }
 
@@ -98,41 +106,4 @@ fn indices(to: &[usize], from: &[usize]) -> Vec<usize> {
             .collect();
     }
     indices
-}
-
-impl Work for MatMul {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let a = numbers::<f32>(call.operand(0))?;
-        let b = numbers::<f32>(call.operand(1))?;
-        let LinearShape { rows, k, n } = self.shape;
-        let each = |first: usize, output: &mut [f32], scratch: &mut [u8]| {
-            let scratch = numbers_mut::<f32>(scratch)?;
-            let (mut row, mut rest) = (first / n, output);
-            while !rest.is_empty() {
-                let (product, from) = (row / rows, row % rows);
-                let count = (rows - from).min(rest.len() / n);
-                let (part, behind) = std::mem::take(&mut rest).split_at_mut(count * n);
-                let [of_a, of_b] = self.products[product];
-                let data = MatMulData {
-                    a: &a[of_a * rows * k..][..rows * k],
-                    b: &b[of_b * k * n..][..k * n],
-                };
-                matmul(
-                    call.isa,
-                    &self.shape,
-                    data,
-                    from..from + count,
-                    scratch,
-                    part,
-                )?;
-                (row, rest) = (row + count, behind);
-            }
-            Ok(())
-        };
-        let unit = self.parts.unit.saturating_mul(n);
-        let output = numbers_mut(only(outputs)?)?;
-        let scratch = self.scratch.saturating_mul(4);
-        call.pool
-            .run_units(output, unit, self.parts.count, scratch, each)
-    }
 }

@@ -1,6 +1,6 @@
 //! From a step to its work, with a file for each family of kernels.
 //!
-//! When a plan is specialized, [`bind`] checks a step against the sizes and types of its operands and returns its [`Work`]: the checked
+//! When a plan is specialized, [`bind`] checks a step against the sizes and types of its operands and returns its [`Work`]: a function that holds the checked
 //! sizes, the parameters from the operator's attributes, and the way in which the output is split. A run then needs only
 //! the bytes. Outputs are split into contiguous parts by shape alone, so that results do not depend on the number of threads.
 
@@ -25,6 +25,7 @@ mod reduce;
 mod resize;
 mod split;
 mod window;
+mod work;
 
 pub(crate) use arguments::{Argument, Arguments, ResultLayout};
 pub(crate) use concat::places as concat_places;
@@ -32,59 +33,15 @@ pub(crate) use conv::writes_strided_rows;
 pub use elements::{compares, converts};
 pub(crate) use movement::slice_start;
 pub use window::conv_shape;
+pub(crate) use work::{Call, Work};
 
-use std::fmt;
-
-use octofold_kernels::Isa;
 use octofold_ops::Op;
 
 use crate::StepError;
 use crate::plan::Core;
-use crate::pool::Pool;
-
-/// What one execution of a step reads.
-#[derive(Clone, Copy)]
-pub(crate) struct Call<'a> {
-    pub(crate) isa: Isa,
-    pub(crate) pool: &'a Pool,
-    /// The operands by slot; absent ones are empty.
-    pub(crate) operands: &'a [&'a [u8]],
-    pub(crate) packed: &'a [&'a [u8]],
-}
-
-impl<'a> Call<'a> {
-    /// An operand; absent ones are empty.
-    pub(crate) fn operand(&self, slot: usize) -> &'a [u8] {
-        self.operands.get(slot).copied().unwrap_or(&[])
-    }
-
-    /// A packed constant.
-    pub(crate) fn packed(&self, position: usize) -> &'a [u8] {
-        self.packed.get(position).copied().unwrap_or(&[])
-    }
-}
-
-/// The output of a kernel with one result.
-fn only<'a>(outputs: &'a mut [&mut [u8]]) -> Result<&'a mut [u8], StepError> {
-    match outputs {
-        [output] => Ok(output),
-        _ => Err(StepError::invalid("the kernel gives one result")),
-    }
-}
-
-/// A step bound to sizes.
-pub(crate) trait Work: fmt::Debug + Send + Sync {
-    /// Computes the results into `outputs`, by the operator's slots.
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError>;
-
-    /// The size of its tables in bytes.
-    fn table_bytes(&self) -> usize {
-        0
-    }
-}
 
 /// The work of a step, if its kernel supports it.
-pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Box<dyn Work>, StepError> {
+pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, StepError> {
     let kernel = arguments.step.kernel;
     if arguments.results.len() != kernel.core().results() {
         return Err(StepError::invalid(format!(

@@ -8,7 +8,7 @@ use octofold_ops::Op;
 use octofold_ops::families::{BlockOrder, Pad, PadMode, Resize, Slice};
 use octofold_tensor::{DType, Dim};
 
-use super::{Argument, Arguments, BYTES, Call, Work, only, part_len};
+use super::{Argument, Arguments, BYTES, Work, part_len};
 use crate::StepError;
 
 /// For each axis of the result, the offsets of its positions in elements of the operand, or [`BORDER`].
@@ -17,17 +17,8 @@ type Offsets = Vec<Vec<usize>>;
 /// The longest axis of a table. Tables have one entry for each position, and sizes come from files.
 const LONGEST: usize = 1 << 24;
 
-#[derive(Debug)]
-struct Move {
-    movement: Movement,
-    /// The bytes of an element of the border.
-    fill: Vec<u8>,
-    /// Rows of a part.
-    part: usize,
-}
-
 /// The work of an operator that moves elements.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let operand = arguments.operand(0)?;
     arguments.result().expect(operand.dtype)?;
     let size = operand
@@ -64,11 +55,18 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         _ => Vec::new(),
     };
     let part = part_len(movement.rows(), 2 * movement.width(), BYTES, 1);
-    Ok(Box::new(Move {
-        movement,
-        fill,
-        part,
-    }))
+    let (tables, width) = (movement.table_bytes(), movement.width());
+    let work = Work::new(move |call, output| {
+        if width == 0 {
+            return Ok(());
+        }
+        let input = call.operand(0);
+        (call.pool).run_parts(output, part * width, 0, |first, output, _| {
+            let rows = first / width..(first + output.len()) / width;
+            Ok(movement.run(input, &fill, rows, output)?)
+        })
+    });
+    Ok(work.with_tables(tables))
 }
 
 /// The byte offset of a slice in its operand, if the elements of the slice are contiguous there.
@@ -94,25 +92,6 @@ pub(crate) fn slice_start(arguments: &Arguments<'_>) -> Result<Option<usize>, St
     let whole = known && axes.iter().zip(strides(shape)).all(follows);
     let start = axes.iter().filter_map(|offsets| offsets.first());
     Ok(whole.then(|| start.sum::<usize>() * size))
-}
-
-impl Work for Move {
-    fn table_bytes(&self) -> usize {
-        self.movement.table_bytes()
-    }
-
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let (input, width) = (call.operand(0), self.movement.width());
-        if width == 0 {
-            return Ok(());
-        }
-        let each = |first: usize, output: &mut [u8], _: &mut [u8]| {
-            let rows = first / width..(first + output.len()) / width;
-            Ok(self.movement.run(input, &self.fill, rows, output)?)
-        };
-        call.pool
-            .run_parts(only(outputs)?, self.part * width, 0, each)
-    }
 }
 
 /// The bytes of the element that fills the border.

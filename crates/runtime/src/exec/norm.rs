@@ -4,22 +4,11 @@ use octofold_kernels::float::norm::{Normalization, Parameters, normalize};
 use octofold_ops::{Op, normalize_axis};
 use octofold_tensor::DType;
 
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
-use crate::values::{numbers, numbers_mut};
-
-#[derive(Debug)]
-struct Rows {
-    width: usize,
-    epsilon: f32,
-    /// Whether each row has one scale and bias, or each element of a row.
-    of_rows: bool,
-    /// The number of elements of a part, whole rows.
-    part: usize,
-}
 
 /// The work of a float `LayerNormalization` with one result, or of an `InstanceNormalization`.
-pub(super) fn bind_rows(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_rows(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let operand = arguments.operand(0)?;
     let (shape, rank) = (operand.shape, operand.shape.len());
     let (axis, epsilon, of_rows) = match &arguments.step.op {
@@ -39,24 +28,16 @@ pub(super) fn bind_rows(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Step
     arguments.result().expect(DType::F32)?;
     arguments.expect_result(shape)?;
     let rows = operand.len() / width.max(1);
-    Ok(Box::new(Rows {
-        width,
-        epsilon,
-        of_rows,
-        part: part_len(rows, 16 * width, BYTES, 1).saturating_mul(width.max(1)),
-    }))
-}
-
-impl Work for Rows {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let (scale, bias) = (numbers(call.operand(1))?, numbers(call.operand(2))?);
-        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-            let parameters = match self.of_rows {
+    let part = part_len(rows, 16 * width, BYTES, 1).saturating_mul(width.max(1));
+    Ok(Work::new(move |call, output| {
+        let input = call.numbers(0)?;
+        let (scale, bias) = (call.numbers(1)?, call.numbers(2)?);
+        call.pool.run_parts(output, part, 0, |first, output, _| {
+            let parameters = match of_rows {
                 true => Parameters::Rows {
                     scale,
                     bias,
-                    first: first / self.width % scale.len().max(1),
+                    first: first / width % scale.len().max(1),
                 },
                 false => Parameters::Elements {
                     scale,
@@ -64,14 +45,12 @@ impl Work for Rows {
                 },
             };
             let normalization = Normalization {
-                width: self.width,
-                epsilon: self.epsilon,
+                width,
+                epsilon,
                 parameters,
             };
             let input = input.get(first..first + output.len()).unwrap_or(&[]);
             Ok(normalize(call.isa, normalization, input, output)?)
-        };
-        call.pool
-            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
-    }
+        })
+    }))
 }

@@ -1,8 +1,7 @@
 //! Depthwise convolutions between channels-first images.
 
-use octofold_kernels::Bounds;
-use octofold_kernels::conv::planes::{self, PlanesCall, conv_planes, packed_len, scratch_len};
-use octofold_kernels::conv::{Activations, ConvShape, Float};
+use octofold_kernels::conv::planes::{Planes, PlanesCall, conv_planes, packed_len, scratch_len};
+use octofold_kernels::conv::{Activations, Float};
 use octofold_kernels::shared::Quant8;
 use octofold_ops::Op;
 use octofold_ops::families::{Activation, IntegerProduct, Layout, Outcome, Parameters, Product};
@@ -11,28 +10,13 @@ use octofold_tensor::DType;
 
 use super::conv::conv_shape;
 use super::split::MACS;
-use super::{Arguments, Call, Work, only};
+use super::{Arguments, Work};
 use crate::StepError;
 use crate::plan::InputForm;
-use crate::values::{numbers, numbers_mut};
-
-#[derive(Debug)]
-struct Planes {
-    shape: ConvShape,
-    /// The quantization of the operand, or the one that the kernel quantizes it to.
-    quant: Quant8,
-    /// Whether the operand has floats.
-    quantizes: bool,
-    clamp: Option<Bounds>,
-    scratch: usize,
-    /// Elements of an output plane.
-    plane: usize,
-    /// Planes of a part.
-    part: usize,
-}
+use crate::values::numbers;
 
 /// The work of an integer `FusedConv` with float results between two changes of layout, optionally with a `QuantizeLinear` before them.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::FusedConv(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -72,47 +56,35 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     ])?;
     let planes = shape.batch * channels;
     let macs = usize::try_from(shape.macs()?).unwrap_or(usize::MAX);
-    Ok(Box::new(Planes {
-        quant,
-        quantizes,
-        clamp: (activation != Activation::None).then(|| activation.bounds().into()),
-        scratch: scratch_len(&shape)?,
-        plane: shape.pixels()? / shape.batch,
-        part: (MACS / 4 * planes / macs.max(1)).clamp(1, planes),
-        shape,
-    }))
-}
-
-impl Work for Planes {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+    let part = (MACS / 4 * planes / macs.max(1)).clamp(1, planes);
+    let (plane, scratch) = (shape.pixels()? / shape.batch, scratch_len(&shape)?);
+    let clamp = (activation != Activation::None).then(|| activation.bounds().into());
+    Ok(Work::new(move |call, output| {
         let stage = Float {
             correction: numbers(call.packed(1))?,
             scale: numbers(call.packed(2))?,
             bias: numbers(call.packed(3))?,
-            clamp: self.clamp,
+            clamp,
         };
-        let input = if self.quantizes {
-            planes::Planes::Floats(numbers(call.operand(0))?, self.quant)
+        let input = if quantizes {
+            Planes::Floats(call.numbers(0)?, quant)
         } else {
-            planes::Planes::Bytes(Activations {
+            Planes::Bytes(Activations {
                 data: call.operand(0),
-                signed: self.quant.signed,
-                zero_point: self.quant.params.zero_point,
+                signed: quant.signed,
+                zero_point: quant.params.zero_point,
             })
         };
-        let output = numbers_mut(only(outputs)?)?;
-        let each = |first: usize, output: &mut [f32], scratch: &mut [u8]| {
+        (call.pool).run_parts(output, part * plane, scratch, |first, output, scratch| {
             let planes = PlanesCall {
                 input,
                 weights: call.packed(0),
                 stage,
-                planes: first / self.plane..(first + output.len()) / self.plane,
+                planes: first / plane..(first + output.len()) / plane,
                 output,
                 scratch,
             };
-            Ok(conv_planes(call.isa, &self.shape, planes)?)
-        };
-        call.pool
-            .run_parts(output, self.part * self.plane, self.scratch, each)
-    }
+            Ok(conv_planes(call.isa, &shape, planes)?)
+        })
+    }))
 }

@@ -3,11 +3,11 @@
 use octofold_kernels::shared::pool::{
     Averaging, PoolCall, average_pool, global_average_pool, max_pool,
 };
-use octofold_kernels::shared::{ImageShape, PoolShape, Quant8, Target8};
+use octofold_kernels::shared::{ImageShape, PoolShape};
 use octofold_ops::Op;
 use octofold_ops::families::{FusedPool, Layout, PoolKind, Rescale, SumOrder};
 
-use super::{Arguments, BYTES, Call, Work, only, part_len, window};
+use super::{Arguments, BYTES, Work, part_len, window};
 use crate::StepError;
 
 /// The sizes of a channels-last `FusedPool`, or of a `FusedGlobalPool`, with a checked result.
@@ -56,19 +56,8 @@ pub(super) fn part(shape: &PoolShape) -> usize {
     part_len(rows, cost, 4 * BYTES, 1)
 }
 
-#[derive(Debug)]
-struct Pool {
-    kind: PoolKind,
-    shape: PoolShape,
-    averaging: Averaging,
-    from: Quant8,
-    target: Target8,
-    part: usize,
-    scratch: usize,
-}
-
 /// The work of a `FusedPool`, or of a `FusedGlobalPool` by the maximum, of bytes.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let (kind, rescale, averaging) = match &arguments.step.op {
         Op::FusedPool(op) => (op.kind, op.rescale, averaging(op)),
         Op::FusedGlobalPool(op) => (op.kind, op.rescale, Averaging::default()),
@@ -80,14 +69,26 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     let shape = pool_shape(arguments)?;
     // Refuses invalid sizes.
     shape.rows()?;
-    Ok(Box::new(Pool {
-        kind,
-        averaging,
-        from: arguments.operand(0)?.quant(x)?,
-        target: arguments.target(&y)?,
-        part: part(&shape),
-        scratch: shape.scratch_len()?,
-        shape,
+    let (from, target) = (arguments.operand(0)?.quant(x)?, arguments.target(&y)?);
+    let (part, scratch) = (part(&shape), shape.scratch_len()?);
+    let width = shape.out_w * shape.channels;
+    Ok(Work::new(move |call, output| {
+        let (isa, input) = (call.isa, call.operand(0));
+        (call.pool).run_parts(output, part * width, scratch, |first, output, scratch| {
+            let call = PoolCall {
+                input,
+                from,
+                to: target,
+                part: first / width..(first + output.len()) / width,
+                output,
+                scratch,
+            };
+            match kind {
+                PoolKind::Max => max_pool(isa, &shape, call)?,
+                PoolKind::Average => average_pool(isa, &shape, averaging, call)?,
+            }
+            Ok(())
+        })
     }))
 }
 
@@ -100,41 +101,8 @@ fn averaging(op: &FusedPool) -> Averaging {
     }
 }
 
-impl Work for Pool {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let (isa, shape) = (call.isa, &self.shape);
-        let width = shape.out_w * shape.channels;
-        let input = call.operand(0);
-        let each = |first: usize, output: &mut [u8], scratch: &mut [u8]| {
-            let call = PoolCall {
-                input,
-                from: self.from,
-                to: self.target,
-                part: first / width..(first + output.len()) / width,
-                output,
-                scratch,
-            };
-            match self.kind {
-                PoolKind::Max => max_pool(isa, shape, call)?,
-                PoolKind::Average => average_pool(isa, shape, self.averaging, call)?,
-            }
-            Ok(())
-        };
-        call.pool
-            .run_parts(only(outputs)?, self.part * width, self.scratch, each)
-    }
-}
-
-#[derive(Debug)]
-struct GlobalAverage {
-    shape: ImageShape,
-    from: Quant8,
-    target: Target8,
-    part: usize,
-}
-
 /// The work of a `FusedGlobalPool` by the mean, of bytes.
-pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::FusedGlobalPool(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -145,28 +113,20 @@ pub(super) fn bind_global(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, St
     };
     let operand = arguments.operand(0)?;
     let shape = pooled_images(arguments)?;
-    Ok(Box::new(GlobalAverage {
-        from: operand.quant(x)?,
-        target: arguments.target(&y)?,
-        part: part_len(shape.batch * shape.channels, shape.pixels, BYTES, 64),
-        shape,
-    }))
-}
-
-impl Work for GlobalAverage {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
+    let (from, target) = (operand.quant(x)?, arguments.target(&y)?);
+    let part = part_len(shape.batch * shape.channels, shape.pixels, BYTES, 64);
+    Ok(Work::new(move |call, output| {
         let input = call.operand(0);
-        call.pool
-            .run_parts(only(outputs)?, self.part, 0, |first, output, _| {
-                let part = PoolCall {
-                    input,
-                    from: self.from,
-                    to: self.target,
-                    part: first..first + output.len(),
-                    output,
-                    scratch: &mut [],
-                };
-                Ok(global_average_pool(call.isa, &self.shape, part)?)
-            })
-    }
+        call.pool.run_parts(output, part, 0, |first, output, _| {
+            let part = PoolCall {
+                input,
+                from,
+                to: target,
+                part: first..first + output.len(),
+                output,
+                scratch: &mut [],
+            };
+            Ok(global_average_pool(call.isa, &shape, part)?)
+        })
+    }))
 }

@@ -1,33 +1,16 @@
 //! Conversion between floats and bytes, with one constant scale, and optionally with a change of layout.
 
-use octofold_kernels::shared::{ImageShape, Quant8, Target8, quantize};
+use octofold_kernels::shared::{ImageShape, Target8, quantize};
 use octofold_ops::Op;
 use octofold_quant::QParams;
 use octofold_tensor::DType;
 
-use super::{Argument, Arguments, BYTES, Call, Work, layout, only, part_len};
+use super::{Argument, Arguments, BYTES, Work, layout, part_len};
 use crate::StepError;
 use crate::plan::Axes;
-use crate::values::{numbers, numbers_mut};
-
-#[derive(Debug)]
-struct Quantize {
-    target: Target8,
-    /// The images, when the result is channels-last.
-    images: Option<ImageShape>,
-    part: usize,
-}
-
-#[derive(Debug)]
-struct Dequantize {
-    from: Quant8,
-    /// The images, when the result is channels-first.
-    images: Option<ImageShape>,
-    part: usize,
-}
 
 /// The work of a `QuantizeLinear` to bytes.
-pub(super) fn bind_quantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_quantize(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::QuantizeLinear(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -38,15 +21,25 @@ pub(super) fn bind_quantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, 
     operand.expect(DType::F32)?;
     let target = Target8::full(arguments.result().quant(params(arguments)?)?);
     let (images, part) = split(arguments)?;
-    Ok(Box::new(Quantize {
-        target,
-        images,
-        part,
+    let Some(shape) = images else {
+        return Ok(Work::of_elements(part, move |isa, input, output| {
+            quantize::quantize(isa, input, target, output)
+        }));
+    };
+    let width = shape.channels.max(1);
+    Ok(Work::new(move |call, output| {
+        let input = call.numbers(0)?;
+        (call.pool).run_parts(output, part * width, 0, |first, output, _| {
+            let pixels = first / width..(first + output.len()) / width;
+            Ok(quantize::quantize_nchw_to_nhwc(
+                call.isa, &shape, input, target, pixels, output,
+            )?)
+        })
     }))
 }
 
 /// The work of a `DequantizeLinear` of bytes.
-pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::DequantizeLinear(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -57,7 +50,21 @@ pub(super) fn bind_dequantize(arguments: &Arguments<'_>) -> Result<Box<dyn Work>
     arguments.result().expect(DType::F32)?;
     let from = operand.quant(params(arguments)?)?;
     let (images, part) = split(arguments)?;
-    Ok(Box::new(Dequantize { from, images, part }))
+    let Some(shape) = images else {
+        return Ok(Work::of_elements(part, move |isa, input, output| {
+            quantize::dequantize(isa, input, from, output)
+        }));
+    };
+    let width = shape.pixels.max(1);
+    Ok(Work::new(move |call, output| {
+        let input = call.operand(0);
+        (call.pool).run_parts(output, part * width, 0, |first, output, _| {
+            let planes = first / width..(first + output.len()) / width;
+            Ok(quantize::dequantize_nhwc_to_nchw(
+                call.isa, &shape, input, from, planes, output,
+            )?)
+        })
+    }))
 }
 
 /// The images, if the kernel changes their layout, and the elements, pixels or planes of a part.
@@ -98,53 +105,4 @@ fn params(arguments: &Arguments<'_>) -> Result<QParams, StepError> {
         }
     };
     Ok(QParams { scale, zero_point })
-}
-
-impl Work for Quantize {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let Some(shape) = &self.images else {
-            let each = |first: usize, output: &mut [u8], _: &mut [u8]| {
-                let input = input.get(first..first + output.len()).unwrap_or(&[]);
-                Ok(quantize::quantize(call.isa, input, self.target, output)?)
-            };
-            return call.pool.run_parts(only(outputs)?, self.part, 0, each);
-        };
-        let width = shape.channels.max(1);
-        let each = |first: usize, output: &mut [u8], _: &mut [u8]| {
-            let pixels = first / width..(first + output.len()) / width;
-            Ok(quantize::quantize_nchw_to_nhwc(
-                call.isa,
-                shape,
-                input,
-                self.target,
-                pixels,
-                output,
-            )?)
-        };
-        call.pool
-            .run_parts(only(outputs)?, self.part * width, 0, each)
-    }
-}
-
-impl Work for Dequantize {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = call.operand(0);
-        let output = numbers_mut::<f32>(only(outputs)?)?;
-        let Some(shape) = &self.images else {
-            let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-                let input = input.get(first..first + output.len()).unwrap_or(&[]);
-                Ok(quantize::dequantize(call.isa, input, self.from, output)?)
-            };
-            return call.pool.run_parts(output, self.part, 0, each);
-        };
-        let width = shape.pixels.max(1);
-        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-            let planes = first / width..(first + output.len()) / width;
-            Ok(quantize::dequantize_nhwc_to_nchw(
-                call.isa, shape, input, self.from, planes, output,
-            )?)
-        };
-        call.pool.run_parts(output, self.part * width, 0, each)
-    }
 }

@@ -11,9 +11,9 @@ use octofold_quant::fold::Fold;
 use octofold_tensor::DType;
 
 use super::movement::list;
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Call, Work, part_len};
 use crate::StepError;
-use crate::values::{numbers, numbers_mut};
+use crate::values::numbers_mut;
 
 /// A tensor's sizes along one of its axes.
 fn along(shape: &[usize], axis: i64) -> Result<AxisShape, StepError> {
@@ -26,7 +26,6 @@ fn along(shape: &[usize], axis: i64) -> Result<AxisShape, StepError> {
     })
 }
 
-#[derive(Debug)]
 struct Reducer {
     /// At least one. The next ones read the result of the one before.
     passes: Vec<Reduce>,
@@ -39,7 +38,7 @@ struct Reducer {
 }
 
 /// The work of a float `Reduce*` with constant axes.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let op = families::Reduction::of(&arguments.step.op);
     let op = op.ok_or_else(|| arguments.wrong_operator())?;
     let operand = arguments.operand(0)?;
@@ -68,12 +67,13 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
         }
         [] => return Err(arguments.wrong_operator()),
     };
-    Ok(Box::new(Reducer {
+    let reducer = Reducer {
         passes,
         part,
         part_input,
         buffer,
-    }))
+    };
+    Ok(Work::new(move |call, output| reducer.run(call, output)))
 }
 
 /// The sizes of a tensor without some axes, or with size 1 there.
@@ -146,12 +146,9 @@ impl Reducer {
         }
         Ok(())
     }
-}
 
-impl Work for Reducer {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let output = numbers_mut(only(outputs)?)?;
+    fn run(&self, call: Call<'_>, output: &mut [f32]) -> Result<(), StepError> {
+        let input = call.numbers::<f32>(0)?;
         if let [pass] = self.passes.as_slice() {
             let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
                 let lines = first..first + output.len();
@@ -174,15 +171,8 @@ impl Work for Reducer {
     }
 }
 
-#[derive(Debug)]
-struct Position {
-    shape: AxisShape,
-    which: Arg,
-    part: usize,
-}
-
 /// The work of an `ArgMax` or `ArgMin` of floats.
-pub(super) fn bind_arg(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_arg(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let (largest, axis, last, keepdims) = match &arguments.step.op {
         Op::ArgMax(op) => (true, op.axis, op.select_last_index, op.keepdims),
         Op::ArgMin(op) => (false, op.axis, op.select_last_index, op.keepdims),
@@ -194,23 +184,15 @@ pub(super) fn bind_arg(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepE
     let shape = along(operand.shape, axis)?;
     let axis = normalize_axis(axis, operand.shape.len())?;
     arguments.expect_result(&reduced(operand.shape, &[axis], keepdims))?;
-    Ok(Box::new(Position {
-        shape,
-        which: Arg { largest, last },
-        part: part_len(shape.outer * shape.inner, 8 * shape.len, BYTES, 64),
-    }))
-}
-
-impl Work for Position {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let each = |first: usize, output: &mut [i64], _: &mut [u8]| {
+    let part = part_len(shape.outer * shape.inner, 8 * shape.len, BYTES, 64);
+    let which = Arg { largest, last };
+    Ok(Work::new(move |call, output| {
+        let input = call.numbers(0)?;
+        call.pool.run_parts(output, part, 0, |first, output, _| {
             let lines = first..first + output.len();
-            Ok(arg(call.isa, self.shape, self.which, input, lines, output)?)
-        };
-        call.pool
-            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
-    }
+            Ok(arg(call.isa, shape, which, input, lines, output)?)
+        })
+    }))
 }
 
 /// A function of the lines along an axis, whose results have the shape of the operand.
@@ -230,16 +212,8 @@ impl LineFunction {
     }
 }
 
-#[derive(Debug)]
-struct Lines {
-    shape: AxisShape,
-    function: LineFunction,
-    /// The number of elements of a part, whole planes.
-    part: usize,
-}
-
 /// The work of a float `Softmax`, `LogSoftmax` or `LpNormalization`.
-pub(super) fn bind_lines(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind_lines(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let (axis, function) = match &arguments.step.op {
         Op::Softmax(op) => (op.axis, LineFunction::Softmax { logarithm: false }),
         Op::LogSoftmax(op) => (op.axis, LineFunction::Softmax { logarithm: true }),
@@ -255,34 +229,20 @@ pub(super) fn bind_lines(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, Ste
     arguments.expect_result(operand.shape)?;
     let shape = along(operand.shape, axis)?;
     let plane = (shape.len * shape.inner).max(1);
-    Ok(Box::new(Lines {
-        shape,
-        function,
-        part: part_len(shape.outer, function.effort() * plane, BYTES, 1).saturating_mul(plane),
-    }))
-}
-
-impl Work for Lines {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let plane = (self.shape.len * self.shape.inner).max(1);
-        let each = |first: usize, output: &mut [f32], _: &mut [u8]| {
-            let input = input.get(first..first + output.len()).unwrap_or(&[]);
-            let shape = AxisShape {
-                outer: output.len() / plane,
-                ..self.shape
-            };
-            let done = match self.function {
+    let part = part_len(shape.outer, function.effort() * plane, BYTES, 1).saturating_mul(plane);
+    Ok(Work::of_elements(
+        part,
+        move |isa, input, output: &mut [f32]| {
+            let outer = output.len() / plane;
+            let shape = AxisShape { outer, ..shape };
+            match function {
                 LineFunction::Softmax { logarithm } => {
-                    softmax(call.isa, shape, logarithm, input, output)
+                    softmax(isa, shape, logarithm, input, output)
                 }
                 LineFunction::DivideByNorm { squares } => {
-                    divide_by_norm(call.isa, shape, squares, input, output)
+                    divide_by_norm(isa, shape, squares, input, output)
                 }
-            };
-            Ok(done?)
-        };
-        call.pool
-            .run_parts(numbers_mut(only(outputs)?)?, self.part, 0, each)
-    }
+            }
+        },
+    ))
 }

@@ -6,19 +6,12 @@ use octofold_ops::families::AxisTaps;
 use octofold_tensor::DType;
 
 use super::movement::resized;
-use super::{Arguments, BYTES, Call, Work, only, part_len};
+use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
-use crate::values::{numbers, numbers_mut};
-
-#[derive(Debug)]
-struct Resize {
-    kernel: resize::Resize,
-    /// The number of rows of a part.
-    part: usize,
-}
+use crate::values::numbers_mut;
 
 /// The work of a float `Resize` with constant lists that interpolates along one axis, or along two neighbours.
-pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError> {
+pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::Resize(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
@@ -48,32 +41,14 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Box<dyn Work>, StepError
     };
     kernel.check()?;
     let rows = kernel.outer * kernel.rows.output();
-    Ok(Box::new(Resize {
-        part: part_len(rows, 16 * kernel.width(), BYTES, 1),
-        kernel,
+    let part = part_len(rows, 16 * kernel.width(), BYTES, 1);
+    let (width, scratch) = (kernel.width().max(1), 4 * kernel.scratch_len());
+    Ok(Work::new(move |call, output| {
+        let input = call.numbers(0)?;
+        (call.pool).run_parts(output, part * width, scratch, |first, output, scratch| {
+            let rows = first / width..(first + output.len()) / width;
+            let scratch = numbers_mut(scratch)?;
+            Ok(resize(call.isa, &kernel, input, rows, scratch, output)?)
+        })
     }))
-}
-
-impl Work for Resize {
-    fn run(&self, call: Call<'_>, outputs: &mut [&mut [u8]]) -> Result<(), StepError> {
-        let input = numbers::<f32>(call.operand(0))?;
-        let width = self.kernel.width().max(1);
-        call.pool.run_parts(
-            numbers_mut(only(outputs)?)?,
-            self.part * width,
-            4 * self.kernel.scratch_len(),
-            |first, output, scratch| {
-                let rows = first / width..(first + output.len()) / width;
-                let scratch = numbers_mut(scratch)?;
-                Ok(resize(
-                    call.isa,
-                    &self.kernel,
-                    input,
-                    rows,
-                    scratch,
-                    output,
-                )?)
-            },
-        )
-    }
 }

@@ -254,7 +254,7 @@ impl Memory {
         &mut self,
         run: Context<'_>,
         index: usize,
-        work: &dyn Work,
+        work: &Work,
     ) -> Result<(), StepError> {
         let step = &run.plan.steps()[index];
         let places = step.outputs.iter().map(|&value| run.place(value));
