@@ -170,7 +170,7 @@ macro_rules! functions {
 
         impl Operator for $type {
             fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-                Ok(vec![map_reals(inputs.required(0)?, self.function(), |x| self.at(x))?])
+                Ok(vec![map_reals(inputs.required(0)?, self.function(), &|x| self.at(x))?])
             }
         }
     )*};

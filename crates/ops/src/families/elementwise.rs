@@ -43,7 +43,7 @@ fn absolute(x: &Tensor) -> Result<Tensor, OpError> {
             Ok(x.clone())
         }
         TensorData::F32(_) | TensorData::F64(_) | TensorData::F16(_) | TensorData::BF16(_) => {
-            map_reals(x, Function::Abs, f64::abs)
+            map_reals(x, Function::Abs, &f64::abs)
         }
         _ => Err(wrong_type(x, 0, "a numeric type")),
     }
@@ -111,41 +111,41 @@ elementwise! {
     /// Whether an element is not a number (ONNX `IsNaN`): any float type to `bool`.
     "IsNaN" IsNaN => |x| test_float(x, f64::is_nan);
     /// The exponential (ONNX `Exp`), of any float type.
-    "Exp" Exp => |x| map_reals(x, Function::Exp, f64::exp);
+    "Exp" Exp => |x| map_reals(x, Function::Exp, &f64::exp);
     /// The natural logarithm (ONNX `Log`), of any float type; NaN below zero.
-    "Log" Log => |x| map_reals(x, Function::Log, f64::ln);
+    "Log" Log => |x| map_reals(x, Function::Log, &f64::ln);
     /// The square root (ONNX `Sqrt`), of any float type; NaN below zero.
-    "Sqrt" Sqrt => |x| map_reals(x, Function::Sqrt, f64::sqrt);
+    "Sqrt" Sqrt => |x| map_reals(x, Function::Sqrt, &f64::sqrt);
     /// `1 / x` (ONNX `Reciprocal`), of any float type.
-    "Reciprocal" Reciprocal => |x| map_reals(x, Function::Reciprocal, f64::recip);
+    "Reciprocal" Reciprocal => |x| map_reals(x, Function::Reciprocal, &f64::recip);
     /// The nearest integer towards -inf (ONNX `Floor`), of any float type.
-    "Floor" Floor => |x| map_reals(x, Function::Floor, f64::floor);
+    "Floor" Floor => |x| map_reals(x, Function::Floor, &f64::floor);
     /// The nearest integer towards inf (ONNX `Ceil`), of any float type.
-    "Ceil" Ceil => |x| map_reals(x, Function::Ceil, f64::ceil);
+    "Ceil" Ceil => |x| map_reals(x, Function::Ceil, &f64::ceil);
     /// The nearest integer, halves to even (ONNX `Round`), of any float type.
-    "Round" Round => |x| map_reals(x, Function::Round, f64::round_ties_even);
+    "Round" Round => |x| map_reals(x, Function::Round, &f64::round_ties_even);
     /// The sine (ONNX `Sin`), of any float type, in radians.
-    "Sin" Sin => |x| map_reals(x, Function::Sin, f64::sin);
+    "Sin" Sin => |x| map_reals(x, Function::Sin, &f64::sin);
     /// The cosine (ONNX `Cos`), of any float type, in radians.
-    "Cos" Cos => |x| map_reals(x, Function::Cos, f64::cos);
+    "Cos" Cos => |x| map_reals(x, Function::Cos, &f64::cos);
     /// The tangent (ONNX `Tan`), of any float type, in radians.
-    "Tan" Tan => |x| map_reals(x, Function::Tan, functions::tan);
+    "Tan" Tan => |x| map_reals(x, Function::Tan, &functions::tan);
     /// The arc sine (ONNX `Asin`), of any float type, in radians; NaN outside of [-1, 1].
-    "Asin" Asin => |x| map_reals(x, Function::Asin, functions::asin);
+    "Asin" Asin => |x| map_reals(x, Function::Asin, &functions::asin);
     /// The arc cosine (ONNX `Acos`), of any float type, in radians; NaN outside of [-1, 1].
-    "Acos" Acos => |x| map_reals(x, Function::Acos, functions::acos);
+    "Acos" Acos => |x| map_reals(x, Function::Acos, &functions::acos);
     /// The arc tangent (ONNX `Atan`), of any float type, in radians.
-    "Atan" Atan => |x| map_reals(x, Function::Atan, functions::atan);
+    "Atan" Atan => |x| map_reals(x, Function::Atan, &functions::atan);
     /// The hyperbolic sine (ONNX `Sinh`), of any float type.
-    "Sinh" Sinh => |x| map_reals(x, Function::Sinh, functions::sinh);
+    "Sinh" Sinh => |x| map_reals(x, Function::Sinh, &functions::sinh);
     /// The hyperbolic cosine (ONNX `Cosh`), of any float type.
-    "Cosh" Cosh => |x| map_reals(x, Function::Cosh, functions::cosh);
+    "Cosh" Cosh => |x| map_reals(x, Function::Cosh, &functions::cosh);
     /// The inverse of the hyperbolic sine (ONNX `Asinh`), of any float type.
-    "Asinh" Asinh => |x| map_reals(x, Function::Asinh, functions::asinh);
+    "Asinh" Asinh => |x| map_reals(x, Function::Asinh, &functions::asinh);
     /// The inverse of the hyperbolic cosine (ONNX `Acosh`), of any float type; NaN below 1.
-    "Acosh" Acosh => |x| map_reals(x, Function::Acosh, functions::acosh);
+    "Acosh" Acosh => |x| map_reals(x, Function::Acosh, &functions::acosh);
     /// The inverse of the hyperbolic tangent (ONNX `Atanh`), of any float type; NaN outside of [-1, 1].
-    "Atanh" Atanh => |x| map_reals(x, Function::Atanh, functions::atanh);
+    "Atanh" Atanh => |x| map_reals(x, Function::Atanh, &functions::atanh);
 }
 
 attributes! {

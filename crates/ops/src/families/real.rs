@@ -51,7 +51,7 @@ pub(crate) fn real_tensor(
 pub(crate) fn map_reals(
     tensor: &Tensor,
     function: Function,
-    f: impl Fn(f64) -> f64,
+    f: &dyn Fn(f64) -> f64,
 ) -> Result<Tensor, OpError> {
     let data = match tensor.data() {
         TensorData::F32(values) => {
