@@ -173,6 +173,26 @@ fn trips_of_a_loop_allocate_nothing() -> Result<()> {
     Ok(())
 }
 
+/// So it is for a scan, whose results are stacked into memory that is taken before.
+#[test]
+fn trips_of_a_scan_allocate_nothing() -> Result<()> {
+    let with = |trips: usize| {
+        text_session(&format!(
+            "<ir_version: 10, opset_import: [\"\" : 21]> g (float[1,4] x, int64 trips) => (y) {{
+                shape = Constant <value = int64[2] {{{trips}, 4}}> ()
+                rows = Expand (x, shape)
+                y, all = Scan <num_scan_inputs = 1, body = step (float[1,4] state, float[4] row) => (next, copy) {{
+                    next = Mul (state, row)
+                    copy = Sigmoid (next)
+                }}> (x, rows)
+            }}"
+        ))
+    };
+    let (mut short, mut long) = (with(4)?, with(40)?);
+    ensure!(allocations(&mut long, 0)? == allocations(&mut short, 0)?);
+    Ok(())
+}
+
 /// The step that runs a branch allocates its results, and the steps of the branch allocate nothing.
 #[test]
 fn steps_of_a_branch_allocate_nothing() -> Result<()> {

@@ -258,7 +258,7 @@ impl Loop {
         let mut arguments = vec![Tensor::scalar(0_i64), Tensor::scalar(going)];
         arguments.extend(operands(inputs, 2)?);
         let least = 1 + outputs.max(states);
-        let mut stacks = Stacks::new(self.body, 1 + states, outputs.saturating_sub(states));
+        let mut stacks = Stacks::new(self.body, 1 + states, outputs.saturating_sub(states), 4);
         let mut results = Vec::new();
         let mut trip = 0_i64;
         while going && trip < limit {
@@ -315,7 +315,7 @@ impl Scan {
         }
         let least = outputs.max(slots.states);
         let stacked = outputs.saturating_sub(slots.states);
-        let mut stacks = Stacks::new(self.body, slots.states, stacked);
+        let mut stacks = Stacks::new(self.body, slots.states, stacked, trips);
         let mut results = Vec::new();
         for trip in 0..trips {
             for (argument, (whole, reversed)) in arguments[slots.states..].iter_mut().zip(&scanned)
@@ -363,6 +363,8 @@ struct Stacks {
     body: BodyId,
     /// The first output of the body that is stacked.
     first: usize,
+    /// For how many values there is room at first.
+    room: usize,
     stacks: Vec<Option<Stack>>,
 }
 
@@ -376,11 +378,12 @@ struct Stack {
 }
 
 impl Stacks {
-    /// Stacks for `count` outputs of a body from `first` on.
-    fn new(body: BodyId, first: usize, count: usize) -> Self {
+    /// Stacks for `count` outputs of a body from `first` on, with room for the values of some trips.
+    fn new(body: BodyId, first: usize, count: usize, room: usize) -> Self {
         Self {
             body,
             first,
+            room,
             stacks: (0..count).map(|_| None).collect(),
         }
     }
@@ -402,7 +405,7 @@ impl Stacks {
                     count: 0,
                 }),
             };
-            stack.put(result, trip, bodies)?;
+            stack.put(result, trip, self.room, bodies)?;
         }
         Ok(())
     }
@@ -436,7 +439,13 @@ impl Stacks {
 }
 
 impl Stack {
-    fn put(&mut self, value: &Tensor, trip: usize, bodies: &mut dyn Bodies) -> Result<(), OpError> {
+    fn put(
+        &mut self,
+        value: &Tensor,
+        trip: usize,
+        room: usize,
+        bodies: &mut dyn Bodies,
+    ) -> Result<(), OpError> {
         if value.shape() != &*self.shape || value.dtype() != self.elements.dtype() {
             bail!(
                 "the value of trip {trip} is {}{:?}, those before are {}{:?}",
@@ -450,7 +459,7 @@ impl Stack {
         let used = self.count * size;
         if self.elements.len() < used + size {
             // Twice the room, so that a value is copied twice on average.
-            let room = checked_elements(&[(self.count * 2).max(4), size])?;
+            let room = checked_elements(&[(self.count * 2).max(room), size])?;
             let mut larger = Tensor::zeros(value.dtype(), [room])?;
             bodies.keep((larger.byte_len() - self.elements.byte_len()) as u64)?;
             larger.copy_elements(0, &self.elements, 0..used)?;
