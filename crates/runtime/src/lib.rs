@@ -85,3 +85,8 @@ pub use session::{Session, SessionOptions};
 pub use specialize::{Specialization, StepCost};
 pub use values::constant_bytes;
 pub use view::{TensorView, TensorViewMut};
+
+/// The README, so that its code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

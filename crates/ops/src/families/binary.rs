@@ -21,7 +21,7 @@ fn combine<T: Element, R: Element>(
     a: &Tensor,
     values: &[T],
     b: &Tensor,
-    f: impl Fn(&T, &T) -> R,
+    f: &dyn Fn(&T, &T) -> R,
 ) -> Result<Tensor, OpError> {
     let others = b
         .values::<T>()
@@ -36,10 +36,10 @@ fn combine_partial<T: Element>(
     a: &Tensor,
     values: &[T],
     b: &Tensor,
-    f: impl Fn(&T, &T) -> Option<T>,
+    f: &dyn Fn(&T, &T) -> Option<T>,
 ) -> Result<Tensor, OpError> {
     let undefined = std::cell::Cell::new(false);
-    let y = combine(a, values, b, |x, y| {
+    let y = combine(a, values, b, &|x, y| {
         f(x, y).unwrap_or_else(|| {
             undefined.set(true);
             T::default()
@@ -67,20 +67,20 @@ fn apply<T: Number>(
     b: &Tensor,
     f: fn(T, T) -> T,
 ) -> Result<Tensor, OpError> {
-    combine(a, values, b, |&x, &y| f(x, y))
+    combine(a, values, b, &|&x, &y| f(x, y))
 }
 
 /// Compares two numeric operands; NaN has no order.
 fn compare(a: &Tensor, b: &Tensor, f: fn(Option<Ordering>) -> bool) -> Result<Tensor, OpError> {
     for_numbers!(numeric a.data(),
-        values => combine(a, values, b, |x, y| f(x.partial_cmp(y))),
+        values => combine(a, values, b, &|x, y| f(x.partial_cmp(y))),
         else Err(wrong_type(a, 0, "a numeric type")))
 }
 
 /// Applies a function to two boolean operands.
 fn logic(a: &Tensor, b: &Tensor, f: fn(bool, bool) -> bool) -> Result<Tensor, OpError> {
     match a.data() {
-        TensorData::Bool(values) => combine(a, values, b, |&x: &bool, &y: &bool| f(x, y)),
+        TensorData::Bool(values) => combine(a, values, b, &|&x: &bool, &y: &bool| f(x, y)),
         _ => Err(wrong_type(a, 0, "bool")),
     }
 }
@@ -88,15 +88,15 @@ fn logic(a: &Tensor, b: &Tensor, f: fn(bool, bool) -> bool) -> Result<Tensor, Op
 /// The quotient of two numeric operands.
 fn divide(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
     for_numbers!(numeric a.data(),
-        values => combine_partial(a, values, b, |&x, &y| Number::div(x, y)),
+        values => combine_partial(a, values, b, &|&x, &y| Number::div(x, y)),
         else Err(wrong_type(a, 0, "a numeric type")))
 }
 
 /// Whether elements of any type, two 4-bit types excepted, are equal.
 fn equal(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
     match a.data() {
-        TensorData::Bool(values) => combine(a, values, b, |x: &bool, y: &bool| x == y),
-        TensorData::String(values) => combine(a, values, b, |x: &String, y: &String| x == y),
+        TensorData::Bool(values) => combine(a, values, b, &|x: &bool, y: &bool| x == y),
+        TensorData::String(values) => combine(a, values, b, &|x: &String, y: &String| x == y),
         _ => compare(a, b, |order| order == Some(Ordering::Equal)),
     }
 }
@@ -180,7 +180,7 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
         values: &[T],
         b: &Tensor,
         exponents: &[E],
-        power: impl Fn(&T, &E) -> Option<T>,
+        power: &dyn Fn(&T, &E) -> Option<T>,
     ) -> Result<Tensor, OpError> {
         let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
         let y = broadcast_map((values, a.shape()), (exponents, b.shape()), &shape, power);
@@ -200,7 +200,7 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
         && a.dtype().is_integer()
     {
         return for_numbers!(integer a.data(),
-            values => powers(a, values, b, &exponents, |&x, &y| integer_power(x, y)),
+            values => powers(a, values, b, &exponents, &|&x, &y| integer_power(x, y)),
             else Err(wrong_type(a, 0, "a numeric type")));
     }
     let exponents: Vec<f64> = for_numbers!(numeric b.data(),
@@ -208,7 +208,7 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
         else return Err(wrong_type(b, 1, "a numeric type")));
     if let TensorData::F32(values) = a.data() {
         let [exponent] = exponents[..] else {
-            return powers(a, values, b, &exponents, |&x, &y| Some(float::pow(x, y)));
+            return powers(a, values, b, &exponents, &|&x, &y| Some(float::pow(x, y)));
         };
         // One exponent may have a shorter form.
         let shape = broadcast_shapes(&[a.shape(), b.shape()])?;
@@ -217,7 +217,7 @@ fn power(a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
         return Ok(Tensor::new(shape, y)?);
     }
     for_numbers!(numeric a.data(),
-        values => powers(a, values, b, &exponents, real_power),
+        values => powers(a, values, b, &exponents, &real_power),
         else Err(wrong_type(a, 0, "a numeric type")))
 }
 
@@ -247,7 +247,7 @@ impl Operator for Mod {
         }
         let (a, b) = (inputs.required(0)?, inputs.required(1)?);
         let y = for_numbers!(numeric a.data(),
-            values => combine_partial(a, values, b, |&x, &y| if self.fmod { x.rem(y) } else { floored(x, y) }),
+            values => combine_partial(a, values, b, &|&x, &y| if self.fmod { x.rem(y) } else { floored(x, y) }),
             else Err(wrong_type(a, 0, "a numeric type")))?;
         Ok(vec![y])
     }

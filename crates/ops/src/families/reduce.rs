@@ -225,46 +225,48 @@ impl Walk {
         elements_of(&self.reduced)
     }
 
-    /// Folds the elements of every output: `start(output)`, then `step` for each element, then `finish`.
-    fn fold<T: Copy, A: Copy, R>(
-        &self,
-        values: &[T],
-        start: impl Fn(usize) -> A,
-        step: impl Fn(A, T) -> A,
-        finish: impl Fn(A, usize) -> R,
-    ) -> Vec<R> {
-        let mut out = Vec::with_capacity(elements_of(&self.kept));
+    /// The positions of the elements of every output, one output behind the other.
+    fn positions(&self) -> Vec<usize> {
+        let mut positions = Vec::new();
         for_each_run(
             &self.kept,
             [&self.kept_strides],
             |[offset], outputs, [stride]| {
                 for i in 0..outputs as isize {
                     let first = offset + i * stride;
-                    let mut state = start(out.len());
                     for_each_run(
                         &self.reduced,
                         [&self.reduced_strides],
-                        |[inner], count, [step_by]| {
-                            let begin = (first + inner) as usize;
-                            if step_by == 1 {
-                                state = values[begin..begin + count]
-                                    .iter()
-                                    .fold(state, |state, &value| step(state, value));
-                            } else {
-                                let elements = values[begin..]
-                                    .iter()
-                                    .step_by((step_by as usize).max(1))
-                                    .take(count);
-                                state = elements.fold(state, |state, &value| step(state, value));
-                            }
+                        |[inner], count, [step]| {
+                            let elements =
+                                (0..count as isize).map(|k| (first + inner + k * step) as usize);
+                            positions.extend(elements);
                         },
                     );
-                    let position = out.len();
-                    out.push(finish(state, position));
                 }
             },
         );
-        out
+        positions
+    }
+
+    /// Folds the elements of every output: `start(output)`, then `step` for each element, then `finish`.
+    fn fold<T: Copy, A, R>(
+        &self,
+        values: &[T],
+        start: impl Fn(usize) -> A,
+        step: impl Fn(A, T) -> A,
+        finish: impl Fn(A, usize) -> R,
+    ) -> Vec<R> {
+        let (positions, count) = (self.positions(), self.count());
+        let outputs = 0..elements_of(&self.kept);
+        let each = |output: usize| {
+            let line = positions[output * count..][..count].iter();
+            let state = line.fold(start(output), |state, &position| {
+                step(state, values[position])
+            });
+            finish(state, output)
+        };
+        outputs.map(each).collect()
     }
 
     fn floats<T: Number>(&self, kind: Kind, values: &[T]) -> Vec<T> {
