@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::rescale::Rescaler;
+use super::rescale::{Columns, Rescaler};
 use super::{Quant8, Target8, check_range, product};
 use crate::error::check_len;
 use crate::{Isa, KernelError};
@@ -62,10 +62,12 @@ pub fn concat(
         if let Some(data) = input.data {
             let rescaler = Rescaler::new(input.quant, to)?;
             let from = &data[rows.start * input.inner..rows.end * input.inner];
-            let into = output.chunks_exact_mut(width);
-            for (from, into) in from.chunks_exact(input.inner).zip(into) {
-                rescaler.run(isa, from, &mut into[start..start + input.inner])?;
-            }
+            let columns = Columns {
+                first: start,
+                count: input.inner,
+                width,
+            };
+            rescaler.run(isa, from, columns, output)?;
         }
         start += input.inner;
     }

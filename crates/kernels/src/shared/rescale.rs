@@ -21,6 +21,13 @@ pub(super) struct Constants {
     to: Writer,
 }
 
+impl Constants {
+    #[inline(always)]
+    fn byte(self, x: u8) -> u8 {
+        self.to.byte(self.from.steps(x) * self.ratio)
+    }
+}
+
 impl Rescaler {
     pub(super) fn new(from: Quant8, to: Target8) -> Result<Self, KernelError> {
         from.check()?;
@@ -35,13 +42,22 @@ impl Rescaler {
         }))
     }
 
-    /// Fills `output` from an `input` of the same length.
-    pub(super) fn run(self, isa: Isa, input: &[u8], output: &mut [u8]) -> Result<(), KernelError> {
+    /// Fills the columns of some rows of `output` from the rows of `input`, which are as wide as the columns.
+    pub(super) fn run(
+        self,
+        isa: Isa,
+        input: &[u8],
+        columns: Columns,
+        output: &mut [u8],
+    ) -> Result<(), KernelError> {
         match self {
-            Self::Copy => output.copy_from_slice(input),
-            Self::Map(constants) => rescale_slices(isa, input, constants, output)?,
+            Self::Copy => {
+                let pairs = columns.pairs(input, output);
+                pairs.for_each(|(from, to)| to.copy_from_slice(from));
+                Ok(())
+            }
+            Self::Map(constants) => rescale_rows(isa, input, constants, columns, output),
         }
-        Ok(())
     }
 
     /// Changes `data` in place.
@@ -53,20 +69,74 @@ impl Rescaler {
     }
 }
 
-isa_versions!(fn rescale_slices(input: &[u8], c: Constants, output: &mut [u8]) = rescale_loop);
+/// Neighbouring bytes of each row.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) first: usize,
+    pub(super) count: usize,
+    /// Bytes of a whole row.
+    pub(super) width: usize,
+}
+
+impl Columns {
+    /// The rows of `input`, of `count` bytes, with their columns of `output`.
+    #[inline(always)]
+    fn pairs<'a>(
+        self,
+        input: &'a [u8],
+        output: &'a mut [u8],
+    ) -> impl Iterator<Item = (&'a [u8], &'a mut [u8])> {
+        let rows = output.chunks_exact_mut(self.width);
+        let columns = rows.map(move |row| &mut row[self.first..][..self.count]);
+        input.chunks_exact(self.count).zip(columns)
+    }
+}
+
+isa_versions!(
+    fn rescale_rows(input: &[u8], c: Constants, columns: Columns, output: &mut [u8]) = rows_loop
+);
 isa_versions!(fn rescale_in_place(c: Constants, data: &mut [u8]) = in_place_loop);
+
+/// Bytes that are rescaled at a time before they are written to their rows: a row may be too short for a loop over vectors.
+const BLOCK: usize = 1024;
+
+#[inline(always)]
+fn rows_loop(input: &[u8], c: Constants, columns: Columns, output: &mut [u8]) {
+    if columns.count >= BLOCK {
+        for (from, to) in columns.pairs(input, output) {
+            rescale_loop(from, c, to);
+        }
+        return;
+    }
+    let mut block = [0; BLOCK];
+    let rows = BLOCK / columns.count;
+    let (from, to) = (rows * columns.count, rows * columns.width);
+    for (from, to) in input.chunks(from).zip(output.chunks_mut(to)) {
+        let block = &mut block[..from.len()];
+        rescale_loop(from, c, block);
+        for (from, to) in columns.pairs(block, to) {
+            let ((from, rest), (to, end)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+            for (from, to) in from.iter().zip(to) {
+                *to = *from;
+            }
+            for (from, to) in rest.iter().zip(end) {
+                *to = *from;
+            }
+        }
+    }
+}
 
 #[inline(always)]
 fn rescale_loop(input: &[u8], c: Constants, output: &mut [u8]) {
     for (&x, y) in input.iter().zip(output) {
-        *y = c.to.byte(c.from.steps(x) * c.ratio);
+        *y = c.byte(x);
     }
 }
 
 #[inline(always)]
 fn in_place_loop(c: Constants, data: &mut [u8]) {
     for y in data {
-        *y = c.to.byte(c.from.steps(*y) * c.ratio);
+        *y = c.byte(*y);
     }
 }
 
@@ -86,7 +156,12 @@ mod tests {
         for isa in Isa::supported() {
             let mut output = vec![0xA5; input.len()];
             let rescaler = Rescaler::new(from, to).unwrap();
-            rescaler.run(isa, input, &mut output).unwrap();
+            let columns = Columns {
+                first: 0,
+                count: input.len().max(1),
+                width: input.len().max(1),
+            };
+            rescaler.run(isa, input, columns, &mut output).unwrap();
             assert_eq!(output, expected, "{isa} {from:?} {to:?}");
             output.copy_from_slice(input);
             rescaler.run_in_place(isa, &mut output).unwrap();
