@@ -23,8 +23,8 @@ word_attribute! {
 }
 
 impl PadMode {
-    /// The element, of `size > 0`, that stands at `index`, which may be outside; `None` for a constant.
-    fn source(self, index: i64, size: i64) -> Option<i64> {
+    /// The element, of `size` along an axis, that stands at `index`, which may be outside; `None` for a constant. Only a constant fills an axis without elements.
+    pub fn source(self, index: i64, size: i64) -> Option<i64> {
         match self {
             _ if (0..size).contains(&index) => Some(index),
             Self::Constant => None,

@@ -94,12 +94,12 @@ pub(super) fn classify(
         Op::MaxPool(_) | Op::GlobalMaxPool(_) => Ok(OpClass::MaxPool),
         Op::AveragePool(_) | Op::GlobalAveragePool(_) => Ok(OpClass::AveragePool),
         Op::Pad(pad)
-            if pad.mode != PadMode::Constant
-                || node
+            if pad.mode == PadMode::Constant
+                && node
                     .input(2)
                     .is_some_and(|value| support::scalar(graph, value) != Some(0.0)) =>
         {
-            Err("only a pad of zeros keeps its parameters".to_owned())
+            Err("of pads with a constant, only one of zeros keeps its parameters".to_owned())
         }
         Op::Resize(resize) if !resize.keeps_values() => {
             Err("only resizing to nearest neighbours keeps values".to_owned())

@@ -2,6 +2,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Use, ValueId};
 use octofold_ops::bail;
+use octofold_ops::families::PadMode;
 use octofold_quant::QuantParams;
 
 use crate::convert::integer_tensor;
@@ -51,13 +52,18 @@ impl Rewrite for QuantizedMovement {
         let mut patch = Patch::new();
         let mut inputs = graph.operands(id);
         inputs[0] = Some(x.value.into());
-        if matches!(graph.node(id).op(), Op::Pad(_)) {
+        let fills = matches!(graph.node(id).op(), Op::Pad(pad) if pad.mode == PadMode::Constant);
+        if matches!(graph.node(id).op(), Op::Pad(_)) && !fills && inputs.len() > 2 {
+            // A float that the mode does not read.
+            inputs[2] = None;
+        }
+        if fills {
             // The real zero of a pad is the zero point.
             let pads_zero = graph.node(id).input(2).is_none_or(|value| {
                 real_constant(graph, value).is_some_and(|reals| reals == [0.0])
             });
             if !pads_zero {
-                bail!("only a pad of zeros keeps its parameters");
+                bail!("of pads with a constant, only one of zeros keeps its parameters");
             }
             let zero_point = x.params.per_tensor().map_or(0, |params| params.zero_point);
             let tensor = integer_tensor(x.dtype, &[], &[zero_point]).map_err(Skip::because)?;

@@ -279,8 +279,7 @@ fn pad(
     shape: &[usize],
     stride: &[usize],
 ) -> Result<Offsets, StepError> {
-    let pads = list(arguments, 1)?.filter(|_| op.mode == PadMode::Constant);
-    let pads = pads.ok_or_else(|| arguments.wrong_operator())?;
+    let pads = list(arguments, 1)?.ok_or_else(|| arguments.wrong_operator())?;
     let axes = list(arguments, 3)?;
     let borders = Pad::borders(&pads, axes.as_deref(), shape.len())?;
     let result = arguments.result().shape;
@@ -291,17 +290,21 @@ fn pad(
         .into_iter()
         .enumerate()
         .map(|(axis, (before, after))| {
-            let size = shape[axis] as i64;
-            let padded = size.checked_add(before)?.checked_add(after)?;
+            let cut = before.min(0).unsigned_abs() as i64;
+            let size = (shape[axis] as i64)
+                .checked_sub(cut)?
+                .checked_add(after.min(0))?;
+            let padded = size.checked_add(before.max(0))?.checked_add(after.max(0))?;
             // The plan has computed the size. Refuse another one before a table of it is made.
             let count = usize::try_from(padded)
                 .ok()
                 .filter(|&count| count == result[axis])?;
-            let index =
-                |i: usize| Some(i as i64 - before).filter(|index| (0..size).contains(index));
+            let known = size > 0 || (size == 0 && op.mode == PadMode::Constant);
+            (known || count == 0).then_some(())?;
+            let index = |i: usize| op.mode.source(i as i64 - before.max(0), size);
             Some(
                 (0..count)
-                    .map(|i| index(i).map_or(BORDER, |index| position(index, stride[axis])))
+                    .map(|i| index(i).map_or(BORDER, |index| position(index + cut, stride[axis])))
                     .collect(),
             )
         });
