@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, Role, Use, ValueId};
 use octofold_ops::Operator;
-use octofold_ops::families::{CoordinateTransformation, Layout, NhwcDepthToSpace, Transpose};
+use octofold_ops::families::{
+    CoordinateTransformation, FusedConv, FusedGlobalPool, FusedPool, Layout, NhwcDepthToSpace,
+    Transpose,
+};
 use octofold_tensor::Tensor;
 
 use crate::layout::blocks::Blocks;
@@ -103,7 +106,13 @@ impl Walk<'_> {
             rank.is_some() && operands.all(|&value| self.rank(value) == rank || single(value))
         };
         match node.op() {
-            Op::FusedConv(_) | Op::FusedPool(_) | Op::FusedGlobalPool(_) => Wish::Nhwc,
+            Op::FusedConv(FusedConv { layout, .. })
+            | Op::FusedPool(FusedPool { layout, .. })
+            | Op::FusedGlobalPool(FusedGlobalPool { layout, .. }) => match layout {
+                Layout::Nchw => Wish::Nhwc,
+                // The graph went through this pass before: its transposes stand around the node.
+                Layout::Nhwc => Wish::Nchw,
+            },
             Op::FusedBinary(_)
             | Op::FusedConcat(_)
             | Op::Concat(_)
