@@ -123,6 +123,7 @@ impl Stage {
                 "merges the rows of operators that the user wrote, and nothing else",
                 &[
                     "fuse-affine",
+                    "lower-batch-norms",
                     "fold-constants",
                     "fuse-activations",
                     "eliminate-dead",

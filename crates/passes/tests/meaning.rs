@@ -293,7 +293,7 @@ fn random_graphs_exercise_the_rules() {
         "swish",
         "fold-batch-norm",
         "fold-scale-or-shift",
-        "batch-norm-to-scale",
+        "lower-batch-norm",
         "fuse-activation",
         "float-form",
         "fuse-residual",

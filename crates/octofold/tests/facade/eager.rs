@@ -147,18 +147,11 @@ fn nothing_happens_that_is_not_written() -> Result<()> {
     let nothing = Eager::new().prepare(chain(), &backend)?;
     let (quantized, operators) = shown(&nothing);
     ensure!(quantized.is_empty() && nothing.annotations.values.is_empty());
+    // The last one is the batch norm, as a convolution of its own.
     ensure!(
         operators
             == [
-                "Conv",
-                "BatchNormalization",
-                "Relu",
-                "Conv",
-                "Relu",
-                "Add",
-                "Softmax",
-                "Conv",
-                "Relu"
+                "Conv", "Relu", "Conv", "Relu", "Add", "Softmax", "Conv", "Relu", "Conv"
             ],
         "{operators:?}"
     );
@@ -172,11 +165,8 @@ fn nothing_happens_that_is_not_written() -> Result<()> {
     let some = some.prepare(chain(), &backend)?;
     let (quantized, operators) = shown(&some);
     ensure!(quantized == ["conv2"], "{quantized:?}");
-    ensure!(!operators.contains(&"BatchNormalization"), "{operators:?}");
-    ensure!(
-        operators.iter().filter(|name| **name == "Relu").count() == 3,
-        "{operators:?}"
-    );
+    let count = |name: &str| operators.iter().filter(|own| **own == name).count();
+    ensure!((count("Conv"), count("Relu")) == (3, 3), "{operators:?}");
     Ok(())
 }
 

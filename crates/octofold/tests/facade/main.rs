@@ -14,6 +14,7 @@ mod floors;
 mod golden;
 mod imported;
 mod linear;
+mod norms;
 mod operators;
 mod own;
 mod repair;

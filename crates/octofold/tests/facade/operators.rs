@@ -24,10 +24,15 @@ fn types(list: &[DTypeConfig]) -> String {
     names.join(", ")
 }
 
+/// Operators that passes make others of before they are quantized.
+const REPLACED: [(&str, &str); 2] = [("BatchNormalization", "Conv"), ("ConvTranspose", "Conv")];
+
 /// How an operator computes on quantized operands.
 fn quantized_form(operator: &ReadableOperator, backend: &BackendConfig) -> String {
+    let replaced = REPLACED.iter().find(|(name, _)| *name == operator.name);
+    let name = replaced.map_or(operator.name, |(_, by)| by);
     let listed = |capability: &&octofold::passes::backend::Capability| {
-        capability.operators.iter().any(|own| own == operator.name)
+        capability.operators.iter().any(|own| own == name)
     };
     let Some(capability) = backend.capabilities.iter().find(listed) else {
         return "float: no integer kernel".to_owned();

@@ -165,7 +165,7 @@ impl fmt::Display for EagerFault {
             Self::UnknownPattern { row, pattern } => write!(
                 f,
                 "{}: {pattern} is no known pattern; known are Conv or a linear layer, then BatchNormalization, Relu or Clip \
-                 or both in this order; ConvTranspose and BatchNormalization; Add or Mul and then Relu or Clip",
+                 or both in this order; ConvTranspose and BatchNormalization; Add, Mul or BatchNormalization and then Relu or Clip",
                 row
             ),
             Self::Overlap { row, name } => {

@@ -215,7 +215,10 @@ fn check_row(graph: &Graph, row: &str, members: &[NodeId]) -> Result<(), EagerFa
     let known = matches!(
         types.as_slice(),
         ["Conv" | "Linear" | "ConvTranspose", "BatchNormalization"]
-            | ["Conv" | "Linear" | "Add" | "Mul", "Relu" | "Clip"]
+            | [
+                "Conv" | "Linear" | "Add" | "Mul" | "BatchNormalization",
+                "Relu" | "Clip"
+            ]
             | ["Conv" | "Linear", "BatchNormalization", "Relu" | "Clip"]
     );
     if known {

@@ -6,10 +6,10 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::bail;
-use octofold_ops::families::{Add, Mul, Product};
+use octofold_ops::families::Product;
 use octofold_tensor::Tensor;
 
-use crate::pass::{Pass, PassError, rule_pass};
+use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
 use crate::{op, rule, support};
@@ -31,19 +31,14 @@ impl Pass for FuseAffine<'_> {
     }
 }
 
-rule_pass! {
-    /// Makes a batch norm that follows no convolution a product and a sum.
-    pub struct LowerBatchNorms("lower-batch-norms") = [BatchNormToScale];
-}
-
 /// The factor and the summand of each channel.
-struct Affine {
-    scale: Vec<f64>,
-    shift: Vec<f64>,
+pub(super) struct Affine {
+    pub(super) scale: Vec<f64>,
+    pub(super) shift: Vec<f64>,
 }
 
 /// Reads the affine function of a batch norm at inference.
-fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
+pub(super) fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
     let node = graph.node(id);
     let Op::BatchNormalization(op) = node.op() else {
         return Err(Skip::NoMatch);
@@ -247,49 +242,5 @@ impl Rewrite for FoldScaleOrShift {
             _ => return Err(Skip::NoMatch),
         };
         fold(graph, id, last, &affine)
-    }
-}
-
-rule! {
-    struct BatchNormToScale("batch-norm-to-scale") finds Norm { x: ValueId }
-}
-
-impl Rewrite for BatchNormToScale {
-    fn pattern(&self) -> Pattern {
-        Pattern::node(op!(BatchNormalization), [Pattern::value("x")])
-    }
-
-    fn rewrite(&self, graph: &Graph, found: &Match<Norm>) -> Result<Patch, Skip> {
-        let (norm, x) = (found.root(), found.x);
-        if support::dtype(graph, support::result(graph, norm)) != octofold_tensor::DType::F32 {
-            bail!("the batch norm is not f32");
-        }
-        let affine = batch_norm(graph, norm)?;
-        let rank = support::rank(graph, x).ok_or(Skip::because("the rank is not known"))?;
-        let mut shape = vec![1; rank.saturating_sub(1)];
-        match shape.first_mut() {
-            Some(channels) => *channels = affine.scale.len(),
-            None => return Err(Skip::NoMatch),
-        }
-        let name = graph.node(norm).name();
-        let sources = graph.sources_of([norm]);
-        let narrow = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect();
-        let mut patch = Patch::new();
-        let scale = patch.constant(
-            format!("{name}.scale"),
-            support::float_tensor(&shape, narrow(affine.scale))?,
-        );
-        let shift = patch.constant(
-            format!("{name}.shift"),
-            support::float_tensor(&shape, narrow(affine.shift))?,
-        );
-        let scaled = patch.node(
-            format!("{name}.scaled"),
-            Mul {},
-            [Some(x.into()), Some(scale)],
-            sources.clone(),
-        );
-        let made = patch.node(name, Add {}, [Some(scaled), Some(shift)], sources);
-        Ok(patch.replace_result(graph, norm, made))
     }
 }

@@ -5,14 +5,16 @@
 
 mod activation;
 mod affine;
+mod batch_norm;
 mod factor;
 mod residual;
 mod transposed;
 
 pub use activation::FuseActivations;
 pub(crate) use activation::{activation_of, fused_conv};
+pub use affine::FuseAffine;
 pub(crate) use affine::bias_name;
-pub use affine::{FuseAffine, LowerBatchNorms};
+pub use batch_norm::LowerBatchNorms;
 pub use factor::FactorSums;
 pub use residual::FuseResiduals;
 pub use transposed::SplitTransposedConvs;
