@@ -25,7 +25,11 @@ fn types(list: &[DTypeConfig]) -> String {
 }
 
 /// Operators that passes make others of before they are quantized.
-const REPLACED: [(&str, &str); 2] = [("BatchNormalization", "Conv"), ("ConvTranspose", "Conv")];
+const REPLACED: [(&str, &str); 3] = [
+    ("BatchNormalization", "Conv"),
+    ("ConvTranspose", "Conv"),
+    ("Sum", "Add"),
+];
 
 /// How an operator computes on quantized operands.
 fn quantized_form(operator: &ReadableOperator, backend: &BackendConfig) -> String {

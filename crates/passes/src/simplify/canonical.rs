@@ -1,7 +1,7 @@
 //! Canonical forms: exporters write some operations in several ways, and each gets one.
 //!
 //! `Gemm` and `MatMul` with constant weights become linear layers, a `Clip` at 0 becomes `Relu`, a mean over height and width
-//! becomes global pooling, and activation functions that are spelled out become one operator (`activations.rs`).
+//! becomes global pooling, operators of any number of operands become chains (`variadic.rs`), and activation functions that are spelled out become one operator (`activations.rs`).
 
 use octofold_ir::{Graph, Op, Patch, ValueId};
 use octofold_ops::bail;
@@ -11,6 +11,7 @@ use octofold_tensor::{Dim, Tensor};
 use super::activations::{
     GeluForm, GeluTanhForm, HardSwishForm, MishForm, SoftplusForm, SwishForm,
 };
+use super::variadic::VariadicToBinary;
 use crate::linear::{LinearBias, LinearForm, SplitGemm, Weights};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
@@ -21,6 +22,7 @@ rule_pass! {
     /// Brings operators to their canonical forms.
     pub struct Canonicalize("canonicalize") = [
         ReshapeSizes,
+        VariadicToBinary,
         LinearForm(Weights::Float),
         SplitGemm(Weights::Float),
         LinearBias,

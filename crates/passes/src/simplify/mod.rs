@@ -9,6 +9,7 @@ mod fold;
 mod identity;
 mod norm;
 mod qoperator;
+mod variadic;
 mod widen;
 mod windows;
 
