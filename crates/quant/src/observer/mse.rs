@@ -3,7 +3,7 @@
 //! A simpler form of the default observer's search, common in other tools: both ends of the
 //! range shrink by the same factor, and the user gives the number of candidates.
 
-use super::search::Density;
+use super::search::{Density, shrunk};
 use super::{Choice, Histogram};
 use crate::{QuantRange, Scheme};
 
@@ -20,8 +20,9 @@ pub(super) fn search(
     let mut best = Choice::new(min, max, range, scheme, eps);
     let mut least = density.error(best.params, range);
     for k in 1..candidates {
-        let share = 1.0 - k as f32 / candidates as f32;
-        let choice = Choice::new(min * share, max * share, range, scheme, eps);
+        let share = f64::from(1.0 - k as f32 / candidates as f32);
+        let (low, high) = shrunk((min, max), (share, share));
+        let choice = Choice::new(low, high, range, scheme, eps);
         let error = density.error(choice.params, range);
         if error < least {
             (best, least) = (choice, error);

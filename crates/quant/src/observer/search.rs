@@ -32,7 +32,8 @@ pub(super) fn search(histogram: &Histogram, range: QuantRange, scheme: Scheme, e
         best: full,
         place: Place::default(),
         evaluate: |low: i32, high: i32| {
-            let choice = Choice::new(shrink(min, low), shrink(max, high), range, scheme, eps);
+            let (low, high) = shrunk((min, max), (share(low), share(high)));
+            let choice = Choice::new(low, high, range, scheme, eps);
             (choice, density.error(choice.params, range))
         },
     };
@@ -58,9 +59,21 @@ pub fn squared_error(histogram: &Histogram, params: QParams, range: QuantRange) 
     Density::new(histogram).error(params, range)
 }
 
-/// Moves an end of the range inwards by `units` of `1 / (4 · COARSE_UNIT)` octaves.
-fn shrink(end: f32, units: i32) -> f32 {
-    (f64::from(end) * libm::exp2(-f64::from(units) / f64::from(4 * COARSE_UNIT))) as f32
+/// The share of an end that is left after `units` of `1 / (4 · COARSE_UNIT)` octaves.
+fn share(units: i32) -> f64 {
+    libm::exp2(-f64::from(units) / f64::from(4 * COARSE_UNIT))
+}
+
+/// The range with each end multiplied by its share, which is at most 1.
+///
+/// The result is always part of the range: where all values have one sign, the end nearest to zero stays, because
+/// zero is outside of the range.
+pub(super) fn shrunk((min, max): (f32, f32), (low, high): (f64, f64)) -> (f32, f32) {
+    let scaled = |end: f32, share: f64| (f64::from(end) * share) as f32;
+    (
+        scaled(min, low).clamp(min, max),
+        scaled(max, high).clamp(min, max),
+    )
 }
 
 /// Which ends of the range move.
