@@ -173,7 +173,7 @@ pub(crate) fn pack(
                 packed.get(weights, (conv, kernel), || conv::pack(engine, &conv, &rows))?;
             integer(facts, product, packed, &rows, shape.n)?
         }
-        (Op::FusedConv(op), _, Core::FConv | Core::FConvDepthwise) => {
+        (Op::FusedConv(op), _, Core::FConv | Core::FConvDepthwise | Core::FAffine) => {
             let shape = conv_shape(op, weights.shape())?;
             let weights = floats(weights)?;
             let packed = packed.get(weights, (shape, kernel), || {

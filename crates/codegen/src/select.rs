@@ -220,6 +220,11 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
             check(list, "its indices are no list")?;
             movement(facts, &[1])
         }
+        Op::GatherElements(_) => {
+            let sized = facts.dtype(0).and_then(DType::size).is_some();
+            check(sized, "its elements have no size")?;
+            Ok(Core::Pick)
+        }
         Op::Slice(_) => movement(facts, &[1, 2, 3, 4]),
         // The shape of the result has their numbers.
         Op::Expand(_) | Op::Tile(_) | Op::DepthToSpace(_) | Op::NhwcDepthToSpace(_) => {
@@ -256,9 +261,15 @@ fn one_scale(facts: Facts<'_>, block_size: i64) -> Result<(), String> {
 }
 
 fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {
-    check(op.layout == Layout::Nhwc, "its layout is channels-first")?;
     constant_weights(facts)?;
     let weights = facts.constant(1).map_or(&[][..], |weights| weights.shape());
+    if op.layout == Layout::Nchw {
+        check(
+            op.is_affine(weights) && facts.node.input(3).is_none(),
+            "its layout is channels-first",
+        )?;
+        return Ok(Core::FAffine);
+    }
     let depthwise = conv_shape(op, weights).is_ok_and(|shape| shape.is_depthwise());
     if let Product::Integer(product) = &op.product {
         integer(facts, product)?;

@@ -170,4 +170,37 @@ proptest! {
         let plan = check(&builder.graph, &[("x", value)], Exactness::Bits);
         prop_assert!(has_kernels(&plan), "{}", plan);
     }
+
+    /// A factor and a summand for each channel of channels-first images, as of a batch norm.
+    #[test]
+    fn channels_first_images_are_scaled_where_they_are(
+        sizes in prop::collection::vec(1_usize..9, 1..4),
+        batch in 1_usize..3,
+        channels in 1_usize..40,
+        relu in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let mut builder = Builder::new();
+        let shape: Vec<usize> = [batch, channels].into_iter().chain(sizes.iter().copied()).collect();
+        let mut weights = vec![1; shape.len()];
+        weights[0] = channels;
+        let x = builder.input("x", DType::F32, &shape);
+        let w = builder.constant(random.tensor(DType::F32, &weights));
+        let bias = builder.constant(random.tensor(DType::F32, &[channels]));
+        let activation = if relu { Activation::Relu } else { Activation::None };
+        let conv = FusedConv {
+            strides: vec![1; sizes.len()],
+            pads: vec![0; 2 * sizes.len()],
+            dilations: vec![1; sizes.len()],
+            group: channels as i64,
+            layout: Layout::Nchw,
+            product: Product::Float(activation),
+        };
+        let y = builder.node(conv, &[Some(x), Some(w), Some(bias)]);
+        builder.output(y);
+        let input = random.tensor(DType::F32, &shape);
+        let plan = check(&builder.graph, &[("x", input)], Exactness::Within(1e-6));
+        prop_assert_eq!(support::kernels(&plan), ["faffine"]);
+    }
 }

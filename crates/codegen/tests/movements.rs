@@ -1,8 +1,8 @@
-//! Pads of every mode move elements by one kernel, as the portable operator does.
+//! Pads of every mode, and elements that computed indices pick, are moved by kernels as by the portable operators.
 
 mod support;
 
-use octofold_ops::families::{Pad, PadMode};
+use octofold_ops::families::{GatherElements, Pad, PadMode};
 use octofold_tensor::{DType, Tensor};
 use proptest::prelude::*;
 use support::{Builder, Exactness, Random, check};
@@ -47,5 +47,37 @@ proptest! {
         let input = Random::new(seed).tensor(dtype, &shape);
         let plan = check(&builder.graph, &[("x", input)], Exactness::Bits);
         prop_assert_eq!(support::kernels(&plan), ["move"]);
+    }
+
+    /// The result may be shorter than the data along other axes, and longer along that of the indices.
+    #[test]
+    fn indices_pick_along_an_axis(
+        sizes in prop::collection::vec((1_usize..6, 0_usize..6), 1..5),
+        axis in 0_usize..4,
+        longer in 0_usize..9,
+        dtype in prop::sample::select(&TYPES[..]),
+        from_the_end in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let axis = axis % sizes.len();
+        let shape: Vec<usize> = sizes.iter().map(|size| size.0).collect();
+        let mut picked: Vec<usize> = sizes.iter().map(|size| size.0.min(size.1)).collect();
+        picked[axis] = longer;
+        // An empty result needs no kernel.
+        let kernel = if picked.contains(&0) { "portable" } else { "pick" };
+        let mut random = Random::new(seed);
+        let size = shape[axis] as i64;
+        let count = picked.iter().product();
+        let indices = (0..count).map(|_| random.int(-size, size - 1)).collect::<Vec<i64>>();
+        let indices = Tensor::new(picked.iter().copied(), indices).expect("their number");
+        let mut builder = Builder::new();
+        let x = builder.input("x", dtype, &shape);
+        let i = builder.input("i", DType::I64, &picked);
+        let named = if from_the_end { axis as i64 - shape.len() as i64 } else { axis as i64 };
+        let y = builder.node(GatherElements { axis: named }, &[Some(x), Some(i)]);
+        builder.output(y);
+        let input = random.tensor(dtype, &shape);
+        let plan = check(&builder.graph, &[("x", input), ("i", indices)], Exactness::Bits);
+        prop_assert_eq!(support::kernels(&plan), [kernel]);
     }
 }

@@ -9,6 +9,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use octofold_kernels::conv::{ConvShape, Depth, LinearShape};
+use octofold_kernels::float::affine::{Affine, affine};
 use octofold_kernels::float::conv::{self, ConvData};
 use octofold_kernels::float::depthwise::{self, DepthwiseData};
 use octofold_kernels::float::elementwise::{Binary, binary};
@@ -269,6 +270,16 @@ fn along_axes(c: &mut Criterion) {
                 bias: Some(&bias),
             },
         };
+        let rows = Affine {
+            width: 6400,
+            first: 0,
+            scale: &scale[..32],
+            shift: &bias[..32],
+            clamp: Bounds::NONE,
+        };
+        group.bench_function(format!("batch_norm/{isa}"), |bench| {
+            bench.iter(|| affine(isa, rows, black_box(&x), &mut output));
+        });
         group.bench_function(format!("layer_norm/{isa}"), |bench| {
             bench.iter(|| normalize(isa, call, black_box(&x), &mut output));
         });

@@ -15,6 +15,7 @@ use octofold_kernels::shared::binary::{Operand, add, mul};
 use octofold_kernels::shared::concat::{ConcatInput, concat};
 use octofold_kernels::shared::expand::{Axis, expand};
 use octofold_kernels::shared::layout::{nchw_to_nhwc, nhwc_to_nchw};
+use octofold_kernels::shared::pick::Pick;
 use octofold_kernels::shared::pool::{
     Averaging, PoolCall, average_pool, global_average_pool, max_pool,
 };
@@ -118,6 +119,12 @@ fn elementwise(c: &mut Criterion) {
     all(c, "concat", 2 * LEN, 2 * LEN, 2 * LEN, |isa| {
         let inputs = [input(&a, TO.quant), input(&b, FROM)];
         concat(isa, &inputs, TO, LEN / 64, 0..LEN / 64, &mut joined)
+    });
+    let pick = Pick::new(&[56 * 64, 56], &[56 * 64, 56], 1).unwrap();
+    let indices: Vec<i64> = (0..LEN as i64).map(|i| i * 37 % 56).collect();
+    let mut picked = vec![0.0; LEN];
+    all(c, "pick", LEN, 12 * LEN, 4 * LEN, |_| {
+        pick.run(&x, &indices, 0..pick.rows(), &mut picked)
     });
 }
 

@@ -106,6 +106,7 @@ impl Walk<'_> {
             rank.is_some() && operands.all(|&value| self.rank(value) == rank || single(value))
         };
         match node.op() {
+            Op::FusedConv(op) if self.is_affine(id, op) => Wish::Any,
             Op::FusedConv(FusedConv { layout, .. })
             | Op::FusedPool(FusedPool { layout, .. })
             | Op::FusedGlobalPool(FusedGlobalPool { layout, .. }) => match layout {
@@ -149,6 +150,14 @@ impl Walk<'_> {
             }
             _ => Wish::Nchw,
         }
+    }
+
+    /// Whether a channels-first convolution has a factor and a summand for each channel: there is a kernel for either
+    /// layout.
+    fn is_affine(&self, id: NodeId, op: &FusedConv) -> bool {
+        let weights = support::operand_type(self.graph, id, 1).and_then(|ty| ty.known_shape());
+        let affine = weights.is_some_and(|weights| op.is_affine(&weights));
+        affine && op.layout == Layout::Nchw && self.graph.node(id).input(3).is_none()
     }
 
     /// The axes that a `Slice` or `Pad` of images, whose operand 3 names them, has in NHWC; `None` for another operator, and when they are not known.

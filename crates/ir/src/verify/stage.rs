@@ -148,7 +148,7 @@ impl Stage {
         },
         StageCheck {
             name: "layouts",
-            rule: "Every `octofold.Conv`, `Pool` and `GlobalPool` computes on [N, H, W, C].",
+            rule: "Every `octofold.Conv`, `Pool` and `GlobalPool` computes on [N, H, W, C], but for a float `Conv` of one factor and one summand a channel.",
             applies: |stage| stage == Stage::LaidOut,
             run: layouts,
         },
@@ -259,10 +259,15 @@ fn observers(graph: &Graph, _stage: Stage, faults: &mut Faults) {
 fn layouts(graph: &Graph, _stage: Stage, faults: &mut Faults) {
     for id in graph.node_ids() {
         let node = graph.node(id);
-        let needed = matches!(
-            node.op(),
-            Op::FusedConv(_) | Op::FusedPool(_) | Op::FusedGlobalPool(_)
-        );
+        let shape = node
+            .weights()
+            .and_then(|w| graph.value(w).ty().known_shape());
+        let needed = match node.op() {
+            Op::FusedConv(op) => {
+                !(op.is_affine(&shape.unwrap_or_default()) && node.input(3).is_none())
+            }
+            op => matches!(op, Op::FusedPool(_) | Op::FusedGlobalPool(_)),
+        };
         if needed && Form::of(node.op()) != Form::Nhwc {
             let name = node.op().name();
             faults.add(

@@ -190,7 +190,11 @@ fn chain(ops: impl IntoIterator<Item = Op>) -> Graph {
 }
 
 fn conv(layout: &str) -> Op {
-    let attributes = [("layout".to_owned(), Attribute::String(layout.to_owned()))];
+    // With steps, a convolution of one tap is more than a factor and a summand.
+    let attributes = [
+        ("layout".to_owned(), Attribute::String(layout.to_owned())),
+        ("strides".to_owned(), Attribute::Ints(vec![2, 2])),
+    ];
     Op::from_attributes("octofold", "Conv", attributes.into_iter().collect()).unwrap()
 }
 

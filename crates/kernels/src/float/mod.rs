@@ -10,6 +10,7 @@
 //!
 //! [`Bounds`](crate::Bounds) are a fused Relu or Clip, applied last.
 
+pub mod affine;
 pub mod arg;
 pub mod conv;
 pub mod depthwise;

@@ -23,6 +23,7 @@ pub mod expand;
 pub mod half;
 pub mod layout;
 pub mod movement;
+pub mod pick;
 pub mod pool;
 pub mod quantize;
 mod rescale;

@@ -4,6 +4,7 @@
 //! sizes, the parameters from the operator's attributes, and the way in which the output is split. A run then needs only
 //! the bytes. Outputs are split into contiguous parts by shape alone, so that results do not depend on the number of threads.
 
+mod affine;
 mod arguments;
 mod broadcast;
 mod concat;
@@ -18,6 +19,7 @@ mod layout;
 mod matmul;
 mod movement;
 mod norm;
+mod pick;
 mod planes;
 mod pool;
 mod quantize;
@@ -70,7 +72,9 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, St
         Core::DynamicQuantize => dynamic::bind(arguments),
         Core::Transpose => layout::bind(arguments),
         Core::Move => movement::bind(arguments),
+        Core::Pick => pick::bind(arguments),
         Core::FConv | Core::FConvDepthwise | Core::FLinear => fconv::bind(arguments, threads),
+        Core::FAffine => affine::bind(arguments),
         Core::FMaxPool | Core::FAveragePool => float::bind_pool(arguments),
         Core::FGlobalAveragePool => float::bind_global(arguments),
         Core::FClip => float::bind_clip(arguments),

@@ -77,6 +77,8 @@ cores! {
     FConv "fconv",
     /// [`Core::FConv`] with one channel in each group.
     FConvDepthwise "fconv_depthwise",
+    /// Float `FusedConv` of one tap and one channel in each group, of channels-first images: a factor and a summand for each channel. Packed: factors; summands.
+    FAffine "faffine",
     /// Float `FusedLinear`. Packed: weights; bias (f32). Without packed weights, the kernel packs those of the operator in each run.
     FLinear "flinear",
     /// Quantized `FusedBinary` sum.
@@ -106,6 +108,8 @@ cores! {
     /// Operators that move elements of one or four bytes along their axes, by constant lists: `Slice`, nearest `Resize`, `Transpose`, constant `Pad`,
     /// `DepthToSpace`, `Expand`, `Tile`, `Gather` with a list of indices.
     Move "move",
+    /// `GatherElements` of elements of 1, 2, 4 or 8 bytes.
+    Pick "pick",
     /// Maximum `FusedPool` or `FusedGlobalPool` of floats.
     FMaxPool "fmax_pool",
     /// Average `FusedPool` of floats.
@@ -166,6 +170,7 @@ impl Core {
             Self::Quantize => &[(AsIs(Any), Any), (AsIs(Nchw), Nhwc)],
             Self::Dequantize => &[(AsIs(Any), Any), (AsIs(Nhwc), Nchw)],
             Self::Transpose => &[(AsIs(Any), Any), (AsIs(Nchw), Nhwc), (AsIs(Nhwc), Nchw)],
+            Self::FAffine => &[(AsIs(Nchw), Nchw)],
             Self::FConv
             | Self::FConvDepthwise
             | Self::QMaxPool
