@@ -9,14 +9,18 @@ use octofold_passes::backend::Execution;
 use octofold_passes::manager::PassRun;
 use octofold_passes::pass::Outcome;
 use octofold_quant::Granularity;
-use octofold_runtime::Plan;
+use octofold_runtime::{Operand, Plan, ValueIndex};
 use octofold_tensor::DType;
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::model::Model;
 
 /// The key under which a graph and a plan keep their float nodes, as JSON.
 pub const FLOAT_NODES: &str = "octofold.float_nodes";
+
+/// Why a node has no fate.
+const REMOVED: &str = "folded into a constant or removed by simplification";
 
 /// What becomes of a node of the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,11 +84,7 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
         let annotation = home.and_then(|home| annotations.nodes.get(&home));
         let setting = home.and_then(|home| annotations.settings.get(&home));
         let (quantized, integer, explanation) = match annotation {
-            None => (
-                false,
-                false,
-                "folded into a constant or removed by simplification".to_owned(),
-            ),
+            None => (false, false, REMOVED.to_owned()),
             Some(NodeAnnotation::Float { reason }) => (false, false, reason.clone()),
             Some(NodeAnnotation::Quantized {
                 class,
@@ -112,12 +112,7 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
         Fate {
             node: node.name().to_owned(),
             operator: node.op().name().to_owned(),
-            addresses: model
-                .names
-                .addresses(&model.graph, id)
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            addresses: addresses(model, id),
             fused_into: home.map(|home| fused.node(home).name().to_owned()),
             quantized,
             integer,
@@ -127,6 +122,77 @@ pub(crate) fn fates(model: &Model, fused: &Graph, annotations: &Annotations) -> 
         }
     };
     model.graph.node_ids().map(fate).collect()
+}
+
+/// The names by which a configuration can address a node.
+fn addresses(model: &Model, id: NodeId) -> Vec<String> {
+    let addresses = model.names.addresses(&model.graph, id).into_iter();
+    addresses.map(str::to_owned).collect()
+}
+
+/// The fate of each node of a model that is quantized already, in the model's order: what its plan computes the node by.
+pub(crate) fn fates_by_plan(model: &Model, plan: &Plan) -> Result<Vec<Fate>, Error> {
+    let report = Report::new(plan, &plan.input_shapes(|_| 1)?)?;
+    let float = float_nodes_of(plan, &report);
+    let reasons: HashMap<&str, &str> = float
+        .iter()
+        .map(|float| (float.node.as_str(), float.reason.as_str()))
+        .collect();
+    let mut homes: HashMap<&str, usize> = HashMap::new();
+    for (step, reported) in report.steps.iter().enumerate() {
+        for source in &reported.sources {
+            // Of several steps that a node became, one of products says most about it.
+            let home = homes.entry(source).or_insert(step);
+            if report.steps[*home].macs == 0 && reported.macs > 0 {
+                *home = step;
+            }
+        }
+    }
+    let is_integer = |step: usize| {
+        let planned = &plan.steps()[step];
+        let read = planned.inputs.iter().filter_map(|operand| match operand {
+            Operand::Value(value) => Some(*value),
+            _ => None,
+        });
+        let mut values = read.chain(planned.outputs.iter().copied());
+        let bytes = |value: ValueIndex| {
+            let value = plan.values().get(value.index());
+            value.is_some_and(|value| matches!(value.dtype, DType::U8 | DType::I8))
+        };
+        report.steps[step].integer || values.any(bytes)
+    };
+    let fate = |id: NodeId| {
+        let node = model.graph.node(id);
+        let home = homes.get(node.name()).copied();
+        let quantizer = matches!(node.op(), Op::QuantizeLinear(_) | Op::DequantizeLinear(_));
+        let (integer, explanation) = match (home, reasons.get(node.name())) {
+            (Some(home), _) if quantizer => {
+                let kernel = report.steps[home].kernel;
+                (true, format!("between reals and integers, by {kernel}"))
+            }
+            (None, _) if quantizer => (true, "part of the kernels around it".to_owned()),
+            (_, Some(reason)) => (false, (*reason).to_owned()),
+            (Some(home), None) => {
+                let step = &report.steps[home];
+                let integer = is_integer(home);
+                let numbers = if integer { "integers" } else { "floats" };
+                (integer, format!("on {numbers}, by {}", step.kernel))
+            }
+            (None, None) => (false, REMOVED.to_owned()),
+        };
+        Fate {
+            node: node.name().to_owned(),
+            operator: node.op().name().to_owned(),
+            addresses: addresses(model, id),
+            fused_into: home.map(|home| report.steps[home].name.clone()),
+            quantized: integer,
+            integer,
+            qconfig: None,
+            origin: String::new(),
+            explanation,
+        }
+    };
+    Ok(model.graph.node_ids().map(fate).collect())
 }
 
 /// Writes the nodes that compute in float into the graph's metadata, so that exported models and plans hold them.

@@ -69,7 +69,7 @@ pub use lowering::{compile, compile_with, engine_of, lower, lower_for, optimize}
 pub use model::{Model, fix_shape, inputs_of, inputs_of_plan};
 pub use prepared::{Prepared, calibrate, convert};
 pub use provenance::Provenance;
-pub use recipe::{Calibration, Mode, Progress, Quantized, Recipe, compile_for};
+pub use recipe::{Calibration, Check, Mode, Progress, Quantized, Recipe, compile_for};
 pub use repair::correct_biases;
 pub use sensitivity::{LayerSensitivity, Rank, Sensitivity, SensitivityOptions, sensitivity};
 pub use statistics::StatisticsFile;

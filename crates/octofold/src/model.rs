@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use octofold_calibrate::{DataOptions, DataSet, InputSpec};
-use octofold_ir::{Graph, onnx};
+use octofold_ir::{Graph, Op, onnx};
 use octofold_passes::config::ModelNames;
 use octofold_runtime::Plan;
 use octofold_tensor::Dim;
@@ -50,6 +50,21 @@ impl Model {
             names: ModelNames::of(&graph),
             graph,
         }
+    }
+
+    /// Whether somebody quantized the model: it has quantizers, or operators on integers.
+    pub fn is_quantized(&self) -> bool {
+        let mut ops = self.graph.node_ids().map(|id| self.graph.node(id).op());
+        ops.any(|op| {
+            matches!(
+                op,
+                Op::QuantizeLinear(_)
+                    | Op::DequantizeLinear(_)
+                    | Op::DynamicQuantizeLinear(_)
+                    | Op::MatMulInteger(_)
+                    | Op::ConvInteger(_)
+            )
+        })
     }
 
     /// What the model takes.

@@ -19,6 +19,7 @@ use crate::fate::{Fate, fates, record_float_nodes};
 use crate::lowering::{compile_with, engine_of};
 use crate::model::Model;
 use crate::provenance::Provenance;
+use crate::recipe::QUANTIZED;
 
 /// A model that is ready for calibration.
 #[derive(Clone, Debug)]
@@ -58,6 +59,10 @@ pub(crate) fn prepare_by(
     model: &Model,
     mut warnings: Vec<String>,
 ) -> Result<Prepared, Error> {
+    let quantized = model.is_quantized();
+    if quantized {
+        warnings.push(QUANTIZED.to_owned());
+    }
     let (mut graph, mut runs) = (model.graph.clone(), Vec::new());
     let mut annotations = Annotations::default();
     let mut observed = None;
@@ -74,7 +79,10 @@ pub(crate) fn prepare_by(
     }
     let fates = fates(model, &graph, &annotations);
     let observed = observed.unwrap_or_else(|| graph.clone());
-    record_float_nodes(&mut graph, &fates);
+    // Which layers between quantizers compute on integers is known when they are lowered.
+    if !quantized {
+        record_float_nodes(&mut graph, &fates);
+    }
     mode.provenance().record(graph.metadata_mut());
     Ok(Prepared {
         graph,

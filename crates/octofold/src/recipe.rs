@@ -17,6 +17,7 @@ use crate::Error;
 use crate::algorithm::Algorithm;
 use crate::config::Config;
 use crate::eager::Eager;
+use crate::fate::{Fate, fates_by_plan};
 use crate::graph_mode::{PrepareOptions, prepare_with};
 use crate::lowering::{compile_owned, engine_named, lower_for};
 use crate::model::Model;
@@ -91,6 +92,10 @@ impl<'a> From<&'a StatisticsFile> for Calibration<'a> {
         }
     }
 }
+
+/// What is said of a model with quantizers.
+pub(crate) const QUANTIZED: &str =
+    "the model is quantized already: the layers between its quantizers stay as they are";
 
 /// What quantizing is doing.
 #[derive(Clone, Copy)]
@@ -167,6 +172,29 @@ impl Recipe {
         }
     }
 
+    /// What would become of each node, without data: as [`prepare`](Self::prepare) decides, and, where a model
+    /// [is quantized already](Model::is_quantized), as its plan computes what stays as it is.
+    ///
+    /// # Errors
+    /// Those of [`prepare`](Self::prepare) and of [`compile_for`].
+    pub fn check(&self, model: &Model) -> Result<Check, Error> {
+        let Prepared {
+            mut fates,
+            warnings,
+            ..
+        } = self.prepare(model)?;
+        if model.is_quantized() {
+            let plan = compile_for(model.graph.clone(), &self.backend, None)?;
+            let planned = fates_by_plan(model, &plan)?;
+            for (fate, planned) in fates.iter_mut().zip(planned) {
+                if !fate.quantized {
+                    *fate = planned;
+                }
+            }
+        }
+        Ok(Check { fates, warnings })
+    }
+
     /// What an earlier run observed of a prepared model, or else what a run on the data observes.
     ///
     /// # Errors
@@ -228,6 +256,15 @@ impl Recipe {
             prepared,
         })
     }
+}
+
+/// What would become of a model.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What becomes of each node, in the model's order.
+    pub fates: Vec<Fate>,
+    /// Settings without effect.
+    pub warnings: Vec<String>,
 }
 
 /// A quantized model.

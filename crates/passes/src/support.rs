@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use octofold_ir::{Graph, NodeId, TensorType, ValueId};
-use octofold_ops::families::{FusedLinear, Product};
+use octofold_ir::{Graph, NodeId, Patch, PatchValue, TensorType, ValueId};
+use octofold_ops::families::{DequantizeLinear, FusedLinear, Product};
 use octofold_tensor::{DType, Dim, Tensor};
 
 use crate::rewrite::Skip;
@@ -88,6 +88,27 @@ pub(crate) fn result(graph: &Graph, node: NodeId) -> ValueId {
 /// When the elements do not fill the shape, which the rule reports as its reason.
 pub(crate) fn float_tensor(shape: &[usize], values: Vec<f32>) -> Result<Tensor, Skip> {
     Ok(Tensor::new(shape.iter().copied(), values)?)
+}
+
+/// Adds integers around 0 as weights with one scale, or with one for each index of axis 0; gives the dequantized weights.
+pub(crate) fn dequantized_weights(
+    patch: &mut Patch,
+    name: &str,
+    integers: Tensor,
+    scales: Vec<f32>,
+) -> PatchValue {
+    let scales = match scales.as_slice() {
+        &[scale] => Tensor::scalar(scale),
+        _ => Tensor::vector(scales),
+    };
+    let integers = patch.constant(format!("{name}.integers"), integers);
+    let scales = patch.constant(format!("{name}.step"), scales);
+    let op = DequantizeLinear {
+        axis: 0,
+        block_size: 0,
+        output_dtype: 0,
+    };
+    patch.node(name, op, [Some(integers), Some(scales)], vec![])
 }
 
 /// The elements of a float constant that broadcasts along the channels of a value [N, C, …]: one element a

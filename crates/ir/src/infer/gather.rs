@@ -19,15 +19,18 @@ fn operands<'a>(cx: &Context<'a>) -> Result<(Known<'a>, Known<'a>), OpError> {
     Ok((x, indices))
 }
 
-/// Checks that indices that are known are within an axis.
-fn check_indices(indices: Known<'_>, size: &Dim) -> Result<(), OpError> {
-    let (Some(size), Some(known)) = (size.known(), contents::known_numbers(indices)) else {
-        return Ok(());
-    };
-    match known.iter().find(|&index| !(-size..size).contains(index)) {
-        Some(index) => bail!("index {index} is out of range for size {size}"),
-        None => Ok(()),
+/// Checks that indices that are known are within their axes: each tuple of them has one for each of `sizes`.
+fn check_indices(indices: Known<'_>, sizes: &[Dim]) -> Result<(), OpError> {
+    let known = contents::known_numbers(indices).unwrap_or_default();
+    for (index, size) in known.into_iter().zip(sizes.iter().cycle()) {
+        match size.known() {
+            Some(size) if !(-size..size).contains(&index) => {
+                bail!("index {index} is out of range for size {size}")
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Types {
@@ -36,7 +39,7 @@ pub(super) fn gather(op: &Gather, cx: &mut Context<'_>) -> Types {
         return Ok(vec![moved(x, None).into()]);
     };
     let axis = normalize_axis(op.axis, from.len())?;
-    check_indices(indices, &from[axis])?;
+    check_indices(indices, &from[axis..=axis])?;
     let Some(at) = dims(indices) else {
         return Ok(vec![moved(x, None).into()]);
     };
@@ -55,7 +58,7 @@ fn check_elements(x: Known<'_>, indices: Known<'_>, axis: i64) -> Result<(), OpE
         return Ok(());
     };
     let axis = normalize_axis(axis, from.len())?;
-    check_indices(indices, &from[axis])?;
+    check_indices(indices, &from[axis..=axis])?;
     let larger = |(other, (a, b)): (usize, (&Dim, &Dim))| {
         other != axis && matches!((a.known(), b.known()), (Some(a), Some(b)) if b > a)
     };
@@ -96,11 +99,13 @@ fn tuples<'a>(x: Known<'a>, indices: Known<'a>, batch: i64) -> Result<Option<Tup
     let Some(length) = length.known() else {
         return Ok(None);
     };
-    let slice = usize::try_from(length)
+    let (named, slice) = usize::try_from(length)
         .ok()
         .filter(|&length| length > 0)
-        .and_then(|length| from[batch..].get(length..));
-    Ok(Some((tuples, slice.ok_or_else(fail)?)))
+        .and_then(|length| from[batch..].split_at_checked(length))
+        .ok_or_else(fail)?;
+    check_indices(indices, named)?;
+    Ok(Some((tuples, slice)))
 }
 
 pub(super) fn gather_nd(op: &GatherND, cx: &mut Context<'_>) -> Types {

@@ -378,6 +378,20 @@ fn constant_indices_and_divisors_are_checked() {
         &[&value(&[3.into()]), &list(&[3])],
     );
     assert!(elements.is_err());
+    let pair = |i, j| {
+        let x = value(&[3.into(), 4.into(), 5.into()]);
+        let tuple = constant(Tensor::new([1, 2], vec![i, j]).unwrap());
+        let update = value(&[1.into(), 5.into()]);
+        let gathered = try_one(GatherND { batch_dims: 0 }, &[&x, &tuple]);
+        let scatter = ScatterND {
+            reduction: ScatterReduction::None,
+        };
+        let scattered = try_one(scatter, &[&x, &tuple, &update]);
+        assert_eq!(gathered.is_ok(), scattered.is_ok());
+        gathered.is_ok()
+    };
+    assert!(pair(2_i64, 3) && pair(-3, -4));
+    assert!(!pair(3, 0) && !pair(0, 4) && !pair(0, -5));
     let numbers = list(&[4, 6]);
     assert!(try_one(Div {}, &[&numbers, &list(&[1, 0])]).is_err());
     assert!(try_one(Mod { fmod: false }, &[&numbers, &number(0)]).is_err());

@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::cli::limits::load;
-use crate::cli::quantization::{Quantization, prepare, print_fate};
+use crate::cli::quantization::{Quantization, log_warnings, print_fate};
 
 #[derive(Args)]
 pub(crate) struct Check {
-    /// The float model.
+    /// The model: float, or quantized by anyone.
     model: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -23,17 +23,19 @@ impl Check {
     /// Prints a line a node; with details, its names and its QConfig too.
     pub(crate) fn execute(&self, details: bool) -> Result<()> {
         let recipe = self.quantization.recipe()?;
-        let prepared = prepare(&recipe, &load(&self.model)?)
+        let checked = recipe
+            .check(&load(&self.model)?)
             .with_context(|| self.model.display().to_string())?;
+        log_warnings(&checked.warnings);
         if self.json {
-            let warnings = &prepared.warnings;
+            let warnings = &checked.warnings;
             println!(
                 "{}",
-                serde_json::json!({ "nodes": prepared.fates, "warnings": warnings })
+                serde_json::json!({ "nodes": checked.fates, "warnings": warnings })
             );
             return Ok(());
         }
-        for fate in &prepared.fates {
+        for fate in &checked.fates {
             print_fate(fate);
             if !details {
                 continue;
@@ -43,11 +45,9 @@ impl Check {
                 println!("      qconfig: {qconfig}");
             }
         }
-        let quantized = prepared.fates.iter().filter(|fate| fate.integer).count();
-        println!(
-            "{quantized} of {} nodes would run on integers",
-            prepared.fates.len()
-        );
+        let integer = checked.fates.iter().filter(|fate| fate.integer).count();
+        let nodes = checked.fates.len();
+        println!("{integer} of {nodes} nodes would run on integers");
         Ok(())
     }
 }

@@ -242,7 +242,7 @@ impl Quantization {
         let (calibration, session) = (sources.calibration(), execution.session()?);
         let quantized = recipe.quantize_with(model, calibration, session, |now| {
             if let Progress::Prepared(prepared) = now {
-                log_warnings(prepared);
+                log_warnings(&prepared.warnings);
                 let fates = prepared.fates.iter().filter(|_| explain);
                 fates.for_each(print_fate);
             }
@@ -312,12 +312,12 @@ impl Sources {
 /// Prepares a model, and logs the warnings.
 pub(crate) fn prepare(recipe: &Recipe, model: &Model) -> Result<Prepared> {
     let prepared = recipe.prepare(model)?;
-    log_warnings(&prepared);
+    log_warnings(&prepared.warnings);
     Ok(prepared)
 }
 
-fn log_warnings(prepared: &Prepared) {
-    for warning in &prepared.warnings {
+pub(crate) fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
 }

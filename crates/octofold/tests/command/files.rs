@@ -98,7 +98,6 @@ fn a_write_that_fails_names_the_file_and_leaves_the_old_one() {
     }
 }
 
-/// Ends a command that writes a file at some moments, in milliseconds.
 /// Ends a command `count` times, at moments spread over the time that it takes, in an order that is not that of time.
 fn interrupted((words, wants_data): (&str, bool), signal: &str, count: u32) {
     let folder = Folder::new().with_images();

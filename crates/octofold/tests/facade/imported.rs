@@ -5,7 +5,7 @@ use octofold::codegen::Report;
 use octofold::ir::{Graph, interpret, text};
 use octofold::runtime::{Plan, Session, SessionOptions};
 use octofold::tensor::Tensor;
-use octofold::{FloatNode, float_nodes};
+use octofold::{FloatNode, Model, Recipe, float_nodes};
 
 /// A product of a quantized activation with weights [3, 2] of a type, whose zero point is `zero_point`.
 fn product(dtype: &str, weights: [i32; 6], zero_point: i32) -> Result<Graph> {
@@ -86,5 +86,120 @@ fn what_stays_float_is_told_with_the_reason() -> Result<()> {
         let node = node.with_context(|| format!("{nodes:?}"))?;
         ensure!(node.reason.contains(reason), "{}", node.reason);
     }
+    Ok(())
+}
+
+/// Transposed convolutions between quantizers become convolutions on integers in front of a movement of bytes; the interpreter computes their definition.
+#[test]
+fn transposed_convolutions_between_quantizers_run_on_integers() -> Result<()> {
+    for (attributes, weights, channels) in [
+        ("strides = [2, 2]", "int8[4,6,2,2]", 6),
+        ("strides = [2, 2]", "int8[4,6,2,2]", 1),
+        ("strides = [2, 2], group = 2", "int8[4,3,2,2]", 3),
+        (
+            "strides = [2, 2], pads = [1, 1, 1, 1], output_padding = [1, 1]",
+            "int8[4,6,3,3]",
+            6,
+        ),
+        ("strides = [2, 3], pads = [0, 1, 1, 0]", "int8[4,6,4,3]", 6),
+        ("pads = [1, 1, 1, 1]", "int8[4,6,3,3]", 6),
+    ] {
+        let shape: Vec<usize> = weights["int8[".len()..weights.len() - 1]
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        let count: usize = shape.iter().product();
+        let integers = (0..count).map(|i| ((i * 89 + 31) % 255) as i32 - 127);
+        let integers: Vec<String> = integers.map(|q| q.to_string()).collect();
+        let scales: Vec<String> = (0..channels).map(|c| format!("0.0{}", c + 1)).collect();
+        let (sizes, zeros) = match channels {
+            1 => (String::new(), vec!["0"]),
+            _ => (format!("[{channels}]"), vec!["0"; channels]),
+        };
+        for activation in ["Identity", "Relu"] {
+            let graph = text::parse(
+                &format!(
+                    "g (float[2,4,5,4] x) => (y)
+                    <float s = {{0.05}}, uint8 z = {{120}}, {weights} w = {{{}}}, float{sizes} sw = {{{}}}, int8{sizes} zw = {{{}}},
+                    int32[6] b = {{100, -100, 2000, 0, 1, -5000}}, float sb = {{0.001}}, float t = {{0.2}}, uint8 u = {{90}}> {{
+                        q = QuantizeLinear (x, s, z)
+                        d = DequantizeLinear (q, s, z)
+                        wd = DequantizeLinear <axis = 1> (w, sw, zw)
+                        bd = DequantizeLinear (b, sb)
+                        [layer] c = ConvTranspose <{attributes}> (d, wd, bd)
+                        r = {activation} (c)
+                        p = QuantizeLinear (r, t, u)
+                        y = DequantizeLinear (p, t, u)
+                    }}",
+                    integers.join(", "),
+                    scales.join(", "),
+                    zeros.join(", ")
+                ),
+                None,
+            )?;
+            let plan = compile(&graph)?;
+            ensure!(share(&plan)? == 1.0, "{attributes} {activation}: {plan:?}");
+            ensure!(float(&plan).is_empty(), "{:?}", float(&plan));
+            let x: Vec<f32> = (0..160)
+                .map(|i| ((i * 53) % 240 - 120) as f32 * 0.05)
+                .collect();
+            let x = Tensor::new([2, 4, 5, 4], x)?;
+            let expected = interpret(&graph, &[("x", x.clone())])?;
+            let found = Session::new(plan.into(), SessionOptions::default())?.run(&[("x", x)])?;
+            let pairs = found[0]
+                .1
+                .values::<f32>()?
+                .iter()
+                .zip(expected[0].values::<f32>()?);
+            let far = pairs.filter(|(found, expected)| found != expected);
+            let steps: Vec<f32> = far.map(|(a, b)| (a - b).abs() / 0.2).collect();
+            // The bias is rounded to another scale.
+            ensure!(
+                steps.iter().all(|&step| step < 1.01),
+                "{attributes}: {steps:?}"
+            );
+            ensure!(found[0].1.shape() == expected[0].shape());
+        }
+    }
+    Ok(())
+}
+
+/// Of a model that is quantized already, each node's fate is what the plan computes it by, and quantizing it again changes no reason.
+#[test]
+fn a_quantized_model_is_checked_by_its_plan() -> Result<()> {
+    let graph = text::parse(
+        r#"g (float[1,2,4,4] x) => (y)
+        <float s = {0.05}, uint8 z = {120}, int8[3,2,1,1] w = {1, -100, 3, 50, 127, 6}, float sw = {0.02}, float t = {0.2}, uint8 u = {90}> {
+            [first] q = QuantizeLinear (x, s, z)
+            d = DequantizeLinear (q, s, z)
+            wd = DequantizeLinear (w, sw)
+            [layer] c = Conv (d, wd)
+            p = QuantizeLinear (c, t, u)
+            e = DequantizeLinear (p, t, u)
+            [float] l = LpNormalization (e)
+            y = Neg (l)
+        }"#,
+        None,
+    )?;
+    let model = Model::new(graph);
+    ensure!(model.is_quantized());
+    let checked = Recipe::default().check(&model)?;
+    ensure!(checked.warnings.len() == 1, "{:?}", checked.warnings);
+    let fate = |name: &str| checked.fates.iter().find(|fate| fate.node == name);
+    let layer = fate("layer").context("a fate")?;
+    ensure!(
+        layer.integer && layer.explanation.contains("qconv"),
+        "{layer:?}"
+    );
+    ensure!(fate("first").is_some_and(|fate| fate.integer));
+    let float = fate("float").context("a fate")?;
+    ensure!(!float.integer, "{float:?}");
+    let prepared = Recipe::default().prepare(&model)?;
+    ensure!(
+        !prepared
+            .graph
+            .metadata()
+            .contains_key(octofold::FLOAT_NODES)
+    );
     Ok(())
 }

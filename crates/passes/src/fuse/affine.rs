@@ -9,6 +9,7 @@ use octofold_ops::bail;
 use octofold_ops::families::Product;
 use octofold_tensor::Tensor;
 
+use crate::lower::real_constant;
 use crate::pass::{Pass, PassError};
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Rewriter, Scope, Skip};
@@ -49,7 +50,7 @@ pub(super) fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
     let statistic = |slot: usize| {
         let values = node
             .input(slot)
-            .and_then(|value| support::floats(graph, value));
+            .and_then(|value| real_constant(graph, value));
         values.ok_or(Skip::because(
             "the statistics of the batch norm are not f32 constants",
         ))
@@ -57,17 +58,17 @@ pub(super) fn batch_norm(graph: &Graph, id: NodeId) -> Result<Affine, Skip> {
     let (gamma, beta, mean, variance) =
         (statistic(1)?, statistic(2)?, statistic(3)?, statistic(4)?);
     let scale: Vec<f64> = gamma
-        .iter()
+        .into_iter()
         .zip(variance)
-        .map(|(&gamma, &variance)| {
+        .map(|(gamma, variance)| {
             f64::from(gamma) / (f64::from(variance) + f64::from(op.epsilon)).sqrt()
         })
         .collect();
     let shift = beta
-        .iter()
+        .into_iter()
         .zip(mean)
         .zip(&scale)
-        .map(|((&beta, &mean), scale)| f64::from(beta) - f64::from(mean) * scale)
+        .map(|((beta, mean), scale)| f64::from(beta) - f64::from(mean) * scale)
         .collect();
     if scale.iter().any(|k| !k.is_finite()) {
         bail!("the batch norm divides by zero");

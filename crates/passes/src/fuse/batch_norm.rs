@@ -5,7 +5,7 @@
 
 use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::bail;
-use octofold_ops::families::{Add, AutoPad, Conv, DequantizeLinear, Mul};
+use octofold_ops::families::{Add, AutoPad, Conv, Mul};
 use octofold_tensor::{DType, Tensor};
 
 use super::affine::{Affine, batch_norm};
@@ -111,17 +111,14 @@ impl Lowered<'_> {
         let steps = scale
             .iter()
             .map(|&k| if k == 0.0 { 1.0 } else { k.abs() / 127.0 });
-        let steps = self.floats(".scale.step", &[scale.len()], steps)?;
         let name = self.name(".scale");
-        let integers = self.patch.constant(format!("{name}.integers"), integers);
-        let op = DequantizeLinear {
-            axis: 0,
-            block_size: 0,
-            output_dtype: 0,
-        };
-        Ok(self
-            .patch
-            .node(name, op, [Some(integers), Some(steps)], vec![]))
+        let steps = steps.map(|step| step as f32).collect();
+        Ok(support::dequantized_weights(
+            &mut self.patch,
+            &name,
+            integers,
+            steps,
+        ))
     }
 
     /// A product and a sum, which broadcast over the `axes` axes behind the channels.

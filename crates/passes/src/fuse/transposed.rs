@@ -7,16 +7,19 @@
 //! convolution in whole strides and cut by a `Slice` for the rest; a kernel as large as its stride needs no `Slice`. Where the stride does not
 //! divide the kernel, some taps are zero.
 //!
-//! A `Relu` or `Clip` after the transposed convolution moves before the interleaving, so that it can be fused into the convolution.
+//! A `Relu` or `Clip` after the transposed convolution moves before the interleaving, so that it can be fused into the convolution. Dequantized weights stay
+//! integers, and the quantizer of the result is repeated before the interleaving, so that a convolution of other quantizers' files computes on integers.
 
-use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue, ValueId};
 use octofold_ops::bail;
 use octofold_ops::families::{
-    AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, Reshape, Slice, Transpose,
+    AutoPad, BlockOrder, Conv, ConvTranspose, DepthToSpace, DequantizeLinear, Reshape, Slice,
+    Transpose,
 };
 use octofold_tensor::Tensor;
 
 use crate::fuse::bias_name;
+use crate::lower::{quantizer, real_constant, weights_around_zero};
 use crate::pass::rule_pass;
 use crate::pattern::{Match, Pattern};
 use crate::rewrite::{Rewrite, Skip};
@@ -128,10 +131,26 @@ fn is_worth_splitting(axes: &[Phases]) -> bool {
     taps.zip(own).is_some_and(|(taps, own)| taps <= own)
 }
 
-/// The weights of a transposed convolution and how they are cut into phases.
-struct PhaseWeights<'a> {
-    /// [C, M/group, …].
-    values: &'a [f32],
+/// The weights [C, M/group, …] of a transposed convolution: floats, or integers around 0 with one scale, or one for each output channel of a group.
+enum Weights {
+    Floats(Vec<f32>),
+    Integers(Tensor, Vec<f32>),
+}
+
+impl Weights {
+    fn of(graph: &Graph, conv: NodeId) -> Result<Self, Skip> {
+        if let Ok((integers, scales)) = weights_around_zero(graph, conv, 1) {
+            return Ok(Self::Integers(integers, scales));
+        }
+        let w = graph.node(conv).weights().ok_or(Skip::NoMatch)?;
+        let floats = real_constant(graph, w);
+        let floats = floats.ok_or(Skip::because("its weights are not f32 constants"))?;
+        Ok(Self::Floats(floats))
+    }
+}
+
+/// How the weights of a transposed convolution are cut into phases.
+struct Split<'a> {
     channels: usize,
     group_outputs: usize,
     group: usize,
@@ -139,7 +158,7 @@ struct PhaseWeights<'a> {
     order: BlockOrder,
 }
 
-impl PhaseWeights<'_> {
+impl Split<'_> {
     fn outputs(&self) -> usize {
         self.group_outputs * self.group
     }
@@ -150,7 +169,7 @@ impl PhaseWeights<'_> {
     }
 
     /// The weights [M·phases, C/group, …] of the convolution.
-    fn split(&self) -> (Vec<usize>, Vec<f32>) {
+    fn split<T: Copy + Default>(&self, values: &[T]) -> (Vec<usize>, Vec<T>) {
         let filters = self.outputs() * self.phases();
         let group_inputs = self.channels / self.group;
         let mut shape = vec![filters, group_inputs];
@@ -159,17 +178,58 @@ impl PhaseWeights<'_> {
         let kernel: usize = self.axes.iter().map(|axis| axis.kernel).product();
         let mut weights = Vec::with_capacity(filters * group_inputs * taps);
         for filter in 0..filters {
-            let (output, phase) = place(filter, self.outputs(), self.phases(), self.order);
+            let (output, phase) = self.place(filter);
             let (of_group, group) = (output % self.group_outputs, output / self.group_outputs);
             for input in 0..group_inputs {
                 let plane = (group * group_inputs + input) * self.group_outputs + of_group;
                 weights.extend((0..taps).map(|tap| {
                     let tap = self.tap(phase, tap);
-                    tap.map_or(0.0, |tap| self.values[plane * kernel + tap])
+                    tap.map_or(T::default(), |tap| values[plane * kernel + tap])
                 }));
             }
         }
         (shape, weights)
+    }
+
+    /// A number of each output channel, for each channel of the convolution.
+    fn repeat(&self, of_outputs: impl Fn(usize) -> f32) -> Vec<f32> {
+        let filters = 0..self.outputs() * self.phases();
+        filters
+            .map(|filter| of_outputs(self.place(filter).0))
+            .collect()
+    }
+
+    /// The channel of the result and the phase that a channel of the convolution gives.
+    fn place(&self, filter: usize) -> (usize, usize) {
+        let (outputs, phases) = (self.outputs(), self.phases());
+        match self.order {
+            BlockOrder::Dcr => (filter % outputs, filter / outputs),
+            BlockOrder::Crd => (filter / phases, filter % phases),
+        }
+    }
+
+    /// The weights of the convolution, and what they are dequantized from.
+    fn weights(
+        &self,
+        patch: &mut Patch,
+        name: &str,
+        weights: &Weights,
+    ) -> Result<PatchValue, Skip> {
+        match weights {
+            Weights::Floats(values) => {
+                let (shape, values) = self.split(values);
+                Ok(patch.constant(name, support::float_tensor(&shape, values)?))
+            }
+            Weights::Integers(integers, scales) => {
+                let (shape, integers) = self.split(integers.values::<i8>()?);
+                let scales = match scales.as_slice() {
+                    [_] => scales.clone(),
+                    scales => self.repeat(|output| scales[output % self.group_outputs]),
+                };
+                let integers = Tensor::new(shape, integers)?;
+                Ok(support::dequantized_weights(patch, name, integers, scales))
+            }
+        }
     }
 
     /// The tap of the transposed convolution that a tap of a phase is, all numbered row by row; `None` for a zero.
@@ -184,22 +244,13 @@ impl PhaseWeights<'_> {
     }
 }
 
-/// The channel of the result and the phase that a channel of the convolution gives.
-fn place(filter: usize, outputs: usize, phases: usize, order: BlockOrder) -> (usize, usize) {
-    match order {
-        BlockOrder::Dcr => (filter % outputs, filter / outputs),
-        BlockOrder::Crd => (filter / phases, filter % phases),
-    }
-}
-
 rule! {
     struct SplitTransposedConv("split-transposed-conv") finds Transposed { conv: NodeId, activation: Option<NodeId> }
 }
 
 impl Rewrite for SplitTransposedConv {
     fn pattern(&self) -> Pattern {
-        let operands = [Pattern::any(), Pattern::any_constant()];
-        let conv = Pattern::node(op!(ConvTranspose), operands).named("conv");
+        let conv = Pattern::node(op!(ConvTranspose), []).named("conv");
         let activated = Pattern::node(op!(Relu | Clip), [conv.clone()]);
         Pattern::any_of([activated.named("activation"), conv])
     }
@@ -210,7 +261,7 @@ impl Rewrite for SplitTransposedConv {
         let (Op::ConvTranspose(op), Some(w)) = (node.op(), node.weights()) else {
             return Err(Skip::NoMatch);
         };
-        let weights = support::floats(graph, w).ok_or(Skip::because("its weights are not f32"))?;
+        let weights = Weights::of(graph, id)?;
         support::image_axes(graph, id)?;
         let shape = graph.value(w).ty().known_shape().unwrap_or_default();
         let &[channels, group_outputs, ref kernel @ ..] = shape.as_slice() else {
@@ -244,31 +295,26 @@ impl Rewrite for SplitTransposedConv {
         } else {
             BlockOrder::Crd
         };
-        let layer = PhaseWeights {
-            values: weights,
+        let split = Split {
             channels,
             group_outputs,
             group,
             axes: &axes,
             order,
         };
-        let (outputs, phases) = (layer.outputs(), layer.phases());
-
         let mut patch = Patch::new();
-        let (made_shape, made) = layer.split();
         let w_name = graph.value(w).name();
-        let weights = patch.constant(w_name, support::float_tensor(&made_shape, made)?);
+        let weights = split.weights(&mut patch, w_name, &weights)?;
         let bias = match node.bias() {
             None => None,
             Some(bias) => {
-                let values = support::floats(graph, bias)
-                    .ok_or(Skip::because("its bias is not constant"))?;
-                if values.len() != outputs {
+                let values =
+                    real_constant(graph, bias).ok_or(Skip::because("its bias is not constant"))?;
+                if values.len() != split.outputs() {
                     return Err(Skip::NoMatch);
                 }
-                let repeated = (0..made_shape[0])
-                    .map(|filter| values[place(filter, outputs, phases, order).0]);
-                Some(patch.constant(bias_name(w_name), Tensor::vector(repeated.collect())))
+                let repeated = Tensor::vector(split.repeat(|output| values[output]));
+                Some(patch.constant(bias_name(w_name), repeated))
             }
         };
         let begins = axes.iter().map(|axis| axis.pads.0);
@@ -306,11 +352,12 @@ impl Rewrite for SplitTransposedConv {
                 ),
             );
         }
+        value = requantized(graph, support::result(graph, last), &mut patch, value);
         let result = Interleaving {
             name,
             axes: &axes,
             order,
-            outputs,
+            outputs: split.outputs(),
             sizes: interleaved_sizes(graph, id, &axes),
             sources,
         };
@@ -322,6 +369,28 @@ impl Rewrite for SplitTransposedConv {
         patch.remove(id);
         Ok(patch)
     }
+}
+
+/// A value of the patch behind a quantizer as the one that alone reads `result`, which then changes nothing more; as it is, where there is none.
+fn requantized(graph: &Graph, result: ValueId, patch: &mut Patch, value: PatchValue) -> PatchValue {
+    let reader = graph.single_use(result).map(|reader| reader.node);
+    let reader = reader.filter(|&reader| {
+        quantizer(graph, reader).is_some_and(|(_, params)| params.per_tensor().is_some())
+    });
+    let Some(reader) = reader else {
+        return value;
+    };
+    let (node, mut operands) = (graph.node(reader), graph.operands(reader));
+    let name = |suffix| format!("{}.{suffix}", node.name());
+    operands[0] = Some(value);
+    let integers = patch.node(name("phases"), node.op().clone(), operands.clone(), vec![]);
+    operands[0] = Some(integers);
+    let dequantize = DequantizeLinear {
+        axis: 1,
+        block_size: 0,
+        output_dtype: 0,
+    };
+    patch.node(name("phases.reals"), dequantize, operands, vec![])
 }
 
 /// The sizes of the interleaved axes; `None` for those that are not known.

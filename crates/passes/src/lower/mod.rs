@@ -17,9 +17,10 @@ mod weighted;
 use crate::pass::rule_pass;
 
 pub use forms::{LinearForms, LowerFloat};
-pub(crate) use params::{dequantized, real_constant};
+pub(crate) use params::{dequantized, quantizer, real_constant};
 pub(crate) use pointwise::acts_element_by_element;
 pub use residual::FuseQuantizedResiduals;
+pub(crate) use weighted::weights_around_zero;
 
 rule_pass! {
     /// Replaces groups of `DequantizeLinear`, operators and `QuantizeLinear` by integer operators.
@@ -30,6 +31,7 @@ rule_pass! {
         binary::QuantizedConcat,
         pool::QuantizedPool,
         movement::QuantizedMovement,
+        movement::MovedIntegers,
         movement::QuantizedSplit,
         pointwise::Requantize,
         pointwise::QuantizedPointwise,

@@ -50,7 +50,7 @@ pub(crate) fn dequantized(graph: &Graph, value: ValueId) -> Option<Quantized> {
 }
 
 /// The type and parameters that a `QuantizeLinear` with constant parameters gives.
-pub(super) fn quantizer(graph: &Graph, id: NodeId) -> Option<(QuantType, QuantParams)> {
+pub(crate) fn quantizer(graph: &Graph, id: NodeId) -> Option<(QuantType, QuantParams)> {
     match graph.node(id).op() {
         Op::QuantizeLinear(op) if op.block_size == 0 => parameters(graph, id, op.axis),
         _ => None,

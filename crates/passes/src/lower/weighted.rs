@@ -79,8 +79,12 @@ impl Rewrite for FloatResultLinear {
     }
 }
 
-/// The integer weights of a layer as s8 with zero point 0, and their scales.
-fn weights(graph: &Graph, id: NodeId, axis: usize) -> Result<(Tensor, Vec<f32>), Skip> {
+/// The integer weights of a layer as s8 with zero point 0, and their scale, or their scales along `axis`.
+pub(crate) fn weights_around_zero(
+    graph: &Graph,
+    id: NodeId,
+    axis: usize,
+) -> Result<(Tensor, Vec<f32>), Skip> {
     let quantized = graph.node(id).weights().and_then(|w| dequantized(graph, w));
     let quantized = quantized.ok_or(Skip::because("the weights have no constant parameters"))?;
     let tensor = graph
@@ -205,7 +209,7 @@ fn lower(graph: &Graph, id: NodeId, quantize: Option<NodeId>) -> Result<Patch, S
     let x_params = x.activation()?;
     let is_conv = !matches!(node.op(), Op::FusedLinear(_));
     let axis = usize::from(!is_conv);
-    let (w, scales) = weights(graph, id, axis)?;
+    let (w, scales) = weights_around_zero(graph, id, axis)?;
     let channels = w.shape().get(axis).copied().ok_or(Skip::NoMatch)?;
     if let Some(quantize) = quantize
         && graph.single_use(support::result(graph, id)).is_none()
