@@ -1,6 +1,6 @@
 //! The least program that runs a plan: `minimal PLAN` runs it on zeros and prints the shapes of its outputs.
 //!
-//! `cargo build -p octofold-runtime --profile small --example minimal` makes it small: see `docs/dependencies.md`.
+//! How it is built small is in the README of the crate.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Arc;
