@@ -309,4 +309,25 @@ mod tests {
         };
         assert!(wrong.apply(&image()).is_err());
     }
+    #[test]
+    fn resizing_names_one_size() {
+        let resized = |size, short_side| {
+            let resize = Some(Resize {
+                size,
+                short_side,
+                filter: Filter::default(),
+            });
+            let preprocess = Preprocess {
+                resize,
+                ..Preprocess::default()
+            };
+            preprocess.apply(&image()).map(|(shape, _)| shape)
+        };
+        assert_eq!(resized(Some([3, 5]), None).unwrap(), [3, 3, 5]);
+        assert_eq!(resized(None, Some(4)).unwrap(), [3, 4, 4]);
+        for (size, side) in [(None, None), (Some([3, 5]), Some(4))] {
+            let error = resized(size, side).unwrap_err().to_string();
+            assert!(error.contains("`short_side`"), "{error}");
+        }
+    }
 }

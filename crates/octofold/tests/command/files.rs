@@ -342,3 +342,28 @@ fn more_threads_than_there_may_be_are_an_error() {
     let words = "run {fashion_resnet} --threads 100000 --input images.npz --output y.npz";
     folder.fails(words, &[], &["threads", "100000"]);
 }
+
+/// With too little address space for threads or memory, a command ends with an error, and with enough of it, well.
+#[cfg(target_os = "linux")]
+#[test]
+fn too_little_address_space_is_an_error() {
+    let folder = Folder::compiled().with_images();
+    let words = "run fashion_resnet.oct --threads 32 --input images.npz --output y.npz";
+    let run = |kilobytes: usize| {
+        let done = folder.run_limited(&format!("ulimit -v {kilobytes}"), words, &[]);
+        assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+        let told = done.stderr.contains("code: ");
+        assert!(
+            done.status == 0 || (done.status == 1 && told),
+            "{kilobytes}: {} {}",
+            done.status,
+            done.stderr
+        );
+        done
+    };
+    for kilobytes in [30_000, 50_000, 70_000, 100_000] {
+        run(kilobytes);
+    }
+    assert!(run(40_000).stderr.contains("threads cannot be started"));
+    assert_eq!(run(8_000_000).status, 0);
+}
