@@ -112,9 +112,15 @@ pub(crate) fn for_each_block<'a, T>(
 fn fold(call: &Reduce, input: &[f32], first: usize, output: &mut [f32], fold: Fold) {
     let AxisShape { len, inner, .. } = call.shape;
     if inner == 1 {
-        let rows = &input[first * len..];
-        for (index, y) in output.iter_mut().enumerate() {
-            *y = row(fold, &rows[index * len..][..len]);
+        let rows = &input[first * len..][..output.len() * len];
+        match fold {
+            Fold::Max => extremes(rows, len, output, Fold::Max),
+            Fold::Min => extremes(rows, len, output, Fold::Min),
+            _ => {
+                for (index, y) in output.iter_mut().enumerate() {
+                    *y = row(fold, &rows[index * len..][..len]);
+                }
+            }
         }
         finish(call.finish, output);
         return;
@@ -125,13 +131,38 @@ fn fold(call: &Reduce, input: &[f32], first: usize, output: &mut [f32], fold: Fo
     });
 }
 
+/// Extremes of rows. Rows may be short, so the search for NaN is one loop over many of them.
+#[inline(always)]
+fn extremes(rows: &[f32], len: usize, output: &mut [f32], fold: Fold) {
+    /// Elements that are searched at a time, so that the extremes find them in the cache.
+    const ELEMENTS: usize = 4096;
+    let block = (ELEMENTS / len.max(1)).max(1);
+    for (index, output) in output.chunks_mut(block).enumerate() {
+        let rows = &rows[index * block * len..][..output.len() * len];
+        let numbers = !has_nan(rows);
+        for (index, y) in output.iter_mut().enumerate() {
+            let elements = &rows[index * len..][..len];
+            *y = match (numbers, fold) {
+                (true, Fold::Max) => largest_number(elements),
+                (true, Fold::Min) => smallest_number(elements),
+                _ => row(fold, elements),
+            };
+        }
+    }
+}
+
+#[inline(always)]
+fn has_nan(x: &[f32]) -> bool {
+    x.iter().fold(false, |any, x| any | x.is_nan())
+}
+
 /// The fold of a row.
 #[inline(always)]
 pub(crate) fn row(fold: Fold, row: &[f32]) -> f32 {
     match fold {
-        Fold::Max | Fold::Min if row.iter().fold(false, |any, x| any | x.is_nan()) => f32::NAN,
+        Fold::Max | Fold::Min if has_nan(row) => f32::NAN,
         Fold::Max => largest_number(row),
-        Fold::Min => extreme(row, f32::INFINITY, |a, b| if b < a { b } else { a }),
+        Fold::Min => smallest_number(row),
         Fold::Product => mapped_row(fold, row, 1.0, |x| x),
         _ => mapped_row(fold, row, 0.0, |x| x),
     }
@@ -141,6 +172,12 @@ pub(crate) fn row(fold: Fold, row: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn largest_number(row: &[f32]) -> f32 {
     extreme(row, f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
+/// The smallest number of a row without NaN.
+#[inline(always)]
+fn smallest_number(row: &[f32]) -> f32 {
+    extreme(row, f32::INFINITY, |a, b| if b < a { b } else { a })
 }
 
 /// The maximum or minimum of a row without NaN: a choice between two numbers is one instruction. The order of the elements does not matter.
@@ -156,10 +193,16 @@ fn extreme(row: &[f32], start: f32, choose: impl Fn(f32, f32) -> f32 + Copy) -> 
             *part = choose(*part, x);
         }
     }
+    join_extremes(&parts, choose) + 0.0
+}
+
+/// The extreme of the partial results of a row. It is not inlined: with it, LLVM splits the loop before it into vectors of two elements.
+#[inline(never)]
+fn join_extremes(parts: &[f32; LANES], choose: impl Fn(f32, f32) -> f32) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|j| choose(parts[j], parts[j + 8]));
     let four: [f32; 4] = std::array::from_fn(|j| choose(eight[j], eight[j + 4]));
     let two: [f32; 2] = std::array::from_fn(|j| choose(four[j], four[j + 2]));
-    choose(two[0], two[1]) + 0.0
+    choose(two[0], two[1])
 }
 
 /// The fold of a function of the elements of a row. `f(pad)` is neutral: it fills the last block.

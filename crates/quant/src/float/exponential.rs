@@ -15,9 +15,9 @@ const ROUNDER: f32 = 12_582_912.0;
 /// `n`, in the last bits of a float, and `e^r - 1` with its relative precision.
 #[inline(always)]
 fn reduced(x: f32) -> (u32, f32) {
-    let sum = x * std::f32::consts::LOG2_E + ROUNDER;
+    let sum = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let n = sum - ROUNDER;
-    let r = x - n * LN2.0 - n * LN2.1;
+    let r = n.mul_add(-LN2.1, n.mul_add(-LN2.0, x));
     let tail = [
         1.987_569_1e-4,
         1.398_199_9e-3,
@@ -26,8 +26,11 @@ fn reduced(x: f32) -> (u32, f32) {
         1.666_666_5e-1,
         0.5,
     ];
-    (sum.to_bits(), horner(r, tail) * (r * r) + r)
+    (sum.to_bits(), horner(r, tail).mul_add(r * r, r))
 }
+
+/// What makes a normal number of `2^n` where an exponential is the smallest number or larger, and the factor that makes up for it.
+const SMALL: (i32, f32) = (24, 1.0 / (1 << 24) as f32);
 
 /// `2^(n + offset)`, where `n` is in the last bits of a float.
 #[inline(always)]
@@ -42,10 +45,24 @@ pub fn exp(x: f32) -> f32 {
     let x = if x < -104.0 { -104.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
     let (bits, y) = reduced(x);
-    // Two factors, since 2^n may be below or above the normal numbers while the result does not.
-    let n = bits.wrapping_sub(ROUNDER.to_bits()) as i32;
-    let half = n >> 1;
-    (y + 1.0) * power_of_two(half as u32, 0) * power_of_two((n - half) as u32, 0)
+    // 2^n may be below or above the normal numbers while the result is not.
+    let (offset, rest) = if x < 0.0 { SMALL } else { (-1, 2.0) };
+    (y + 1.0) * power_of_two(bits, offset) * rest
+}
+
+/// Whether [`near_exp`] does not hold: `e^x` may be no normal number, or x is NaN.
+#[inline(always)]
+pub(super) fn is_far_from_normal(x: f32) -> bool {
+    // NaN is not near.
+    let near = x.abs() <= 87.0;
+    !near
+}
+
+/// The bits of [`exp`] in fewer steps, where `e^x` is a normal number.
+#[inline(always)]
+pub(super) fn near_exp(x: f32) -> f32 {
+    let (bits, y) = reduced(x);
+    f32::from_bits((y + 1.0).to_bits().wrapping_add(bits << 23))
 }
 
 /// `e^x` of a number that is not positive: the bits of [`exp`] in fewer steps.
@@ -53,8 +70,7 @@ pub fn exp(x: f32) -> f32 {
 pub fn exp_to_one(x: f32) -> f32 {
     let x = if x < -104.0 { -104.0 } else { x };
     let (bits, y) = reduced(x);
-    // 2^n may be below the normal numbers.
-    (y + 1.0) * power_of_two(bits, 24) * (1.0 / (1 << 24) as f32)
+    (y + 1.0) * power_of_two(bits, SMALL.0) * SMALL.1
 }
 
 /// `e^x - 1` of a number that is not positive.
@@ -64,7 +80,7 @@ fn exp_minus_one(x: f32) -> f32 {
     let x = if x < -40.0 { -40.0 } else { x };
     let (bits, y) = reduced(x);
     let power = power_of_two(bits, 0);
-    y * power + (power - 1.0)
+    y.mul_add(power, power - 1.0)
 }
 
 #[inline(always)]

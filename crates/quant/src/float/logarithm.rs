@@ -8,7 +8,7 @@ use super::wide_horner;
 #[inline(always)]
 pub(super) fn wide_log(x: f64) -> f64 {
     let (exponent, log) = split_log(x);
-    exponent * std::f64::consts::LN_2 + log
+    exponent.mul_add(std::f64::consts::LN_2, log)
 }
 
 /// `e` and `ln m` of a positive, finite, normal number.

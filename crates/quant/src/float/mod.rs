@@ -1,8 +1,9 @@
 //! Functions of f32 values: one scalar definition each, for the interpreter and for the kernels.
 //!
-//! A definition is plain arithmetic: reduction of the argument, a polynomial in Horner's order with separate products and sums, IEEE division and square
-//! root, selections instead of branches. So a loop over it is vectorized, and gives the same bits on every instruction set. Functions whose arguments need more
-//! digits than f32 has (logarithms, powers, trigonometry) compute in f64 inside.
+//! A definition is plain arithmetic: reduction of the argument, a polynomial in Horner's order, IEEE division and square root, selections instead of branches.
+//! A product and a sum that are rounded together are written `mul_add`, which every instruction set with vector kernels has (a processor without it calls the C library).
+//! So a loop over a definition is vectorized, and gives the same bits on every instruction set. Functions whose arguments need more digits than f32 has (logarithms,
+//! powers, trigonometry) compute in f64 inside.
 //!
 //! The error of each function is stated in units in the last place of the exact result, and tested against f64. Lookup tables are built from
 //! [`functions`](crate::functions), which compute in f64.
@@ -16,12 +17,13 @@ mod trigonometric;
 pub use exponential::{exp, exp_to_one};
 pub use power::pow;
 
-use exponential::{celu, elu, mish, sigmoid, softplus, tanh};
-use exponential::{cosh, sinh};
+use exponential::{
+    celu, cosh, elu, is_far_from_normal, mish, near_exp, sigmoid, sinh, softplus, tanh,
+};
 use logarithm::{acosh, asinh, atanh, log};
 use normal::{erf, gelu, gelu_tanh};
 use power::Power;
-use trigonometric::{acos, asin, atan, cos, is_far, sin, tan};
+use trigonometric::{acos, asin, atan, cos, is_far_angle, sin, tan};
 
 /// `y[i] = f(x[i])`.
 #[inline(always)]
@@ -32,17 +34,28 @@ fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
-/// As [`each`], with another function `far` of what is far from zero. It is not vectorized, and blocks without such values skip it.
+/// As [`each`], with another function of what is far from zero. It is not vectorized, and blocks without such values skip it.
 #[inline(always)]
-fn each_near(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32, far: fn(f64) -> f64) {
+fn each_near(
+    x: &[f32],
+    y: &mut [f32],
+    near: impl Fn(f32) -> f32,
+    (is_far, far): (impl Fn(f32) -> bool, impl Fn(f32) -> f32),
+) {
     const BLOCK: usize = 64;
     for (x, y) in x.chunks(BLOCK).zip(y.chunks_mut(BLOCK)) {
-        each(x, y, &f);
+        each(x, y, &near);
         if x.iter().fold(false, |any, x| any | is_far(*x)) {
             let pairs = x.iter().zip(y).filter(|(x, _)| is_far(**x));
-            pairs.for_each(|(x, y)| *y = far(f64::from(*x)) as f32);
+            pairs.for_each(|(x, y)| *y = far(*x));
         }
     }
+}
+
+/// The far part of a function of angles.
+#[inline(always)]
+fn angles(f: fn(f64) -> f64) -> (impl Fn(f32) -> bool, impl Fn(f32) -> f32) {
+    (is_far_angle, move |x| f(f64::from(x)) as f32)
 }
 
 /// Declares [`Function`]: documentation, name and parameters, and the loop over the slices `x` and `y`.
@@ -92,7 +105,7 @@ functions! {
         exponent: f64
     } => |x, y| Power::new(exponent).map(x, y);
     /// `e^x`: see [`exp`].
-    Exp => |x, y| each(x, y, exp);
+    Exp => |x, y| each_near(x, y, near_exp, (is_far_from_normal, exp));
     /// The natural logarithm within 0.51 units; NaN below zero.
     Log => |x, y| each(x, y, log);
     /// `1 / (1 + e^-x)` within 2.5 units.
@@ -160,11 +173,11 @@ functions! {
     /// `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))` within 4 units, and below zero 5 times the argument of tanh more.
     GeluTanh => |x, y| each(x, y, gelu_tanh);
     /// The sine within 0.51 units.
-    Sin => |x, y| each_near(x, y, sin, libm::sin);
+    Sin => |x, y| each_near(x, y, sin, angles(libm::sin));
     /// The cosine within 0.51 units.
-    Cos => |x, y| each_near(x, y, cos, libm::cos);
+    Cos => |x, y| each_near(x, y, cos, angles(libm::cos));
     /// The tangent within 0.52 units.
-    Tan => |x, y| each_near(x, y, tan, libm::tan);
+    Tan => |x, y| each_near(x, y, tan, angles(libm::tan));
     /// The arc sine within 3 units; NaN outside of [-1, 1].
     Asin => |x, y| each(x, y, asin);
     /// The arc cosine within 3 units; NaN outside of [-1, 1].
@@ -203,8 +216,8 @@ fn unit(x: f32) -> f32 {
 #[inline(always)]
 fn horner<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
     let mut y = coefficients[0];
-    for coefficient in &coefficients[1..] {
-        y = y * x + coefficient;
+    for &coefficient in &coefficients[1..] {
+        y = y.mul_add(x, coefficient);
     }
     y
 }
@@ -213,8 +226,8 @@ fn horner<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
 #[inline(always)]
 fn wide_horner<const N: usize>(x: f64, coefficients: [f64; N]) -> f64 {
     let mut y = coefficients[0];
-    for coefficient in &coefficients[1..] {
-        y = y * x + coefficient;
+    for &coefficient in &coefficients[1..] {
+        y = y.mul_add(x, coefficient);
     }
     y
 }

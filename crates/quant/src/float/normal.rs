@@ -66,5 +66,5 @@ pub(super) fn gelu_tanh(x: f32) -> f32 {
     /// 2·√(2/π), and this times 0.044715.
     const FACTORS: (f32, f32) = (1.595_769_2, 7.135_481_6e-2);
     // (1 + tanh(t)) / 2 is sigmoid(2t), without its cancellation.
-    x * sigmoid(x * (FACTORS.0 + FACTORS.1 * (x * x)))
+    x * sigmoid(x * (x * x).mul_add(FACTORS.1, FACTORS.0))
 }

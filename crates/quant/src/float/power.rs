@@ -11,7 +11,7 @@ use super::logarithm::split_log;
 pub fn pow(x: f32, y: f64) -> f32 {
     let a = x.abs();
     let (exponent, log) = split_log(f64::from(a));
-    let log2 = exponent + log * std::f64::consts::LOG2_E;
+    let log2 = log.mul_add(std::f64::consts::LOG2_E, exponent);
     let log2 = select(a == 0.0, f64::NEG_INFINITY, log2);
     let log2 = select(a < f32::INFINITY, log2, f64::INFINITY);
     let product = y * log2;

@@ -8,7 +8,7 @@ use super::{horner, wide_horner};
 
 /// Whether an argument is too large for the reduction here.
 #[inline(always)]
-pub(super) fn is_far(x: f32) -> bool {
+pub(super) fn is_far_angle(x: f32) -> bool {
     x.abs() >= (1 << 28) as f32 && x.abs() < f32::INFINITY
 }
 
@@ -19,9 +19,9 @@ fn reduced(x: f32) -> (f64, f64, u64) {
     const HALF_PI: (f64, f64) = (1.570_796_310_901_641_8, 1.589_325_477_352_819_7e-8);
     const ROUNDER: f64 = 6_755_399_441_055_744.0;
     let x = f64::from(x);
-    let sum = x * std::f64::consts::FRAC_2_PI + ROUNDER;
+    let sum = x.mul_add(std::f64::consts::FRAC_2_PI, ROUNDER);
     let n = sum - ROUNDER;
-    let r = x - n * HALF_PI.0 - n * HALF_PI.1;
+    let r = n.mul_add(-HALF_PI.1, n.mul_add(-HALF_PI.0, x));
     let square = r * r;
     let sine = [
         2.718_311_493_989_822e-6,
@@ -84,7 +84,7 @@ fn near_asin(x: f32, square: f32) -> f32 {
         7.499_183e-2,
         1.666_666_6e-1,
     ];
-    x * (square * horner(square, series)) + x
+    x.mul_add(square * horner(square, series), x)
 }
 
 /// For `|x|` above 1/2, the arc sine of `√((1 - |x|)/2)`, and the arc sine of x otherwise.
@@ -155,5 +155,5 @@ pub(super) fn atan(x: f32) -> f32 {
         1.999_954_6e-1,
         -3.333_333e-1,
     ];
-    (start + (t * (square * horner(square, series)) + t)).copysign(x)
+    (start + t.mul_add(square * horner(square, series), t)).copysign(x)
 }

@@ -9,9 +9,6 @@ use super::{Arguments, BYTES, Work, part_len};
 use crate::StepError;
 use crate::plan::Axes;
 
-/// The number of planes of a part, for a transposition to channels-first, is a multiple of this: one cache line of bytes.
-pub(super) const PLANES: usize = 64;
-
 /// The work of a `Transpose` between the layouts.
 pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::Transpose(op) = &arguments.step.op else {
@@ -73,19 +70,21 @@ pub(super) fn images(arguments: &Arguments<'_>) -> Result<ImageShape, StepError>
     operand.pixels(from)
 }
 
-/// The pixels (to channels-last) or planes (to channels-first) of a part.
-pub(super) fn part(shape: ImageShape, to_nhwc: bool, size: usize) -> usize {
-    let (items, cost, unit) = if to_nhwc {
-        (shape.batch * shape.pixels, shape.channels * size, 64)
+/// The pixels (to channels-last) or planes (to channels-first) of a part: as many as fill cache lines of `element` bytes each, which are read. `cost` is the
+/// number of bytes that are read and written for each.
+pub(super) fn part(shape: ImageShape, to_nhwc: bool, element: usize, cost: usize) -> usize {
+    const LINE: usize = 64;
+    let (items, width) = if to_nhwc {
+        (shape.batch * shape.pixels, shape.channels)
     } else {
-        (shape.batch * shape.channels, shape.pixels * size, PLANES)
+        (shape.batch * shape.channels, shape.pixels)
     };
-    part_len(items, cost, BYTES, unit)
+    part_len(items, width * cost, BYTES, LINE / element)
 }
 
 /// The work of a change of layout of elements of some type.
 fn work<T: Pod + Send + Sync + layout::Element>(shape: ImageShape, to_nhwc: bool) -> Work {
-    let part = part(shape, to_nhwc, size_of::<T>());
+    let part = part(shape, to_nhwc, size_of::<T>(), size_of::<T>());
     let width = if to_nhwc {
         shape.channels
     } else {

@@ -76,7 +76,9 @@ fn split(arguments: &Arguments<'_>) -> Result<(Option<ImageShape>, usize), StepE
         return Ok((None, part_len(operand.len(), 5, BYTES, 64)));
     }
     let images = layout::images(arguments)?;
-    Ok((Some(images), layout::part(images, to == Axes::Nhwc, 5)))
+    // Floats are read for whole pixels, and bytes for planes.
+    let part = layout::part(images, to == Axes::Nhwc, 1, 5);
+    Ok((Some(images), part))
 }
 
 /// The constant scale and zero point of a (de)quantization of the whole tensor.
