@@ -9,7 +9,7 @@ use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, float};
 use octofold_ops::families::{FusedConv, IntegerProduct, Outcome, Product};
 use octofold_quant::requantize;
-use octofold_runtime::{Core, Engine, Kernel, aligned_copy};
+use octofold_runtime::{Core, Engine, Kernel, aligned_copy, recurrent_products};
 use octofold_tensor::{DType, Tensor, for_each_data};
 
 use crate::facts::Facts;
@@ -148,6 +148,13 @@ pub(crate) fn pack(
     let Some(weights) = facts.constant(1) else {
         return Ok(Packed::default());
     };
+    if kernel.core() == Core::FRecurrent {
+        return Ok(Packed {
+            weights: weights.shape().to_vec(),
+            in_place: false,
+            constants: recurrent(facts, weights)?,
+        });
+    }
     let Some(product) = facts.node.op().product() else {
         return Ok(Packed::default());
     };
@@ -205,6 +212,55 @@ pub(crate) fn pack(
         in_place,
         constants,
     })
+}
+
+/// Of each direction: the weights of inputs and of states, and the biases that are added to the products of both.
+fn recurrent(facts: Facts<'_>, weights: &Tensor) -> Result<Vec<PackedConstant>, KernelError> {
+    let no_layer = || KernelError::Shape("the layer has no kernel");
+    let op = facts.node.op();
+    let (attributes, products) = op
+        .recurrent()
+        .zip(recurrent_products(op))
+        .ok_or_else(no_layer)?;
+    let (&[directions, lines, input], Some(recurrent)) = (weights.shape(), facts.constant(2))
+    else {
+        return Err(no_layer());
+    };
+    let hidden = lines / attributes.gates;
+    if recurrent.shape() != [directions, lines, hidden] {
+        return Err(no_layer());
+    }
+    let (w, r) = (floats(weights)?, floats(recurrent)?);
+    let zeros = vec![0.0; 2 * directions * lines];
+    let bias = facts.constant(3).map_or(Ok(&zeros[..]), floats)?;
+    if bias.len() != zeros.len() {
+        return Err(no_layer());
+    }
+    let mut packed = [const { Vec::new() }; 4];
+    for direction in 0..directions {
+        let own = &w[direction * lines * input..][..lines * input];
+        let columns = transposed(own, lines, input);
+        packed[0].extend(float::linear::pack(input, lines, &columns)?);
+        let mut line = 0;
+        for gates in products {
+            let count = gates * hidden;
+            let own = &r[(direction * lines + line) * hidden..][..count * hidden];
+            let columns = transposed(own, count, hidden);
+            packed[1].extend(float::linear::pack(hidden, count, &columns)?);
+            line += count;
+        }
+        let (of_inputs, of_states) = bias[2 * direction * lines..][..2 * lines].split_at(lines);
+        for (line, (x, h)) in of_inputs.iter().zip(of_states).enumerate() {
+            // The reset gate scales the product of states with its bias.
+            let apart = matches!(op, Op::Gru(op) if op.linear_before_reset) && line >= 2 * hidden;
+            packed[2].push(if apart { *x } else { x + h });
+            packed[3].push(if apart { *h } else { 0.0 });
+        }
+    }
+    Ok(packed
+        .iter()
+        .map(|values| PackedConstant::floats(values))
+        .collect())
 }
 
 /// Weights, folded bias and multiplier; or weights, correction, scale and bias where the result is float.
@@ -299,8 +355,8 @@ fn floats(tensor: &Tensor) -> Result<&[f32], KernelError> {
 }
 
 /// `[k, n]` as one row of `k` elements for each output.
-fn transposed(weights: &[i8], k: usize, n: usize) -> Vec<i8> {
-    let mut rows = vec![0; weights.len()];
+fn transposed<T: Copy + Default>(weights: &[T], k: usize, n: usize) -> Vec<T> {
+    let mut rows = vec![T::default(); weights.len()];
     for (i, line) in weights.chunks_exact(n.max(1)).enumerate() {
         for (column, &weight) in line.iter().enumerate() {
             rows[column * k + i] = weight;

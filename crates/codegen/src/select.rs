@@ -9,7 +9,7 @@ use octofold_ops::families::{
     LayerNormalization, Layout, Outcome, PoolKind, Product, Reduction, Resize,
 };
 use octofold_ops::normalize_axis;
-use octofold_runtime::{Axes, Core, InputForm, Kernel, compares, converts};
+use octofold_runtime::{Axes, Core, InputForm, Kernel, compares, converts, recurrent_products};
 use octofold_tensor::{DType, Dim};
 
 use crate::facts::{Facts, is_byte};
@@ -26,7 +26,10 @@ pub(crate) fn select(facts: Facts<'_>) -> Selection {
         _ => core(facts)?.into(),
     };
     let results = facts.node.outputs().len();
-    check(kernel.core().results() == results, "it has other results")?;
+    check(
+        kernel.core().results().contains(&results),
+        "it has other results",
+    )?;
     Ok(kernel)
 }
 
@@ -74,6 +77,8 @@ fn core(facts: Facts<'_>) -> Result<Core, String> {
                 Ok(Core::FLinear)
             }
         }
+
+        Op::Lstm(_) | Op::Gru(_) | Op::Rnn(_) => recurrent(facts),
 
         // Quantized values.
         Op::FusedBinary(op) => Ok(match (op.form, op.kind) {
@@ -258,6 +263,22 @@ fn one_scale(facts: Facts<'_>, block_size: i64) -> Result<(), String> {
         block_size == 0 && facts.params().is_some(),
         "its scale is not one positive constant",
     )
+}
+
+/// A recurrent layer of floats as training frameworks have it.
+fn recurrent(facts: Facts<'_>) -> Result<Core, String> {
+    float(facts, 0)?;
+    for slot in [1, 2, 3] {
+        let constant = facts.node.input(slot).is_none() || facts.constant(slot).is_some();
+        check(constant, "its weights are not constant")?;
+    }
+    let usual = recurrent_products(facts.node.op()).is_some();
+    check(
+        usual,
+        "it has other functions than the usual ones, clips, or couples gates",
+    )?;
+    check(facts.node.input(7).is_none(), "it has peepholes")?;
+    Ok(Core::FRecurrent)
 }
 
 fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {

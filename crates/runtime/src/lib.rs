@@ -72,7 +72,7 @@ mod view;
 
 pub use blob::{ALIGN, Blob, BlobBuilder, aligned_copy};
 pub use error::{BoxError, PlanError, RunError, StateFault, StepError};
-pub use exec::{compares, conv_shape, converts};
+pub use exec::{compares, conv_shape, converts, recurrent_products};
 pub use octofold_ops::cost;
 pub use octofold_tensor::{DType, Shape, Tensor};
 pub use plan::{

@@ -21,6 +21,7 @@ mod micro;
 pub mod norm;
 mod pack;
 pub mod pool;
+pub mod recurrent;
 pub mod reduce;
 pub mod resize;
 pub mod softmax;

@@ -55,6 +55,9 @@ impl Rewrite for FloatWeights {
                     | Op::FusedConv(_)
                     | Op::FusedLinear(_)
                     | Op::Gemm(_)
+                    | Op::Lstm(_)
+                    | Op::Gru(_)
+                    | Op::Rnn(_)
             );
             let second = matches!(op, Op::MatMul(_)) && used.slot == 1;
             second || layer && matches!(op.role(used.slot), Some(Role::Weight | Role::Bias))

@@ -83,15 +83,17 @@ fn exp_minus_one(x: f32) -> f32 {
     y.mul_add(power, power - 1.0)
 }
 
+/// `1 / (1 + e^-x)` within 2.5 units.
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub fn sigmoid(x: f32) -> f32 {
     // The exponential of a negative number keeps the relative precision of both tails.
     let e = exp_to_one(-x.abs());
     (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
 }
 
+/// The hyperbolic tangent within 3 units.
 #[inline(always)]
-pub(super) fn tanh(x: f32) -> f32 {
+pub fn tanh(x: f32) -> f32 {
     let e = exp_minus_one(-2.0 * x.abs());
     (-e / (e + 2.0)).copysign(x)
 }

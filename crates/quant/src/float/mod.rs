@@ -14,12 +14,10 @@ mod normal;
 mod power;
 mod trigonometric;
 
-pub use exponential::{exp, exp_to_one};
+pub use exponential::{exp, exp_to_one, sigmoid, tanh};
 pub use power::pow;
 
-use exponential::{
-    celu, cosh, elu, is_far_from_normal, mish, near_exp, sigmoid, sinh, softplus, tanh,
-};
+use exponential::{celu, cosh, elu, is_far_from_normal, mish, near_exp, sinh, softplus};
 use logarithm::{acosh, asinh, atanh, log};
 use normal::{erf, gelu, gelu_tanh};
 use power::Power;

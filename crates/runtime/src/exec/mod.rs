@@ -23,6 +23,7 @@ mod pick;
 mod planes;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
 mod split;
@@ -34,6 +35,7 @@ pub(crate) use concat::places as concat_places;
 pub(crate) use conv::writes_strided_rows;
 pub use elements::{compares, converts};
 pub(crate) use movement::slice_start;
+pub use recurrent::recurrent_products;
 pub use window::conv_shape;
 pub(crate) use work::{Call, Work};
 
@@ -45,11 +47,10 @@ use crate::plan::Core;
 /// The work of a step, if its kernel supports it.
 pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, StepError> {
     let kernel = arguments.step.kernel;
-    if arguments.results.len() != kernel.core().results() {
+    let (results, given) = (arguments.results.len(), kernel.core().results());
+    if !given.contains(&results) {
         return Err(StepError::invalid(format!(
-            "{} results where the kernel {kernel} gives {}",
-            arguments.results.len(),
-            kernel.core().results()
+            "{results} results where the kernel {kernel} gives {given:?}"
         )));
     }
     match kernel.core() {
@@ -85,6 +86,7 @@ pub(crate) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, St
         Core::FArg => reduce::bind_arg(arguments),
         Core::FNormalize => norm::bind_rows(arguments),
         Core::FDivideByNorm => reduce::bind_lines(arguments),
+        Core::FRecurrent => recurrent::bind(arguments),
         Core::FMatMul => matmul::bind(arguments, threads),
         Core::FBinary => float::bind_binary(arguments),
         Core::Choose => elements::bind_choose(arguments),

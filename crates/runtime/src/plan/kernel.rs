@@ -1,6 +1,7 @@
 //! The kernels that steps name: what computes a step, and the forms of its operand and results.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use octofold_quant::QuantType;
@@ -81,6 +82,9 @@ cores! {
     FAffine "faffine",
     /// Float `FusedLinear`. Packed: weights; bias (f32). Without packed weights, the kernel packs those of the operator in each run.
     FLinear "flinear",
+    /// `LSTM`, `GRU` and `RNN` of floats, with the functions by default. Packed, for each direction: weights of inputs; weights of states, those of the first two gates of a `GRU` and of
+    /// the third one apart; the bias of inputs, which has that of states where both are added; the bias of states, or zeros.
+    FRecurrent "frecurrent",
     /// Quantized `FusedBinary` sum.
     QAdd "qadd",
     /// Quantized `FusedBinary` product.
@@ -145,11 +149,12 @@ cores! {
 }
 
 impl Core {
-    /// The number of results.
-    pub const fn results(self) -> usize {
+    /// The numbers of results that the core gives.
+    pub const fn results(self) -> RangeInclusive<usize> {
         match self {
-            Self::DynamicQuantize => 3,
-            _ => 1,
+            Self::DynamicQuantize => 3..=3,
+            Self::FRecurrent => 1..=3,
+            _ => 1..=1,
         }
     }
 

@@ -13,7 +13,7 @@ pub use gru::Gru;
 pub use lstm::Lstm;
 pub use rnn::Rnn;
 
-use crate::{OpError, word_attribute};
+use crate::{Op, OpError, word_attribute};
 
 word_attribute! {
     /// In which order a recurrent layer reads a sequence.
@@ -37,7 +37,7 @@ impl Direction {
     }
 
     /// Whether the direction at a position of the weights runs backwards.
-    const fn is_reverse(self, index: usize) -> bool {
+    pub const fn is_reverse(self, index: usize) -> bool {
         match self {
             Self::Forward => false,
             Self::Reverse => true,
@@ -94,6 +94,16 @@ impl Recurrent<'_> {
         }
     }
 
+    /// Whether the functions are those by default, and nothing is cut, as in the layers of training frameworks.
+    pub fn is_plain(&self) -> bool {
+        let defaults = self.functions.iter().cycle();
+        let mut named = self.activations.iter().zip(defaults);
+        self.clip.is_none()
+            && self.activation_alpha.is_empty()
+            && self.activation_beta.is_empty()
+            && named.all(|(name, default)| name.eq_ignore_ascii_case(default))
+    }
+
     /// The bound of `clip`, infinite when absent.
     fn bound(&self) -> Result<f64, OpError> {
         match self.clip {
@@ -103,6 +113,18 @@ impl Recurrent<'_> {
                 "clip",
                 format!("{clip} is not positive"),
             )),
+        }
+    }
+}
+
+impl Op {
+    /// The attributes of a recurrent layer; `None` for every other operator.
+    pub fn recurrent(&self) -> Option<Recurrent<'_>> {
+        match self {
+            Self::Lstm(op) => Some(op.recurrent()),
+            Self::Gru(op) => Some(op.recurrent()),
+            Self::Rnn(op) => Some(op.recurrent()),
+            _ => None,
         }
     }
 }
