@@ -336,6 +336,7 @@ folders! {
     insert_layer_input_observers = "insert-layer-input-observers",
     insert_observers = "insert-observers",
     recognize_norms = "recognize-norms",
+    sink_constants = "sink-constants",
     split_transposed_convs = "split-transposed-convs",
     stages = "stages",
 }

@@ -26,7 +26,7 @@ use crate::pass::{Pass, PassError};
 use crate::rewrite::{Rewriter, Scope};
 use crate::simplify::{
     Canonicalize, CanonicalizeWindows, EliminateDead, EliminateDuplicates, EliminateIdentities,
-    ExpandQOperators, FoldConstants, InlineBranches, RecognizeNorms, WidenFloats,
+    ExpandQOperators, FoldConstants, InlineBranches, RecognizeNorms, SinkConstants, WidenFloats,
 };
 use crate::user::{FuseUserPatterns, LowerUserPatterns};
 
@@ -96,6 +96,7 @@ impl Stage {
                     "widen-floats",
                     "fold-constants",
                     "inline-branches",
+                    "sink-constants",
                     "eliminate-identities",
                     "canonicalize-windows",
                     "canonicalize",
@@ -393,6 +394,7 @@ fn pass<'a>(
         "widen-floats" => Box::new(WidenFloats),
         "fold-constants" => Box::new(FoldConstants),
         "inline-branches" => Box::new(InlineBranches),
+        "sink-constants" => Box::new(SinkConstants),
         "eliminate-identities" => Box::new(EliminateIdentities),
         "canonicalize-windows" => Box::new(CanonicalizeWindows),
         "canonicalize" => Box::new(Canonicalize),

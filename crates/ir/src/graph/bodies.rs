@@ -4,9 +4,10 @@
 //! graph like any other: it can be verified, rewritten, run and compiled alone.
 
 use octofold_ops::{BodyId, Op, OpError, bail};
+use octofold_tensor::Tensor;
 
-use super::Graph;
-use crate::infer::{Entry, Signature};
+use super::{Graph, ValueKind};
+use crate::infer::{self, Entry, Signature};
 use crate::{GraphError, TensorType, ValueId, ValueType};
 
 /// How often the types of states are inferred anew before they have to be settled. Each time some sizes are given up; when a rank
@@ -35,6 +36,25 @@ impl Graph {
     pub fn add_body(&mut self, body: Self) -> BodyId {
         self.bodies.push(Some(body));
         BodyId(self.bodies.len() as u32 - 1)
+    }
+
+    /// A copy in which some inputs, by position, are constants.
+    pub fn with_constant_inputs(&self, inputs: impl IntoIterator<Item = (usize, Tensor)>) -> Self {
+        let mut copy = self.clone();
+        let mut bound = Vec::new();
+        for (position, tensor) in inputs {
+            let Some(&id) = self.inputs.get(position) else {
+                continue;
+            };
+            bound.push(id);
+            if let Some(value) = copy.values.get_mut(id.index()).and_then(Option::as_mut) {
+                value.ty = TensorType::of(&tensor);
+                value.contents = infer::constant_contents(&tensor);
+                value.kind = ValueKind::Constant(tensor);
+            }
+        }
+        copy.inputs.retain(|id| !bound.contains(id));
+        copy
     }
 
     /// Removes a body, for putting it into another graph.
