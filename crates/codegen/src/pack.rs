@@ -7,8 +7,8 @@ use bytes::Bytes;
 use octofold_ir::Op;
 use octofold_kernels::conv::{self, ConvShape, LinearShape, fold_bias, planes};
 use octofold_kernels::{KernelError, float};
-use octofold_ops::families::{FusedConv, IntegerProduct, Outcome, Product};
-use octofold_quant::requantize;
+use octofold_ops::families::{FusedConv, IntegerProduct, Outcome, Parameters, Product};
+use octofold_quant::{QParams, requantize};
 use octofold_runtime::{Core, Engine, Kernel, aligned_copy, recurrent_products};
 use octofold_tensor::{DType, Tensor, for_each_data};
 
@@ -272,8 +272,15 @@ fn integer(
     channels: usize,
 ) -> Result<Vec<PackedConstant>, KernelError> {
     let no_scales = |_| KernelError::Shape("there is no fixed scale for each output channel");
-    let operands = product.operands().map_err(no_scales)?;
-    let (x, scales) = (operands.x, operands.scales(channels).map_err(no_scales)?);
+    let scales = product.w_scales(channels).map_err(no_scales)?;
+    let x = match product.x {
+        Parameters::Fixed(x) => x,
+        // The kernel multiplies corrections and scales by those of a run.
+        Parameters::AtRunTime(_) => QParams {
+            scale: 1.0,
+            zero_point: 1,
+        },
+    };
     let bias = facts.constant(2);
     let signed = facts.dtype(0) == Some(DType::I8);
     let packed = PackedConstant::bytes(packed);

@@ -2,7 +2,10 @@
 
 mod support;
 
-use octofold_ops::families::{DynamicQuantizeLinear, Mul, Slice};
+use octofold_ops::families::{
+    Activation, DynamicQuantizeLinear, Extent, FusedLinear, IntegerProduct, Mul, Outcome,
+    Parameters, Product, Slice, Weights,
+};
 use octofold_runtime::Plan;
 use octofold_tensor::{DType, Tensor};
 use support::{Builder, Exactness, Random, check, default, kernels};
@@ -121,4 +124,46 @@ fn what_has_no_range_is_an_error() {
     }
     let wide = values(&[f32::MAX, f32::MIN, 0.0, 0.0], &[4]);
     assert!(session.run(&[("x", wide)]).is_err());
+}
+
+/// A linear layer with the parameters of a run gives the bits of its portable operator, for any weights and rows.
+#[test]
+fn linear_layers_take_the_parameters_of_a_run() {
+    for (rows, k, n, channels) in [
+        (1, 7, 5, 5),
+        (3, 64, 130, 1),
+        (17, 33, 16, 16),
+        (40, 300, 70, 70),
+    ] {
+        let mut random = Random::new(rows as u64);
+        let mut builder = Builder::new();
+        let x = builder.input("x", DType::F32, &[2, rows, k]);
+        let [q, scale, zero_point] = builder.results(DynamicQuantizeLinear {}, &[Some(x)]);
+        let w = builder.constant(random.tensor(DType::I8, &[k, n]));
+        let bias = builder.constant(random.tensor(DType::F32, &[n]));
+        let scales = (0..channels).map(|_| random.scale(0.02)).collect();
+        let layer = FusedLinear {
+            product: Product::Integer(IntegerProduct {
+                x: Parameters::AtRunTime(Extent::Tensor),
+                w: Weights::Channels {
+                    scales,
+                    zero_points: vec![],
+                },
+                result: Outcome::Float(Activation::Relu),
+            }),
+        };
+        let operands = [
+            Some(q),
+            Some(w),
+            Some(bias),
+            None,
+            Some(scale),
+            Some(zero_point),
+        ];
+        let y = builder.node(layer, &operands);
+        builder.output(y);
+        let input = random.tensor(DType::F32, &[2, rows, k]);
+        let plan = check(&builder.graph, &[("x", input)], Exactness::Bits);
+        assert_eq!(kernels(&plan), ["dynamic_quantize", "qlinear"]);
+    }
 }

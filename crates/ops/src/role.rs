@@ -35,7 +35,8 @@ impl Op {
     pub fn role(&self, slot: usize) -> Option<Role> {
         let roles: &[Role] = roles! { self;
             // Layers.
-            [Activation, Weight, Bias]: Conv, ConvTranspose, Gemm, FusedLinear;
+            [Activation, Weight, Bias]: Conv, ConvTranspose, Gemm;
+            [Activation, Weight, Bias, Activation, Parameter, Parameter]: FusedLinear;
             [Activation, Weight, Bias, Activation]: FusedConv;
             [Activation, Parameter, Parameter, Weight, Parameter, Parameter, Parameter, Parameter, Bias]: QLinearConv;
             [Activation, Parameter, Parameter, Activation, Parameter, Parameter, Parameter, Parameter]: QLinearMatMul;

@@ -115,7 +115,7 @@ pub struct Pool {
     busy: Mutex<()>,
     /// One buffer for each thread, kept from call to call; the first belongs to one of the callers.
     scratch: Vec<Mutex<AlignedBytes>>,
-    /// The buffers of the other callers.
+    /// The buffers of the other callers, and of what steps compute before their parts.
     spare: Mutex<Vec<AlignedBytes>>,
 }
 
@@ -316,6 +316,15 @@ impl Pool {
             return run(at_least(&mut scratch, len)?);
         }
         // Another caller has the first buffer.
+        self.with_spare(len, run)
+    }
+
+    /// Memory beyond the buffers of the threads, kept for the next call: for what a step computes before its parts.
+    pub(crate) fn with_spare<R>(
+        &self,
+        len: usize,
+        run: impl FnOnce(&mut [u8]) -> Result<R, StepError>,
+    ) -> Result<R, StepError> {
         let mut scratch = lock(&self.spare).pop().unwrap_or_default();
         let result = at_least(&mut scratch, len).and_then(run);
         lock(&self.spare).push(scratch);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use octofold_ops::families::real::{dtype_of, quant_type_of};
 use octofold_ops::families::{
     BinaryForm, FusedBinary, FusedConcat, FusedConv, FusedGlobalPool, FusedLinear, FusedPool,
-    Outcome, OutputQuantization, Product, TableLookup, pooled_shape,
+    Outcome, OutputQuantization, Parameters, Product, TableLookup, pooled_shape,
 };
 use octofold_ops::{OpError, bail, bail_attribute};
 use octofold_quant::{QParams, QuantParams};
@@ -55,12 +55,17 @@ fn check_layer(cx: &Context<'_>, product: &Product, count: Option<&Dim>) -> Resu
         expect(cx, 3, DType::F32)?;
         return check_bias(cx, DType::F32, count);
     };
-    let operands = integer.operands()?;
-    check_operand(cx, 0, Some(operands.x))?;
-    bytes(cx, 1)?;
-    if let Some(count) = count.and_then(Dim::known) {
-        operands.check_channels(usize::try_from(count).unwrap_or(usize::MAX))?;
+    match integer.x {
+        Parameters::Fixed(x) => check_operand(cx, 0, Some(x))?,
+        Parameters::AtRunTime(_) => {
+            for (slot, dtype) in [(0, DType::U8), (4, DType::F32), (5, DType::U8)] {
+                cx.required(slot)?;
+                expect(cx, slot, dtype)?;
+            }
+        }
     }
+    bytes(cx, 1)?;
+    integer.check_w_scales(count.and_then(Dim::known))?;
     if let Outcome::Residual { residual, .. } = integer.result {
         check_operand(cx, 3, Some(residual))?;
     }
@@ -91,6 +96,10 @@ fn layer_result(product: &Product, shape: Option<Vec<Dim>>) -> Types {
 
 pub(super) fn fused_conv(op: &FusedConv, cx: &mut Context<'_>) -> Types {
     let w = dims(cx.required(1)?);
+    if let Product::Integer(integer) = &op.product {
+        // Only linear layers take the parameters of a run.
+        integer.operands()?;
+    }
     check_layer(cx, &op.product, w.and_then(|w| w.first()))?;
     let shape = match (dims(cx.required(0)?), w) {
         (Some(x), Some(w)) => {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use octofold::codegen::Report;
 use octofold::ir::{Graph, interpret, text};
-use octofold::runtime::{Plan, Session, SessionOptions};
+use octofold::runtime::{Core, Plan, Session, SessionOptions};
 use octofold::tensor::Tensor;
 use octofold::{FloatNode, Model, Recipe, float_nodes};
 
@@ -201,5 +201,71 @@ fn a_quantized_model_is_checked_by_its_plan() -> Result<()> {
             .metadata()
             .contains_key(octofold::FLOAT_NODES)
     );
+    Ok(())
+}
+
+/// What dynamic quantization writes in operators of ONNX is one layer on integers, with the bits of the operators, whatever the types and zero points of the weights.
+#[test]
+fn dynamically_quantized_layers_run_on_integers() -> Result<()> {
+    for (dtype, weights, zero_points, scales, scaled) in [
+        (
+            "int8",
+            "-128, 127, 3, 4, -5, 6",
+            "",
+            "float[2] ws = {0.5, 0.03}",
+            "Mul (s, ws)",
+        ),
+        (
+            "uint8",
+            "0, 255, 3, 4, 130, 6",
+            ", uint8 wz = {128}",
+            "float ws = {0.02}",
+            "Mul (ws, s)",
+        ),
+        (
+            "int8",
+            "-60, 63, 3, 4, -5, 6",
+            ", int8[2] wz = {3, -7}",
+            "float[1,2] ws = {0.5, 2.0}",
+            "Mul (s, ws)",
+        ),
+        (
+            "int8",
+            "-128, 127, 3, 4, -5, 6",
+            "",
+            "float ws = {1.0}",
+            "Identity (s)",
+        ),
+    ] {
+        let operand = if zero_points.is_empty() { "" } else { ", wz" };
+        for bias in ["Add (m, b)", "Add (b, m)", "Neg (m)"] {
+            let graph = text::parse(
+                &format!(
+                    "g (float[4,3] x) => (y)
+                    <{dtype}[3,2] w = {{{weights}}}{zero_points}, {scales}, float[2] b = {{1.0, -20.0}}> {{
+                        q, s, z = DynamicQuantizeLinear (x)
+                        [layer] i = MatMulInteger (q, w, z{operand})
+                        c = Cast <to = 1> (i)
+                        sc = {scaled}
+                        m = Mul (c, sc)
+                        y = {bias}
+                    }}"
+                ),
+                None,
+            )?;
+            let plan = compile(&graph)?;
+            ensure!(share(&plan)? == 1.0, "{plan:?}");
+            let layer = plan.steps().iter().find(|step| step.name == "layer");
+            let kernel = layer.context("a layer")?.kernel;
+            ensure!(kernel.core() == Core::QLinear, "{kernel}");
+            let x = Tensor::new(
+                [4, 3],
+                (0..12).map(|i| (i * 7 % 12) as f32 * 0.37 - 1.9).collect(),
+            )?;
+            let expected = interpret(&graph, &[("x", x.clone())])?;
+            let found = Session::new(plan.into(), SessionOptions::default())?.run(&[("x", x)])?;
+            ensure!(found[0].1 == expected[0], "{found:?}, not {expected:?}");
+        }
+    }
     Ok(())
 }

@@ -217,8 +217,8 @@ attributes! {
     /// A linear layer: `act(x · w + bias)`.
     ///
     /// Inputs: `x` [..., K], `w` [K, N], optional `bias` `[N]`. Output: [..., N]. Quantized as [`FusedConv`] is, with the columns as
-    /// output channels.
-    "octofold" "Linear" inputs(2..=3)
+    /// output channels. Where the parameters of `x` come from a run, inputs 4 and 5 are its scale (f32) and zero point (u8), one element each.
+    "octofold" "Linear" inputs(2..=6)
     pub struct FusedLinear {
         /// The form of operands and result.
         product: Product = Product::default(),

@@ -4,11 +4,13 @@
 //! combinations (a result in bytes has quantized operands, a residual in bytes has its parameters); [`Product::check`] refuses the rest, and the
 //! forms that nothing computes yet by their names. Attributes are read through the same check, so a graph never holds a form that fails it.
 
+use std::borrow::Cow;
+
 use octofold_quant::{QParams, QuantType};
 
 use super::{Activation, FusedConv, FusedLinear, OutputQuantization};
 use crate::attribute::{AttributeMap, Attributes, Field};
-use crate::{Op, OpError, attributes, bail_attribute, word_attribute};
+use crate::{Inputs, Op, OpError, attributes, bail, bail_attribute, word_attribute};
 
 /// What becomes of `x · w + bias`.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,8 +147,31 @@ impl IntegerProduct {
         fixed(self.x, &self.w)
     }
 
+    /// The scale of the weights of each of `count` output channels.
+    ///
+    /// # Errors
+    /// [`OpError::NoKernel`] for weights without fixed scales, and when there is another number of them.
+    pub fn w_scales(&self, count: usize) -> Result<Vec<f32>, OpError> {
+        fixed(UNIT, &self.w)?.scales(count)
+    }
+
+    /// Checks that the weights have one scale, or one for each of `count` output channels where that is known.
+    ///
+    /// # Errors
+    /// As [`w_scales`](Self::w_scales).
+    pub fn check_w_scales(&self, count: Option<i64>) -> Result<(), OpError> {
+        let operands = fixed(UNIT, &self.w)?;
+        let Some(count) = count else {
+            return Ok(());
+        };
+        operands.check_channels(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
     fn check(&self) -> Result<(), OpError> {
-        self.operands()?;
+        match (self.x, &self.result) {
+            (Parameters::AtRunTime(Extent::Tensor), Outcome::Float(_)) => fixed(UNIT, &self.w)?,
+            _ => self.operands()?,
+        };
         match &self.result {
             Outcome::Float(_) | Outcome::Accumulators => Ok(()),
             Outcome::Bytes(y) => y.check(),
@@ -154,6 +179,12 @@ impl IntegerProduct {
         }
     }
 }
+
+/// Parameters that stand for those of a run.
+const UNIT: Parameters = Parameters::Fixed(QParams {
+    scale: 1.0,
+    zero_point: 0,
+});
 
 /// Operands with checked, fixed parameters, or the name of what no kernel computes.
 fn fixed(x: Parameters, w: &Weights) -> Result<FixedOperands<'_>, OpError> {
@@ -195,6 +226,24 @@ impl Product {
             },
             result,
         })
+    }
+
+    /// The product with the parameters of a run, which operands 4 and 5 are: scale and zero point.
+    pub(crate) fn of_run(&self, inputs: Inputs<'_>) -> Result<Cow<'_, Self>, OpError> {
+        let Self::Integer(product) = self else {
+            return Ok(Cow::Borrowed(self));
+        };
+        let Parameters::AtRunTime(_) = product.x else {
+            return Ok(Cow::Borrowed(self));
+        };
+        let (&[scale], &[zero_point]) = (inputs.values::<f32>(4)?, inputs.values::<u8>(5)?) else {
+            bail!("the scale and zero point of a run are not one number each");
+        };
+        let x = QParams::new(scale, zero_point.into(), QuantType::Uint8)?;
+        Ok(Cow::Owned(Self::Integer(IntegerProduct {
+            x: Parameters::Fixed(x),
+            ..product.clone()
+        })))
     }
 
     /// Whether operands and result are f32.

@@ -5,6 +5,7 @@
 //! arithmetic of `octofold_quant::requantize`. Operators that no rule matches stay float, between explicit conversions.
 
 mod binary;
+mod dynamic;
 mod forms;
 mod movement;
 mod params;
@@ -35,6 +36,7 @@ rule_pass! {
         movement::QuantizedSplit,
         pointwise::Requantize,
         pointwise::QuantizedPointwise,
+        dynamic::DynamicLinear,
         weighted::FloatResultConv,
         weighted::FloatResultLinear,
     ];

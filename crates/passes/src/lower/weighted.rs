@@ -115,7 +115,11 @@ pub(crate) fn weights_around_zero(
 }
 
 /// `q - zero point` as s8, which kernels take: always possible for u8 around 128 and for 7-bit weights.
-fn without_zero_points(tensor: &Tensor, axis: usize, channels: &[QParams]) -> Result<Tensor, Skip> {
+pub(super) fn without_zero_points(
+    tensor: &Tensor,
+    axis: usize,
+    channels: &[QParams],
+) -> Result<Tensor, Skip> {
     let integers = small_integers(tensor).ok_or(Skip::NoMatch)?;
     let inner: usize = tensor.shape().iter().skip(axis + 1).product();
     let shifted = integers.iter().enumerate().map(|(index, &q)| {

@@ -7,10 +7,10 @@ use octofold_kernels::conv::{
 };
 use octofold_kernels::shared::layout::{PLANES, scatter};
 use octofold_kernels::shared::{Quant8, Target8};
-use octofold_ops::Op;
 use octofold_ops::families::{
-    Activation, FusedConv, IntegerProduct, Layout, Outcome, OutputQuantization, Product,
+    Activation, FusedConv, IntegerProduct, Layout, Outcome, OutputQuantization, Parameters, Product,
 };
+use octofold_ops::{Op, OpError};
 use octofold_quant::{QParams, QuantType};
 use octofold_tensor::DType;
 
@@ -42,7 +42,8 @@ enum Stage {
 
 struct Conv {
     prepared: PreparedConv,
-    x: QParams,
+    /// The parameters of the operand; `None` where those of each run are operands 4 and 5.
+    x: Option<QParams>,
     signed: bool,
     stage: Stage,
     scratch: usize,
@@ -89,7 +90,23 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, St
         (Op::FusedLinear(_), Core::QLinear) => linear_shape(arguments)?.as_conv(),
         _ => return Err(arguments.wrong_operator()),
     };
-    let quant = input.quant(product.operands()?.x)?;
+    let x = match product.x {
+        Parameters::Fixed(x) => Some(input.quant(x)?.params),
+        Parameters::AtRunTime(_) => {
+            let Stage::Float { .. } = stage else {
+                return Err(arguments.wrong_operator());
+            };
+            input.expect(DType::U8)?;
+            for (slot, dtype) in [(4, DType::F32), (5, DType::U8)] {
+                let parameter = arguments.operand(slot)?;
+                parameter.expect(dtype)?;
+                if parameter.len() != 1 || step.kernel.core() != Core::QLinear {
+                    return Err(arguments.wrong_operator());
+                }
+            }
+            None
+        }
+    };
     let (rows, channels) = (shape.pixels()?, shape.out_c);
     let prepared = PreparedConv::new(arguments.engine, &shape)?;
     arguments.expect_packed(&stage.packed(prepared.packed_len(), channels))?;
@@ -108,7 +125,7 @@ pub(super) fn bind(arguments: &Arguments<'_>, threads: usize) -> Result<Work, St
         row_stride,
         scratch: prepared.scratch_len(),
         prepared,
-        x: quant.params,
+        x,
         signed,
         stage,
         channels,
@@ -286,6 +303,9 @@ impl Conv {
             };
         }
         let output = numbers_mut(output)?;
+        if self.x.is_none() {
+            return self.run_dynamic(&call, &stage, output);
+        }
         match self.channels_first {
             Some(pixels) => self.run_channels_first(&call, &stage, output, pixels),
             None => self.run_parts(&call, &stage, output, |part| OutputSlice::Floats(part)),
@@ -294,11 +314,55 @@ impl Conv {
 
     /// The activations of a call.
     fn input<'a>(&self, call: &Call<'a>) -> Activations<'a> {
+        let of_run = || call.operand(5).first().copied().map_or(0, i32::from);
         Activations {
             data: call.operand(0),
             signed: self.signed,
-            zero_point: self.x.zero_point,
+            zero_point: self.x.map_or_else(of_run, |x| x.zero_point),
         }
+    }
+
+    /// Computes floats with the scale and zero point of this run: the packed corrections and scales are those for 1.
+    fn run_dynamic(
+        &self,
+        call: &Call<'_>,
+        stage: &OutputStage<'_>,
+        output: &mut [f32],
+    ) -> Result<(), StepError> {
+        let OutputStage::Float(Float {
+            correction,
+            scale,
+            bias,
+            clamp,
+        }) = *stage
+        else {
+            return Err(StepError::invalid("bytes have fixed parameters"));
+        };
+        let (&[x_scale], &[zero_point]) = (call.numbers::<f32>(4)?, call.operand(5)) else {
+            return Err(StepError::invalid(
+                "the scale and zero point are not one number each",
+            ));
+        };
+        QParams::new(x_scale, zero_point.into(), QuantType::Uint8).map_err(OpError::from)?;
+        let channels = self.channels;
+        call.pool.with_spare(8 * channels, |memory| {
+            let (corrections, scales) = memory.split_at_mut(4 * channels);
+            let (corrections, scales) = (numbers_mut::<i32>(corrections)?, numbers_mut(scales)?);
+            for (y, x) in corrections.iter_mut().zip(correction) {
+                // Packing refuses weights whose sums times 255 leave 32 bits.
+                *y = i32::from(zero_point).wrapping_mul(*x);
+            }
+            for (y, w) in scales.iter_mut().zip(scale) {
+                *y = x_scale * w;
+            }
+            let stage = OutputStage::Float(Float {
+                correction: corrections,
+                scale: scales,
+                bias,
+                clamp,
+            });
+            self.run_parts(call, &stage, output, |part| OutputSlice::Floats(part))
+        })
     }
 
     fn run_parts<T: bytemuck::Pod + Send>(

@@ -262,20 +262,21 @@ impl Operator for FusedConv {
 
 impl Operator for FusedLinear {
     fn evaluate(&self, inputs: Inputs<'_>, _outputs: usize) -> Result<Vec<Tensor>, OpError> {
-        self.product.check_residual(false)?;
+        self.product.check_residual(inputs.optional(3).is_some())?;
+        let layer = self.product.of_run(inputs)?;
         let (x, w) = (inputs.required(0)?, inputs.required(1)?);
         let &[_, count] = w.shape() else {
             bail!("weights of rank {}, not 2", w.rank());
         };
         let product = MatMulShape::new(x.shape(), w.shape())?;
-        let [x_values, w_values] = operands(&self.product, inputs)?;
+        let [x_values, w_values] = operands(&layer, inputs)?;
         if product.shape.contains(&0) {
-            return Ok(vec![output(&self.product, 0).tensor(&product.shape)?]);
+            return Ok(vec![output(&layer, 0).tensor(&product.shape)?]);
         }
-        let finish = Finish::new(&self.product, inputs, count)?;
-        let activation = self.product.activation().unwrap_or_default();
+        let finish = Finish::new(&layer, inputs, count)?;
+        let activation = layer.activation().unwrap_or_default();
         let sums = product.run(&x_values, &w_values);
-        let mut y = output(&self.product, sums.len());
+        let mut y = output(&layer, sums.len());
         for (index, &sum) in sums.iter().enumerate() {
             let value = match finish.apply(index % count, sum)? {
                 Finished::Float(value) => Finished::Float(activation.apply(value)),
