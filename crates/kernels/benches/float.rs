@@ -16,6 +16,7 @@ use octofold_kernels::float::elementwise::{Binary, binary};
 use octofold_kernels::float::function::{Function, function};
 use octofold_kernels::float::linear::{self, LinearData, MatMulData};
 use octofold_kernels::float::norm::{Normalization, Parameters, normalize};
+use octofold_kernels::float::recurrent::lstm;
 use octofold_kernels::float::reduce::{Finish, Reduce, Reduction, reduce};
 use octofold_kernels::float::softmax::softmax;
 use octofold_kernels::float::{AxisShape, Block};
@@ -279,6 +280,11 @@ fn along_axes(c: &mut Criterion) {
         };
         group.bench_function(format!("batch_norm/{isa}"), |bench| {
             bench.iter(|| affine(isa, rows, black_box(&x), &mut output));
+        });
+        group.bench_function(format!("lstm/{isa}"), |bench| {
+            let (mut gates, mut states) = (x[..2048].to_vec(), [[0.0; 512]; 2]);
+            let [c, h] = &mut states;
+            bench.iter(|| lstm(isa, black_box(&x[..2048]), &mut gates, c, h));
         });
         group.bench_function(format!("layer_norm/{isa}"), |bench| {
             bench.iter(|| normalize(isa, call, black_box(&x), &mut output));

@@ -15,122 +15,128 @@ use crate::error::check_len;
 use crate::shared::dispatch::isa_versions;
 use crate::{Isa, KernelError};
 
-/// The sums of the gates of one sequence, which follow each other: what inputs and what states contribute.
-#[derive(Clone, Copy, Debug)]
-pub struct Sums<'a> {
-    /// `x·W + b`, for all gates.
-    pub inputs: &'a [f32],
-    /// `h·R`, for the gates that a function asks for.
-    pub states: &'a [f32],
-}
-
-impl Sums<'_> {
-    fn check(&self, inputs: usize, states: usize) -> Result<(), KernelError> {
-        check_len("the sums of inputs", inputs, self.inputs.len())?;
-        check_len("the sums of states", states, self.states.len())
-    }
-}
-
-/// A step of an LSTM: of the sums of the gates input, output, forget and cell, the next states.
+/// A step of an LSTM for one sequence: of the sums of the gates input, output, forget and cell, the next states.
+///
+/// `inputs` has `x·W + b`; `gates` has `h·R`, and is changed.
 ///
 /// # Errors
 /// For lengths that are not 4 of the states', and a missing instruction set.
-pub fn lstm(isa: Isa, sums: Sums<'_>, c: &mut [f32], h: &mut [f32]) -> Result<(), KernelError> {
-    sums.check(4 * h.len(), 4 * h.len())?;
+pub fn lstm(
+    isa: Isa,
+    inputs: &[f32],
+    gates: &mut [f32],
+    c: &mut [f32],
+    h: &mut [f32],
+) -> Result<(), KernelError> {
+    check_sums(inputs, gates, 4 * h.len())?;
     check_len("the states of the cell", h.len(), c.len())?;
-    lstm_units(isa, sums, c, h)
+    lstm_units(isa, inputs, gates, c, h)
 }
 
-isa_versions!(fn lstm_units(sums: Sums<'_>, c: &mut [f32], h: &mut [f32]) = lstm_loop);
+fn check_sums(inputs: &[f32], states: &[f32], len: usize) -> Result<(), KernelError> {
+    check_len("the sums of inputs", len, inputs.len())?;
+    check_len("the sums of states", len, states.len())
+}
+
+isa_versions!(
+    fn lstm_units(inputs: &[f32], gates: &mut [f32], c: &mut [f32], h: &mut [f32]) = lstm_loop
+);
 
 #[inline(always)]
-fn lstm_loop(sums: Sums<'_>, c: &mut [f32], h: &mut [f32]) {
+fn lstm_loop(inputs: &[f32], gates: &mut [f32], c: &mut [f32], h: &mut [f32]) {
     let hidden = h.len();
-    let [xi, xo, xf, xc] = gates(sums.inputs, hidden);
-    let [hi, ho, hf, hc] = gates(sums.states, hidden);
-    let c = &mut c[..hidden];
-    for k in 0..hidden {
-        let (i, o, f) = (
-            sigmoid(xi[k] + hi[k]),
-            sigmoid(xo[k] + ho[k]),
-            sigmoid(xf[k] + hf[k]),
-        );
-        let state = f * c[k] + i * tanh(xc[k] + hc[k]);
-        c[k] = state;
-        h[k] = o * tanh(state);
+    // Loops over few slices are vectorized for states of any size.
+    let (of_cell, others) = (&inputs[3 * hidden..], &inputs[..3 * hidden]);
+    add_sigmoid(others, &mut gates[..3 * hidden]);
+    for (y, x) in gates[3 * hidden..].iter_mut().zip(of_cell) {
+        *y = tanh(x + *y);
+    }
+    let (input, rest) = gates.split_at(hidden);
+    let (output, rest) = rest.split_at(hidden);
+    let (forget, cell) = rest.split_at(hidden);
+    for (((c, i), f), g) in c.iter_mut().zip(input).zip(forget).zip(cell) {
+        *c = f * *c + i * g;
+    }
+    for ((h, o), c) in h.iter_mut().zip(output).zip(c) {
+        *h = o * tanh(*c);
     }
 }
 
-/// The sums of each gate.
+/// `y = σ(x + y)`.
 #[inline(always)]
-fn gates<const N: usize>(sums: &[f32], hidden: usize) -> [&[f32]; N] {
-    std::array::from_fn(|gate| &sums[gate * hidden..][..hidden])
+fn add_sigmoid(x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = sigmoid(x + *y);
+    }
 }
 
-/// The gates update and reset of a GRU: `σ` of the first two sums, in this order.
+/// The gates update and reset of a GRU for one sequence: `σ` of the first two sums, in this order.
+///
+/// `inputs` has `x·W + b`; `gates` has `h·R`, and becomes the gates.
 ///
 /// # Errors
-/// For lengths that do not fit, and a missing instruction set.
-pub fn gru_gates(isa: Isa, sums: Sums<'_>, gates: &mut [f32]) -> Result<(), KernelError> {
-    sums.check(gates.len(), gates.len())?;
-    gru_gates_units(isa, sums, gates)
+/// For lengths that differ, and a missing instruction set.
+pub fn gru_gates(isa: Isa, inputs: &[f32], gates: &mut [f32]) -> Result<(), KernelError> {
+    check_sums(inputs, gates, gates.len())?;
+    gru_gates_units(isa, inputs, gates)
 }
 
-isa_versions!(fn gru_gates_units(sums: Sums<'_>, gates: &mut [f32]) = gru_gates_loop);
+isa_versions!(fn gru_gates_units(inputs: &[f32], gates: &mut [f32]) = add_sigmoid);
 
-#[inline(always)]
-fn gru_gates_loop(sums: Sums<'_>, gates: &mut [f32]) {
-    for ((x, h), y) in sums.inputs.iter().zip(sums.states).zip(gates) {
-        *y = sigmoid(x + h);
-    }
-}
-
-/// The next states of a GRU, of the sums of its third gate and the gates [`gru_gates`]. `linear_before_reset` says that the sums of states are not those of `r∘h`.
+/// The next states of a GRU for one sequence, of the sums of its third gate and the gates [`gru_gates`].
+///
+/// `inputs` has `x·W + b`. `states` has `(r∘h)·R`, or `h·R + b` where the reset gate is to scale it (`linear_before_reset`), and is changed.
 ///
 /// # Errors
 /// For lengths that do not fit, and a missing instruction set.
 pub fn gru(
     isa: Isa,
-    sums: Sums<'_>,
+    inputs: &[f32],
+    states: &mut [f32],
     gates: &[f32],
     linear_before_reset: bool,
     h: &mut [f32],
 ) -> Result<(), KernelError> {
-    sums.check(h.len(), h.len())?;
+    check_sums(inputs, states, h.len())?;
     check_len("the gates", 2 * h.len(), gates.len())?;
-    gru_units(isa, sums, gates, linear_before_reset, h)
+    gru_units(isa, inputs, states, gates, linear_before_reset, h)
 }
 
 isa_versions!(
-    fn gru_units(sums: Sums<'_>, update_reset: &[f32], scaled: bool, h: &mut [f32]) = gru_loop
+    fn gru_units(inputs: &[f32], states: &mut [f32], gates: &[f32], scaled: bool, h: &mut [f32]) =
+        gru_loop
 );
 
 #[inline(always)]
-fn gru_loop(sums: Sums<'_>, update_reset: &[f32], scaled: bool, h: &mut [f32]) {
-    let hidden = h.len();
-    let [update, reset] = gates(update_reset, hidden);
-    let (x, states) = (&sums.inputs[..hidden], &sums.states[..hidden]);
-    for k in 0..hidden {
-        let factor = if scaled { reset[k] } else { 1.0 };
-        let new = tanh(x[k] + factor * states[k]);
-        h[k] = (1.0 - update[k]) * new + update[k] * h[k];
+fn gru_loop(inputs: &[f32], states: &mut [f32], gates: &[f32], scaled: bool, h: &mut [f32]) {
+    let (update, reset) = gates.split_at(h.len());
+    if scaled {
+        for (y, r) in states.iter_mut().zip(reset) {
+            *y *= r;
+        }
+    }
+    for (y, x) in states.iter_mut().zip(inputs) {
+        *y = tanh(x + *y);
+    }
+    for ((h, z), n) in h.iter_mut().zip(update).zip(states) {
+        *h = (1.0 - z) * *n + z * *h;
     }
 }
 
-/// A step of a plain recurrent layer: the next states.
+/// A step of a plain recurrent layer for one sequence: the next states, of `x·W + b` and `h·R`.
 ///
 /// # Errors
 /// For lengths that do not fit, and a missing instruction set.
-pub fn rnn(isa: Isa, sums: Sums<'_>, h: &mut [f32]) -> Result<(), KernelError> {
-    sums.check(h.len(), h.len())?;
-    rnn_units(isa, sums, h)
+pub fn rnn(isa: Isa, inputs: &[f32], states: &[f32], h: &mut [f32]) -> Result<(), KernelError> {
+    check_sums(inputs, states, h.len())?;
+    rnn_units(isa, inputs, states, h)
 }
 
-isa_versions!(fn rnn_units(sums: Sums<'_>, h: &mut [f32]) = rnn_loop);
+isa_versions!(fn rnn_units(inputs: &[f32], states: &[f32], h: &mut [f32]) = rnn_loop);
 
 #[inline(always)]
-fn rnn_loop(sums: Sums<'_>, h: &mut [f32]) {
-    for ((x, states), h) in sums.inputs.iter().zip(sums.states).zip(h) {
+fn rnn_loop(inputs: &[f32], states: &[f32], h: &mut [f32]) {
+    for ((x, states), h) in inputs.iter().zip(states).zip(h) {
         *h = tanh(x + states);
     }
 }
@@ -164,25 +170,26 @@ mod tests {
             };
             let (x, s) = (floats(4 * hidden), floats(4 * hidden));
             let (c0, h0) = (floats(hidden), floats(hidden));
-            let all = Sums {
-                inputs: &x,
-                states: &s,
-            };
-            let part = |gates: std::ops::Range<usize>| Sums {
-                inputs: &x[gates.start * hidden..gates.end * hidden],
-                states: &s[gates.start * hidden..gates.end * hidden],
+            let part = |gates: std::ops::Range<usize>| {
+                let part = gates.start * hidden..gates.end * hidden;
+                (&x[part.clone()], s[part].to_vec())
             };
             let sum = |gate: usize, k: usize| x[gate * hidden + k] + s[gate * hidden + k];
             let mut first: Option<Vec<Vec<f32>>> = None;
             for isa in Isa::supported() {
                 let (mut c, mut h) = (c0.clone(), h0.clone());
-                lstm(isa, all, &mut c, &mut h).unwrap();
-                let mut update_reset = vec![7.0; 2 * hidden];
-                gru_gates(isa, part(0..2), &mut update_reset).unwrap();
-                let (mut before, mut after, mut plain) = (h0.clone(), h0.clone(), h0.clone());
-                gru(isa, part(2..3), &update_reset, true, &mut before).unwrap();
-                gru(isa, part(2..3), &update_reset, false, &mut after).unwrap();
-                rnn(isa, part(0..1), &mut plain).unwrap();
+                let (inputs, mut gates) = part(0..4);
+                lstm(isa, inputs, &mut gates, &mut c, &mut h).unwrap();
+                let (inputs, mut update_reset) = part(0..2);
+                gru_gates(isa, inputs, &mut update_reset).unwrap();
+                let [before, after] = [true, false].map(|scaled| {
+                    let ((inputs, mut states), mut h) = (part(2..3), h0.clone());
+                    gru(isa, inputs, &mut states, &update_reset, scaled, &mut h).unwrap();
+                    h
+                });
+                let mut plain = h0.clone();
+                let (inputs, states) = part(0..1);
+                rnn(isa, inputs, &states, &mut plain).unwrap();
                 for k in 0..hidden {
                     let [i, o, f] = [0, 1, 2].map(|gate| wide_sigmoid(sum(gate, k)));
                     let state = f * f64::from(c0[k]) + i * wide_tanh(sum(3, k));
@@ -204,18 +211,16 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let x = [0.0; 12];
-        let sums = |inputs: usize, states: usize| Sums {
-            inputs: &x[..inputs],
-            states: &x[..states],
-        };
-        let isa = Isa::Scalar;
-        assert!(lstm(isa, sums(12, 12), &mut [0.0; 3], &mut [0.0; 3]).is_ok());
-        assert!(lstm(isa, sums(12, 11), &mut [0.0; 3], &mut [0.0; 3]).is_err());
-        assert!(lstm(isa, sums(12, 12), &mut [0.0; 2], &mut [0.0; 3]).is_err());
-        assert!(gru_gates(isa, sums(5, 6), &mut [0.0; 6]).is_err());
-        assert!(gru(isa, sums(3, 3), &[0.0; 5], true, &mut [0.0; 3]).is_err());
-        assert!(gru(isa, sums(2, 3), &[0.0; 6], true, &mut [0.0; 3]).is_err());
-        assert!(rnn(isa, sums(3, 2), &mut [0.0; 3]).is_err());
+        let (x, mut y, isa) = ([0.0; 12], [0.0; 12], Isa::Scalar);
+        let (mut c, mut h) = ([0.0; 3], [0.0; 3]);
+        assert!(lstm(isa, &x, &mut y, &mut c, &mut h).is_ok());
+        assert!(lstm(isa, &x, &mut y[1..], &mut c, &mut h).is_err());
+        assert!(lstm(isa, &x[1..], &mut y, &mut c, &mut h).is_err());
+        assert!(lstm(isa, &x, &mut y, &mut c[1..], &mut h).is_err());
+        assert!(gru_gates(isa, &x[..5], &mut y[..6]).is_err());
+        assert!(gru(isa, &x[..3], &mut y[..3], &[0.0; 5], true, &mut h).is_err());
+        assert!(gru(isa, &x[..2], &mut y[..3], &[0.0; 6], true, &mut h).is_err());
+        assert!(gru(isa, &x[..3], &mut y[..2], &[0.0; 6], true, &mut h).is_err());
+        assert!(rnn(isa, &x[..3], &y[..2], &mut h).is_err());
     }
 }

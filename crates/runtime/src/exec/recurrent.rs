@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use octofold_kernels::conv::LinearShape;
 use octofold_kernels::float::Block;
 use octofold_kernels::float::linear::{self, LinearData, linear};
-use octofold_kernels::float::recurrent::{Sums, gru, gru_gates, lstm, rnn};
+use octofold_kernels::float::recurrent::{gru, gru_gates, lstm, rnn};
 use octofold_kernels::{Bounds, Isa, KernelError};
 use octofold_ops::families::Direction;
 use octofold_ops::{Op, OpError};
@@ -456,35 +456,29 @@ impl Weights<'_> {
         let (isa, hidden, lines) = (self.isa, layer.hidden, layer.gates * layer.hidden);
         let rows = || (0..layer.batch).filter(|&row| active(row).is_some());
         let of_row = |row: usize, gates: usize| row * gates * hidden..(row + 1) * gates * hidden;
-        self.of_states(layer, 0, h, kernel, of_states)?;
         match layer.cell {
             Cell::Lstm => {
+                self.of_states(layer, 0, h, kernel, of_states)?;
                 for row in rows() {
-                    let sums = Sums {
-                        inputs: &inputs[of_row(row, 4)],
-                        states: &of_states[of_row(row, 4)],
-                    };
-                    lstm(isa, sums, &mut c[of_row(row, 1)], &mut h[of_row(row, 1)])?;
+                    let (inputs, gates) = (&inputs[of_row(row, 4)], &mut of_states[of_row(row, 4)]);
+                    let (c, h) = (&mut c[of_row(row, 1)], &mut h[of_row(row, 1)]);
+                    lstm(isa, inputs, gates, c, h)?;
                 }
             }
             Cell::Rnn => {
+                self.of_states(layer, 0, h, kernel, of_states)?;
                 for row in rows() {
-                    let sums = Sums {
-                        inputs: &inputs[of_row(row, 1)],
-                        states: &of_states[of_row(row, 1)],
-                    };
-                    rnn(isa, sums, &mut h[of_row(row, 1)])?;
+                    let (inputs, states) = (&inputs[of_row(row, 1)], &of_states[of_row(row, 1)]);
+                    rnn(isa, inputs, states, &mut h[of_row(row, 1)])?;
                 }
             }
             Cell::Gru {
                 linear_before_reset,
             } => {
+                self.of_states(layer, 0, h, kernel, update_reset)?;
                 for row in 0..layer.batch {
-                    let sums = Sums {
-                        inputs: &inputs[row * lines..][..2 * hidden],
-                        states: &of_states[of_row(row, 2)],
-                    };
-                    gru_gates(isa, sums, &mut update_reset[of_row(row, 2)])?;
+                    let inputs = &inputs[row * lines..][..2 * hidden];
+                    gru_gates(isa, inputs, &mut update_reset[of_row(row, 2)])?;
                 }
                 // The state of the cell is free: a GRU has none.
                 let scaled = c;
@@ -497,18 +491,10 @@ impl Weights<'_> {
                 }
                 self.of_states(layer, 1, scaled, kernel, of_states)?;
                 for row in rows() {
-                    let sums = Sums {
-                        inputs: &inputs[row * lines..][2 * hidden..lines],
-                        states: &of_states[of_row(row, 1)],
-                    };
-                    let gates = &update_reset[of_row(row, 2)];
-                    gru(
-                        isa,
-                        sums,
-                        gates,
-                        linear_before_reset,
-                        &mut h[of_row(row, 1)],
-                    )?;
+                    let inputs = &inputs[row * lines..][2 * hidden..lines];
+                    let states = &mut of_states[of_row(row, 1)];
+                    let (gates, h) = (&update_reset[of_row(row, 2)], &mut h[of_row(row, 1)]);
+                    gru(isa, inputs, states, gates, linear_before_reset, h)?;
                 }
             }
         }
