@@ -153,3 +153,45 @@ fn bodies_without_end_reach_the_limits() {
     let inputs = [("n", Tensor::scalar(3_i64)), inputs[1].clone()];
     assert_eq!(session.run(&inputs).unwrap()[1].1.shape(), [3, 1024]);
 }
+
+/// Branches that read the same weights, in other bodies too, share them in the plan.
+#[test]
+fn constants_of_several_bodies_are_stored_once() {
+    let weights: Vec<String> = (0..4096).map(|i| format!("{}.5", i % 37)).collect();
+    let weights = weights.join(", ");
+    let graph = graph(&format!(
+        "g (bool c, float[1,64] x) => (y)
+        {{
+          y = If <then_branch = t () => (a) <float[64,64] w = {{{weights}}}> {{ a = MatMul (x, w) }},
+                  else_branch = e () => (b) {{
+                      b = If <then_branch = tt () => (p) <float[64,64] v = {{{weights}}}> {{ p = MatMul (x, v) }},
+                              else_branch = ee () => (q) <float[64,64] u = {{{weights}}}> {{
+                                  m = MatMul (x, u)
+                                  q = Relu (m)
+                              }}> (c)
+                  }}> (c)
+        }}"
+    ));
+    let plan = plan(&graph);
+    let bytes = 4096 * 4;
+    assert!(
+        (bytes..2 * bytes).contains(&plan.weight_bytes()),
+        "{}",
+        plan.weight_bytes()
+    );
+    let plan = Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap();
+    let x: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
+    let mut session = Session::new(Arc::new(plan), options()).unwrap();
+    for condition in [true, false] {
+        let inputs = [
+            ("c", Tensor::scalar(condition)),
+            ("x", Tensor::new([1, 64], x.clone()).unwrap()),
+        ];
+        let found = session.run(&inputs).unwrap();
+        let expected = interpret(&graph, &inputs).unwrap();
+        let pairs = found[0].1.values::<f32>().unwrap().iter();
+        for (a, b) in pairs.zip(expected[0].values::<f32>().unwrap()) {
+            assert!((a - b).abs() < 1e-3, "{condition}: {a}, not {b}");
+        }
+    }
+}
