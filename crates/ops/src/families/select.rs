@@ -1,5 +1,7 @@
 //! Choosing elements by their values, positions or lengths: ONNX `TopK`, `NonZero`, `CumSum`, `Trilu`, `Compress` and `ReverseSequence`.
 
+use std::ops::Range;
+
 use octofold_tensor::{Shape, Tensor, TensorData, for_each_data};
 
 use super::number::{Number, for_numbers};
@@ -55,7 +57,16 @@ impl Operator for TopK {
                 let key = |source: usize, place: usize| {
                     u64::from(order(values[source]) ^ flip) << 32 | place as u64
                 };
-                lanes.choose(key, |key| (key & u64::from(u32::MAX)) as usize)
+                let place = |key| (key & u64::from(u32::MAX)) as usize;
+                // Comparisons of floats, many at a time. NaN is never behind: its key decides.
+                let behind = |block: Range<usize>, source: usize| {
+                    let (block, bound) = (&values[block], values[source]);
+                    match self.largest {
+                        true => block.iter().fold(true, |all, x| all & (*x <= bound)),
+                        false => block.iter().fold(true, |all, x| all & (*x >= bound)),
+                    }
+                };
+                lanes.choose(key, place, behind)
             }
             data => {
                 let keys: Vec<i128> = for_numbers!(numeric data,
@@ -63,7 +74,7 @@ impl Operator for TopK {
                     else return Err(wrong_type(x, 0, "a numeric type")));
                 let sign = if self.largest { -1 } else { 1 };
                 let key = |source: usize, place: usize| (sign * keys[source], place);
-                lanes.choose(key, |(_, place)| place)
+                lanes.choose(key, |(_, place)| place, |_, _| false)
             }
         };
         let mut shape = Shape::from_slice(x.shape());
@@ -97,12 +108,15 @@ struct Lanes {
 
 impl Lanes {
     /// The elements with the smallest keys of each lane, in their order: where they are in the input, and along the axis. `key` gets both of an element; no two keys of
-    /// a lane are equal.
+    /// a lane are equal. `behind` may say of neighbours in the input that none has a smaller key than an element before them.
     fn choose<K: Ord + Copy>(
         &self,
         key: impl Fn(usize, usize) -> K,
         place: impl Fn(K) -> usize,
+        behind: impl Fn(Range<usize>, usize) -> bool,
     ) -> (Vec<usize>, Vec<i64>) {
+        /// Elements that are looked at together.
+        const BLOCK: usize = 16;
         let Self {
             outer,
             size,
@@ -111,16 +125,25 @@ impl Lanes {
         } = *self;
         let mut sources = vec![0; outer * k * inner];
         let mut places = vec![0; sources.len()];
-        let mut chosen = Vec::new();
+        let mut smallest = Smallest {
+            k,
+            chosen: Vec::new(),
+            bound: None,
+        };
         for lane in 0..if k == 0 { 0 } else { outer * inner } {
             let (block, offset) = (lane / inner, lane % inner);
             let source = |place: usize| (block * size + place) * inner + offset;
-            smallest(
-                (0..size).map(|place| key(source(place), place)),
-                k,
-                &mut chosen,
-            );
-            for (rank, &key) in chosen.iter().enumerate() {
+            smallest.clear();
+            for start in (0..size).step_by(BLOCK) {
+                let places = start..size.min(start + BLOCK);
+                let neighbours = source(places.start)..source(places.end);
+                let bound = smallest.bound.filter(|_| inner == 1);
+                if bound.is_some_and(|bound| behind(neighbours, source(place(bound)))) {
+                    continue;
+                }
+                places.for_each(|place| smallest.push(key(source(place), place)));
+            }
+            for (rank, &key) in smallest.finish().iter().enumerate() {
                 let to = (block * k + rank) * inner + offset;
                 sources[to] = source(place(key));
                 places[to] = place(key) as i64;
@@ -130,28 +153,43 @@ impl Lanes {
     }
 }
 
-/// The `k` smallest keys, at least 1, in ascending order. Keys that are not below the bound so far are skipped by one comparison.
-fn smallest<K: Ord + Copy>(keys: impl Iterator<Item = K>, k: usize, chosen: &mut Vec<K>) {
+/// The `k` smallest keys, at least 1. Keys that are not below the bound so far are skipped by one comparison.
+struct Smallest<K> {
+    k: usize,
+    chosen: Vec<K>,
+    /// The largest of `k` keys.
+    bound: Option<K>,
+}
+
+impl<K: Ord + Copy> Smallest<K> {
     /// Sorting out costs as much as this many comparisons at least.
-    const FEW: usize = 64;
-    let full = k.saturating_mul(2).max(FEW);
-    let mut bound = None;
-    chosen.clear();
-    for key in keys {
-        if bound.is_some_and(|bound| key > bound) {
-            continue;
+    const FEW: usize = 16;
+
+    fn clear(&mut self) {
+        self.chosen.clear();
+        self.bound = None;
+    }
+
+    fn push(&mut self, key: K) {
+        if self.bound.is_some_and(|bound| key > bound) {
+            return;
         }
-        chosen.push(key);
-        if chosen.len() == full {
-            bound = Some(*chosen.select_nth_unstable(k - 1).1);
-            chosen.truncate(k);
+        self.chosen.push(key);
+        if self.chosen.len() == self.k.saturating_mul(2).max(Self::FEW) {
+            self.bound = Some(*self.chosen.select_nth_unstable(self.k - 1).1);
+            self.chosen.truncate(self.k);
         }
     }
-    if chosen.len() > k {
-        chosen.select_nth_unstable(k - 1);
-        chosen.truncate(k);
+
+    /// The keys in ascending order.
+    fn finish(&mut self) -> &[K] {
+        if self.chosen.len() > self.k {
+            self.chosen.select_nth_unstable(self.k - 1);
+            self.chosen.truncate(self.k);
+        }
+        self.chosen.sort_unstable();
+        &self.chosen
     }
-    chosen.sort_unstable();
 }
 
 attributes! {
