@@ -2,8 +2,10 @@
 
 mod support;
 
+use octofold_codegen::{CodegenOptions, compile};
 use octofold_ops::Op;
 use octofold_ops::families::{Direction, Gru, Lstm, Rnn};
+use octofold_runtime::{Session, SessionOptions};
 use octofold_tensor::{DType, Tensor};
 use proptest::prelude::*;
 use support::{Builder, Exactness, Random, check};
@@ -137,4 +139,59 @@ fn other_layers_stay_portable() {
         "{}",
         plan.steps()[0].note
     );
+}
+
+/// A sequence has the same bits alone and in a batch with longer ones.
+#[test]
+fn a_batch_changes_no_sequence() {
+    let mut random = Random::new(4);
+    let (steps, batch, input, hidden) = (70, 5, 7, 19);
+    for kind in KINDS {
+        let (op, gates, _) = layer(kind, Direction::Bidirectional, false, None);
+        let [w, r, b] = [
+            vec![2, gates * hidden, input],
+            vec![2, gates * hidden, hidden],
+            vec![2, 2 * gates * hidden],
+        ]
+        .map(|shape| random.tensor(DType::F32, &shape));
+        let run = |x: Tensor, lengths: Vec<i32>| {
+            let mut builder = Builder::new();
+            let x_value = builder.input("x", DType::F32, x.shape());
+            let lengths_value = builder.input("lengths", DType::I32, &[lengths.len()]);
+            let [w, r, b] = [&w, &r, &b].map(|it| Some(builder.constant(it.clone())));
+            let y = builder.node(op.clone(), &[Some(x_value), w, r, b, Some(lengths_value)]);
+            builder.output(y);
+            let plan = compile(&builder.graph, &CodegenOptions::default()).expect("a plan");
+            let mut session =
+                Session::new(plan.into(), SessionOptions::default()).expect("a session");
+            let inputs = [("x", x), ("lengths", Tensor::vector(lengths))];
+            let y = session.run(&inputs).expect("results").swap_remove(0).1;
+            y.values::<f32>().expect("floats").to_vec()
+        };
+        let lengths = [70, 3, 64, 65, 1];
+        let x = random.tensor(DType::F32, &[steps, batch, input]);
+        let all = run(x.clone(), lengths.to_vec());
+        for (row, &length) in lengths.iter().enumerate() {
+            let count = length as usize;
+            let own = x
+                .values::<f32>()
+                .expect("floats")
+                .chunks_exact(input)
+                .skip(row)
+                .step_by(batch);
+            let own: Vec<f32> = own.take(count).flatten().copied().collect();
+            let alone = run(
+                Tensor::new([count, 1, input], own).expect("a sequence"),
+                vec![length],
+            );
+            // [steps, directions, batch, hidden]
+            let in_batch = all
+                .chunks_exact(hidden)
+                .skip(row)
+                .step_by(batch)
+                .take(2 * count);
+            let in_batch: Vec<f32> = in_batch.flatten().copied().collect();
+            assert_eq!(alone, in_batch, "{kind}, sequence {row}");
+        }
+    }
 }
