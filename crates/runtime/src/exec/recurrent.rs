@@ -186,8 +186,8 @@ impl Layer {
 
     /// Floats of scratch memory: inputs, their sums, `h`, `c`, sums of states, two gates, and what the products need.
     fn scratch_parts(&self) -> Result<[usize; 7], KernelError> {
-        let rows = self.chunk() * self.batch;
-        let states = self.batch * self.hidden;
+        let rows = self.chunk().saturating_mul(self.batch);
+        let states = self.batch.saturating_mul(self.hidden);
         let mut kernel = linear::scratch_len(&self.product(rows, self.input, self.gates))?;
         for &gates in self.cell.products() {
             let product = self.product(self.batch, self.hidden, gates);
@@ -224,12 +224,12 @@ impl Layer {
         let directions = self.direction.count();
         let part = match self.batch_first {
             true => self.hidden,
-            false => self.batch * self.hidden,
+            false => self.batch.saturating_mul(self.hidden),
         };
         let states = Mutex::new(states);
         (call.pool).run_columns(
             numbers_mut::<f32>(y)?,
-            directions * part,
+            part.saturating_mul(directions),
             part,
             scratch,
             |first, y, scratch| {
