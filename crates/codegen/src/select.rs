@@ -286,7 +286,7 @@ fn convolution(facts: Facts<'_>, op: &FusedConv) -> Result<Core, String> {
     let weights = facts.constant(1).map_or(&[][..], |weights| weights.shape());
     if op.layout == Layout::Nchw {
         check(
-            op.is_affine(weights) && facts.node.input(3).is_none(),
+            op.is_affine(weights, facts.node.input(3).is_some()),
             "its layout is channels-first",
         )?;
         return Ok(Core::FAffine);

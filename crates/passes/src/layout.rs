@@ -156,8 +156,9 @@ impl Walk<'_> {
     /// layout.
     fn is_affine(&self, id: NodeId, op: &FusedConv) -> bool {
         let weights = support::operand_type(self.graph, id, 1).and_then(|ty| ty.known_shape());
-        let affine = weights.is_some_and(|weights| op.is_affine(&weights));
-        affine && op.layout == Layout::Nchw && self.graph.node(id).input(3).is_none()
+        let has_residual = self.graph.node(id).input(3).is_some();
+        let affine = weights.is_some_and(|weights| op.is_affine(&weights, has_residual));
+        affine && op.layout == Layout::Nchw
     }
 
     /// The axes that a `Slice` or `Pad` of images, whose operand 3 names them, has in NHWC; `None` for another operator, and when they are not known.

@@ -263,9 +263,7 @@ fn layouts(graph: &Graph, _stage: Stage, faults: &mut Faults) {
             .weights()
             .and_then(|w| graph.value(w).ty().known_shape());
         let needed = match node.op() {
-            Op::FusedConv(op) => {
-                !(op.is_affine(&shape.unwrap_or_default()) && node.input(3).is_none())
-            }
+            Op::FusedConv(op) => !op.is_affine(&shape.unwrap_or_default(), node.input(3).is_some()),
             op => matches!(op, Op::FusedPool(_) | Op::FusedGlobalPool(_)),
         };
         if needed && Form::of(node.op()) != Form::Nhwc {

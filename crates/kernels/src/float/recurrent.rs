@@ -83,6 +83,30 @@ pub fn gru_gates(isa: Isa, inputs: &[f32], gates: &mut [f32]) -> Result<(), Kern
 
 isa_versions!(fn gru_gates_units(inputs: &[f32], gates: &mut [f32]) = add_sigmoid);
 
+/// The states of a GRU for one sequence behind its reset gate, `r∘h`: what the third gate multiplies where the gate comes first.
+///
+/// # Errors
+/// For lengths that do not fit, and a missing instruction set.
+pub fn gru_reset(
+    isa: Isa,
+    gates: &[f32],
+    h: &[f32],
+    output: &mut [f32],
+) -> Result<(), KernelError> {
+    check_len("the gates", 2 * h.len(), gates.len())?;
+    check_len("the output", h.len(), output.len())?;
+    gru_reset_units(isa, &gates[h.len()..], h, output)
+}
+
+isa_versions!(fn gru_reset_units(reset: &[f32], h: &[f32], output: &mut [f32]) = gru_reset_loop);
+
+#[inline(always)]
+fn gru_reset_loop(reset: &[f32], h: &[f32], output: &mut [f32]) {
+    for ((y, r), h) in output.iter_mut().zip(reset).zip(h) {
+        *y = h * r;
+    }
+}
+
 /// The next states of a GRU for one sequence, of the sums of its third gate and the gates [`gru_gates`].
 ///
 /// `inputs` has `x·W + b`. `states` has `(r∘h)·R`, or `h·R + b` where the reset gate is to scale it (`linear_before_reset`), and is changed.
@@ -187,6 +211,8 @@ mod tests {
                     gru(isa, inputs, &mut states, &update_reset, scaled, &mut h).unwrap();
                     h
                 });
+                let mut behind = h0.clone();
+                gru_reset(isa, &update_reset, &h0, &mut behind).unwrap();
                 let mut plain = h0.clone();
                 let (inputs, states) = part(0..1);
                 rnn(isa, inputs, &states, &mut plain).unwrap();
@@ -200,9 +226,10 @@ mod tests {
                     let next = |n: f64| (1.0 - z) * n + z * f64::from(h0[k]);
                     close(before[k], next((xn + r * sn).tanh()), "a GRU");
                     close(after[k], next((xn + sn).tanh()), "a GRU");
+                    close(behind[k], r * f64::from(h0[k]), "a reset gate");
                     close(plain[k], wide_tanh(sum(0, k)), "an RNN");
                 }
-                let results = vec![c, h, update_reset, before, after, plain];
+                let results = vec![c, h, update_reset, before, after, behind, plain];
                 let expected = first.get_or_insert_with(|| results.clone());
                 assert_eq!(&results, expected, "{isa}");
             }
@@ -221,6 +248,8 @@ mod tests {
         assert!(gru(isa, &x[..3], &mut y[..3], &[0.0; 5], true, &mut h).is_err());
         assert!(gru(isa, &x[..2], &mut y[..3], &[0.0; 6], true, &mut h).is_err());
         assert!(gru(isa, &x[..3], &mut y[..2], &[0.0; 6], true, &mut h).is_err());
+        assert!(gru_reset(isa, &x[..6], &x[..3], &mut h[1..]).is_err());
+        assert!(gru_reset(isa, &x[..5], &x[..3], &mut h).is_err());
         assert!(rnn(isa, &x[..3], &y[..2], &mut h).is_err());
     }
 }

@@ -196,7 +196,7 @@ fn extreme(row: &[f32], start: f32, choose: impl Fn(f32, f32) -> f32 + Copy) -> 
     join_extremes(&parts, choose) + 0.0
 }
 
-/// The extreme of the partial results of a row. It is not inlined: with it, LLVM splits the loop before it into vectors of two elements.
+/// The extreme of the partial results of a row. It is not inlined, because LLVM would then cut the loop before it into vectors of two elements.
 #[inline(never)]
 fn join_extremes(parts: &[f32; LANES], choose: impl Fn(f32, f32) -> f32) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|j| choose(parts[j], parts[j + 8]));

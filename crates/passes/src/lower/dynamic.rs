@@ -33,20 +33,16 @@ impl Rewrite for DynamicLinear {
         let (Some(x), Some(w)) = (node.input(0), node.input(1)) else {
             return Err(Skip::NoMatch);
         };
-        if support::dtype(graph, x) != DType::U8 {
-            bail!("its first operand is not uint8");
+        let (x_scale, zero_point) = quantized_in_a_run(graph, x)?;
+        if node.input(2) != Some(zero_point) {
+            bail!("its first zero point is not that of its operand");
         }
         let weights = weights(graph, w, node.input(3))?;
         let &[_, columns] = weights.shape() else {
             bail!("its weights have not two axes");
         };
-        let chain = Chain::of(graph, id, columns)?;
+        let chain = Chain::of(graph, id, x_scale, columns)?;
         let mut patch = Patch::new();
-        let zero_point = match node.input(2) {
-            Some(zero_point) if is_single(graph, zero_point) => zero_point.into(),
-            Some(_) => bail!("its first operand has several zero points"),
-            None => patch.constant(format!("{}.zero_point", node.name()), Tensor::scalar(0_u8)),
-        };
         let name = graph.value(w).name();
         let weights = patch.constant(format!("{name}_lowered"), weights);
         let bias = chain
@@ -62,13 +58,13 @@ impl Rewrite for DynamicLinear {
                 result: Outcome::Float(Activation::None),
             }),
         };
-        let scale = PatchValue::Existing(chain.scale);
+        let [x, x_scale, zero_point] = [x, x_scale, zero_point].map(PatchValue::Existing);
         let inputs = [
-            Some(x.into()),
+            Some(x),
             Some(weights),
             bias,
             None,
-            Some(scale),
+            Some(x_scale),
             Some(zero_point),
         ];
         let sources = graph.sources_of(chain.nodes.iter().copied());
@@ -100,6 +96,9 @@ fn weights(graph: &Graph, w: ValueId, zero_points: Option<ValueId>) -> Result<Te
     if zero_points.iter().all(|&zero_point| zero_point == 0) && tensor.dtype() == DType::I8 {
         return Ok(tensor.clone());
     }
+    if zero_points.len() != 1 && tensor.shape().get(1) != Some(&zero_points.len()) {
+        bail!("its weights have not one zero point, or one a column");
+    }
     let params = |&zero_point: &i32| QParams {
         scale: 1.0,
         zero_point,
@@ -108,22 +107,26 @@ fn weights(graph: &Graph, w: ValueId, zero_points: Option<ValueId>) -> Result<Te
     without_zero_points(tensor, 1, &params)
 }
 
-/// Whether a value has one element.
-fn is_single(graph: &Graph, value: ValueId) -> bool {
-    let shape = graph.value(value).ty().known_shape();
-    shape.is_some_and(|shape| shape.iter().product::<usize>() == 1)
+/// The scale and zero point of bytes that a `DynamicQuantizeLinear` gives.
+fn quantized_in_a_run(graph: &Graph, x: ValueId) -> Result<(ValueId, ValueId), Skip> {
+    let producer = graph.value(x).producer().map(|id| graph.node(id));
+    match producer.map(|node| (node.op(), node.outputs())) {
+        Some((Op::DynamicQuantizeLinear(_), &[bytes, scale, zero_point])) if bytes == x => {
+            Ok((scale, zero_point))
+        }
+        _ => bail!("its first operand is not the result of a DynamicQuantizeLinear"),
+    }
 }
 
 /// What follows an integer product: the nodes from it to the result in floats, and what they compute with.
 struct Chain {
     nodes: Vec<NodeId>,
-    scale: ValueId,
     w_scales: Vec<f32>,
     bias: Option<Vec<f32>>,
 }
 
 impl Chain {
-    fn of(graph: &Graph, product: NodeId, columns: usize) -> Result<Self, Skip> {
+    fn of(graph: &Graph, product: NodeId, x_scale: ValueId, columns: usize) -> Result<Self, Skip> {
         let missing = || Skip::because("its sums are not scaled to floats");
         let only_reader = |id: NodeId| Some(graph.single_use(support::result(graph, id))?.node);
         let cast = only_reader(product).filter(|&id| matches!(graph.node(id).op(), Op::Cast(_)));
@@ -135,11 +138,9 @@ impl Chain {
             bail!("its sums are not cast to float32");
         }
         let scales = other_operand(graph, scaled, sums).ok_or_else(missing)?;
-        let (scale, w_scales) = scales_of(graph, scales, columns)?;
         let mut chain = Self {
             nodes: vec![product, cast, scaled],
-            scale,
-            w_scales,
+            w_scales: w_scales(graph, scales, x_scale, columns)?,
             bias: None,
         };
         if let Some(add) = only_reader(scaled)
@@ -175,25 +176,26 @@ fn row(graph: &Graph, value: ValueId, columns: usize) -> Option<Vec<f32>> {
     fits.then(|| floats.to_vec())
 }
 
-/// The scale of the first operand, and those of the weights, of the product of both, or of the first alone.
-fn scales_of(graph: &Graph, value: ValueId, columns: usize) -> Result<(ValueId, Vec<f32>), Skip> {
+/// The scales of the weights, which `value` is the product of with the scale of the first operand; 1 where it is that scale alone.
+fn w_scales(
+    graph: &Graph,
+    value: ValueId,
+    x_scale: ValueId,
+    columns: usize,
+) -> Result<Vec<f32>, Skip> {
+    if value == x_scale {
+        return Ok(vec![1.0]);
+    }
     let valid = |scales: &Vec<f32>| {
         (scales.iter()).all(|&scale| QParams::new(scale, 0, QuantType::Int8).is_ok())
     };
     let producer = graph.value(value).producer();
-    if let Some(id) = producer
-        && let (Op::Mul(_), &[Some(a), Some(b)]) = (graph.node(id).op(), graph.node(id).inputs())
-    {
-        for (scale, of_weights) in [(a, b), (b, a)] {
-            if let Some(w_scales) = row(graph, of_weights, columns).filter(valid)
-                && is_single(graph, scale)
-            {
-                return Ok((scale, w_scales));
-            }
-        }
-    }
-    if is_single(graph, value) {
-        return Ok((value, vec![1.0]));
-    }
-    bail!("the scales of its sums are not those of its operands")
+    producer
+        .filter(|&id| matches!(graph.node(id).op(), Op::Mul(_)))
+        .and_then(|id| other_operand(graph, id, x_scale))
+        .and_then(|of_weights| row(graph, of_weights, columns))
+        .filter(valid)
+        .ok_or(Skip::because(
+            "the scales of its sums are not those of its operands",
+        ))
 }

@@ -3,7 +3,7 @@
 //! A body is closed, so a weight of the graph around it is an operand of its operator, a capture, and one more input of the body. In the body it would be a value like any
 //! other; as a constant, it is folded, fused and packed there.
 
-use octofold_ir::{Graph, NodeId, Op, Patch, PatchValue};
+use octofold_ir::{FoldingBudget, Graph, NodeId, Op, Patch, PatchValue};
 use octofold_ops::families::{Loop, Scan};
 use octofold_tensor::Tensor;
 
@@ -21,17 +21,20 @@ impl Pass for SinkConstants {
     }
 
     fn run(&self, graph: &mut Graph, rewriter: &mut Rewriter) -> Result<(), PassError> {
+        // What bodies fold is taken from the budget of the graph.
+        let mut budget = graph.folding();
         for id in rewriter.order(graph)? {
             let constants = captured_constants(graph, id);
             if constants.is_empty() {
                 continue;
             }
-            let patch = sink(graph, id, &constants, rewriter)?;
+            let patch = sink(graph, id, &constants, (&mut budget, rewriter))?;
             let name = graph.node(id).name().to_owned();
             rewriter.apply(graph, patch)?;
             let text = format!("{} constants", constants.len());
             rewriter.report.applied("sink", &name, text);
         }
+        graph.set_folding(budget);
         graph.sweep_constants();
         Ok(())
     }
@@ -73,7 +76,7 @@ fn sink(
     graph: &Graph,
     id: NodeId,
     constants: &[(usize, Tensor)],
-    rewriter: &mut Rewriter,
+    (budget, rewriter): (&mut FoldingBudget, &mut Rewriter),
 ) -> Result<Patch, PassError> {
     let node = graph.node(id);
     let mut patch = Patch::new();
@@ -93,8 +96,10 @@ fn sink(
             .map(|(position, tensor)| (first + position, tensor.clone()));
         let mut inner = inner.with_constant_inputs(bound);
         // What was folded outside of the body, and what its own bodies read, is known now.
+        inner.set_folding(*budget);
         FoldConstants.run(&mut inner, rewriter)?;
         SinkConstants.run(&mut inner, rewriter)?;
+        *budget = inner.folding();
         bodies.push((body, patch.body(graph, inner)));
     }
     let op = op.with_bodies(|old| {

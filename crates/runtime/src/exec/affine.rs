@@ -14,8 +14,9 @@ pub(super) fn bind(arguments: &Arguments<'_>) -> Result<Work, StepError> {
     let Op::FusedConv(op) = &arguments.step.op else {
         return Err(arguments.wrong_operator());
     };
-    let (Product::Float(activation), true) = (&op.product, op.is_affine(&arguments.step.weights))
-    else {
+    let has_residual = arguments.operands.get(3).copied().flatten().is_some();
+    let fits = op.is_affine(&arguments.step.weights, has_residual);
+    let (Product::Float(activation), true) = (&op.product, fits) else {
         return Err(arguments.wrong_operator());
     };
     let operand = arguments.operand(0)?;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use octofold_kernels::conv::LinearShape;
 use octofold_kernels::float::Block;
 use octofold_kernels::float::linear::{self, LinearData, linear};
-use octofold_kernels::float::recurrent::{gru, gru_gates, lstm, rnn};
+use octofold_kernels::float::recurrent::{gru, gru_gates, gru_reset, lstm, rnn};
 use octofold_kernels::{Bounds, Isa, KernelError};
 use octofold_ops::families::Direction;
 use octofold_ops::{Op, OpError};
@@ -480,16 +480,16 @@ impl Weights<'_> {
                     let inputs = &inputs[row * lines..][..2 * hidden];
                     gru_gates(isa, inputs, &mut update_reset[of_row(row, 2)])?;
                 }
-                // The state of the cell is free: a GRU has none.
-                let scaled = c;
-                for row in 0..layer.batch {
-                    let reset = &update_reset[of_row(row, 2)][hidden..];
-                    let states = h[of_row(row, 1)].iter().zip(reset);
-                    for (y, (h, r)) in scaled[of_row(row, 1)].iter_mut().zip(states) {
-                        *y = if linear_before_reset { *h } else { h * r };
+                if linear_before_reset {
+                    self.of_states(layer, 1, h, kernel, of_states)?;
+                } else {
+                    // The state of the cell is free: a GRU has none.
+                    for row in 0..layer.batch {
+                        let (gates, own) = (&update_reset[of_row(row, 2)], of_row(row, 1));
+                        gru_reset(isa, gates, &h[own.clone()], &mut c[own])?;
                     }
+                    self.of_states(layer, 1, c, kernel, of_states)?;
                 }
-                self.of_states(layer, 1, scaled, kernel, of_states)?;
                 for row in rows() {
                     let inputs = &inputs[row * lines..][2 * hidden..lines];
                     let states = &mut of_states[of_row(row, 1)];

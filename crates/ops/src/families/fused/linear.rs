@@ -153,14 +153,14 @@ enum Residual<'a> {
 }
 
 impl FusedConv {
-    /// Whether the float convolution, with weights of this shape, has one tap and one channel in each group: a factor and
-    /// a summand for each channel. There is a kernel for either layout.
-    pub fn is_affine(&self, weights: &[usize]) -> bool {
+    /// Whether the float convolution, with weights of this shape and without a residual, has one tap and one channel in
+    /// each group: a factor and a summand for each channel. There is a kernel for either layout.
+    pub fn is_affine(&self, weights: &[usize], has_residual: bool) -> bool {
         let depthwise = weights.first().copied() == usize::try_from(self.group).ok();
         let single = weights.len() > 1 && weights[1..].iter().all(|&size| size == 1);
         let still =
             self.strides.iter().all(|&step| step == 1) && self.pads.iter().all(|&pad| pad == 0);
-        depthwise && single && still && matches!(self.product, Product::Float(_))
+        depthwise && single && still && self.product.is_float() && !has_residual
     }
 
     /// The shape arithmetic of the convolution.
