@@ -114,7 +114,7 @@ fn main() -> Result<(), Failure> {
     }
     let pool = Arc::new(Pool::new(THREADS)?);
     let (client, queue) = sync_channel(WAITING);
-    let queue = Mutex::new(queue);
+    let queue = Arc::new(Mutex::new(queue));
     let answers = Mutex::new(Answers {
         outputs: HashMap::new(),
         different: 0,
@@ -123,8 +123,13 @@ fn main() -> Result<(), Failure> {
     let mut half = 0;
     let served = std::thread::scope(|scope| -> Result<(), Failure> {
         let threads: Vec<_> = (0..THREADS)
-            .map(|_| scope.spawn(|| serve(&plans, &pool, &queue, &answers)))
+            .map(|_| {
+                let (queue, plans, pool, answers) = (Arc::clone(&queue), &plans, &pool, &answers);
+                scope.spawn(move || serve(plans, pool, &queue, answers))
+            })
             .collect();
+        // The threads have the queue: when all of them have ended by errors, the client's next request is refused.
+        drop(queue);
         for number in 0..runs {
             if number == runs / 2 {
                 half = pages();
